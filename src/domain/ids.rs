@@ -1,0 +1,160 @@
+//! Identifiers, checked once at the edge and then carried as types.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// Longest user or account id, in bytes.
+const ID_MAX_BYTES: usize = 128;
+/// Longest client id, in bytes.
+const CLIENT_ID_MAX_BYTES: usize = 64;
+
+/// Why a text is no identifier. Says what would be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to {max} characters of A-Z a-z 0-9 . _ : -")]
+pub struct IdError {
+    max: usize,
+}
+
+fn check(text: &str, max: usize) -> Result<Arc<str>, IdError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+    if text.is_empty() || text.len() > max || !text.bytes().all(allowed) {
+        return Err(IdError { max });
+    }
+    Ok(Arc::from(text))
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// # Errors
+            /// When the text is empty, too long, or holds a character outside `A-Z a-z 0-9 . _ : -`.
+            pub fn parse(text: &str) -> Result<Self, IdError> {
+                check(text, $max).map(Self)
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A user, as the token's `sub` names them. 1 to 128 characters.
+    UserId,
+    ID_MAX_BYTES
+);
+text_id!(
+    /// An account (tenant, shop, team) that users belong to. 1 to 128 characters.
+    AccountId,
+    ID_MAX_BYTES
+);
+text_id!(
+    /// A device or browser profile of a user: what keeps its own place in the log. 1 to 64 characters.
+    ClientId,
+    CLIENT_ID_MAX_BYTES
+);
+
+impl ClientId {
+    /// The device of a client that names none.
+    pub fn default_device() -> Self {
+        Self(Arc::from("default"))
+    }
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $make:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            pub fn new() -> Self {
+                Self(Uuid::$make())
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// The public name of a notification: version 7 (RFC 9562), so that ids sort roughly by time.
+    NotificationId,
+    now_v7
+);
+uuid_id!(
+    /// One connection of one client.
+    SessionId,
+    now_v7
+);
+uuid_id!(
+    /// One hub process, from its start to its end.
+    InstanceId,
+    new_v4
+);
+uuid_id!(
+    /// Names one history of the log; a restored database gets a new one.
+    LogId,
+    new_v4
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_holds_only_its_alphabet() {
+        for good in ["42", "a", "A.b_c:d-e", &"x".repeat(128)] {
+            assert!(UserId::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a/b", "é", "a\n", "*", "%", "'", "\0", "\u{202e}", &"x".repeat(129)] {
+            assert!(UserId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(ClientId::parse(&"x".repeat(64)).is_ok());
+        assert!(ClientId::parse(&"x".repeat(65)).is_err());
+    }
+}

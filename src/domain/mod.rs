@@ -1,0 +1,15 @@
+//! The words of the business, pure: identifiers, numbers, audiences, who is asking, what is sent.
+//!
+//! This room knows no other. Nothing here waits, reads a clock or talks to anyone.
+
+mod audience;
+mod ids;
+mod notification;
+mod principal;
+mod seq;
+
+pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
+pub use ids::{AccountId, ClientId, IdError, InstanceId, LogId, NotificationId, SessionId, UserId};
+pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
+pub use principal::{Caller, Principal, Role};
+pub use seq::Seq;

@@ -1,0 +1,60 @@
+//! Who is asking: a user who listens, or a service that publishes.
+
+use super::audience::{EVERYONE_TOPIC, account_topic, user_topic};
+use super::{AccountId, UserId};
+
+/// A user with a valid token: whose notifications a connection gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub user: UserId,
+    pub accounts: Vec<AccountId>,
+}
+
+impl Principal {
+    /// Every topic that concerns this principal, for reading the log.
+    pub fn topics(&self) -> Vec<String> {
+        let mut topics = Vec::with_capacity(2 + 2 * self.accounts.len());
+        topics.push(EVERYONE_TOPIC.to_owned());
+        topics.push(user_topic(&self.user, None));
+        for account in &self.accounts {
+            topics.push(account_topic(account));
+            topics.push(user_topic(&self.user, Some(account)));
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        topics
+    }
+}
+
+/// What the holder of a service key or service token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Publish.
+    Service,
+    /// Publish, read `/stats`, act under `/api/admin/`.
+    Admin,
+}
+
+impl Role {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Admin => "admin",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "service" => Some(Self::Service),
+            "admin" => Some(Self::Admin),
+            _ => None,
+        }
+    }
+}
+
+/// A service with a valid key or token. Its name is written on each row that it publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub name: String,
+    pub role: Role,
+}

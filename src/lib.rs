@@ -1,0 +1,4 @@
+//! Recado.
+#![forbid(unsafe_code)]
+pub mod domain;
+pub mod wire;

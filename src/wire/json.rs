@@ -1,0 +1,149 @@
+//! A check of JSON text that is kept and passed on byte for byte, so that every later reader can take it.
+//!
+//! PostgreSQL, JavaScript and the views for analysts all read what a service posted. What one of them would refuse or
+//! read differently is refused at the door: deep nesting, NUL in a string, an object with the same key twice (RFC 8259
+//! section 4: behaviour "unpredictable"), a number that is no finite double (section 6).
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// Deepest nesting of arrays and objects. PostgreSQL's and JavaScript's own limits lie far above.
+pub const MAX_DEPTH: usize = 32;
+
+/// Why a JSON text is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonError {
+    /// Not JSON at all.
+    Malformed(String),
+    /// JSON, but one that some reader would refuse or read differently.
+    Unfaithful(String),
+}
+
+/// Marks the errors of this file among serde's, which know only text.
+const MARK: &str = "\u{1}";
+
+/// # Errors
+/// When the text is not one JSON value, or not one that every reader takes alike.
+pub fn check(text: &str) -> Result<(), JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let walked = Faithful { depth: 0 }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    walked.map_err(|error| explain(&error))
+}
+
+fn explain(error: &serde_json::Error) -> JsonError {
+    let text = error.to_string();
+    match text.split_once(MARK) {
+        Some((_, ours)) => JsonError::Unfaithful(ours.split(" at line ").next().unwrap_or(ours).to_owned()),
+        None if text.starts_with("number out of range") => JsonError::Unfaithful("a number is out of the range of a double".to_owned()),
+        None => JsonError::Malformed(format!("not JSON: line {}, column {}", error.line(), error.column())),
+    }
+}
+
+/// Walks a value and keeps nothing of it.
+struct Faithful {
+    depth: usize,
+}
+
+impl Faithful {
+    fn inner<E: de::Error>(&self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("{MARK}nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Faithful {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Faithful {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
+        if number.is_finite() {
+            Ok(())
+        } else {
+            Err(E::custom(format_args!("{MARK}a number is out of the range of a double")))
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        if text.contains('\0') {
+            return Err(E::custom(format_args!("{MARK}a string holds \\u0000")));
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self.inner()?)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let inside = self.inner::<A::Error>()?;
+        let mut seen = HashSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if key.contains('\0') {
+                return Err(de::Error::custom(format_args!("{MARK}a key holds \\u0000")));
+            }
+            entries.next_value_seed(Self { depth: inside.depth })?;
+            if !seen.insert(key) {
+                return Err(de::Error::custom(format_args!("{MARK}an object has the same key twice")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_reader_takes_passes() {
+        for good in ["null", "[]", "{}", "\"\"", "1e308", "-0", "123456789012345678901234567890", "{\"a\":{\"a\":1}}", "\"\\u0001\"", "\"<script>\""] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert_eq!(check(&deep(MAX_DEPTH)), Ok(()));
+        assert!(matches!(check(&deep(MAX_DEPTH + 1)), Err(JsonError::Unfaithful(_))));
+        assert!(matches!(check(&deep(200_000)), Err(JsonError::Unfaithful(_))));
+    }
+
+    #[test]
+    fn what_a_reader_would_refuse_or_change_is_refused() {
+        for bad in ["\"\\u0000\"", "{\"\\u0000\":1}", "{\"a\":1,\"a\":2}", "[{\"a\":1,\"b\":2,\"a\":3}]", "1e999", "-1e400"] {
+            assert!(matches!(check(bad), Err(JsonError::Unfaithful(_))), "{bad}: {:?}", check(bad));
+        }
+        for bad in ["", "{", "[1,]", "nul", "1 2", "\"\\ud800\"", "'a'", "NaN", "\u{feff}1"] {
+            assert!(matches!(check(bad), Err(JsonError::Malformed(_))), "{bad}: {:?}", check(bad));
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The contract with the outside, as data: what clients send, what the hub sends, and in which words it refuses.
+//!
+//! Knows only the domain. Nothing here reads a socket or a clock. Three vocabularies stay apart: what a service posts
+//! ([`notify`]), what a client says ([`client`]), what the hub says ([`server`], [`close`], [`problem`]).
+
+pub mod client;
+pub mod close;
+pub mod json;
+pub mod notify;
+pub mod problem;
+pub mod server;
+
+/// Names of frames. A notification may not have one as its type: a client could not tell them apart.
+pub const RESERVED_TYPES: [&str; 13] = [
+    "connection_established",
+    "caught_up",
+    "heartbeat",
+    "ping",
+    "pong",
+    "ack",
+    "auth",
+    "auth_ok",
+    "auth_expiring",
+    "status",
+    "error",
+    "command_result",
+    "goodbye",
+];
