@@ -1,0 +1,94 @@
+//! Writes down what readers did: acknowledgements and sessions, in batches, over one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::acks::AckBook;
+use super::registry::Registry;
+use super::sessions::SessionBook;
+use crate::domain::{InstanceId, LogId};
+use crate::store::cursors::{self, Ack};
+use crate::store::lane::Lane;
+use crate::store::{Database, StoreError, sessions};
+use crate::tasks::Stop;
+
+/// Between two rounds. What is acknowledged and not yet written is repeated after a crash.
+const ROUND: Duration = Duration::from_millis(500);
+/// Between two rounds when somebody has left and is in a hurry.
+const HURRIED_ROUND: Duration = Duration::from_millis(20);
+/// Between two looks at how far every live session has come.
+const REFRESH: Duration = Duration::from_secs(5);
+/// Most rows of one statement, so that its locks are short.
+const ROWS: usize = 1000;
+
+/// The task that stores acks and sessions.
+pub struct Clerk {
+    lane: Lane,
+    instance: InstanceId,
+    registry: Arc<Registry>,
+    acks: Arc<AckBook>,
+    sessions: Arc<SessionBook>,
+}
+
+impl Clerk {
+    pub fn new(database: Database, instance: InstanceId, registry: Arc<Registry>, acks: Arc<AckBook>, sessions: Arc<SessionBook>) -> Self {
+        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions }
+    }
+
+    /// Runs until stopped, then writes once more.
+    pub async fn run(mut self, mut stop: Stop) {
+        let mut refreshed = Instant::now();
+        while !stop.is_stopped() {
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                () = self.acks.hurried() => tokio::time::sleep(HURRIED_ROUND).await,
+                () = stop.wait() => break,
+            }
+            if refreshed.elapsed() >= REFRESH {
+                refreshed = Instant::now();
+                let members = self.registry.members();
+                self.sessions.refresh(members.iter().map(AsRef::as_ref), self.registry.position().log_id);
+            }
+            self.round().await;
+        }
+        self.round().await;
+    }
+
+    async fn round(&mut self) {
+        if let Err(error) = self.write_acks().await {
+            self.acks.not_stored();
+            self.lane.discard();
+            tracing::warn!(%error, "acknowledgements could not be stored; they are kept and tried again");
+        }
+        let facts = self.sessions.take();
+        if let Err(error) = self.write_sessions(&facts).await {
+            self.sessions.not_stored(facts);
+            self.lane.discard();
+            tracing::warn!(%error, "session facts could not be stored; they are kept and tried again");
+        }
+    }
+
+    async fn write_acks(&mut self) -> Result<(), StoreError> {
+        let taken = self.acks.take();
+        let mut histories: Vec<LogId> = taken.iter().map(|(log_id, _)| *log_id).collect();
+        histories.sort_unstable_by_key(|log_id| log_id.0);
+        histories.dedup();
+        for history in histories {
+            let of_it: Vec<Ack> = taken.iter().filter(|(log_id, _)| *log_id == history).map(|(_, ack)| ack.clone()).collect();
+            for chunk in of_it.chunks(ROWS) {
+                cursors::store(self.lane.get().await?, history, chunk).await?;
+            }
+        }
+        self.acks.stored();
+        Ok(())
+    }
+
+    async fn write_sessions(&mut self, facts: &[sessions::SessionFact]) -> Result<(), StoreError> {
+        for chunk in facts.chunks(ROWS) {
+            sessions::store(self.lane.get().await?, self.instance, chunk).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Letting a client in: from where its stream goes on, and what it is told about that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::acks::AckBook;
+use super::connection::Connection;
+use super::registry::{Full, Member, Position, Registry, Seat};
+use super::sessions::SessionBook;
+use super::subscription::Subscription;
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::store::cursors::Place;
+use crate::store::{Reader, StoreError, cursors, read};
+use crate::wire::server::Resume;
+
+/// How long a client that knows a higher number than this instance waits for the instance to get there.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// From where a client wants its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// From the stored place of the device; a new device starts at the end of the log.
+    Ack,
+    /// From now on.
+    Live,
+    /// All that the log still holds.
+    Earliest,
+    /// After this number.
+    Seq(Seq),
+}
+
+/// What a client asks for when it connects.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub who: Principal,
+    pub client: ClientId,
+    pub transport: &'static str,
+    pub since: Since,
+    /// The history that the client's place belongs to, where it says so.
+    pub log_id: Option<LogId>,
+    /// The id of the notification at the client's place, where it says so.
+    pub last_id: Option<NotificationId>,
+}
+
+/// Why a client is not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the user has too many connections")]
+    UserFull,
+    #[error("the instance has too many connections")]
+    InstanceFull,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The client knows numbers that this instance has not read yet, and could not read in time.
+    #[error("this instance is behind the client")]
+    Behind,
+}
+
+impl From<Full> for ConnectError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::User => Self::UserFull,
+            Full::Instance => Self::InstanceFull,
+        }
+    }
+}
+
+/// The live side of one instance. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub registry: Arc<Registry>,
+    pub acks: Arc<AckBook>,
+    pub sessions: Arc<SessionBook>,
+    reader: Reader,
+}
+
+impl Delivery {
+    pub fn new(registry: Arc<Registry>, reader: Reader) -> Self {
+        Self { registry, acks: Arc::default(), sessions: Arc::default(), reader }
+    }
+
+    /// Lets a client in and finds its place. From the moment of joining, nothing can be missed.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; the client may try again.
+    pub async fn connect(&self, opening: Opening) -> Result<(Subscription, Resume, Position), ConnectError> {
+        let member = Member::new(opening.who.clone(), opening.client.clone(), opening.transport);
+        let (seat, position) = self.registry.join(member)?;
+        let (resume, position) = self.resume(&opening, &seat, position).await?;
+        seat.member().begin(resume.from());
+        self.sessions.began(seat.member(), position.log_id);
+        let connection = Connection::new(resume.from(), position.published);
+        Ok((Subscription::new(self.clone(), self.reader.clone(), seat, connection, position.log_id), resume, position))
+    }
+
+    async fn resume(&self, opening: &Opening, seat: &Seat, at: Position) -> Result<(Resume, Position), ConnectError> {
+        let reset = (Resume::Reset { from: at.floor }, at);
+        if opening.log_id.is_some_and(|log_id| log_id != at.log_id) {
+            return Ok(reset);
+        }
+        let place = match opening.since {
+            Since::Live => return Ok((Resume::Live { from: at.published }, at)),
+            Since::Earliest => return Ok((Resume::Ok { from: at.floor }, at)),
+            Since::Seq(seq) => seq,
+            Since::Ack => match self.stored_place(opening, at).await? {
+                (_, true) => return Ok((Resume::Live { from: at.published }, at)),
+                (place, false) if place.log_id != at.log_id => return Ok(reset),
+                (place, false) => place.acked,
+            },
+        };
+        let Some(at) = self.wait_until_read(place, seat, at).await? else { return Ok(reset) };
+        if place < at.floor {
+            return Ok((Resume::Gap { from: at.floor, lost_from: place.next(), lost_to: at.floor }, at));
+        }
+        if let Some(last_id) = opening.last_id
+            && place > at.floor
+            && read::id_at(&self.reader, place).await? != Some(last_id)
+        {
+            return Ok((Resume::Reset { from: at.floor }, at));
+        }
+        Ok((Resume::Ok { from: place }, at))
+    }
+
+    /// The device's place, and whether it has just been given its first one.
+    async fn stored_place(&self, opening: &Opening, at: Position) -> Result<(Place, bool), ConnectError> {
+        let start = Place { log_id: at.log_id, acked: at.published };
+        let (mut place, is_new) = cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start).await?;
+        if let Some(pending) = self.acks.pending(&opening.who.user, &opening.client, at.log_id) {
+            place = Place { log_id: at.log_id, acked: if place.log_id == at.log_id { place.acked.max(pending) } else { pending } };
+        }
+        Ok((place, is_new))
+    }
+
+    /// A place above what this instance has published is either one that another, quicker instance has given, or one
+    /// of a history that was cut back. The log itself tells which; `None` is the latter.
+    async fn wait_until_read(&self, place: Seq, seat: &Seat, at: Position) -> Result<Option<Position>, ConnectError> {
+        if place <= at.published {
+            return Ok(Some(at));
+        }
+        let head = read::head(&self.reader).await?;
+        if place > head {
+            return Ok(None);
+        }
+        let end = Instant::now() + CATCH_UP_LIMIT;
+        while self.registry.position().published < place {
+            if Instant::now() > end {
+                return Err(ConnectError::Behind);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Some(self.registry.retake(seat.member())))
+    }
+}

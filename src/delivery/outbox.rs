@@ -1,0 +1,110 @@
+//! What waits for one connection: bounded, never blocking whoever puts in.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::event::Event;
+use crate::wire::close::Close;
+
+/// Most notifications that wait for one connection.
+const MAX_EVENTS: usize = 1024;
+/// Most bytes that wait for one connection. The events are shared; this bounds what one slow client keeps alive.
+const MAX_BYTES: usize = 256 << 10;
+
+/// Full means: drop everything and note it. The connection then reads from the table what it missed.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    overflowed: bool,
+    close: Option<Ending>,
+}
+
+/// An order to end the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    pub close: Close,
+    /// When the client should come back, in milliseconds from now.
+    pub after_ms: u64,
+}
+
+impl Outbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an event in; called by the registry, under its gate.
+    pub(super) fn push(&self, event: &Arc<Event>) {
+        let mut state = self.state();
+        if state.overflowed {
+            return;
+        }
+        if state.events.len() >= MAX_EVENTS || state.bytes + event.weight() > MAX_BYTES && !state.events.is_empty() {
+            state.events = VecDeque::new();
+            state.bytes = 0;
+            state.overflowed = true;
+        } else {
+            state.bytes += event.weight();
+            state.events.push_back(Arc::clone(event));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub fn pop(&self) -> Option<Arc<Event>> {
+        let mut state = self.state();
+        let event = state.events.pop_front()?;
+        state.bytes -= event.weight();
+        if state.events.is_empty() {
+            // An idle connection keeps no buffer.
+            state.events = VecDeque::new();
+        }
+        Some(event)
+    }
+
+    /// Nothing waits and nothing was dropped.
+    pub fn is_clear(&self) -> bool {
+        let state = self.state();
+        state.events.is_empty() && !state.overflowed
+    }
+
+    pub fn has_events(&self) -> bool {
+        !self.state().events.is_empty()
+    }
+
+    pub fn overflowed(&self) -> bool {
+        self.state().overflowed
+    }
+
+    /// Starts anew, empty; called by the registry, under its gate, when a new P is taken.
+    pub(super) fn restart(&self) {
+        let mut state = self.state();
+        state.events = VecDeque::new();
+        state.bytes = 0;
+        state.overflowed = false;
+    }
+
+    /// Orders the connection to end. The first order counts.
+    pub fn end(&self, ending: Ending) {
+        self.state().close.get_or_insert(ending);
+        self.wake.notify_one();
+    }
+
+    pub fn ending(&self) -> Option<Ending> {
+        self.state().close
+    }
+
+    /// Returns when something has changed since the last call. Safe to drop and call again.
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}

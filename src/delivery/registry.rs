@@ -1,0 +1,293 @@
+//! Who is connected to this instance, and the published number, under one gate.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use slab::Slab;
+
+use super::event::Event;
+use super::outbox::{Ending, Outbox};
+use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, SessionId, UserId};
+use crate::wire::close::Close;
+
+/// Most events that are published in one turn under the gate, so that a joining client does not wait long.
+const TURN: usize = 64;
+
+/// Where this instance stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub log_id: LogId,
+    /// The highest number that retention has dropped.
+    pub floor: Seq,
+    /// Everything up to here has been handed on.
+    pub published: Seq,
+}
+
+/// One connection, as the instance sees it. Shared by the registry, the connection's task and the statistics.
+#[derive(Debug)]
+pub struct Member {
+    pub session: SessionId,
+    pub who: Principal,
+    pub client: ClientId,
+    pub transport: &'static str,
+    pub connected_at: DateTime<Utc>,
+    pub outbox: Outbox,
+    from: AtomicI64,
+    sent: AtomicI64,
+    acked: AtomicI64,
+    last_activity_ms: AtomicI64,
+}
+
+impl Member {
+    pub fn new(who: Principal, client: ClientId, transport: &'static str) -> Self {
+        let now = Utc::now();
+        Self {
+            session: SessionId::new(),
+            who,
+            client,
+            transport,
+            connected_at: now,
+            outbox: Outbox::default(),
+            from: AtomicI64::new(0),
+            sent: AtomicI64::new(0),
+            acked: AtomicI64::new(0),
+            last_activity_ms: AtomicI64::new(now.timestamp_millis()),
+        }
+    }
+
+    /// Sets the place that the connection begins at.
+    pub fn begin(&self, from: Seq) {
+        for number in [&self.from, &self.sent, &self.acked] {
+            number.store(from.get(), Ordering::Relaxed);
+        }
+    }
+
+    pub fn from(&self) -> Seq {
+        Seq::from_db(self.from.load(Ordering::Relaxed))
+    }
+
+    pub fn sent(&self) -> Seq {
+        Seq::from_db(self.sent.load(Ordering::Relaxed))
+    }
+
+    pub fn set_sent(&self, sent: Seq) {
+        self.sent.fetch_max(sent.get(), Ordering::Relaxed);
+    }
+
+    pub fn acked(&self) -> Seq {
+        Seq::from_db(self.acked.load(Ordering::Relaxed))
+    }
+
+    /// Whether this moved the place forward.
+    pub fn set_acked(&self, acked: Seq) -> bool {
+        self.acked.fetch_max(acked.get(), Ordering::Relaxed) < acked.get()
+    }
+
+    /// The client has said something.
+    pub fn touch(&self) {
+        self.last_activity_ms.store(Utc::now().timestamp_millis(), Ordering::Relaxed);
+    }
+
+    pub fn last_activity_ms(&self) -> i64 {
+        self.last_activity_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// How many connections are let in.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub connections: usize,
+    pub per_user: usize,
+    /// A user's newest connection ends the older ones.
+    pub single: bool,
+}
+
+/// Why a connection is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    User,
+    Instance,
+}
+
+/// Everyone who is connected here.
+#[derive(Debug)]
+pub struct Registry {
+    limits: Limits,
+    gate: Mutex<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    position: Position,
+    members: Slab<Arc<Member>>,
+    by_user: HashMap<UserId, Vec<usize>>,
+    by_account: HashMap<AccountId, Vec<usize>>,
+}
+
+/// A member's place in the registry. Leaving is what dropping it does.
+#[derive(Debug)]
+pub struct Seat {
+    registry: Arc<Registry>,
+    member: Arc<Member>,
+    key: usize,
+}
+
+impl Seat {
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.registry.leave(self.key);
+    }
+}
+
+impl Registry {
+    pub fn new(limits: Limits, position: Position) -> Arc<Self> {
+        let inside = Inside { position, members: Slab::new(), by_user: HashMap::new(), by_account: HashMap::new() };
+        Arc::new(Self { limits, gate: Mutex::new(inside) })
+    }
+
+    /// Held for moments, never across an await.
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn position(&self) -> Position {
+        self.inside().position
+    }
+
+    pub fn len(&self) -> usize {
+        self.inside().members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.inside().members.iter().map(|(_, member)| Arc::clone(member)).collect()
+    }
+
+    /// Lets a connection in. From now on everything above the returned position comes to its outbox.
+    ///
+    /// # Errors
+    /// When the user or the instance has as many connections as it may have.
+    pub fn join(self: &Arc<Self>, member: Member) -> Result<(Seat, Position), Full> {
+        let member = Arc::new(member);
+        let mut inside = self.inside();
+        if inside.members.len() >= self.limits.connections {
+            return Err(Full::Instance);
+        }
+        let others: Vec<usize> = inside.by_user.get(&member.who.user).cloned().unwrap_or_default();
+        if self.limits.single {
+            for key in others {
+                inside.members[key].outbox.end(Ending { close: Close::SessionReplaced, after_ms: 0 });
+            }
+        } else if others.len() >= self.limits.per_user {
+            return Err(Full::User);
+        }
+        let key = inside.members.insert(Arc::clone(&member));
+        inside.by_user.entry(member.who.user.clone()).or_default().push(key);
+        for account in &member.who.accounts {
+            inside.by_account.entry(account.clone()).or_default().push(key);
+        }
+        let position = inside.position;
+        drop(inside);
+        Ok((Seat { registry: Arc::clone(self), member, key }, position))
+    }
+
+    fn leave(&self, key: usize) {
+        let mut inside = self.inside();
+        let Some(member) = inside.members.try_remove(key) else { return };
+        forget(&mut inside.by_user, &member.who.user, key);
+        for account in &member.who.accounts {
+            forget(&mut inside.by_account, account, key);
+        }
+    }
+
+    /// Hands events on, in the order of their numbers. Only the tailer calls this.
+    pub(super) fn publish(&self, events: &[Arc<Event>]) {
+        for turn in events.chunks(TURN) {
+            let mut inside = self.inside();
+            for event in turn {
+                inside.deliver(event);
+                inside.position.published = event.seq;
+            }
+        }
+    }
+
+    /// Empties the outbox of a connection that fell behind, and says from where on it is filled again.
+    pub(super) fn retake(&self, member: &Member) -> Position {
+        let inside = self.inside();
+        member.outbox.restart();
+        inside.position
+    }
+
+    /// The published number, if everything up to it that concerns this member has left its outbox.
+    pub(super) fn quiet_at(&self, member: &Member) -> Option<Seq> {
+        let inside = self.inside();
+        member.outbox.is_clear().then_some(inside.position.published)
+    }
+
+    /// Follows retention.
+    pub(super) fn raise_floor(&self, floor: Seq) {
+        let mut inside = self.inside();
+        inside.position.floor = inside.position.floor.max(floor);
+    }
+
+    /// The history is another one, or a part that was never published is gone: nobody's stream can simply go on.
+    /// Everyone is asked to come back, and is then told what happened.
+    pub(super) fn restart_at(&self, position: Position) {
+        let mut inside = self.inside();
+        inside.position = position;
+        for (_, member) in &inside.members {
+            member.outbox.end(Ending { close: Close::ServerError, after_ms: 0 });
+        }
+    }
+
+    /// Asks everyone to come back later, each at another moment of the window.
+    pub fn end_all(&self, close: Close, window_ms: u64) {
+        let inside = self.inside();
+        let count = inside.members.len().max(1) as u64;
+        for (at, (_, member)) in inside.members.iter().enumerate() {
+            member.outbox.end(Ending { close, after_ms: window_ms * at as u64 / count });
+        }
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, Vec<usize>>, name: &K, key: usize) {
+    if let Entry::Occupied(mut entry) = index.entry(name.clone()) {
+        entry.get_mut().retain(|k| *k != key);
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+    }
+}
+
+impl Inside {
+    fn deliver(&self, event: &Arc<Event>) {
+        match &event.audience {
+            Audience::Everyone => self.members.iter().for_each(|(_, member)| member.outbox.push(event)),
+            Audience::Account(account) => self.push_to(self.by_account.get(account), event),
+            Audience::User { user, .. } => self.push_to(self.by_user.get(user), event),
+            // A list holds a user once, so nobody gets it twice.
+            Audience::Users { users, .. } => users.iter().for_each(|user| self.push_to(self.by_user.get(user), event)),
+        }
+    }
+
+    fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>) {
+        for key in keys.into_iter().flatten() {
+            let member = &self.members[*key];
+            // The index finds the candidates; the audience decides.
+            if event.audience.includes(&member.who) {
+                member.outbox.push(event);
+            }
+        }
+    }
+}

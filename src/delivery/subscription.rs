@@ -1,0 +1,212 @@
+//! One client's stream: performs what the pure [`super::connection`] decides.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::connect::Delivery;
+use super::connection::{Connection, Step};
+use super::event::Event;
+use super::outbox::Ending;
+use super::registry::{Member, Seat};
+use crate::backoff::Backoff;
+use crate::domain::{LogId, Principal, Seq};
+use crate::store::read::{self, Page};
+use crate::store::{Reader, StoreError};
+use crate::wire::close::Close;
+use crate::wire::server::ServerFrame;
+
+/// How often a page is tried before the client is asked to come back.
+const PAGE_TRIES: u32 = 4;
+
+/// What the transport has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// Take frames by [`Subscription::next`] until there are none.
+    Frames,
+    /// End the connection.
+    End(Ending),
+}
+
+/// An acknowledgement of something that was never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AckAhead {
+    pub sent: Seq,
+}
+
+/// The stream of one connection. Dropping it ends the membership, and its session as `lost` unless
+/// [`Subscription::end`] has said otherwise.
+pub struct Subscription {
+    delivery: Delivery,
+    reader: Reader,
+    seat: Seat,
+    connection: Connection,
+    log_id: LogId,
+    page: Option<Box<OpenPage>>,
+    reading: Option<BoxFuture<'static, Result<Page, StoreError>>>,
+    announcement: Option<(Seq, u64)>,
+    end: &'static str,
+}
+
+/// A page that is being given.
+struct OpenPage {
+    events: VecDeque<Arc<Event>>,
+    through: Seq,
+}
+
+impl Subscription {
+    pub(super) fn new(delivery: Delivery, reader: Reader, seat: Seat, connection: Connection, log_id: LogId) -> Self {
+        Self { delivery, reader, seat, connection, log_id, page: None, reading: None, announcement: None, end: "lost" }
+    }
+
+    pub fn member(&self) -> &Arc<Member> {
+        self.seat.member()
+    }
+
+    /// The highest number given so far.
+    pub fn sent(&self) -> Seq {
+        self.connection.given()
+    }
+
+    /// Waits until there is something to do. Safe to drop and call again: a page that is being read goes on being read.
+    pub async fn ready(&mut self) -> Ready {
+        loop {
+            if let Some(ending) = self.seat.member().outbox.ending() {
+                return Ready::End(ending);
+            }
+            if self.announcement.is_some() {
+                return Ready::Frames;
+            }
+            if let Some(page) = &self.page {
+                if !page.events.is_empty() {
+                    return Ready::Frames;
+                }
+                self.connection.page_given(page.through);
+                self.page = None;
+            }
+            match self.connection.step() {
+                Step::Read { after, upto } => {
+                    if let Some(ending) = self.read(after, upto).await {
+                        return Ready::End(ending);
+                    }
+                }
+                Step::Join => self.join(),
+                Step::Live if self.seat.member().outbox.overflowed() => self.fall_back(),
+                Step::Live if self.seat.member().outbox.has_events() => return Ready::Frames,
+                Step::Live => self.seat.member().outbox.changed().await,
+            }
+        }
+    }
+
+    /// The next frame, if one is at hand.
+    pub fn next(&mut self) -> Option<String> {
+        if let Some((seq, replayed)) = self.announcement.take() {
+            self.seat.member().set_sent(seq);
+            return Some(ServerFrame::CaughtUp { seq, replayed }.encode());
+        }
+        loop {
+            let event = match &mut self.page {
+                Some(page) => page.events.pop_front()?,
+                None if self.connection.step() == Step::Live && !self.seat.member().outbox.overflowed() => self.seat.member().outbox.pop()?,
+                None => return None,
+            };
+            let replayed = self.connection.is_replaying();
+            if let Some(prev) = self.connection.give(event.seq) {
+                self.seat.member().set_sent(event.seq);
+                return Some(event.frame(prev, replayed));
+            }
+            // Given before: must not be, and must not go out again.
+            tracing::error!(session = %self.seat.member().session, seq = event.seq.get(), "a number came twice to one connection");
+        }
+    }
+
+    /// A heartbeat, when all that was published has been given: its number and the frame's `prev`.
+    pub fn heartbeat(&mut self) -> Option<(Seq, Seq)> {
+        if self.connection.step() != Step::Live || self.announcement.is_some() {
+            return None;
+        }
+        let seq = self.delivery.registry.quiet_at(self.seat.member())?;
+        let prev = self.connection.heartbeat(seq)?;
+        self.seat.member().set_sent(seq);
+        Some((seq, prev))
+    }
+
+    /// The client has everything up to `seq`.
+    ///
+    /// # Errors
+    /// When it was never sent that far; nothing is noted then.
+    pub fn ack(&self, seq: Seq) -> Result<(), AckAhead> {
+        let member = self.seat.member();
+        let sent = self.sent();
+        if seq > sent {
+            return Err(AckAhead { sent });
+        }
+        if member.set_acked(seq) {
+            self.delivery.acks.note(&member.who.user, &member.client, self.log_id, seq);
+        }
+        Ok(())
+    }
+
+    /// Says why the session ends.
+    pub fn end(mut self, why: &'static str) {
+        self.end = why;
+    }
+
+    async fn read(&mut self, after: Seq, upto: Seq) -> Option<Ending> {
+        let reading = self.reading.get_or_insert_with(|| read_page(self.reader.clone(), self.seat.member().who.clone(), after, upto).boxed());
+        let page = reading.await;
+        self.reading = None;
+        match page {
+            Ok(page) if page.floor > after => {
+                // Retention passed the client while it was reading. It comes back and is told which part is lost.
+                Some(Ending { close: Close::ServerError, after_ms: 0 })
+            }
+            Ok(page) => {
+                let events = page.notifications.iter().map(Event::of).collect();
+                self.page = Some(Box::new(OpenPage { events, through: page.through }));
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, session = %self.seat.member().session, "a page for a resuming client could not be read");
+                Some(Ending { close: Close::ServerError, after_ms: 1000 })
+            }
+        }
+    }
+
+    fn join(&mut self) {
+        if self.seat.member().outbox.overflowed() {
+            self.fall_back();
+        } else {
+            self.announcement = self.connection.joined();
+        }
+    }
+
+    fn fall_back(&mut self) {
+        let position = self.delivery.registry.retake(self.seat.member());
+        self.connection.fell_behind(position.published);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.delivery.sessions.ended(self.seat.member(), self.log_id, self.end);
+        self.delivery.acks.hurry();
+    }
+}
+
+async fn read_page(reader: Reader, who: Principal, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    for _ in 1..PAGE_TRIES {
+        match read::page(&reader, &who, after, upto).await {
+            Err(StoreError::Unavailable(error)) => {
+                tracing::debug!(%error, "a page is tried again");
+                tokio::time::sleep(backoff.failed()).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    read::page(&reader, &who, after, upto).await
+}

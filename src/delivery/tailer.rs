@@ -1,0 +1,199 @@
+//! Follows the log and publishes it: the only way by which a notification becomes live.
+//!
+//! Looks at the table when it is told that the log has grown, and once a second in any case. What this instance has
+//! just committed and what follows directly on the published number is taken as it is; everything else is read.
+//! Numbers are published without a hole or not at all: a hole would mean that the log's promise is broken, and
+//! delivery stops, aloud, rather than skip.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::event::Event;
+use super::registry::{Position, Registry};
+use crate::backoff::{Backoff, jitter};
+use crate::domain::{InstanceId, Notification, Seq};
+use crate::store::appender::Committed;
+use crate::store::lane::Lane;
+use crate::store::listener::Hint;
+use crate::store::read::{self, LogState};
+use crate::store::{Database, StoreError};
+use crate::tasks::Stop;
+
+/// How long our own commit may take to come by the short way before the table is read for it.
+const OWN_COMMIT_GRACE: Duration = Duration::from_millis(20);
+
+/// When the log was last confirmed read to its end, for the health check.
+#[derive(Debug)]
+pub struct Pulse {
+    start: Instant,
+    confirmed_ms: AtomicI64,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { start: Instant::now(), confirmed_ms: AtomicI64::new(0) }
+    }
+}
+
+impl Pulse {
+    fn beat(&self) {
+        let now = i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.confirmed_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// How long ago the table was last read to its end.
+    pub fn age(&self) -> Duration {
+        let confirmed = u64::try_from(self.confirmed_ms.load(Ordering::Relaxed)).unwrap_or(0);
+        self.start.elapsed().saturating_sub(Duration::from_millis(confirmed))
+    }
+}
+
+/// The task that reads the end of the log.
+pub struct Tailer {
+    lane: Lane,
+    registry: Arc<Registry>,
+    origin: String,
+    pulse: Arc<Pulse>,
+    poll: Duration,
+    due: Instant,
+    backoff: Backoff,
+}
+
+/// Why a look at the table did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum TailError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the log has a hole: {found} follows {last}; delivery stops here until it is filled")]
+    Hole { last: Seq, found: Seq },
+}
+
+impl Tailer {
+    /// `poll` is the longest time between two looks at the table.
+    pub fn new(database: Database, registry: Arc<Registry>, instance: InstanceId, pulse: Arc<Pulse>, poll: Duration) -> Self {
+        Self {
+            lane: Lane::new(database, "tailer"),
+            registry,
+            origin: instance.to_string(),
+            pulse,
+            poll,
+            due: Instant::now(),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
+        }
+    }
+
+    /// Runs until stopped.
+    pub async fn run(mut self, mut committed: mpsc::Receiver<Committed>, mut hints: mpsc::Receiver<Hint>, mut stop: Stop) {
+        let mut checked = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => return,
+                Some(rows) = committed.recv() => self.take_own(&rows),
+                Some(hint) = hints.recv() => self.take_hint(&hint),
+                () = tokio::time::sleep_until(self.due) => {
+                    let check = checked.elapsed() >= self.poll / 2;
+                    match self.look(check).await {
+                        Ok(()) => {
+                            if check {
+                                checked = Instant::now();
+                            }
+                            self.backoff.succeeded();
+                            self.due = Instant::now() + self.poll.mul_f64(0.8) + jitter(self.poll.mul_f64(0.2));
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "the end of the log could not be read");
+                            self.lane.discard();
+                            self.due = Instant::now() + self.backoff.failed();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn published(&self) -> Seq {
+        self.registry.position().published
+    }
+
+    /// Rows that this instance has committed a moment ago.
+    fn take_own(&mut self, rows: &[Notification]) {
+        let published = self.published();
+        let new = rows.iter().skip_while(|row| row.seq <= published);
+        match new.clone().next() {
+            None => {}
+            Some(first) if first.seq == published.next() => {
+                let events: Vec<_> = new.map(Event::of).collect();
+                self.registry.publish(&events);
+            }
+            // Another instance's rows lie between; the table has them all.
+            Some(_) => self.due = Instant::now(),
+        }
+    }
+
+    fn take_hint(&mut self, hint: &Hint) {
+        match hint {
+            Hint::Grown { head, .. } if *head <= self.published() => {}
+            Hint::Grown { origin, .. } if *origin == self.origin => self.due = self.due.min(Instant::now() + OWN_COMMIT_GRACE),
+            Hint::Grown { .. } | Hint::Listening => self.due = Instant::now(),
+        }
+    }
+
+    /// Reads to the end of the log. `check` also asks whether it is still the same log.
+    async fn look(&mut self, check: bool) -> Result<(), TailError> {
+        if check {
+            let state = read::state(self.lane.get().await?).await?;
+            self.follow(state).await?;
+        }
+        loop {
+            let published = self.published();
+            let rows = read::tail(self.lane.get().await?, published).await?;
+            let Some(first) = rows.first() else { break };
+            if first.seq != published.next() && !self.dropped_before(first.seq).await? {
+                return Err(TailError::Hole { last: published, found: first.seq });
+            }
+            let mut last = self.published();
+            for row in &rows {
+                if row.seq != last.next() {
+                    return Err(TailError::Hole { last, found: row.seq });
+                }
+                last = row.seq;
+            }
+            let events: Vec<_> = rows.iter().map(Event::of).collect();
+            self.registry.publish(&events);
+        }
+        self.pulse.beat();
+        Ok(())
+    }
+
+    /// Whether retention explains that `first` does not follow on what was published; the position is then past the loss.
+    async fn dropped_before(&mut self, first: Seq) -> Result<bool, TailError> {
+        let state = read::state(self.lane.get().await?).await?;
+        self.follow(state).await?;
+        Ok(self.published().next() == first)
+    }
+
+    /// Compares what the log says of itself with what this instance has published.
+    async fn follow(&mut self, state: LogState) -> Result<(), TailError> {
+        let position = self.registry.position();
+        if state.log_id != position.log_id {
+            tracing::warn!(old = %position.log_id, new = %state.log_id, "the log is another one; every client is told to reset");
+            self.registry.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
+        } else if state.head < position.published {
+            tracing::error!(published = position.published.get(), head = state.head.get(), "the log went back; it gets a new id and every client is told to reset");
+            read::renew_log_id(self.lane.get().await?, state.log_id).await?;
+            let renewed = read::state(self.lane.get().await?).await?;
+            self.registry.restart_at(Position { log_id: renewed.log_id, floor: renewed.floor, published: renewed.head });
+        } else if state.floor > position.published {
+            tracing::warn!(published = position.published.get(), floor = state.floor.get(), "retention passed this instance; its clients resume and are told what is lost");
+            self.registry.restart_at(Position { published: state.floor, floor: state.floor, ..position });
+        } else {
+            self.registry.raise_floor(state.floor);
+        }
+        Ok(())
+    }
+}

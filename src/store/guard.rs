@@ -1,0 +1,98 @@
+//! The start-up guard: a database that would break a promise is refused before the first client is let in.
+
+use sqlx::PgConnection;
+
+use super::StoreError;
+
+/// The role under which a hub can append but not change the log; made by a migration where that is allowed.
+pub const HUB_ROLE: &str = "recado_hub";
+
+/// What about the server or the role would break a promise. Each names the setting and the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// Reasons to refuse to serve.
+    pub unsafe_durability: Vec<String>,
+    /// Reasons to refuse that no setting of ours overrules.
+    pub unfit: Vec<String>,
+    /// Worth a line in the log.
+    pub warnings: Vec<String>,
+    /// The role to serve under, where there is one.
+    pub role: Option<&'static str>,
+}
+
+/// Looks at the server before anything is written to it.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn inspect(connection: &mut PgConnection) -> Result<Findings, StoreError> {
+    let server = sqlx::query!(
+        r#"SELECT current_setting('server_version_num')::integer AS "version!",
+                  current_setting('server_version') AS "version_text!",
+                  current_setting('fsync') AS "fsync!",
+                  current_setting('full_page_writes') AS "full_page_writes!",
+                  current_setting('synchronous_commit') AS "synchronous_commit!",
+                  current_setting('data_checksums') AS "data_checksums!",
+                  current_setting('server_encoding') AS "encoding!",
+                  current_setting('default_transaction_isolation') AS "isolation!",
+                  current_setting('default_transaction_read_only') = 'on' AS "read_only!",
+                  pg_is_in_recovery() AS "standby!",
+                  abs(extract(epoch FROM clock_timestamp()) - $1::double precision)::double precision AS "clock_off!""#,
+        unix_now(),
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+
+    let mut unsafe_durability = Vec::new();
+    for (name, value, good) in [
+        ("fsync", &server.fsync, &["on"][..]),
+        ("full_page_writes", &server.full_page_writes, &["on"]),
+        ("synchronous_commit", &server.synchronous_commit, &["on", "remote_apply"]),
+    ] {
+        if !good.contains(&value.as_str()) {
+            unsafe_durability.push(format!("{name} is {value}: a notification answered with 201 could be lost in a crash; set {name} = on"));
+        }
+    }
+    let mut unfit = Vec::new();
+    if server.version < 150_000 {
+        unfit.push(format!("the server is PostgreSQL {}; 15 or newer is needed", server.version_text));
+    }
+    if server.standby || server.read_only {
+        unfit.push("the server takes no writes (a standby, or default_transaction_read_only is on); point DATABASE_URL at the primary".to_owned());
+    }
+    if server.encoding != "UTF8" {
+        unfit.push(format!("the database's encoding is {}; make it with ENCODING 'UTF8'", server.encoding));
+    }
+    if server.isolation != "read committed" {
+        unfit.push(format!("default_transaction_isolation is {}; set it to read committed for the hub's role", server.isolation));
+    }
+    let mut warnings = Vec::new();
+    if server.data_checksums != "on" {
+        warnings.push("data_checksums is off: a bit that flips on disk would go unseen (initdb -k turns it on)".to_owned());
+    }
+    if server.clock_off > 5.0 {
+        warnings.push(format!("the clocks of this machine and of the database are {:.0} s apart", server.clock_off));
+    }
+    Ok(Findings { unsafe_durability, unfit, warnings, role: None })
+}
+
+/// The role to serve under, once the schema is there.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn hub_role(connection: &mut PgConnection) -> Result<Option<&'static str>, StoreError> {
+    let usable = sqlx::query_scalar!(
+        r#"SELECT coalesce(bool_or(pg_has_role(r.oid, 'MEMBER') AND has_schema_privilege(r.oid, 'recado', 'USAGE')), false) AS "usable!"
+             FROM pg_roles r
+            WHERE r.rolname = $1"#,
+        HUB_ROLE,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(usable.then_some(HUB_ROLE))
+}
+
+fn unix_now() -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century fit a double exactly")]
+    let millis = chrono::Utc::now().timestamp_millis() as f64;
+    millis / 1000.0
+}

@@ -1,0 +1,91 @@
+//! LISTEN: a hint that the log has grown.
+//!
+//! A NOTIFY says nothing that the table does not say; it only says it sooner. So nothing depends on one arriving: the
+//! tailer looks at the table once a second in any case. What must not happen is that the connection is dead and nobody
+//! notices. PostgreSQL sends nothing on an idle connection, and a peer that vanished without a FIN is not seen by the
+//! client library at all. So the connection is asked a question every few seconds; no answer in time, and it is
+//! replaced. After each new LISTEN the tailer is told to look: what was committed in between was announced to nobody.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::mpsc;
+
+use super::database::{CONNECT_LIMIT, limited};
+use super::{Database, StoreError};
+use crate::backoff::Backoff;
+use crate::domain::Seq;
+use crate::tasks::Stop;
+
+/// The channel that `recado.append` notifies.
+const CHANNEL: &str = "recado";
+/// How often the connection is asked whether it lives.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// Longest wait for its answer. With [`ASK_EVERY`] and the time to reconnect this keeps a dead one below ten seconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the listener tells the tailer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// An instance has committed up to this number.
+    Grown { head: Seq, origin: String },
+    /// LISTEN has just begun (again): look at the table.
+    Listening,
+}
+
+/// Listens until stopped. `hints` is bounded; when it is full the tailer is behind anyway, and will look.
+pub async fn run(database: Database, hints: mpsc::Sender<Hint>, mut stop: Stop) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    while !stop.is_stopped() {
+        let ended = tokio::select! {
+            ended = listen(&database, &hints, &mut backoff) => ended,
+            () = stop.wait() => return,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the LISTEN connection is replaced; until then notifications come by polling");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.failed()) => {}
+            () = stop.wait() => return,
+        }
+    }
+}
+
+/// One connection, from its start to its death.
+async fn listen(database: &Database, hints: &mpsc::Sender<Hint>, backoff: &mut Backoff) -> Result<(), StoreError> {
+    let mut listener = limited(CONNECT_LIMIT, open(database)).await?;
+    backoff.succeeded();
+    // Only now: what was committed before LISTEN took hold was announced to nobody.
+    let _ = hints.try_send(Hint::Listening);
+    loop {
+        match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => {
+                if let Some(hint) = parse(notification.payload()) {
+                    let _ = hints.try_send(hint);
+                }
+            }
+            // FIN and RST come in two forms; both mean a new connection.
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => {
+                limited(ANSWER_LIMIT, sqlx::query("SELECT 1").execute(&mut listener)).await?;
+            }
+        }
+    }
+}
+
+/// A pool of one: the listener's own reconnecting is off, because it would not tell us in time.
+async fn open(database: &Database) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(database.listen_options()).await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
+
+/// `HEAD ORIGIN`, as `recado.append` writes it. Anything else on the channel is not ours, and ignored.
+fn parse(payload: &str) -> Option<Hint> {
+    let (head, origin) = payload.split_once(' ')?;
+    let head = Seq::new(head.parse().ok()?)?;
+    Some(Hint::Grown { head, origin: origin.to_owned() })
+}

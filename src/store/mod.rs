@@ -1,0 +1,31 @@
+//! The only room with SQL: what is kept in PostgreSQL, and how it is asked for.
+//!
+//! The log is written by one function of the database (`recado.append`, see `migrations/V1__log.sql`), called by one
+//! task an instance, the [`appender`], which turns whatever is waiting into one commit. Everything else reads it, or
+//! keeps facts about readers. This room does not know who is connected or what a frame is.
+//!
+//! Connections, and why they are apart:
+//! - *appender*, *tail*, *clerk* (acks, sessions, the instance's sign of life): a [`lane::Lane`] each, so that no
+//!   amount of resuming clients can keep the hub from appending or from noticing;
+//! - *listener*: LISTEN needs a connection of its own;
+//! - *readers*: a small pool for resume, keys and statistics.
+//!
+//! Every wait on the database has a limit, and a connection that missed one is thrown away, never reused: the answer
+//! of the old question may still be on its way.
+
+pub mod append;
+pub mod appender;
+pub mod cursors;
+pub mod database;
+pub mod error;
+pub mod guard;
+pub mod instances;
+pub mod keys;
+pub mod lane;
+pub mod listener;
+pub mod migrate;
+pub mod read;
+pub mod sessions;
+
+pub use database::{Database, Reader};
+pub use error::StoreError;

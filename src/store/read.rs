@@ -1,0 +1,221 @@
+//! Reading the log: the end of it for the tailer, one principal's part of it for a resuming client.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreError;
+use super::database::{ASK_LIMIT, Reader, limited};
+use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, UserId};
+
+/// Most rows of one page.
+pub const PAGE_ROWS: i64 = 500;
+/// A page ends before the row with which title, message and data would exceed this many bytes; one row always fits.
+pub const PAGE_BYTES: i64 = 256 << 10;
+
+/// Which history the log holds, and from where to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogState {
+    pub log_id: LogId,
+    /// The highest number that retention has dropped.
+    pub floor: Seq,
+    pub head: Seq,
+}
+
+/// # Errors
+/// When the database does not answer within 3 s.
+pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT log_id, floor_seq,
+                  greatest(floor_seq, coalesce((SELECT seq FROM recado.log ORDER BY seq DESC LIMIT 1), 0)) AS "head!"
+             FROM recado.meta"#
+    )
+    .fetch_one(connection);
+    let row = limited(ASK_LIMIT, row).await?;
+    Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head) })
+}
+
+/// Gives the history a new name, unless another instance has done so already. Clients that knew the old one are reset.
+///
+/// # Errors
+/// When the database is away.
+pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(), StoreError> {
+    let renewed = sqlx::query!(
+        "UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1",
+        old.0
+    )
+    .execute(connection);
+    limited(ASK_LIMIT, renewed).await?;
+    Ok(())
+}
+
+/// The rows that follow `after`, for the tailer: every audience, in order, a page at most.
+///
+/// # Errors
+/// When the database does not answer within 3 s.
+pub async fn tail(connection: &mut PgConnection, after: Seq) -> Result<Vec<Notification>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT r.seq, r.id, r.created_at, r.type AS kind, r.title, r.message, r.data::text AS data, r.topic, r.user_id, r.account_id, r.user_ids
+             FROM (SELECT l.*, sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
+                     FROM (SELECT * FROM recado.log WHERE seq > $1 ORDER BY seq LIMIT $2) l) r
+            WHERE r.bytes_before < $3
+            ORDER BY r.seq"#,
+        after.get(),
+        PAGE_ROWS,
+        PAGE_BYTES * 4,
+    )
+    .fetch_all(connection);
+    limited(ASK_LIMIT, rows).await?.into_iter().map(Row::notification).collect()
+}
+
+/// One page of what concerns a principal.
+#[derive(Debug)]
+pub struct Page {
+    pub notifications: Vec<Notification>,
+    /// Everything that concerns the principal up to here is on this page or before it.
+    pub through: Seq,
+    /// The highest number that retention had dropped when the page was read. Above the page's start: rows are lost.
+    pub floor: Seq,
+}
+
+/// Reads what concerns `who` above `after` and up to `upto`, without what is not replayed or has expired.
+///
+/// The two inner queries walk an index in order and stop at the page's size, so a page costs the same in a log of any
+/// length. The row is fetched by its number, with a LIMIT that keeps the planner from joining the whole log instead.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let rows = sqlx::query!(
+        r#"SELECT m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
+                  r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.kind AS "kind?", r.title AS "title?",
+                  r.message AS "message?", r.data AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?"
+             FROM recado.meta m
+             LEFT JOIN LATERAL (
+                   SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
+                          l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
+                          count(*) OVER () AS rows_found,
+                          sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
+                     FROM (SELECT s.seq
+                             FROM unnest($1::text[]) AS t (topic)
+                            CROSS JOIN LATERAL (
+                                  (SELECT a.seq
+                                     FROM recado.log a
+                                    WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq > $2 AND a.seq <= $3
+                                    ORDER BY a.seq
+                                    LIMIT $4)
+                                  UNION ALL
+                                  (SELECT b.seq
+                                     FROM recado.log_member b
+                                    WHERE b.topic = t.topic AND b.seq > $2 AND b.seq <= $3
+                                    ORDER BY b.seq
+                                    LIMIT $4)) s
+                            ORDER BY s.seq
+                            LIMIT $4) k
+                    CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l) r
+               ON r.bytes_before < $5
+            ORDER BY r.seq"#,
+        &who.topics(),
+        after.get(),
+        upto.get(),
+        PAGE_ROWS,
+        PAGE_BYTES,
+    )
+    .fetch_all(checkout.connection());
+    let rows = limited(ASK_LIMIT * 3, rows).await?;
+    checkout.done();
+
+    let floor = rows.first().map_or(Seq::ZERO, |r| Seq::from_db(r.floor_seq));
+    let found = rows.first().map_or(0, |r| r.rows_found);
+    let read = rows.iter().filter_map(|r| r.seq).count();
+    // A full page, or one that was cut by size, says nothing about what lies after its last row.
+    let complete = found < PAGE_ROWS && i64::try_from(read).is_ok_and(|read| read == found);
+    let through = if complete { upto } else { rows.iter().filter_map(|r| r.seq).max().map_or(upto, Seq::from_db) };
+    let mut notifications = Vec::with_capacity(read);
+    for r in rows {
+        let (Some(seq), Some(id), Some(created_at), Some(kind), Some(title), Some(message), Some(topic)) =
+            (r.seq, r.id, r.created_at, r.kind, r.title, r.message, r.topic)
+        else {
+            continue;
+        };
+        if !r.expired {
+            let row = Row { seq, id, created_at, kind, title, message, data: r.data, topic, user_id: r.user_id, account_id: r.account_id, user_ids: r.user_ids };
+            notifications.push(row.notification()?);
+        }
+    }
+    Ok(Page { notifications, through, floor })
+}
+
+/// The highest number of the log.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn head(reader: &Reader) -> Result<Seq, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let head = state(checkout.connection()).await?.head;
+    checkout.done();
+    Ok(head)
+}
+
+/// The id of the notification with this number, if it is (still) there: tells a client's history from ours.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn id_at(reader: &Reader, seq: Seq) -> Result<Option<NotificationId>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let id = sqlx::query_scalar!("SELECT id FROM recado.log WHERE seq = $1", seq.get()).fetch_optional(checkout.connection());
+    let id = limited(ASK_LIMIT, id).await?;
+    checkout.done();
+    Ok(id.map(NotificationId))
+}
+
+struct Row {
+    seq: i64,
+    id: Uuid,
+    created_at: DateTime<Utc>,
+    kind: String,
+    title: String,
+    message: String,
+    data: Option<String>,
+    topic: String,
+    user_id: Option<String>,
+    account_id: Option<String>,
+    user_ids: Option<Vec<String>>,
+}
+
+impl Row {
+    fn notification(self) -> Result<Notification, StoreError> {
+        let audience = audience(&self.topic, self.user_id.as_deref(), self.account_id.as_deref(), self.user_ids)?;
+        Ok(Notification {
+            seq: Seq::from_db(self.seq),
+            id: NotificationId(self.id),
+            created_at: self.created_at,
+            kind: self.kind,
+            title: self.title,
+            message: self.message,
+            data: self.data,
+            audience,
+        })
+    }
+}
+
+/// The constraint `topic_agrees_with_audience` leaves exactly these forms.
+fn audience(topic: &str, user: Option<&str>, account: Option<&str>, users: Option<Vec<String>>) -> Result<Audience, StoreError> {
+    let broken = |error| StoreError::Broken(sqlx::Error::Decode(Box::new(error)));
+    let account = account.map(AccountId::parse).transpose().map_err(broken)?;
+    if topic == EVERYONE_TOPIC {
+        return Ok(Audience::Everyone);
+    }
+    if let Some(users) = users {
+        let users = users.iter().map(|u| UserId::parse(u)).collect::<Result<_, _>>().map_err(broken)?;
+        return Ok(Audience::Users { users, account });
+    }
+    match (user, account) {
+        (Some(user), account) => Ok(Audience::User { user: UserId::parse(user).map_err(broken)?, account }),
+        (None, Some(account)) => Ok(Audience::Account(account)),
+        (None, None) => Err(StoreError::Broken(sqlx::Error::RowNotFound)),
+    }
+}

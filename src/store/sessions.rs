@@ -1,0 +1,150 @@
+//! Connections as facts: a row each, written in batches, ended with a reason.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreError;
+use super::database::{ASK_LIMIT, Reader, limited};
+use crate::domain::{InstanceId, LogId, Principal, Seq, SessionId};
+
+/// What is known of a connection at one moment.
+#[derive(Debug, Clone)]
+pub struct SessionFact {
+    pub session: SessionId,
+    pub who: Principal,
+    pub client: String,
+    pub transport: &'static str,
+    pub log_id: LogId,
+    pub from: Seq,
+    pub sent: Seq,
+    pub acked: Seq,
+    pub connected_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
+    /// When it ended and why; `None` while it lives.
+    pub end: Option<(DateTime<Utc>, &'static str)>,
+}
+
+/// Stores facts; a later one of the same session replaces an earlier one. An ended session stays ended.
+///
+/// # Errors
+/// When the database is away or slow. Nothing is stored then, and storing again is right.
+pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &[SessionFact]) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = facts.iter().map(|f| f.session.0).collect();
+    let users: Vec<&str> = facts.iter().map(|f| f.who.user.as_str()).collect();
+    let accounts: Vec<String> = facts.iter().map(account_list).collect();
+    let clients: Vec<&str> = facts.iter().map(|f| f.client.as_str()).collect();
+    let transports: Vec<&str> = facts.iter().map(|f| f.transport).collect();
+    let logs: Vec<Uuid> = facts.iter().map(|f| f.log_id.0).collect();
+    let from: Vec<i64> = facts.iter().map(|f| f.from.get()).collect();
+    let sent: Vec<i64> = facts.iter().map(|f| f.sent.get()).collect();
+    let acked: Vec<i64> = facts.iter().map(|f| f.acked.get()).collect();
+    let connected: Vec<DateTime<Utc>> = facts.iter().map(|f| f.connected_at).collect();
+    let active: Vec<DateTime<Utc>> = facts.iter().map(|f| f.last_activity_at).collect();
+    let ended: Vec<Option<DateTime<Utc>>> = facts.iter().map(|f| f.end.map(|(at, _)| at)).collect();
+    let reasons: Vec<Option<&str>> = facts.iter().map(|f| f.end.map(|(_, why)| why)).collect();
+    let stored = sqlx::query!(
+        r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
+                                            from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason)
+           SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
+                  f.from_seq, f.sent_seq, f.acked_seq, f.connected_at, f.last_activity_at, f.ended_at, f.end_reason
+             FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
+                         $10::bigint[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[])
+                  AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
+                        acked_seq, connected_at, last_activity_at, ended_at, end_reason)
+            ORDER BY f.session_id
+           ON CONFLICT (session_id) DO UPDATE
+              SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq, last_activity_at = excluded.last_activity_at,
+                  ended_at = excluded.ended_at, end_reason = excluded.end_reason
+            WHERE s.ended_at IS NULL"#,
+        instance.0,
+        &ids,
+        &users as _,
+        &accounts,
+        &clients as _,
+        &transports as _,
+        &logs,
+        &from,
+        &sent,
+        &acked,
+        &connected,
+        &active,
+        &ended as _,
+        &reasons as _,
+    )
+    .execute(connection);
+    limited(ASK_LIMIT, stored).await?;
+    Ok(())
+}
+
+fn account_list(fact: &SessionFact) -> String {
+    let quoted: Vec<String> = fact.who.accounts.iter().map(|a| format!("\"{a}\"")).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+/// A live session of another instance, as it was last written down.
+#[derive(Debug, Clone)]
+pub struct StoredSession {
+    pub session: Uuid,
+    pub instance: Uuid,
+    pub user: String,
+    pub accounts: Vec<String>,
+    pub client: String,
+    pub transport: String,
+    pub sent: Seq,
+    pub acked: Seq,
+    pub connected_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
+}
+
+/// The live sessions of all instances but `except`, oldest first, at most `most`.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn live_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> Result<Vec<StoredSession>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let rows = sqlx::query_as!(
+        StoredSessionRow,
+        r#"SELECT session_id, instance_id, user_id, account_ids, client_id, transport, sent_seq, acked_seq, connected_at, last_activity_at
+             FROM recado.session
+            WHERE ended_at IS NULL AND instance_id <> $1
+            ORDER BY connected_at
+            LIMIT $2"#,
+        except.0,
+        most,
+    )
+    .fetch_all(checkout.connection());
+    let rows = limited(ASK_LIMIT, rows).await?;
+    checkout.done();
+    Ok(rows.into_iter().map(StoredSession::from).collect())
+}
+
+struct StoredSessionRow {
+    session_id: Uuid,
+    instance_id: Uuid,
+    user_id: String,
+    account_ids: Vec<String>,
+    client_id: String,
+    transport: String,
+    sent_seq: i64,
+    acked_seq: i64,
+    connected_at: DateTime<Utc>,
+    last_activity_at: DateTime<Utc>,
+}
+
+impl From<StoredSessionRow> for StoredSession {
+    fn from(row: StoredSessionRow) -> Self {
+        Self {
+            session: row.session_id,
+            instance: row.instance_id,
+            user: row.user_id,
+            accounts: row.account_ids,
+            client: row.client_id,
+            transport: row.transport,
+            sent: Seq::from_db(row.sent_seq),
+            acked: Seq::from_db(row.acked_seq),
+            connected_at: row.connected_at,
+            last_activity_at: row.last_activity_at,
+        }
+    }
+}
