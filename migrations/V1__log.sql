@@ -1,6 +1,7 @@
 -- The log: one row a notification, numbered 1, 2, 3 … without a hole, in the order in which the commits became visible.
 
-CREATE SCHEMA recado;
+-- Made by the migration runner already, which keeps its own table there.
+CREATE SCHEMA IF NOT EXISTS recado;
 COMMENT ON SCHEMA recado IS 'Recado, a durable notification hub. Rows are written by the functions of this schema alone.';
 
 -- One row. `log_id` names this history: a database that was restored to an earlier state gets a new one, so that a

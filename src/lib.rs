@@ -1,8 +1,19 @@
-//! Recado.
+//! Recado: a durable, event-sourced notification hub on PostgreSQL.
+//!
+//! The rooms, from the door down: [`cli`] and [`app`] → [`http`] → [`delivery`] → [`store`] → [`wire`] → [`domain`].
+//! Nobody looks up; `tools/walls` checks it. `docs/architecture.md` follows one notification through all of them.
 #![forbid(unsafe_code)]
+
+pub mod app;
+pub mod backing;
 pub mod backoff;
+pub mod cli;
+pub mod config;
 pub mod delivery;
 pub mod domain;
+pub mod http;
+pub mod secrets;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod wire;

@@ -89,6 +89,19 @@ impl Tasks {
         Guest { _token: self.tracker.token(), _running: Running::enter(&self.running, name) }
     }
 
+    /// Waits until the tasks of these names have ended, at most `limit`; returns those that still run.
+    pub async fn join_named(&self, names: &[&'static str], limit: Duration) -> BTreeMap<&'static str, usize> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let mut left = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            left.retain(|name, _| names.contains(name));
+            if left.is_empty() || tokio::time::Instant::now() >= end {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until all tasks have ended, at most `limit`; returns those that still run, by name and number.
     pub async fn join(&self, limit: Duration) -> BTreeMap<&'static str, usize> {
         self.tracker.close();

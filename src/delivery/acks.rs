@@ -41,7 +41,12 @@ impl AckBook {
     pub fn pending(&self, user: &UserId, client: &ClientId, log_id: LogId) -> Option<Seq> {
         let device = (user.clone(), client.clone());
         let pages = self.pages();
-        [&pages.waiting, &pages.leaving].into_iter().filter_map(|page| page.get(&device)).filter(|(log, _)| *log == log_id).map(|(_, seq)| *seq).max()
+        [&pages.waiting, &pages.leaving]
+            .into_iter()
+            .filter_map(|page| page.get(&device))
+            .filter(|(log, _)| *log == log_id)
+            .map(|(_, seq)| *seq)
+            .max()
     }
 
     /// Asks the clerk not to wait for its next round: a device has left and may come back elsewhere at once.
@@ -57,8 +62,11 @@ impl AckBook {
     pub(super) fn take(&self) -> Vec<(LogId, Ack)> {
         let mut pages = self.pages();
         pages.leaving = std::mem::take(&mut pages.waiting);
-        let mut acks: Vec<_> =
-            pages.leaving.iter().map(|((user, client), (log, acked))| (*log, Ack { user: user.clone(), client: client.clone(), acked: *acked })).collect();
+        let mut acks: Vec<_> = pages
+            .leaving
+            .iter()
+            .map(|((user, client), (log, acked))| (*log, Ack { user: user.clone(), client: client.clone(), acked: *acked }))
+            .collect();
         acks.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
         acks
     }

@@ -15,7 +15,7 @@ use crate::store::{Database, StoreError, sessions};
 use crate::tasks::Stop;
 
 /// Between two rounds. What is acknowledged and not yet written is repeated after a crash.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_millis(200);
 /// Between two rounds when somebody has left and is in a hurry.
 const HURRIED_ROUND: Duration = Duration::from_millis(20);
 /// Between two looks at how far every live session has come.

@@ -53,7 +53,10 @@ impl SessionBook {
         let mut pages = self.pages();
         for member in members {
             let now = (member.sent(), member.acked(), member.last_activity_ms());
-            if pages.known.insert(member.session, now) != Some(now) && !pages.waiting.contains_key(&member.session) && pages.waiting.len() < MOST_WAITING {
+            if pages.known.insert(member.session, now) != Some(now)
+                && !pages.waiting.contains_key(&member.session)
+                && pages.waiting.len() < MOST_WAITING
+            {
                 pages.waiting.insert(member.session, fact(member, log_id, None));
             }
         }

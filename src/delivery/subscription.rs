@@ -110,7 +110,9 @@ impl Subscription {
         loop {
             let event = match &mut self.page {
                 Some(page) => page.events.pop_front()?,
-                None if self.connection.step() == Step::Live && !self.seat.member().outbox.overflowed() => self.seat.member().outbox.pop()?,
+                None if self.connection.step() == Step::Live && !self.seat.member().outbox.overflowed() => {
+                    self.seat.member().outbox.pop()?
+                }
                 None => return None,
             };
             let replayed = self.connection.is_replaying();
@@ -156,7 +158,8 @@ impl Subscription {
     }
 
     async fn read(&mut self, after: Seq, upto: Seq) -> Option<Ending> {
-        let reading = self.reading.get_or_insert_with(|| read_page(self.reader.clone(), self.seat.member().who.clone(), after, upto).boxed());
+        let reading =
+            self.reading.get_or_insert_with(|| read_page(self.reader.clone(), self.seat.member().who.clone(), after, upto).boxed());
         let page = reading.await;
         self.reading = None;
         match page {

@@ -184,12 +184,20 @@ impl Tailer {
             tracing::warn!(old = %position.log_id, new = %state.log_id, "the log is another one; every client is told to reset");
             self.registry.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
         } else if state.head < position.published {
-            tracing::error!(published = position.published.get(), head = state.head.get(), "the log went back; it gets a new id and every client is told to reset");
+            tracing::error!(
+                published = position.published.get(),
+                head = state.head.get(),
+                "the log went back; it gets a new id and every client is told to reset"
+            );
             read::renew_log_id(self.lane.get().await?, state.log_id).await?;
             let renewed = read::state(self.lane.get().await?).await?;
             self.registry.restart_at(Position { log_id: renewed.log_id, floor: renewed.floor, published: renewed.head });
         } else if state.floor > position.published {
-            tracing::warn!(published = position.published.get(), floor = state.floor.get(), "retention passed this instance; its clients resume and are told what is lost");
+            tracing::warn!(
+                published = position.published.get(),
+                floor = state.floor.get(),
+                "retention passed this instance; its clients resume and are told what is lost"
+            );
             self.registry.restart_at(Position { published: state.floor, floor: state.floor, ..position });
         } else {
             self.registry.raise_floor(state.floor);

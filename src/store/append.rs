@@ -135,7 +135,9 @@ fn failure(error: StoreError) -> Failure {
 /// # Errors
 /// When the database is away or does not let us.
 pub async fn ensure_partitions(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let made = limited(Duration::from_secs(10), sqlx::query_scalar!(r#"SELECT recado.ensure_partitions() AS "made!""#).fetch_one(connection)).await?;
+    let made =
+        limited(Duration::from_secs(10), sqlx::query_scalar!(r#"SELECT recado.ensure_partitions() AS "made!""#).fetch_one(connection))
+            .await?;
     Ok(made)
 }
 

@@ -20,8 +20,9 @@ pub struct Place {
 /// When the database is away or slow.
 pub async fn place_or_start(reader: &Reader, user: &UserId, client: &ClientId, start: Place) -> Result<(Place, bool), StoreError> {
     let mut checkout = reader.checkout().await?;
-    let known = sqlx::query!("SELECT log_id, acked_seq FROM recado.cursor WHERE user_id = $1 AND client_id = $2", user.as_str(), client.as_str())
-        .fetch_optional(checkout.connection());
+    let known =
+        sqlx::query!("SELECT log_id, acked_seq FROM recado.cursor WHERE user_id = $1 AND client_id = $2", user.as_str(), client.as_str())
+            .fetch_optional(checkout.connection());
     if let Some(known) = limited(ASK_LIMIT, known).await? {
         checkout.done();
         return Ok((Place { log_id: LogId(known.log_id), acked: Seq::from_db(known.acked_seq) }, false));

@@ -49,7 +49,9 @@ impl Class {
     pub fn of(error: &sqlx::Error) -> Self {
         let Some(database) = error.as_database_error() else {
             return match error {
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) | sqlx::Error::RowNotFound => Self::Refused,
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) | sqlx::Error::RowNotFound => {
+                    Self::Refused
+                }
                 _ => Self::Lost,
             };
         };

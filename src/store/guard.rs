@@ -49,7 +49,8 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<Findings, StoreErr
         ("synchronous_commit", &server.synchronous_commit, &["on", "remote_apply"]),
     ] {
         if !good.contains(&value.as_str()) {
-            unsafe_durability.push(format!("{name} is {value}: a notification answered with 201 could be lost in a crash; set {name} = on"));
+            unsafe_durability
+                .push(format!("{name} is {value}: a notification answered with 201 could be lost in a crash; set {name} = on"));
         }
     }
     let mut unfit = Vec::new();
@@ -57,7 +58,9 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<Findings, StoreErr
         unfit.push(format!("the server is PostgreSQL {}; 15 or newer is needed", server.version_text));
     }
     if server.standby || server.read_only {
-        unfit.push("the server takes no writes (a standby, or default_transaction_read_only is on); point DATABASE_URL at the primary".to_owned());
+        unfit.push(
+            "the server takes no writes (a standby, or default_transaction_read_only is on); point DATABASE_URL at the primary".to_owned(),
+        );
     }
     if server.encoding != "UTF8" {
         unfit.push(format!("the database's encoding is {}; make it with ENCODING 'UTF8'", server.encoding));

@@ -36,8 +36,9 @@ pub async fn alive(connection: &mut PgConnection, id: InstanceId, address: &str)
 /// # Errors
 /// When the database is away or slow; the instance is then taken for dead a little later.
 pub async fn ended(connection: &mut PgConnection, id: InstanceId) -> Result<(), StoreError> {
-    let said = sqlx::query!("UPDATE recado.instance SET ended_at = clock_timestamp(), seen_at = clock_timestamp() WHERE instance_id = $1", id.0)
-        .execute(connection);
+    let said =
+        sqlx::query!("UPDATE recado.instance SET ended_at = clock_timestamp(), seen_at = clock_timestamp() WHERE instance_id = $1", id.0)
+            .execute(connection);
     limited(ASK_LIMIT, said).await?;
     Ok(())
 }

@@ -59,41 +59,13 @@ pub async fn create(connection: &mut PgConnection, name: &str, role: Role, key: 
     }
 }
 
-/// Makes sure that this very key is live under this name, in place of whatever had the name.
-///
-/// # Errors
-/// When the database is away or slow.
-pub async fn adopt(connection: &mut PgConnection, name: &str, role: Role, key: &str) -> Result<(), StoreError> {
-    let hash = hash(key);
-    let there = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM recado.service_key WHERE name = $1 AND hash = $2 AND role = $3 AND revoked_at IS NULL) AS "there!""#,
-        name,
-        &hash[..],
-        role.as_str(),
-    )
-    .fetch_one(&mut *connection);
-    if limited(ASK_LIMIT, there).await? {
-        return Ok(());
-    }
-    revoke(&mut *connection, name).await?;
-    let stored = sqlx::query!(
-        r#"INSERT INTO recado.service_key (name, role, hash) VALUES ($1, $2, $3)
-           ON CONFLICT (hash) DO UPDATE SET name = excluded.name, role = excluded.role, revoked_at = NULL"#,
-        name,
-        role.as_str(),
-        &hash[..],
-    )
-    .execute(connection);
-    limited(ASK_LIMIT, stored).await?;
-    Ok(())
-}
-
 /// Ends a key. Returns whether there was one. Hubs that know it stop taking it within 10 s.
 ///
 /// # Errors
 /// When the database is away or slow.
 pub async fn revoke(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
-    let revoked = sqlx::query!("UPDATE recado.service_key SET revoked_at = clock_timestamp() WHERE name = $1 AND revoked_at IS NULL", name).execute(connection);
+    let revoked = sqlx::query!("UPDATE recado.service_key SET revoked_at = clock_timestamp() WHERE name = $1 AND revoked_at IS NULL", name)
+        .execute(connection);
     Ok(limited(ASK_LIMIT, revoked).await?.rows_affected() > 0)
 }
 

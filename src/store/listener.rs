@@ -76,7 +76,8 @@ async fn listen(database: &Database, hints: &mpsc::Sender<Hint>, backoff: &mut B
 
 /// A pool of one: the listener's own reconnecting is off, because it would not tell us in time.
 async fn open(database: &Database) -> Result<PgListener, sqlx::Error> {
-    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(database.listen_options()).await?;
+    let pool =
+        PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(database.listen_options()).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;

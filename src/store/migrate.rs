@@ -17,6 +17,8 @@ mod embedded {
 /// Names the lock of the migration runner among advisory locks: "recado" in ASCII. The schema, whose tables name the
 /// other locks, may not exist yet.
 const LOCK: i64 = 0x7265_6361_646f;
+/// The table of applied migrations.
+const HISTORY: &str = "recado.schema_history";
 /// Longest wait for another instance that migrates.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -51,10 +53,12 @@ pub async fn run(database: &Database) -> Result<Migrated, MigrateError> {
     // A connection of its own: the lock belongs to the session, and would stay on a pooled one.
     let mut connection = database.connect("migrate").await?;
     // These settings are for serving; a migration may take its time.
-    sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning")
-        .execute(&mut connection)
-        .await
-        .map_err(StoreError::from)?;
+    sqlx::raw_sql(
+        "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning",
+    )
+    .execute(&mut connection)
+    .await
+    .map_err(StoreError::from)?;
     lock(&mut connection).await?;
     let outcome = apply(&mut connection).await;
     // Ends the session, and the lock with it.
@@ -79,7 +83,11 @@ async fn lock(connection: &mut PgConnection) -> Result<(), MigrateError> {
 }
 
 async fn apply(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
-    let runner = embedded::migrations::runner();
+    // The history stands in our schema by name. Under a search path it would be looked for elsewhere as soon as a user
+    // called recado has a schema recado.
+    sqlx::raw_sql("CREATE SCHEMA IF NOT EXISTS recado").execute(&mut *connection).await.map_err(StoreError::from)?;
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name(HISTORY);
     let newest = runner.get_migrations().iter().map(Migration::version).max().unwrap_or(0);
     let mut session = Refinery(connection);
     let last = last_applied(session.0).await?;
@@ -93,13 +101,12 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated, MigrateError> 
 
 /// Zero for a database that has never been migrated.
 async fn last_applied(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let exists: Option<bool> =
-        sqlx::query_scalar!("SELECT to_regclass('refinery_schema_history') IS NOT NULL").fetch_one(&mut *connection).await?;
+    let exists: Option<bool> = sqlx::query_scalar!("SELECT to_regclass($1) IS NOT NULL", HISTORY).fetch_one(&mut *connection).await?;
     if exists != Some(true) {
         return Ok(0);
     }
     // Not a checked query: the table is the migration runner's, and not there while the queries are checked.
-    let last: Option<i32> = sqlx::query_scalar("SELECT max(version) FROM refinery_schema_history").fetch_one(connection).await?;
+    let last: Option<i32> = sqlx::query_scalar("SELECT max(version) FROM recado.schema_history").fetch_one(connection).await?;
     Ok(last.unwrap_or(0))
 }
 
@@ -125,8 +132,7 @@ impl AsyncTransaction for Refinery<'_> {
 
 impl AsyncQuery<Vec<Migration>> for Refinery<'_> {
     async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, sqlx::Error> {
-        let rows: Vec<(i32, String, String, String)> =
-            sqlx::query_as(AssertSqlSafe(query.to_owned())).fetch_all(&mut *self.0).await?;
+        let rows: Vec<(i32, String, String, String)> = sqlx::query_as(AssertSqlSafe(query.to_owned())).fetch_all(&mut *self.0).await?;
         rows.into_iter().map(applied).collect()
     }
 }

@@ -5,8 +5,8 @@
 //! keeps facts about readers. This room does not know who is connected or what a frame is.
 //!
 //! Connections, and why they are apart:
-//! - *appender*, *tail*, *clerk* (acks, sessions, the instance's sign of life): a [`lane::Lane`] each, so that no
-//!   amount of resuming clients can keep the hub from appending or from noticing;
+//! - *appender*, *tailer*, *clerk* (acks and sessions), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
+//!   so that no amount of resuming clients can keep the hub from appending or from noticing;
 //! - *listener*: LISTEN needs a connection of its own;
 //! - *readers*: a small pool for resume, keys and statistics.
 //!
@@ -15,6 +15,7 @@
 
 pub mod append;
 pub mod appender;
+pub mod caretaker;
 pub mod cursors;
 pub mod database;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod lane;
 pub mod listener;
 pub mod migrate;
 pub mod read;
+pub mod server;
 pub mod sessions;
 
 pub use database::{Database, Reader};

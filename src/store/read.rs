@@ -40,11 +40,9 @@ pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError
 /// # Errors
 /// When the database is away.
 pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(), StoreError> {
-    let renewed = sqlx::query!(
-        "UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1",
-        old.0
-    )
-    .execute(connection);
+    let renewed =
+        sqlx::query!("UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1", old.0)
+            .execute(connection);
     limited(ASK_LIMIT, renewed).await?;
     Ok(())
 }
@@ -142,7 +140,19 @@ pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Re
             continue;
         };
         if !r.expired {
-            let row = Row { seq, id, created_at, kind, title, message, data: r.data, topic, user_id: r.user_id, account_id: r.account_id, user_ids: r.user_ids };
+            let row = Row {
+                seq,
+                id,
+                created_at,
+                kind,
+                title,
+                message,
+                data: r.data,
+                topic,
+                user_id: r.user_id,
+                account_id: r.account_id,
+                user_ids: r.user_ids,
+            };
             notifications.push(row.notification()?);
         }
     }

@@ -87,11 +87,7 @@ impl<'de> Visitor<'de> for Faithful {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
-        if number.is_finite() {
-            Ok(())
-        } else {
-            Err(E::custom(format_args!("{MARK}a number is out of the range of a double")))
-        }
+        if number.is_finite() { Ok(()) } else { Err(E::custom(format_args!("{MARK}a number is out of the range of a double"))) }
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
@@ -128,7 +124,18 @@ mod tests {
 
     #[test]
     fn what_every_reader_takes_passes() {
-        for good in ["null", "[]", "{}", "\"\"", "1e308", "-0", "123456789012345678901234567890", "{\"a\":{\"a\":1}}", "\"\\u0001\"", "\"<script>\""] {
+        for good in [
+            "null",
+            "[]",
+            "{}",
+            "\"\"",
+            "1e308",
+            "-0",
+            "123456789012345678901234567890",
+            "{\"a\":{\"a\":1}}",
+            "\"\\u0001\"",
+            "\"<script>\"",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::RESERVED_TYPES;
 use super::json::{self, JsonError};
 use super::problem::{FieldError, Problem};
-use super::RESERVED_TYPES;
 use crate::domain::{AccountId, Audience, UserId};
 
 /// Longest `type`, in characters.

@@ -1,0 +1,186 @@
+//! The composition root: makes the parts, joins their channels, starts them in order and stops them in reverse.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::backing;
+use crate::backing::{Backing, BackingError};
+use crate::config::{Config, SessionPolicy};
+use crate::delivery::clerk::Clerk;
+use crate::delivery::registry::{Limits, Position};
+use crate::delivery::tailer::{Pulse, Tailer};
+use crate::delivery::{Delivery, Registry};
+use crate::domain::InstanceId;
+use crate::http::{Auth, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use crate::store::appender::Appender;
+use crate::store::{Database, StoreError, caretaker, listener, read};
+use crate::tasks::{Stopper, Tasks};
+use crate::wire::close::Close;
+
+/// Batches that this instance has committed and its tailer has not looked at. Full: the tailer reads the table.
+const COMMITTED_BATCHES: usize = 64;
+/// Hints that the tailer has not looked at. Full: it is awake anyway.
+const HINTS: usize = 256;
+/// Open files beside the clients' sockets: the database, the listener, logs, and some air.
+const FILES_RESERVED: usize = 128;
+/// What is taken when the limit of open files is not known.
+const CONNECTIONS_FALLBACK: usize = 1000;
+/// After the drain window: how long what still runs may take.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Why a hub does not serve, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    #[error("the database does not answer: {0}")]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {address}: {error}; choose another address with --bind and --port (0: any free port)")]
+    Bind { address: SocketAddr, error: std::io::Error },
+    #[error("signals cannot be received: {0}")]
+    Signals(std::io::Error),
+    #[error("the task {0} failed; the hub cannot work without it")]
+    TaskFailed(&'static str),
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is told the address once clients may come.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let secret = backing::jwt_secret(&config)?;
+    let mut backing = Backing::open(&config).await?;
+    let migrated = backing.prepare(&config).await?;
+    tracing::info!(applied = ?migrated.applied, version = migrated.version, "the schema is up to date");
+    if migrated.newer {
+        tracing::warn!(version = migrated.version, "the database was made by a newer hub; serving beside it");
+    }
+    let outcome = run(&config, &secret, backing.database.clone(), ready).await;
+    backing.close().await;
+    outcome
+}
+
+/// The stop signals of a hub's parts, in the order in which they stop.
+struct Stoppers {
+    accepting: Stopper,
+    appending: Stopper,
+    following: Stopper,
+    writing_down: Stopper,
+}
+
+async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let (tasks, mut failed) = Tasks::new();
+    let instance = InstanceId::new();
+    let registry = registry(config, &database).await?;
+    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, tasks.clone());
+    let (hub, pulse) = hub;
+
+    let (accepting, stop_accepting) = Stopper::new();
+    let (appending, stop_appending) = Stopper::new();
+    let (following, stop_following) = Stopper::new();
+    let (writing_down, stop_writing) = Stopper::new();
+
+    let wanted = SocketAddr::new(config.bind, config.port);
+    let bind_error = |error| ServeError::Bind { address: wanted, error };
+    let server = Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone()).await.map_err(bind_error)?;
+    let address = server.address().map_err(bind_error)?;
+
+    let (hints_in, hints) = mpsc::channel(HINTS);
+    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), instance, pulse, config.poll_interval);
+    let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
+    tasks.essential("appender", appender.run(stop_appending));
+    tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
+    tasks.essential("clerk", clerk.run(stop_writing));
+    tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
+    tasks.essential("accept", server.run(stop_accepting));
+    tracing::info!(%address, %instance, "serving");
+    ready(address);
+
+    let outcome = until_told(&mut failed).await;
+    let stoppers = Stoppers { accepting, appending, following, writing_down };
+    stop(config, &hub, &tasks, stoppers).await;
+    outcome
+}
+
+type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
+
+fn hub(config: &Config, secret: &str, database: &Database, instance: InstanceId, registry: &Arc<Registry>, tasks: Tasks) -> HubParts {
+    let reader = database.reader(config.read_connections);
+    let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
+    let (handle, appender) = Appender::new(database.clone(), instance, committed_in);
+    let pulse = Arc::new(Pulse::default());
+    let hub = Hub {
+        instance,
+        appender: handle,
+        delivery: Delivery::new(Arc::clone(registry), reader.clone()),
+        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), reader.clone()),
+        reader,
+        origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
+        rates: Rates::new(config.publish_rate),
+        health: Health::new(Arc::clone(&pulse)),
+        sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
+        max_connections: max_connections(config),
+        tasks,
+    };
+    ((Arc::new(hub), pulse), committed, appender)
+}
+
+/// The registry, standing where the log stands now.
+async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>, ServeError> {
+    let mut connection = database.connect("start").await?;
+    let state = read::state(&mut connection).await?;
+    let limits = Limits {
+        connections: max_connections(config),
+        per_user: config.max_connections_per_user,
+        single: config.session_policy == SessionPolicy::Single,
+    };
+    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, published: state.head }))
+}
+
+fn max_connections(config: &Config) -> usize {
+    let by_files = open_file_limit().map_or(CONNECTIONS_FALLBACK, |files| files.saturating_sub(FILES_RESERVED));
+    config.max_connections.unwrap_or(by_files)
+}
+
+/// The soft limit of open files, where the system tells.
+fn open_file_limit() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+async fn until_told(failed: &mut mpsc::Receiver<&'static str>) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        Some(name) = failed.recv() => {
+            tracing::error!(task = name, "an essential task panicked: stopping");
+            return Err(ServeError::TaskFailed(name));
+        }
+    }
+    Ok(())
+}
+
+/// Not ready, accept nothing new, goodbyes, what was asked is appended, acknowledgements are stored.
+async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
+    hub.health.stop();
+    stoppers.accepting.stop();
+    hub.delivery.registry.end_all(Close::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
+    stoppers.appending.stop();
+    let clients = ["http", "websocket", "appender"];
+    let mut running = tasks.join_named(&clients, GRACE).await;
+    stoppers.following.stop();
+    stoppers.writing_down.stop();
+    running.extend(tasks.join(GRACE).await);
+    hub.reader.close().await;
+    if !running.is_empty() {
+        tracing::warn!(?running, "these still ran when the time to stop was over");
+    }
+}

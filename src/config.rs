@@ -1,0 +1,430 @@
+//! Every setting: name, default, meaning. The only reader of the environment.
+//!
+//! A setting is a row of [`TABLE`]; `docs/settings.md` and `recado config` are made from it. Flags are laid over the
+//! environment before it is read. All that is wrong is said at once.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One row of the table of settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub name: &'static str,
+    /// As one would write it; empty: none.
+    pub default: &'static str,
+    pub meaning: &'static str,
+    /// May also be given as `NAME_FILE`, a file whose content is the value; never shown.
+    pub secret: bool,
+}
+
+const fn row(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default, meaning, secret: false }
+}
+
+const fn secret(name: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default: "", meaning, secret: true }
+}
+
+/// All settings, in the order in which they are documented.
+pub const TABLE: &[Setting] = &[
+    secret("DATABASE_URL", "PostgreSQL 15 or newer. Absent: the hub runs its own private server"),
+    secret("RECADO_LISTEN_DATABASE_URL", "a direct connection for LISTEN, where DATABASE_URL leads through a pooler"),
+    row(
+        "RECADO_DATA_DIR",
+        "",
+        "folder of the private server and of the secrets that the hub made (default: /var/lib/recado for root, else the user's state folder)",
+    ),
+    row("RECADO_POSTGRES_BIN", "", "folder of the private server's programs; no other is looked at"),
+    row(
+        "RECADO_POSTGRES_USER",
+        "",
+        "user who runs the private server when the hub runs as root (default: who owns the data, postgres, or nobody)",
+    ),
+    row("RECADO_FETCH_POSTGRES", "on", "on: download the server's programs, once, when none are installed; off: do not"),
+    row(
+        "RECADO_ALLOW_UNSAFE_DURABILITY",
+        "off",
+        "on: serve although fsync, full_page_writes or synchronous_commit is off, so that a 201 can be lost",
+    ),
+    row("RECADO_BIND", "127.0.0.1", "address to listen on"),
+    row("PORT", "8080", "port to listen on; 0: any free one, the ready line says which"),
+    row("RECADO_ALLOWED_ORIGINS", "", "origins of browsers that may connect, exact, separated by commas (default: loopback origins only)"),
+    secret("RECADO_JWT_SECRET", "secret of the users' tokens (HS256), 32 bytes or more (default: made once and kept)"),
+    row("RECADO_JWT_ISSUER", "", "the iss that a token must have"),
+    row("RECADO_JWT_AUDIENCE", "", "the aud that a token must have or contain"),
+    row("RECADO_JWT_USER_CLAIM", "sub", "claim that holds the user id"),
+    row("RECADO_JWT_ACCOUNT_CLAIM", "account_id", "claim that holds the account id, a string"),
+    row("RECADO_JWT_ACCOUNTS_CLAIM", "account_ids", "claim that holds the account ids, a list of strings"),
+    row("RECADO_JWT_MAX_LIFETIME", "24h", "a token that is valid for longer than this is refused"),
+    row("WS_HEARTBEAT_INTERVAL", "30s", "time between two heartbeats; 1s to 1h"),
+    row("WS_MAX_CONNECTIONS", "", "most clients of one instance (default: by the limit of open files)"),
+    row("RECADO_MAX_CONNECTIONS_PER_USER", "20", "most connections of one user to one instance"),
+    row("RECADO_SESSION_POLICY", "multi", "multi: a user may have several connections; single: a newer one ends the older"),
+    row("RECADO_SEND_DEADLINE", "10s", "a client that takes nothing for this long is closed (4001)"),
+    row("RECADO_PONG_DEADLINE", "20s", "a client that does not answer a ping for this long is closed (4002)"),
+    row("RECADO_POLL_INTERVAL", "1s", "longest time between two looks at the log, with or without a NOTIFY"),
+    row("RECADO_DRAIN_WINDOW", "5s", "when the hub stops, its clients are asked to come back spread over this time"),
+    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; five more serve the hub itself"),
+    row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
+    row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
+    row("RECADO_LOG_FORMAT", "text", "text or json"),
+    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats and bench talk to"),
+    secret("RECADO_KEY", "service key of notify and stats (default: a token made from the secret on this machine)"),
+    secret("RECADO_TOKEN", "token of listen (default: made from the secret on this machine, for --user)"),
+];
+
+/// What is wrong with the settings, all at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// Whether a user may have several connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionPolicy {
+    Multi,
+    Single,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The claims of a user's token, and the bounds that it must keep.
+#[derive(Debug, Clone)]
+pub struct JwtRules {
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub user_claim: String,
+    pub account_claim: String,
+    pub accounts_claim: String,
+    pub max_lifetime: Duration,
+}
+
+/// All settings, read and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub database_url: Option<String>,
+    pub listen_database_url: Option<String>,
+    pub data_dir: Option<PathBuf>,
+    pub postgres_bin: Option<PathBuf>,
+    pub postgres_user: Option<String>,
+    pub fetch_postgres: bool,
+    pub allow_unsafe_durability: bool,
+    pub bind: IpAddr,
+    pub port: u16,
+    pub allowed_origins: Option<Vec<String>>,
+    pub jwt_secret: Option<String>,
+    pub jwt: JwtRules,
+    pub heartbeat: Duration,
+    pub max_connections: Option<usize>,
+    pub max_connections_per_user: usize,
+    pub session_policy: SessionPolicy,
+    pub send_deadline: Duration,
+    pub pong_deadline: Duration,
+    pub poll_interval: Duration,
+    pub drain_window: Duration,
+    pub read_connections: u32,
+    pub publish_rate: u32,
+    pub log: String,
+    pub log_format: LogFormat,
+    pub url: String,
+    pub key: Option<String>,
+    pub token: Option<String>,
+    pub machine: Machine,
+}
+
+/// What the environment says of the machine, beside our settings.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    pub home: Option<PathBuf>,
+    pub xdg_state_home: Option<PathBuf>,
+    pub path: Option<std::ffi::OsString>,
+    pub tmpdir: Option<PathBuf>,
+}
+
+impl Machine {
+    fn read() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+        let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            home: var("HOME").map(PathBuf::from),
+            xdg_state_home: var("XDG_STATE_HOME").map(PathBuf::from),
+            path: var("PATH"),
+            tmpdir: var("TMPDIR").map(PathBuf::from),
+        }
+    }
+}
+
+/// Settings as text, by name.
+pub type Values = BTreeMap<String, String>;
+
+impl Config {
+    /// Reads the environment, with `flags` laid over it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, a line each.
+    pub fn load(flags: &Values) -> Result<Self, ConfigError> {
+        #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+        let vars = std::env::vars_os();
+        let mut values: Values = vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        values.extend(flags.clone());
+        Self::from_values(&values, Machine::read())
+    }
+
+    /// # Errors
+    /// Everything that is wrong, a line each.
+    pub fn from_values(values: &Values, machine: Machine) -> Result<Self, ConfigError> {
+        let mut read = Reading { values, errors: unknown_names(values) };
+        let config = Self {
+            database_url: read.text("DATABASE_URL"),
+            listen_database_url: read.text("RECADO_LISTEN_DATABASE_URL"),
+            data_dir: read.text("RECADO_DATA_DIR").map(PathBuf::from),
+            postgres_bin: read.text("RECADO_POSTGRES_BIN").map(PathBuf::from),
+            postgres_user: read.text("RECADO_POSTGRES_USER"),
+            fetch_postgres: read.switch("RECADO_FETCH_POSTGRES"),
+            allow_unsafe_durability: read.switch("RECADO_ALLOW_UNSAFE_DURABILITY"),
+            bind: read.parsed("RECADO_BIND", "an IP address").unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            port: read.parsed("PORT", "a port, 0 to 65535").unwrap_or_default(),
+            allowed_origins: read.origins(),
+            jwt_secret: read.jwt_secret(),
+            jwt: JwtRules {
+                issuer: read.text("RECADO_JWT_ISSUER"),
+                audience: read.text("RECADO_JWT_AUDIENCE"),
+                user_claim: read.text("RECADO_JWT_USER_CLAIM").unwrap_or_default(),
+                account_claim: read.text("RECADO_JWT_ACCOUNT_CLAIM").unwrap_or_default(),
+                accounts_claim: read.text("RECADO_JWT_ACCOUNTS_CLAIM").unwrap_or_default(),
+                max_lifetime: read.duration("RECADO_JWT_MAX_LIFETIME", Duration::from_secs(1), Duration::MAX),
+            },
+            heartbeat: read.duration("WS_HEARTBEAT_INTERVAL", Duration::from_secs(1), Duration::from_secs(3600)),
+            max_connections: read.number("WS_MAX_CONNECTIONS", 1, 1_000_000),
+            max_connections_per_user: read.number("RECADO_MAX_CONNECTIONS_PER_USER", 1, 100_000).unwrap_or(1),
+            session_policy: read.choice("RECADO_SESSION_POLICY", &[("multi", SessionPolicy::Multi), ("single", SessionPolicy::Single)]),
+            send_deadline: read.duration("RECADO_SEND_DEADLINE", Duration::from_millis(100), Duration::from_secs(600)),
+            pong_deadline: read.duration("RECADO_PONG_DEADLINE", Duration::from_millis(100), Duration::from_secs(600)),
+            poll_interval: read.duration("RECADO_POLL_INTERVAL", Duration::from_millis(50), Duration::from_secs(3)),
+            drain_window: read.duration("RECADO_DRAIN_WINDOW", Duration::ZERO, Duration::from_secs(600)),
+            read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+            publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            log: read.text("RECADO_LOG").unwrap_or_default(),
+            log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
+            key: read.text("RECADO_KEY"),
+            token: read.text("RECADO_TOKEN"),
+            machine,
+        };
+        if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+    }
+}
+
+/// Reads rows of the table and collects what is wrong with them.
+struct Reading<'a> {
+    values: &'a Values,
+    errors: Vec<String>,
+}
+
+impl Reading<'_> {
+    /// The value, its file's content, or the default; `None` for nothing at all.
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        let setting = TABLE.iter().find(|s| s.name == name).expect("every name that is read stands in the table");
+        let given = self.values.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let file = self.values.get(&format!("{name}_FILE")).filter(|_| setting.secret);
+        let value = match (given, file) {
+            (Some(_), Some(_)) => {
+                self.errors.push(format!("{name} and {name}_FILE are both set; leave one out"));
+                None
+            }
+            (None, Some(file)) => match std::fs::read_to_string(file) {
+                Ok(content) => Some(content.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => {
+                    self.errors.push(format!("{name}_FILE: {file} cannot be read: {error}"));
+                    None
+                }
+            },
+            (given, None) => given,
+        };
+        value.or_else(|| Some(setting.default.to_owned())).filter(|v| !v.is_empty())
+    }
+
+    fn wrong(&mut self, name: &str, value: &str, expected: &str) {
+        self.errors.push(format!("{name} is {value:?}; it must be {expected}"));
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, name: &'static str, expected: &str) -> Option<T> {
+        let text = self.text(name)?;
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.wrong(name, &text, expected);
+        }
+        parsed
+    }
+
+    fn number(&mut self, name: &'static str, least: usize, most: usize) -> Option<usize> {
+        let expected = format!("a whole number from {least} to {most}");
+        let number: usize = self.parsed(name, &expected)?;
+        if !(least..=most).contains(&number) {
+            self.wrong(name, &number.to_string(), &expected);
+        }
+        Some(number)
+    }
+
+    fn switch(&mut self, name: &'static str) -> bool {
+        self.choice(name, &[("on", true), ("off", false), ("true", true), ("false", false), ("1", true), ("0", false)])
+    }
+
+    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> T {
+        let text = self.text(name).unwrap_or_default();
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => *value,
+            None => {
+                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+                self.wrong(name, &text, &format!("one of {}", words.join(", ")));
+                choices[0].1
+            }
+        }
+    }
+
+    fn duration(&mut self, name: &'static str, least: Duration, most: Duration) -> Duration {
+        let text = self.text(name).unwrap_or_default();
+        match parse_duration(&text) {
+            Some(duration) if (least..=most).contains(&duration) => duration,
+            _ => {
+                let bounds = if most == Duration::MAX { format!("at least {least:?}") } else { format!("{least:?} to {most:?}") };
+                self.wrong(name, &text, &format!("a time such as 500ms, 30s, 5m or 2h; {bounds}"));
+                least
+            }
+        }
+    }
+
+    fn origins(&mut self) -> Option<Vec<String>> {
+        let text = self.text("RECADO_ALLOWED_ORIGINS")?;
+        let origins: Vec<String> = text.split(',').map(|o| o.trim().to_owned()).filter(|o| !o.is_empty()).collect();
+        for origin in &origins {
+            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            if rest.is_none_or(|host| host.is_empty() || host.contains(['/', '?', '#', ' ', '@', '*'])) {
+                self.wrong(
+                    "RECADO_ALLOWED_ORIGINS",
+                    origin,
+                    "origins such as https://app.example.com, without a path and without wildcards",
+                );
+            }
+        }
+        Some(origins)
+    }
+
+    fn jwt_secret(&mut self) -> Option<String> {
+        let secret = self.text("RECADO_JWT_SECRET")?;
+        if secret.len() < 32 {
+            self.errors.push(format!("RECADO_JWT_SECRET has {} bytes; it must have 32 or more (RFC 7518 section 3.2)", secret.len()));
+        }
+        Some(secret)
+    }
+}
+
+/// `500ms`, `30s`, `5m`, `2h`, or a number of seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    match &text[digits.len()..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        "d" => number.checked_mul(86_400).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+/// A variable that begins like ours and is none is a typing error that would otherwise be silent.
+fn unknown_names(values: &Values) -> Vec<String> {
+    let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));
+    let ours = values.keys().filter(|name| name.starts_with("RECADO_"));
+    ours.filter(|name| !known(name)).map(|name| format!("{name} is no setting{}", did_you_mean(name))).collect()
+}
+
+fn did_you_mean(name: &str) -> String {
+    let nearest = TABLE.iter().map(|s| (distance(name, s.name), s.name)).min();
+    match nearest {
+        Some((distance, near)) if distance <= 1 + name.len() / 4 => format!("; did you mean {near}?"),
+        _ => "; see recado config for all of them".to_owned(),
+    }
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// `docs/settings.md`, made from the table.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Settings\n\nMade from the code by `recado config --markdown`; a test compares the two.\n\n\
+         Settings come from the environment; flags win. An unknown `RECADO_` variable is an error. \
+         A setting marked * may also be given as `NAME_FILE`, a file that holds the value. \
+         Times are written `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.\n\n\
+         | setting | default | meaning |\n| --- | --- | --- |\n",
+    );
+    for setting in TABLE {
+        let mark = if setting.secret { " *" } else { "" };
+        let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+        page.push_str(&format!("| `{}`{mark} | {default} | {} |\n", setting.name, setting.meaning));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(pairs: &[(&str, &str)]) -> Values {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_values(&values(pairs), Machine::default())
+    }
+
+    #[test]
+    fn the_defaults_of_the_table_are_valid() {
+        let config = load(&[]).unwrap();
+        assert_eq!((config.port, config.heartbeat, config.fetch_postgres), (8080, Duration::from_secs(30), true));
+        assert!(config.bind.is_loopback());
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_and_a_typing_error_is_recognised() {
+        let errors = load(&[("PORT", "70000"), ("RECADO_BNID", "::1"), ("WS_HEARTBEAT_INTERVAL", "soon"), ("RECADO_JWT_SECRET", "short")])
+            .unwrap_err()
+            .0;
+        assert_eq!(errors.len(), 4, "{errors:?}");
+        assert!(errors[0].contains("did you mean RECADO_BIND?"), "{errors:?}");
+    }
+
+    #[test]
+    fn the_old_hubs_heartbeat_in_bare_seconds_is_taken() {
+        assert_eq!(load(&[("WS_HEARTBEAT_INTERVAL", "30"), ("WS_MAX_CONNECTIONS", "1000")]).unwrap().max_connections, Some(1000));
+    }
+
+    #[test]
+    fn a_secret_can_come_from_a_file_and_from_one_place_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789012345678901234567890123456789\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(load(&[("RECADO_JWT_SECRET_FILE", path)]).unwrap().jwt_secret.unwrap().len(), 40);
+        assert!(load(&[("RECADO_JWT_SECRET_FILE", path), ("RECADO_JWT_SECRET", "x")]).is_err());
+        assert!(load(&[("RECADO_PORT_FILE", path)]).is_err());
+    }
+}

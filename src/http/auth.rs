@@ -1,0 +1,112 @@
+//! Who is at the door: a user with a token, or a service with a key or a token.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, header};
+use tokio::time::Instant;
+
+use super::problems::Refused;
+use super::token::{TokenError, TokenRules};
+use crate::domain::{Caller, Role};
+use crate::store::{Reader, StoreError, keys};
+use crate::wire::problem::Problem;
+
+/// How long a known key is taken without asking the database again; so long does a revoked one live on.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+/// While the database is away, a key that was known so recently is still taken. What it posts is refused anyway; this
+/// is for reading statistics.
+const KNOWN_AWAY_FOR: Duration = Duration::from_secs(300);
+/// How long an unknown key is refused without asking.
+const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+/// Most remembered keys. Guesses cannot fill the memory.
+const REMEMBERED: usize = 10_000;
+
+/// Checks keys and tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct Auth {
+    pub tokens: TokenRules,
+    reader: Reader,
+    seen: Arc<Mutex<HashMap<[u8; 32], Seen>>>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    caller: Option<Caller>,
+    at: Instant,
+}
+
+impl Auth {
+    pub fn new(tokens: TokenRules, reader: Reader) -> Self {
+        Self { tokens, reader, seen: Arc::default() }
+    }
+
+    /// The service that asks.
+    ///
+    /// # Errors
+    /// 401 without a valid key or token, 403 with a user's token, 503 when the database cannot be asked.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+        let bearer = bearer(headers).ok_or_else(|| {
+            Problem::new(401, "unauthorized", "send Authorization: Bearer with a service key; recado key create NAME makes one")
+        })?;
+        if bearer.starts_with(keys::PREFIX) {
+            let known = self.by_key(bearer).await?;
+            return known.ok_or_else(|| Problem::new(401, "unauthorized", "the key is not known, or was revoked").into());
+        }
+        let claims = self.tokens.check(bearer).map_err(|error| refused_token(&error))?;
+        let role = claims
+            .role
+            .ok_or_else(|| Problem::new(403, "forbidden", "this is a user's token; a service key or a token with a role is needed here"))?;
+        Ok(Caller { name: claims.who.user.as_str().to_owned(), role })
+    }
+
+    /// An admin.
+    ///
+    /// # Errors
+    /// As [`Auth::caller`], and 403 for a service that is no admin.
+    pub async fn admin(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+        let caller = self.caller(headers).await?;
+        if caller.role == Role::Admin {
+            return Ok(caller);
+        }
+        Err(Problem::new(403, "forbidden", "an admin key is needed here; recado key create NAME --role admin makes one").into())
+    }
+
+    async fn by_key(&self, key: &str) -> Result<Option<Caller>, StoreError> {
+        let hash = keys::hash(key);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some(seen) = &seen {
+            let fresh = if seen.caller.is_some() { KNOWN_FOR } else { UNKNOWN_FOR };
+            if seen.at.elapsed() < fresh {
+                return Ok(seen.caller.clone());
+            }
+        }
+        let caller = match (keys::find(&self.reader, &hash).await, seen) {
+            (Ok(caller), _) => caller,
+            (Err(_), Some(Seen { caller: Some(caller), at })) if at.elapsed() < KNOWN_AWAY_FOR => return Ok(Some(caller)),
+            (Err(error), _) => return Err(error),
+        };
+        let mut remembered = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED {
+            remembered.retain(|_, seen| seen.caller.is_some() && seen.at.elapsed() < KNOWN_FOR);
+        }
+        remembered.insert(hash, Seen { caller: caller.clone(), at: Instant::now() });
+        Ok(caller)
+    }
+}
+
+/// What follows `Bearer` (RFC 6750), the scheme in any case.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
+}
+
+fn refused_token(error: &TokenError) -> Refused {
+    let code = match error {
+        TokenError::Expired => "token_expired",
+        TokenError::Invalid(_) => "unauthorized",
+    };
+    Problem::new(401, code, error.to_string()).into()
+}

@@ -1,0 +1,27 @@
+//! The front door: who may come in, what they post, and the sockets through which they are told.
+//!
+//! This room holds no way to hand a notification to a connection: what is posted goes to the log, and what is sent
+//! comes from a [`crate::delivery::Subscription`].
+
+mod auth;
+mod health;
+mod limits;
+mod notify;
+mod origin;
+mod problems;
+mod request;
+mod router;
+mod server;
+mod socket;
+mod stats;
+mod token;
+mod upgrade;
+
+pub use auth::Auth;
+pub use health::Health;
+pub use limits::Rates;
+pub use origin::Origins;
+pub use router::{Hub, router};
+pub use server::Server;
+pub use socket::SocketRules;
+pub use token::{Claims, TokenRules, mint};

@@ -1,0 +1,98 @@
+//! `POST /api/internal/notify`: a service hands over one notification, and gets its number once it is committed.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::problems::Refused;
+use super::request::json_body;
+use super::router::Hub;
+use crate::domain::{BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq};
+use crate::store::appender::Receipt;
+use crate::wire::notify::{self, NotifyBody};
+use crate::wire::problem::Problem;
+use crate::wire::server::timestamp;
+
+#[derive(Serialize)]
+struct Answer {
+    success: bool,
+    seq: Seq,
+    id: NotificationId,
+    created_at: String,
+    duplicate: bool,
+}
+
+pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
+    let caller = hub.auth.caller(&headers).await?;
+    if !hub.rates.allow(&caller.name) {
+        let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
+        return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
+    }
+    let header_key = header_key(&headers)?;
+    let body = notify::parse(&json_body(&headers, body).await?)?;
+    let notification = wished(body, header_key, &caller)?;
+    let receipt = hub.appender.append(notification).await?;
+    Ok(answer(receipt))
+}
+
+fn answer(receipt: Receipt) -> Response {
+    let Receipt { seq, id, created_at, duplicate } = receipt;
+    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    (status, Json(Answer { success: true, seq, id, created_at: timestamp(created_at), duplicate })).into_response()
+}
+
+/// The key of the header, quoted or bare.
+fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let bad = |detail: String| Refused(Problem::new(400, "idempotency_key", format!("Idempotency-Key {detail}")));
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(bad("stands twice".to_owned()));
+    }
+    let text = value.to_str().map_err(|_| bad("must be printable ASCII".to_owned()))?.trim();
+    let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    notify::check_key(text).map_err(bad)?;
+    Ok(Some(text.to_owned()))
+}
+
+fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Result<NewNotification, Refused> {
+    if let (Some(header), Some(body)) = (&header_key, &body.idempotency_key)
+        && header != body
+    {
+        let detail = "Idempotency-Key and the field idempotency_key are two different keys; send one, or the same";
+        return Err(Problem::new(422, "invalid_field", detail).into());
+    }
+    let body_hash = body_hash(&body);
+    let key = header_key.or(body.idempotency_key).map(|key| IdempotencyKey::new(&caller.name, &key));
+    Ok(NewNotification {
+        id: NotificationId::new(),
+        kind: body.kind,
+        title: body.title,
+        message: body.message,
+        data: body.data,
+        audience: body.audience,
+        ttl_seconds: body.ttl_seconds,
+        replay: body.replay,
+        source: caller.name.clone(),
+        key,
+        body_hash,
+    })
+}
+
+/// What makes two bodies the same: all that a reader could tell apart. Not the spaces between the fields.
+fn body_hash(body: &NotifyBody) -> BodyHash {
+    BodyHash::of(&[
+        body.kind.as_bytes(),
+        body.title.as_bytes(),
+        body.message.as_bytes(),
+        body.data.as_deref().unwrap_or("null").as_bytes(),
+        format!("{:?}", body.audience).as_bytes(),
+        &body.ttl_seconds.unwrap_or(0).to_be_bytes(),
+        &[u8::from(body.replay)],
+    ])
+}

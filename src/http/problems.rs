@@ -1,0 +1,90 @@
+//! Turns refusals into answers: the one place where a failure becomes a status.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::store::StoreError;
+use crate::store::appender::Refusal;
+use crate::wire::problem::Problem;
+
+/// Names the request in the answer and in the log.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A refusal on its way out; [`finish`] gives it its body, where the request's id is known.
+#[derive(Clone)]
+pub struct Refused(pub Problem);
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes the problem body of a refusal.
+pub fn finish(response: Response, request_id: &str) -> Response {
+    let Some(Refused(problem)) = response.extensions().get().cloned() else { return response };
+    let (mut parts, _) = response.into_parts();
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = problem.retry_after {
+        parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    match problem.status {
+        401 => {
+            parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // What is left of the body is not read, so the connection cannot be used again.
+        408 | 413 => {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    Response::from_parts(parts, problem.body(request_id).into())
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(match refusal {
+            Refusal::OtherBody => Problem::new(
+                422,
+                "idempotency_conflict",
+                "this idempotency key was used before with another body; nothing was appended. Use a new key for a new notification",
+            ),
+            Refusal::Overloaded => {
+                Problem::new(503, "overloaded", "too many notifications are waiting; nothing was appended. Repeat later").retry_after(1)
+            }
+            Refusal::Unavailable => Problem::new(
+                503,
+                "unavailable",
+                "the database did not take the notification in time; nothing was appended. Repeat later, best with an idempotency key",
+            )
+            .retry_after(2),
+            Refusal::Unknown => Problem::new(
+                503,
+                "outcome_unknown",
+                "whether the notification was appended is not known. Repeat with the same idempotency key: it will be there once",
+            )
+            .retry_after(2),
+            Refusal::Unacceptable => Problem::new(500, "internal", "the database refused the notification; nothing was appended"),
+        })
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a request failed for the database's sake");
+        Self(match error {
+            StoreError::Broken(_) => Problem::new(500, "internal", "the hub met a fault of its own; the log has the details"),
+            _ => Problem::new(503, "unavailable", "the database is not available. Repeat later").retry_after(2),
+        })
+    }
+}

@@ -1,0 +1,424 @@
+//! One WebSocket: one task owns the socket, the stream, and their clocks.
+//!
+//! It writes what the subscription has, reads what the client says, and keeps time: heartbeats, pings, the token's
+//! end. Every write has a deadline. A ping names the last number sent; the pong, which every WebSocket client answers
+//! by itself (RFC 6455 section 5.5.3), proves that all before it arrived.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use chrono::{DateTime, Utc};
+use futures_util::SinkExt;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite;
+
+use super::limits::Bucket;
+use super::router::Hub;
+use super::token::TokenError;
+use crate::delivery::outbox::Ending;
+use crate::delivery::registry::Position;
+use crate::delivery::{ConnectError, Opening, Ready, Subscription};
+use crate::domain::Seq;
+use crate::wire::client::{self, ClientFrame};
+use crate::wire::close::Close;
+use crate::wire::server::{Established, Resume, ServerFrame};
+
+/// Longest wait for a place in the stream: the database may be slow while many come at once.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// Between two pings that only ask for an acknowledgement.
+const ACK_PING_SPACING: Duration = Duration::from_secs(1);
+/// How long before its token's end a client is told.
+const EXPIRY_WARNING: Duration = Duration::from_secs(60);
+/// Bytes written between two looks at what the client says.
+const TURN_BYTES: usize = 64 << 10;
+/// Messages of a client, acknowledgements aside: so many at once, then one a second.
+const MESSAGES: u32 = 60;
+/// Refused frames that end a connection.
+const REFUSED_MAX: u32 = 60;
+/// When a client that sent too much should come back.
+const RATE_LIMIT_AFTER_MS: u64 = 10_000;
+/// How long the other side of a close may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What counts as an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckMode {
+    /// Pongs and ack frames.
+    Pong,
+    /// Ack frames only.
+    Client,
+}
+
+/// The times that every socket keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketRules {
+    pub heartbeat: Duration,
+    pub send_deadline: Duration,
+    pub pong_deadline: Duration,
+}
+
+/// What the door decided.
+pub enum Admission {
+    Refused(Close),
+    Open { opening: Box<Opening>, expires_at: DateTime<Utc>, ack_mode: AckMode },
+}
+
+/// Why a connection is over.
+enum Over {
+    /// We end it, with a code.
+    Close { close: Close, after_ms: Option<u64> },
+    /// The client said goodbye.
+    ByClient,
+    /// The other side is gone.
+    Lost,
+}
+
+impl From<Close> for Over {
+    fn from(close: Close) -> Self {
+        Self::Close { close, after_ms: None }
+    }
+}
+
+/// Serves a socket to its end.
+pub async fn serve(mut socket: WebSocket, hub: Arc<Hub>, admission: Admission) {
+    match admission {
+        Admission::Refused(close) => end(&mut socket, close).await,
+        Admission::Open { opening, expires_at, ack_mode } => match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
+            Ok(subscription) => {
+                let mut line = Line::new(socket, hub, subscription, expires_at, ack_mode);
+                let over = line.run().await;
+                Box::pin(line.finish(over)).await;
+            }
+            Err(close) => end(&mut socket, close).await,
+        },
+    }
+}
+
+/// Finds the client's place and says the first frame.
+async fn open(socket: &mut WebSocket, hub: &Hub, opening: Opening, expires_at: DateTime<Utc>) -> Result<Subscription, Close> {
+    let connected = timeout(CONNECT_LIMIT, hub.delivery.connect(opening)).await;
+    let (subscription, resume, position) = match connected {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(ConnectError::UserFull)) => return Err(Close::TooManyConnections),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a client could not be given its place");
+            return Err(Close::ServerError);
+        }
+        Err(_) => return Err(Close::ServerError),
+    };
+    let hello = hello(&subscription, resume, position, hub.sockets.heartbeat, expires_at);
+    match timeout(hub.sockets.send_deadline, socket.send(Message::Text(hello.into()))).await {
+        Ok(Ok(())) => Ok(subscription),
+        Ok(Err(_)) => Err(Close::ServerError),
+        Err(_) => Err(Close::SlowConsumer),
+    }
+}
+
+fn hello(subscription: &Subscription, resume: Resume, position: Position, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
+    let member = subscription.member();
+    ServerFrame::ConnectionEstablished(Established {
+        session_id: member.session,
+        user_id: &member.who.user,
+        account_ids: &member.who.accounts,
+        client_id: &member.client,
+        log_id: position.log_id,
+        head: position.published,
+        earliest: position.floor.next(),
+        resume,
+        heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
+        token_expires_at: expires_at,
+    })
+    .encode()
+}
+
+/// A connection that is open.
+struct Line {
+    socket: WebSocket,
+    hub: Arc<Hub>,
+    subscription: Subscription,
+    ack_mode: AckMode,
+    heartbeat_at: Instant,
+    ping_at: Option<Instant>,
+    pinged: Option<(Seq, Instant)>,
+    last_ping: Option<Instant>,
+    warn_at: Option<Instant>,
+    expires: Instant,
+    messages: Bucket,
+    refused: u32,
+}
+
+impl Line {
+    fn new(socket: WebSocket, hub: Arc<Hub>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
+        let now = Instant::now();
+        let heartbeat_at = now + hub.sockets.heartbeat;
+        let mut line = Self {
+            socket,
+            hub,
+            subscription,
+            ack_mode,
+            heartbeat_at,
+            ping_at: None,
+            pinged: None,
+            last_ping: None,
+            warn_at: None,
+            expires: now,
+            messages: Bucket::new(MESSAGES, f64::from(MESSAGES) / 60.0),
+            refused: 0,
+        };
+        line.valid_until(expires_at);
+        line
+    }
+
+    fn valid_until(&mut self, expires_at: DateTime<Utc>) {
+        let left = (expires_at - Utc::now()).to_std().unwrap_or_default();
+        // A token may be valid for longer than the clock can count.
+        let far = Duration::from_secs(365 * 86_400);
+        let now = Instant::now();
+        self.expires = now + left.min(far);
+        self.warn_at = Some(now + left.saturating_sub(EXPIRY_WARNING.min(left / 2)).min(far));
+    }
+
+    async fn run(&mut self) -> Over {
+        loop {
+            let next_time = self.next_time();
+            let done = tokio::select! {
+                said = self.socket.recv() => self.hear(said).await,
+                ready = self.subscription.ready() => match ready {
+                    Ready::Frames => self.write_frames().await,
+                    Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
+                },
+                () = tokio::time::sleep_until(next_time) => self.keep_time().await,
+            };
+            if let Err(over) = done {
+                return over;
+            }
+        }
+    }
+
+    fn next_time(&self) -> Instant {
+        let pong_due = self.pinged.map(|(_, at)| at + self.hub.sockets.pong_deadline);
+        [Some(self.heartbeat_at), Some(self.expires), self.warn_at, self.ping_at, pong_due]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.expires)
+    }
+
+    async fn keep_time(&mut self) -> Result<(), Over> {
+        let now = Instant::now();
+        if now >= self.expires {
+            return Err(Close::TokenExpired.into());
+        }
+        if self.pinged.is_some_and(|(_, at)| now >= at + self.hub.sockets.pong_deadline) {
+            return Err(Close::NoPong.into());
+        }
+        if self.warn_at.is_some_and(|at| now >= at) {
+            self.warn_at = None;
+            let expires_at = Utc::now() + self.expires.saturating_duration_since(now);
+            self.say(&ServerFrame::AuthExpiring { expires_at }).await?;
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + self.hub.sockets.heartbeat;
+            if let Some((seq, prev)) = self.subscription.heartbeat() {
+                self.say(&ServerFrame::Heartbeat { seq, prev }).await?;
+            }
+            self.ping().await?;
+        } else if self.ping_at.is_some_and(|at| now >= at) {
+            self.ping().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is at hand, up to a turn's size; a client that only takes must not keep us from listening.
+    async fn write_frames(&mut self) -> Result<(), Over> {
+        let mut written = 0;
+        while written < TURN_BYTES {
+            let Some(frame) = self.subscription.next() else { break };
+            written += frame.len();
+            self.feed(Message::Text(frame.into())).await?;
+        }
+        if self.ack_mode == AckMode::Pong && self.pinged.is_none() {
+            let due = self.last_ping.map_or_else(Instant::now, |at| at + ACK_PING_SPACING);
+            if due <= Instant::now() {
+                // Rides along in the same write.
+                self.feed_ping().await?;
+            } else {
+                self.ping_at = Some(due);
+            }
+        }
+        self.flush().await
+    }
+
+    async fn ping(&mut self) -> Result<(), Over> {
+        if self.pinged.is_none() {
+            self.feed_ping().await?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn feed_ping(&mut self) -> Result<(), Over> {
+        let seq = self.subscription.sent();
+        let now = Instant::now();
+        self.ping_at = None;
+        self.last_ping = Some(now);
+        self.pinged = Some((seq, now));
+        self.feed(Message::Ping(seq.to_string().into_bytes().into())).await
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        let Some((seq, _)) = self.pinged else { return };
+        // A pong that nobody asked for, or an old one.
+        if payload != seq.to_string().as_bytes() {
+            return;
+        }
+        self.pinged = None;
+        self.subscription.member().touch();
+        if self.ack_mode == AckMode::Pong {
+            let _ = self.subscription.ack(seq);
+            if self.subscription.sent() > seq {
+                self.ping_at = self.last_ping.map(|at| at + ACK_PING_SPACING);
+            }
+        }
+    }
+
+    async fn hear(&mut self, said: Option<Result<Message, axum::Error>>) -> Result<(), Over> {
+        match said {
+            None => Err(Over::Lost),
+            Some(Err(error)) => Err(broken(error)),
+            Some(Ok(Message::Close(_))) => Err(Over::ByClient),
+            Some(Ok(Message::Binary(_))) => Err(Close::Binary.into()),
+            Some(Ok(Message::Pong(payload))) => {
+                self.pong(&payload);
+                Ok(())
+            }
+            // The library has queued the pong.
+            Some(Ok(Message::Ping(_))) => {
+                self.count_message()?;
+                self.flush().await
+            }
+            Some(Ok(Message::Text(text))) => {
+                self.subscription.member().touch();
+                self.hear_text(&text).await
+            }
+        }
+    }
+
+    async fn hear_text(&mut self, text: &str) -> Result<(), Over> {
+        let frame = client::parse(text);
+        // Acknowledgements are as many as notifications; they cost next to nothing and are not counted.
+        if !matches!(frame, Ok(ClientFrame::Ack(_))) {
+            self.count_message()?;
+        }
+        match frame {
+            Ok(ClientFrame::Ack(seq)) => match self.subscription.ack(seq) {
+                Ok(()) => Ok(()),
+                Err(ahead) => self.refuse("ack_ahead", &format!("nothing above {} was sent on this connection", ahead.sent)).await,
+            },
+            Ok(ClientFrame::Ping { id }) => {
+                self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
+            }
+            Ok(ClientFrame::Auth { token }) => self.renew(&token).await,
+            Err(error) => self.refuse(error.code, &error.message).await,
+        }
+    }
+
+    /// Takes a newer token of the same user.
+    async fn renew(&mut self, token: &str) -> Result<(), Over> {
+        let member = Arc::clone(self.subscription.member());
+        match self.hub.auth.tokens.check(token) {
+            Ok(claims) if claims.who.user != member.who.user || claims.role.is_some() => Err(Close::IdentityChanged.into()),
+            // What this connection is given was decided with the old accounts.
+            Ok(claims) if claims.who.accounts != member.who.accounts => Err(Close::TokenExpired.into()),
+            Ok(claims) => {
+                self.valid_until(claims.expires_at);
+                self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
+            }
+            Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string()).await,
+        }
+    }
+
+    async fn refuse(&mut self, code: &str, message: &str) -> Result<(), Over> {
+        self.refused += 1;
+        if self.refused >= REFUSED_MAX {
+            return Err(Close::ProtocolError.into());
+        }
+        self.say(&ServerFrame::Error { code, message }).await
+    }
+
+    fn count_message(&mut self) -> Result<(), Over> {
+        if self.messages.take() {
+            return Ok(());
+        }
+        Err(Over::Close { close: Close::RateLimited, after_ms: Some(RATE_LIMIT_AFTER_MS) })
+    }
+
+    async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Over> {
+        self.feed(Message::Text(frame.encode().into())).await?;
+        self.flush().await
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Over> {
+        taken(timeout(self.hub.sockets.send_deadline, self.socket.feed(message)).await)
+    }
+
+    async fn flush(&mut self) -> Result<(), Over> {
+        taken(timeout(self.hub.sockets.send_deadline, self.socket.flush()).await)
+    }
+
+    async fn finish(mut self, over: Over) {
+        let why = match &over {
+            Over::Close { close, .. } => close.reason(),
+            Over::ByClient => "closed_by_client",
+            Over::Lost => "lost",
+        };
+        let session = self.subscription.member().session;
+        tracing::debug!(%session, why, "a connection ends");
+        // The place is left before the goodbye: a client that comes back at once finds its acknowledgements noted.
+        self.subscription.end(why);
+        match over {
+            Over::Close { close, after_ms } => {
+                if let Some(after_ms) = after_ms {
+                    let goodbye = ServerFrame::goodbye(close, after_ms).encode();
+                    let _ = timeout(CLOSE_LIMIT, self.socket.send(Message::Text(goodbye.into()))).await;
+                }
+                end(&mut self.socket, close).await;
+            }
+            // The library answers a close with a close; it goes out with the next step.
+            Over::ByClient => drop(timeout(CLOSE_LIMIT, self.socket.recv()).await),
+            Over::Lost => {}
+        }
+    }
+}
+
+fn taken(outcome: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>) -> Result<(), Over> {
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Over::Lost),
+        Err(_) => Err(Close::SlowConsumer.into()),
+    }
+}
+
+/// What a broken frame is answered with; the library only reports it.
+fn broken(error: axum::Error) -> Over {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+    match error.into_inner().downcast_ref::<Error>() {
+        Some(Error::Capacity(_)) => Close::TooBig.into(),
+        Some(Error::Utf8(_)) => Close::BadUtf8.into(),
+        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Over::Lost,
+        Some(Error::Protocol(_)) => Close::BrokenFrame.into(),
+        _ => Over::Lost,
+    }
+}
+
+/// Says the code and waits for the other side, briefly. What it still sends is read and forgotten: a socket that is
+/// closed over unread data is reset, and the code may not arrive.
+async fn end(socket: &mut WebSocket, close: Close) {
+    let frame = CloseFrame { code: close.code(), reason: close.reason().into() };
+    let said = timeout(CLOSE_LIMIT, socket.send(Message::Close(Some(frame)))).await;
+    if matches!(said, Ok(Ok(()))) {
+        let _ = timeout(CLOSE_LIMIT, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
+    }
+}

@@ -1,0 +1,176 @@
+//! From a request to a socket: what a client asks for when it connects.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::auth::bearer;
+use super::problems::Refused;
+use super::router::Hub;
+use super::socket::{self, AckMode, Admission};
+use super::token::{Claims, TokenError};
+use crate::delivery::{Opening, Since};
+use crate::domain::{ClientId, LogId, NotificationId, Seq};
+use crate::wire::close::Close;
+use crate::wire::problem::{FieldError, Problem};
+
+/// The subprotocol that is spoken (RFC 6455 section 1.9).
+const SUBPROTOCOL: &str = "recado.v1";
+/// A client that can set no header names its token as one more subprotocol. It is never echoed.
+const TOKEN_SUBPROTOCOL: &str = "recado.bearer.";
+/// Longest frame and message of a client, in bytes.
+const MESSAGE_MAX_BYTES: usize = 16 << 10;
+/// What a connection holds to read into. Client frames are short; a longer one grows it.
+const READ_BUFFER_BYTES: usize = 512;
+/// Frames gather up to this size before they go to the kernel: a page is not one system call a notification.
+const WRITE_BUFFER_BYTES: usize = 4 << 10;
+
+/// The query of `/ws`. What is not named here is ignored: old clients send things of their own.
+#[derive(Debug, Deserialize)]
+pub struct Ask {
+    token: Option<String>,
+    client_id: Option<String>,
+    since: Option<String>,
+    log_id: Option<String>,
+    last_id: Option<String>,
+    ack: Option<String>,
+}
+
+pub async fn root(
+    state: State<Arc<Hub>>,
+    headers: HeaderMap,
+    query: Result<Query<Ask>, QueryRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refused> {
+    // Old clients connect to the root; a person who looks at it gets a sign.
+    if !headers.contains_key(header::UPGRADE) {
+        return Ok(Json(json!({ "name": "recado", "version": env!("CARGO_PKG_VERSION"), "websocket": "/ws", "health": "/health" }))
+            .into_response());
+    }
+    ws(state, headers, query, upgrade).await
+}
+
+pub async fn ws(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    query: Result<Query<Ask>, QueryRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refused> {
+    if !hub.origins.allow(&headers) {
+        return Err(Problem::new(
+            403,
+            "foreign_origin",
+            "pages of this origin may not connect; RECADO_ALLOWED_ORIGINS lists those that may",
+        )
+        .into());
+    }
+    let upgrade = handshake(&headers, upgrade)?;
+    let Query(ask) = query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
+    let (opening, ack_mode) = ask.opening()?;
+    if hub.health.is_stopping() {
+        return Err(Problem::new(503, "draining", "this hub stops; another one will take the connection").retry_after(1).into());
+    }
+    if hub.delivery.registry.len() >= hub.max_connections {
+        return Err(Problem::new(503, "full", "this hub has as many connections as it may have").retry_after(5).into());
+    }
+
+    // A browser cannot read the status of a refused upgrade, so a bad token is told over the socket.
+    let admission = match hub.auth.tokens.check(token(&headers, &ask).unwrap_or_default()) {
+        Ok(Claims { role: Some(_), .. }) | Err(TokenError::Invalid(_)) => Admission::Refused(Close::Unauthorized),
+        Err(TokenError::Expired) => Admission::Refused(Close::TokenExpired),
+        Ok(Claims { who, expires_at, role: None }) => Admission::Open { opening: Box::new(opening(who)), expires_at, ack_mode },
+    };
+    let guest = hub.tasks.guest("websocket");
+    let upgraded = upgrade
+        .protocols([SUBPROTOCOL])
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(MESSAGE_MAX_BYTES)
+        .max_frame_size(MESSAGE_MAX_BYTES)
+        .on_upgrade(move |socket| async move {
+            socket::serve(socket, hub, admission).await;
+            drop(guest);
+        });
+    Ok(upgraded)
+}
+
+fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<WebSocketUpgrade, Refused> {
+    let upgrade = upgrade.map_err(|_| {
+        if headers.contains_key(header::UPGRADE) {
+            Problem::new(400, "bad_handshake", "this is no WebSocket handshake of version 13 (RFC 6455 section 4.1)")
+        } else {
+            Problem::new(426, "upgrade_required", "this is a WebSocket; connect with a WebSocket client")
+        }
+    })?;
+    // 16 bytes in base64, as RFC 6455 section 4.2.1 has it; the library takes any text.
+    let is_nonce = |key: &HeaderValue| {
+        let key = key.as_bytes();
+        key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+    };
+    if !headers.get(header::SEC_WEBSOCKET_KEY).is_some_and(is_nonce) {
+        return Err(Problem::new(400, "bad_handshake", "Sec-WebSocket-Key is not 16 bytes in base64 (RFC 6455 section 4.1)").into());
+    }
+    Ok(upgrade)
+}
+
+/// The token: from the header, a subprotocol, or the query, in this order.
+fn token<'a>(headers: &'a HeaderMap, ask: &'a Ask) -> Option<&'a str> {
+    let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
+    bearer(headers).or_else(in_protocol).or(ask.token.as_deref())
+}
+
+impl Ask {
+    /// What is asked for, but for whom: that is the token's to say.
+    fn opening(&self) -> Result<(impl FnOnce(crate::domain::Principal) -> Opening + use<>, AckMode), Refused> {
+        let mut errors = Vec::new();
+        let mut wrong = |name: &str, detail: String| errors.push(FieldError::new(format!("/{name}"), detail));
+        let client = match self.client_id.as_deref().map(ClientId::parse) {
+            None => ClientId::default_device(),
+            Some(Ok(client)) => client,
+            Some(Err(error)) => {
+                wrong("client_id", error.to_string());
+                ClientId::default_device()
+            }
+        };
+        let since = match self.since.as_deref() {
+            None | Some("ack") => Since::Ack,
+            Some("live") => Since::Live,
+            Some("earliest") => Since::Earliest,
+            Some(number) => number.parse().ok().and_then(Seq::new).map(Since::Seq).unwrap_or_else(|| {
+                wrong("since", "must be ack, live, earliest, or a sequence number".to_owned());
+                Since::Ack
+            }),
+        };
+        let mut uuid = |name: &str, text: Option<&str>| {
+            let parsed = text.map(Uuid::parse_str).transpose();
+            parsed.unwrap_or_else(|_| {
+                wrong(name, "must be a UUID".to_owned());
+                None
+            })
+        };
+        let log_id = uuid("log_id", self.log_id.as_deref()).map(LogId);
+        let last_id = uuid("last_id", self.last_id.as_deref()).map(NotificationId);
+        let ack_mode = match self.ack.as_deref() {
+            None | Some("pong") => AckMode::Pong,
+            Some("client") => AckMode::Client,
+            Some(_) => {
+                wrong("ack", "must be pong or client".to_owned());
+                AckMode::Pong
+            }
+        };
+        if !errors.is_empty() {
+            return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
+        }
+        Ok((move |who| Opening { who, client, transport: "websocket", since, log_id, last_id }, ack_mode))
+    }
+}
