@@ -234,7 +234,7 @@ impl Line {
     async fn write_frames(&mut self) -> Result<(), Over> {
         let mut written = 0;
         while written < TURN_BYTES {
-            let Some(frame) = self.subscription.next() else { break };
+            let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.len();
             self.feed(Message::Text(frame.into())).await?;
         }
