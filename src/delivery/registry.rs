@@ -290,8 +290,8 @@ impl Inside {
     fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>) {
         for key in keys.into_iter().flatten() {
             let member = &self.members[*key];
-            // The index finds the candidates; the audience decides.
-            if event.audience.includes(&member.who) {
+            // The index has found the user; searching a list for each of its users would take its length squared.
+            if event.audience.reaches_account_of(&member.who) {
                 member.outbox.push(event);
             }
         }
