@@ -210,6 +210,8 @@ BEGIN
     ), keys AS (
         INSERT INTO recado.idempotency (key, seq, body)
         SELECT key, seq, body FROM new WHERE key IS NOT NULL
+        -- A key that outlived its row (retention drops the row first) is as good as new.
+        ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, body = excluded.body
     )
     SELECT count(*) INTO appended FROM new;
 

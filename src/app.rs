@@ -25,8 +25,10 @@ use crate::wire::close::Close;
 const COMMITTED_BATCHES: usize = 64;
 /// Hints that the tailer has not looked at. Full: it is awake anyway.
 const HINTS: usize = 256;
-/// Open files beside the clients' sockets: the database, the listener, logs, and some air.
-const FILES_RESERVED: usize = 128;
+/// Open files beside the clients' sockets: services' connections, the database, the listener, logs, and some air.
+const FILES_RESERVED: usize = 192;
+/// Connections of services, admins and health checks, beside the clients' sockets.
+const HTTP_CONNECTIONS: usize = 64;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -86,7 +88,8 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
     let wanted = SocketAddr::new(config.bind, config.port);
     let bind_error = |error| ServeError::Bind { address: wanted, error };
-    let server = Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone()).await.map_err(bind_error)?;
+    let server =
+        Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), hub.max_connections + HTTP_CONNECTIONS).await.map_err(bind_error)?;
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);

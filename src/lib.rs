@@ -2,7 +2,6 @@
 //!
 //! The rooms, from the door down: [`cli`] and [`app`] → [`http`] → [`delivery`] → [`store`] → [`wire`] → [`domain`].
 //! Nobody looks up; `tools/walls` checks it. `docs/architecture.md` follows one notification through all of them.
-#![forbid(unsafe_code)]
 
 pub mod app;
 pub mod backing;

@@ -1,5 +1,4 @@
 //! The program: picks the crypto library, starts the runtime, runs the command line.
-#![forbid(unsafe_code)]
 
 fn main() {
     // Before anything speaks TLS or signs: chosen by us, not by whichever library is asked first.

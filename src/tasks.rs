@@ -84,6 +84,12 @@ impl Tasks {
         });
     }
 
+    /// How many tasks of these names run now.
+    pub fn count(&self, names: &[&'static str]) -> usize {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter_map(|name| running.get(name)).sum()
+    }
+
     /// A token for a task that a library starts for us, so that it is waited for like the others.
     pub fn guest(&self, name: &'static str) -> Guest {
         Guest { _token: self.tracker.token(), _running: Running::enter(&self.running, name) }

@@ -125,6 +125,8 @@ struct Inside {
     members: Slab<Arc<Member>>,
     by_user: HashMap<UserId, Vec<usize>>,
     by_account: HashMap<AccountId, Vec<usize>>,
+    /// Set when the instance stops: who comes too late is sent away like those who were here.
+    closing: Option<Close>,
 }
 
 /// A member's place in the registry. Leaving is what dropping it does.
@@ -149,7 +151,7 @@ impl Drop for Seat {
 
 impl Registry {
     pub fn new(limits: Limits, position: Position) -> Arc<Self> {
-        let inside = Inside { position, members: Slab::new(), by_user: HashMap::new(), by_account: HashMap::new() };
+        let inside = Inside { position, members: Slab::new(), by_user: HashMap::new(), by_account: HashMap::new(), closing: None };
         Arc::new(Self { limits, gate: Mutex::new(inside) })
     }
 
@@ -196,6 +198,9 @@ impl Registry {
         inside.by_user.entry(member.who.user.clone()).or_default().push(key);
         for account in &member.who.accounts {
             inside.by_account.entry(account.clone()).or_default().push(key);
+        }
+        if let Some(close) = inside.closing {
+            member.outbox.end(Ending { close, after_ms: 0 });
         }
         let position = inside.position;
         drop(inside);
@@ -251,9 +256,10 @@ impl Registry {
         }
     }
 
-    /// Asks everyone to come back later, each at another moment of the window.
+    /// Asks everyone, and everyone who still comes, to come back later, each at another moment of the window.
     pub fn end_all(&self, close: Close, window_ms: u64) {
-        let inside = self.inside();
+        let mut inside = self.inside();
+        inside.closing = Some(close);
         let count = inside.members.len().max(1) as u64;
         for (at, (_, member)) in inside.members.iter().enumerate() {
             member.outbox.end(Ending { close, after_ms: window_ms * at as u64 / count });
@@ -284,8 +290,8 @@ impl Inside {
     fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>) {
         for key in keys.into_iter().flatten() {
             let member = &self.members[*key];
-            // The index finds the candidates; the audience decides.
-            if event.audience.includes(&member.who) {
+            // The index has found the user; searching a list for each of its users would take its length squared.
+            if event.audience.reaches_account_of(&member.who) {
                 member.outbox.push(event);
             }
         }

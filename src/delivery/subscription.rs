@@ -25,7 +25,7 @@ const PAGE_TRIES: u32 = 4;
 /// What the transport has to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// Take frames by [`Subscription::next`] until there are none.
+    /// Take frames by [`Subscription::next_frame`] until there are none.
     Frames,
     /// End the connection.
     End(Ending),
@@ -102,7 +102,7 @@ impl Subscription {
     }
 
     /// The next frame, if one is at hand.
-    pub fn next(&mut self) -> Option<String> {
+    pub fn next_frame(&mut self) -> Option<String> {
         if let Some((seq, replayed)) = self.announcement.take() {
             self.seat.member().set_sent(seq);
             return Some(ServerFrame::CaughtUp { seq, replayed }.encode());

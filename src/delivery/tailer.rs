@@ -93,8 +93,7 @@ impl Tailer {
             tokio::select! {
                 biased;
                 () = stop.wait() => return,
-                Some(rows) = committed.recv() => self.take_own(&rows),
-                Some(hint) = hints.recv() => self.take_hint(&hint),
+                // Before the rest: a stream of our own commits must not keep us from looking at the table.
                 () = tokio::time::sleep_until(self.due) => {
                     let check = checked.elapsed() >= self.poll / 2;
                     match self.look(check).await {
@@ -112,6 +111,8 @@ impl Tailer {
                         }
                     }
                 }
+                Some(rows) = committed.recv() => self.take_own(&rows),
+                Some(hint) = hints.recv() => self.take_hint(&hint),
             }
         }
     }

@@ -46,13 +46,17 @@ impl Audience {
 
     /// The rule of isolation, in one place for the live path; for the replay the topics of [`Principal::topics`] say the same.
     pub fn includes(&self, who: &Principal) -> bool {
-        let in_account = |account: &Option<AccountId>| account.as_ref().is_none_or(|a| who.accounts.contains(a));
         match self {
             Self::Everyone => true,
             Self::Account(account) => who.accounts.contains(account),
-            Self::User { user, account } => *user == who.user && in_account(account),
-            Self::Users { users, account } => users.contains(&who.user) && in_account(account),
+            Self::User { user, .. } => *user == who.user && self.reaches_account_of(who),
+            Self::Users { users, .. } => users.contains(&who.user) && self.reaches_account_of(who),
         }
+    }
+
+    /// The second half of the rule, for someone who was found as one of the users or of the account.
+    pub fn reaches_account_of(&self, who: &Principal) -> bool {
+        self.account().is_none_or(|account| who.accounts.contains(account))
     }
 }
 

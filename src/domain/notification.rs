@@ -61,7 +61,8 @@ pub struct NewNotification {
 impl NewNotification {
     /// Roughly what it costs to hold and to send, in bytes.
     pub fn weight(&self) -> usize {
-        256 + self.title.len() + self.message.len() + self.data.as_ref().map_or(0, String::len)
+        let users = if let Audience::Users { users, .. } = &self.audience { users.len() } else { 0 };
+        256 + self.title.len() + self.message.len() + self.data.as_ref().map_or(0, String::len) + 32 * users
     }
 
     /// The row that the log made of it.

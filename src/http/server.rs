@@ -29,13 +29,17 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     tasks: Tasks,
+    most: usize,
 }
 
 impl Server {
+    /// `most` is the number of open connections, of either kind, above which a new one is dropped unheard: the files
+    /// that are left belong to the database.
+    ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, router: Router, tasks: Tasks) -> std::io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, router, tasks })
+    pub async fn bind(address: SocketAddr, router: Router, tasks: Tasks, most: usize) -> std::io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, router, tasks, most })
     }
 
     /// # Errors
@@ -52,6 +56,7 @@ impl Server {
                 () = stop.wait() => return,
             };
             match accepted {
+                Ok((stream, _)) if self.tasks.count(&["http", "websocket"]) >= self.most => drop(stream),
                 Ok((stream, _)) => {
                     prepare(&stream);
                     self.tasks.contained("http", serve(stream, self.router.clone(), stop.clone()));

@@ -4,12 +4,13 @@
 //! end. Every write has a deadline. A ping names the last number sent; the pong, which every WebSocket client answers
 //! by itself (RFC 6455 section 5.5.3), proves that all before it arrived.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use chrono::{DateTime, Utc};
-use futures_util::SinkExt;
+use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
@@ -87,7 +88,10 @@ pub async fn serve(mut socket: WebSocket, hub: Arc<Hub>, admission: Admission) {
         Admission::Open { opening, expires_at, ack_mode } => match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
             Ok(subscription) => {
                 let mut line = Line::new(socket, hub, subscription, expires_at, ack_mode);
-                let over = line.run().await;
+                let over = AssertUnwindSafe(line.run()).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!(session = %line.subscription.member().session, "a connection's task panicked");
+                    Over::from(Close::Internal)
+                });
                 Box::pin(line.finish(over)).await;
             }
             Err(close) => end(&mut socket, close).await,
@@ -234,7 +238,7 @@ impl Line {
     async fn write_frames(&mut self) -> Result<(), Over> {
         let mut written = 0;
         while written < TURN_BYTES {
-            let Some(frame) = self.subscription.next() else { break };
+            let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.len();
             self.feed(Message::Text(frame.into())).await?;
         }

@@ -263,11 +263,9 @@ mod tests {
         let claims = json!({"sub":"1","exp":soon()});
         assert!(rules.check(&sign(&Header::new(Algorithm::HS256), &claims)).is_ok());
         assert!(rules.check(&sign(&Header::new(Algorithm::HS384), &claims)).is_err());
-        let mut header = Header::default();
-        header.crit = Some(vec!["x".into()]);
+        let header = Header { crit: Some(vec!["x".into()]), ..Header::default() };
         assert!(rules.check(&sign(&header, &claims)).is_err());
-        let mut header = Header::default();
-        header.typ = Some("id+jwt".into());
+        let header = Header { typ: Some("id+jwt".into()), ..Header::default() };
         assert!(rules.check(&sign(&header, &claims)).is_err());
         // {"alg":"none"} . {"sub":"1","exp":4102444800} .
         assert!(rules.check("eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIiwiZXhwIjo0MTAyNDQ0ODAwfQ.").is_err());

@@ -79,6 +79,9 @@ pub async fn ws(
     if hub.health.is_stopping() {
         return Err(Problem::new(503, "draining", "this hub stops; another one will take the connection").retry_after(1).into());
     }
+    if !hub.health.log_is_read() {
+        return Err(Problem::new(503, "unavailable", "the log cannot be read at the moment; connect again later").retry_after(2).into());
+    }
     if hub.delivery.registry.len() >= hub.max_connections {
         return Err(Problem::new(503, "full", "this hub has as many connections as it may have").retry_after(5).into());
     }

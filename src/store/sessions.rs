@@ -25,7 +25,8 @@ pub struct SessionFact {
     pub end: Option<(DateTime<Utc>, &'static str)>,
 }
 
-/// Stores facts; a later one of the same session replaces an earlier one. An ended session stays ended.
+/// Stores facts; a later one of the same session replaces an earlier one. An ended session
+/// stays ended, unless it was only thought to be: an instance that was frozen for long was taken for dead.
 ///
 /// # Errors
 /// When the database is away or slow. Nothing is stored then, and storing again is right.
@@ -56,7 +57,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
            ON CONFLICT (session_id) DO UPDATE
               SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq, last_activity_at = excluded.last_activity_at,
                   ended_at = excluded.ended_at, end_reason = excluded.end_reason
-            WHERE s.ended_at IS NULL"#,
+            WHERE s.ended_at IS NULL OR s.end_reason = 'instance_lost'"#,
         instance.0,
         &ids,
         &users as _,

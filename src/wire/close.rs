@@ -109,6 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_close_is_documented() {
+        let page = include_str!("../../docs/protocol.md");
+        for close in Close::ALL {
+            let row = format!("| {} | `{}` |", close.code(), close.reason());
+            assert!(page.contains(&row), "docs/protocol.md has no row {row}");
+        }
+    }
+
+    #[test]
     fn every_code_and_word_stands_once() {
         let codes: HashSet<_> = Close::ALL.iter().map(|c| c.code()).collect();
         let words: HashSet<_> = Close::ALL.iter().map(|c| c.reason()).collect();

@@ -176,8 +176,9 @@ impl<'a> Fields<'a> {
     fn check_type(&mut self, kind: &str) -> bool {
         let first_ok = kind.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let rest_ok = kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
-        let already_refused = self.errors.iter().any(|e| e.pointer == "/type");
-        if !already_refused && !(first_ok && rest_ok && kind.len() <= TYPE_MAX) {
+        let well_formed = first_ok && rest_ok && kind.len() <= TYPE_MAX;
+        // An absent type, or one of another JSON type, is listed already.
+        if !well_formed && !self.errors.iter().any(|e| e.pointer == "/type") {
             self.refuse("type", format!("must be 1 to {TYPE_MAX} characters of a-z 0-9 . _ - and begin with a letter or digit"));
         }
         let reserved = RESERVED_TYPES.contains(&kind);

@@ -46,7 +46,7 @@ pub(super) fn run(command: &mut Command, output: &Path, limit: Duration) -> io::
 pub(super) fn ask(command: &mut Command) -> Option<String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let mut stdout = child.stdout.take()?;
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     thread::spawn(move || {
         let mut text = String::new();
         // Bytes that are no UTF-8 count as no answer.

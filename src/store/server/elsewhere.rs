@@ -60,7 +60,7 @@ fn noted_elsewhere(run: &Path) -> bool {
 /// Connecting cannot be given a time limit, so a thread does it; should it hang, it is left behind.
 fn somebody_listens(socket_dir: &Path) -> bool {
     let socket = socket_dir.join(format!(".s.PGSQL.{PORT}"));
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     thread::spawn(move || {
         let dead = match UnixStream::connect(socket) {
             Ok(_) => false,

@@ -37,6 +37,7 @@
 //! - The same folder is in use from another container (whose processes we cannot see): an error, see `elsewhere`.
 //!
 //! All of it is blocking std code. Call it from `spawn_blocking`. Linux and macOS; not Windows.
+#![expect(clippy::disallowed_methods, reason = "blocking code for a thread of its own; sleeping there stops nobody")]
 
 mod account;
 mod address;
