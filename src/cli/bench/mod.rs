@@ -1,0 +1,86 @@
+//! `recado bench`: figures of this hub, each beside the ceiling of the same machine in the same run.
+//!
+//! A rate alone says more of the machine than of the hub. So each bench also measures what the machine does without a
+//! hub: plain SQL that commits or reads the same rows, a plain TCP server that writes the same bytes. Both sides are
+//! measured within one run, minutes apart at most, and their ratio is what a goal is set on.
+//!
+//! A bench starts a hub of its own, as a process beside it, on a private database in a new folder; all of that goes
+//! away afterwards. On a given hub or database the rows stay, because nothing takes rows out of a log; hence the
+//! question for [`ground::Allowed`].
+
+mod ceilings;
+mod clocks;
+mod ground;
+mod hub_process;
+mod post;
+mod post_client;
+mod publish;
+mod report;
+mod ws_client;
+
+use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::error::Failure;
+use super::output::Format;
+use crate::config::Config;
+use ground::{Allowed, Ground};
+use report::Report;
+
+/// Measure a hub beside what the same machine does without one.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+    /// Allow a hub that is not on this machine
+    #[arg(long, global = true)]
+    allow_remote: bool,
+    /// Allow a log that others have written into; the bench's rows stay there
+    #[arg(long, global = true)]
+    allow_used_log: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Posts a second, and the time from POST to socket
+    Publish(publish::Publish),
+}
+
+impl Bench {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
+        let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
+        let ground = Ground::open(config, allowed).await?;
+        let outcome = tokio::select! {
+            outcome = self.measure(&ground) => outcome,
+            () = told_to_stop() => Err(Failure::other("interrupted")),
+        };
+        ground.close().await;
+        outcome?.print(format)
+    }
+
+    async fn measure(&self, ground: &Ground) -> Result<Report, Failure> {
+        match &self.what {
+            What::Publish(publish) => publish.run(ground).await,
+        }
+    }
+}
+
+async fn told_to_stop() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+/// What all tasks came to, or the first failure; the others are then ended.
+async fn joined<T: 'static>(mut tasks: JoinSet<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+    let mut results = Vec::with_capacity(tasks.len());
+    while let Some(joined) = tasks.join_next().await {
+        results.push(joined.map_err(|error| Failure::other(error.to_string()))??);
+    }
+    Ok(results)
+}
