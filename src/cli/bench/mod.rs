@@ -10,8 +10,10 @@
 
 mod ceilings;
 mod clocks;
+mod fanout;
 mod ground;
 mod hub_process;
+mod plain_fanout;
 mod post;
 mod post_client;
 mod publish;
@@ -45,10 +47,23 @@ pub struct Bench {
 enum What {
     /// Posts a second, and the time from POST to socket
     Publish(publish::Publish),
+    /// One post to thousands of sockets, and the memory of an idle one
+    Fanout(fanout::Fanout),
+    /// The other side of fanout's ceiling
+    #[command(hide = true)]
+    PlainServer {
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        bytes: usize,
+    },
 }
 
 impl Bench {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
+        if let What::PlainServer { connections, bytes } = self.what {
+            return plain_fanout::serve(connections, bytes).await;
+        }
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
         let ground = Ground::open(config, allowed).await?;
         let outcome = tokio::select! {
@@ -62,6 +77,8 @@ impl Bench {
     async fn measure(&self, ground: &Ground) -> Result<Report, Failure> {
         match &self.what {
             What::Publish(publish) => publish.run(ground).await,
+            What::Fanout(fanout) => fanout.run(ground).await,
+            What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
         }
     }
 }
