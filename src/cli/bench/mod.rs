@@ -18,6 +18,7 @@ mod post;
 mod post_client;
 mod publish;
 mod report;
+mod resume;
 mod ws_client;
 
 use clap::{Args, Subcommand};
@@ -49,6 +50,8 @@ enum What {
     Publish(publish::Publish),
     /// One post to thousands of sockets, and the memory of an idle one
     Fanout(fanout::Fanout),
+    /// Many clients come back at once
+    Resume(resume::Resume),
     /// The other side of fanout's ceiling
     #[command(hide = true)]
     PlainServer {
@@ -78,6 +81,7 @@ impl Bench {
         match &self.what {
             What::Publish(publish) => publish.run(ground).await,
             What::Fanout(fanout) => fanout.run(ground).await,
+            What::Resume(resume) => resume.run(ground).await,
             What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
         }
     }
