@@ -11,6 +11,7 @@
 mod ceilings;
 mod clocks;
 mod fanout;
+mod fill;
 mod ground;
 mod hub_process;
 mod plain_fanout;
@@ -52,6 +53,8 @@ enum What {
     Fanout(fanout::Fanout),
     /// Many clients come back at once
     Resume(resume::Resume),
+    /// Fill the log of a given database (--database-url or --data-dir)
+    Fill(fill::Fill),
     /// The other side of fanout's ceiling
     #[command(hide = true)]
     PlainServer {
@@ -67,8 +70,9 @@ impl Bench {
         if let What::PlainServer { connections, bytes } = self.what {
             return plain_fanout::serve(connections, bytes).await;
         }
+        let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
-        let ground = Ground::open(config, allowed).await?;
+        let ground = Ground::open(&config, allowed).await?;
         let outcome = tokio::select! {
             outcome = self.measure(&ground) => outcome,
             () = told_to_stop() => Err(Failure::other("interrupted")),
@@ -77,11 +81,25 @@ impl Bench {
         outcome?.print(format)
     }
 
+    /// What a bench does with the settings that it was given.
+    fn fit(&self, config: &Config) -> Result<Config, Failure> {
+        let mut config = config.clone();
+        match self.what {
+            What::Fill(_) if config.database_url.is_none() && config.data_dir.is_none() => {
+                return Err(Failure::settings("say which database is to be filled: --database-url or --data-dir"));
+            }
+            What::Fill(_) => config.url_is_given = false,
+            _ => {}
+        }
+        Ok(config)
+    }
+
     async fn measure(&self, ground: &Ground) -> Result<Report, Failure> {
         match &self.what {
             What::Publish(publish) => publish.run(ground).await,
             What::Fanout(fanout) => fanout.run(ground).await,
             What::Resume(resume) => resume.run(ground).await,
+            What::Fill(fill) => fill.run(ground).await,
             What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
         }
     }
