@@ -13,6 +13,7 @@ mod clocks;
 mod fanout;
 mod fill;
 mod ground;
+mod growth;
 mod hub_process;
 mod plain_fanout;
 mod post;
@@ -55,6 +56,8 @@ enum What {
     Resume(resume::Resume),
     /// Fill the log of a given database (--database-url or --data-dir)
     Fill(fill::Fill),
+    /// Whether costs grow with the log
+    Growth(growth::Growth),
     /// The other side of fanout's ceiling
     #[command(hide = true)]
     PlainServer {
@@ -88,6 +91,12 @@ impl Bench {
             What::Fill(_) if config.database_url.is_none() && config.data_dir.is_none() => {
                 return Err(Failure::settings("say which database is to be filled: --database-url or --data-dir"));
             }
+            // It needs no hub, and its short log has to be short.
+            What::Growth(_) => {
+                config.url_is_given = false;
+                config.database_url = None;
+                config.data_dir = None;
+            }
             What::Fill(_) => config.url_is_given = false,
             _ => {}
         }
@@ -100,6 +109,7 @@ impl Bench {
             What::Fanout(fanout) => fanout.run(ground).await,
             What::Resume(resume) => resume.run(ground).await,
             What::Fill(fill) => fill.run(ground).await,
+            What::Growth(growth) => growth.run(ground).await,
             What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
         }
     }
