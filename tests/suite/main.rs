@@ -6,4 +6,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests start their own tasks, and read TEST_DATABASE_URL and TMPDIR")]
 
 
+mod support;
+
+mod deliver;
 mod private_server;
+mod resume;
