@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should end at that very line")]
 #![allow(clippy::disallowed_methods, reason = "tests start their own tasks, and read TEST_DATABASE_URL and TMPDIR")]
 
-
 mod support;
 
+mod acks;
+mod append;
+mod crash;
 mod deliver;
 mod private_server;
 mod resume;
