@@ -218,7 +218,8 @@ fn a_backend_that_outlives_its_postmaster_is_waited_for() {
     assert!(!reasons.is_empty());
     assert_eq!(second.started_how(), Started::Started);
     assert_eq!(second.stop().expect("stop"), Stopped::Stopped);
-    assert!(query.join().expect("thread").is_err(), "its server was killed");
+    // It may well have had its answer: the backend works on without its postmaster.
+    drop(query.join().expect("thread"));
 }
 
 #[test]
