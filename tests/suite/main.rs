@@ -13,3 +13,4 @@ mod crash;
 mod deliver;
 mod private_server;
 mod resume;
+mod wakeup;
