@@ -11,6 +11,7 @@ mod acks;
 mod append;
 mod crash;
 mod deliver;
+mod frozen;
 mod private_server;
 mod resume;
 mod wakeup;
