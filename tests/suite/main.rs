@@ -13,5 +13,6 @@ mod crash;
 mod deliver;
 mod frozen;
 mod private_server;
+mod restored;
 mod resume;
 mod wakeup;
