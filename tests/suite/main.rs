@@ -15,4 +15,5 @@ mod frozen;
 mod private_server;
 mod restored;
 mod resume;
+mod slow;
 mod wakeup;
