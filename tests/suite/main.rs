@@ -15,5 +15,6 @@ mod frozen;
 mod private_server;
 mod restored;
 mod resume;
+mod sessions;
 mod slow;
 mod wakeup;
