@@ -17,4 +17,5 @@ mod restored;
 mod resume;
 mod sessions;
 mod slow;
+mod stop;
 mod wakeup;
