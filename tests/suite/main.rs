@@ -12,6 +12,7 @@ mod append;
 mod crash;
 mod deliver;
 mod frozen;
+mod guard;
 mod private_server;
 mod restored;
 mod resume;
