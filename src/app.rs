@@ -176,9 +176,11 @@ async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     hub.health.stop();
     stoppers.accepting.stop();
     hub.delivery.registry.end_all(Close::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
+    // The appender outlives the requests: one that was on its way when the signal came still gets its number.
+    let end = tokio::time::Instant::now() + GRACE;
+    let mut running = tasks.join_named(&["http", "websocket"], GRACE).await;
     stoppers.appending.stop();
-    let clients = ["http", "websocket", "appender"];
-    let mut running = tasks.join_named(&clients, GRACE).await;
+    running.extend(tasks.join_named(&["appender"], end.saturating_duration_since(tokio::time::Instant::now())).await);
     stoppers.following.stop();
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
