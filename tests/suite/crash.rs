@@ -174,3 +174,48 @@ async fn a_hub_killed_in_the_middle_of_a_page_leaves_no_gap_in_the_resume() {
     let got = client.until_caught_up().await;
     assert_eq!(got.iter().map(|n| n.seq).collect::<Vec<_>>(), (last + 1..=4000).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_postgresql_ends_under_load_lose_nothing() {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let hubs = [Hub::on(&db).start().await, Hub::on(&db).start().await];
+    let addresses = Addresses::of(&hubs);
+    let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
+    let writers = Writers::start(4, &addresses, &db.key(), Duration::from_millis(2), mixed);
+    for _ in 0..10 {
+        writers.until_count(writers.count() + 30, PATIENCE).await;
+        let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                      WHERE datname = current_database() AND application_name LIKE 'recado %'";
+        assert!(db.number(ended).await >= 5);
+    }
+    writers.until_count(writers.count() + 30, PATIENCE).await;
+    let diary = writers.stop().await;
+    assert!(diary.slowest < Duration::from_secs(5), "{:?}", diary.slowest);
+    let end = hubs[0].post(&note("end").to_everyone()).await;
+    fan.until_everyone_has(end.seq, PATIENCE).await;
+    nothing_is_lost(&log_rows(&db.url()).await, &diary, &fan);
+    assert!(fan.devices.iter().all(|device| device.stretches().len() == 1), "no client noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_no_writes_is_503_until_it_does() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let mut ann = Client::of("ann").connect(&hub).await;
+    let wish = note("once").to_user("ann").key("once");
+    let turn = async |read_only: &str| {
+        db.run(&format!("BEGIN READ WRITE; ALTER DATABASE {} SET default_transaction_read_only = {read_only}; COMMIT", db.name)).await;
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        db.number(end).await;
+    };
+    turn("on").await;
+    let refused = hub.try_post(&wish).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(refused.took < Duration::from_millis(5500), "{:?}", refused.took);
+    turn("off").await;
+    eventually("it recovers", PATIENCE, async || hub.try_post(&wish).await.unwrap().is_receipt().then_some(())).await;
+    ann.until("once").await;
+    assert_eq!(db.head().await, 1);
+}

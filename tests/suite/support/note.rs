@@ -17,6 +17,7 @@ pub fn note(title: &str) -> Note {
     note.field("type", Value::from("order_created")).field("title", title.into()).field("message", "m".into())
 }
 
+#[expect(clippy::wrong_self_convention, reason = "read aloud: note(..).to_user(..)")]
 impl Note {
     fn field(self, name: &'static str, value: Value) -> Self {
         self.raw(name, &value.to_string())
