@@ -9,6 +9,7 @@ mod support;
 
 mod acks;
 mod append;
+mod cli;
 mod crash;
 mod deliver;
 mod frozen;
