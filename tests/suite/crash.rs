@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use recado::domain::Role;
-use sqlx::{Connection, PgConnection};
 
 use super::support::*;
 
@@ -73,37 +72,6 @@ async fn a_database_that_answers_nothing_is_503_within_five_seconds_even_for_a_k
     assert_eq!(hub.post(&note("after").to_user("ann")).await.seq, db.head().await);
 }
 
-/// Everyone for one wish in four, else one of two users.
-fn mixed(n: usize) -> Note {
-    match n % 4 {
-        0 => note("all").to_everyone(),
-        1 => note("ann").to_user("ann"),
-        2 => note("bob").to_user("bob"),
-        _ => note("both").to_user("ann"),
-    }
-}
-
-/// Number, id, and the user it is for (`None`: everyone).
-async fn rows(url: &str) -> Vec<(i64, String, Option<String>)> {
-    let sql = "SELECT seq, id::text, user_id FROM recado.log ORDER BY seq";
-    sqlx::query_as(sql).fetch_all(&mut PgConnection::connect(url).await.unwrap()).await.unwrap()
-}
-
-/// Every receipt is a row, every row is dense, and every device has exactly its rows.
-fn nothing_is_lost(rows: &[(i64, String, Option<String>)], diary: &Diary, fan: &Fan) {
-    assert!(rows.iter().enumerate().all(|(at, (seq, ..))| *seq == at as i64 + 1), "dense from 1");
-    for posted in &diary.posted {
-        let row = rows.get(posted.receipt.seq as usize - 1);
-        assert_eq!(row.map(|(_, id, _)| id), Some(&posted.receipt.id), "the row of wish {}", posted.note);
-    }
-    let mut wishes: Vec<usize> = diary.posted.iter().map(|posted| posted.note).collect();
-    wishes.sort_unstable();
-    wishes.dedup();
-    assert_eq!(wishes.len(), diary.posted.len());
-    fan.must_have_exactly(rows);
-    fan.must_never_have_gone_back();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_hub_killed_under_load_again_and_again_loses_nothing() {
     let _turn = heavy().await;
@@ -141,7 +109,7 @@ async fn every_hub_killed_under_load_again_and_again_loses_nothing() {
     let diary = writers.stop().await;
     let end = hubs[0].post(&note("end").to_everyone()).await;
     fan.until_everyone_has(end.seq, PATIENCE).await;
-    nothing_is_lost(&rows(&db.url()).await, &diary, &fan);
+    nothing_is_lost(&log_rows(&db.url()).await, &diary, &fan);
     assert!(fan.devices.iter().all(|device| device.stretches().len() > 2), "the devices were cut off");
 }
 
@@ -180,7 +148,7 @@ async fn a_killed_postgresql_loses_no_201_and_the_hubs_recover_by_themselves() {
     assert!(diary.slowest < Duration::from_secs(6), "an answer within five seconds, whatever happens: {:?}", diary.slowest);
     let end = hubs[1].post(&note("end").to_everyone()).await;
     fan.until_everyone_has(end.seq, PATIENCE).await;
-    nothing_is_lost(&rows(&server.url()).await, &diary, &fan);
+    nothing_is_lost(&log_rows(&server.url()).await, &diary, &fan);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

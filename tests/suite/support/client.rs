@@ -53,7 +53,6 @@ pub enum Frame {
     },
     Heartbeat {
         seq: i64,
-        prev: i64,
     },
     Other(Value),
     Ended(Ended),
@@ -398,7 +397,7 @@ impl Place {
                     return Err(format!("heartbeat {seq} with prev {prev} after {}", self.given));
                 }
                 self.given = seq;
-                Ok(Frame::Heartbeat { seq, prev })
+                Ok(Frame::Heartbeat { seq })
             }
             _ if wire.seq.is_none() => Ok(Frame::Other(value)),
             _ => self.notification(wire, text),

@@ -40,7 +40,7 @@ impl Cluster {
     }
 }
 
-#[derive(Debug)]
+/// What keeps the template from being made; its own making panics instead.
 struct Trouble(String);
 
 impl From<ServerError> for Trouble {
@@ -76,7 +76,7 @@ fn start() -> Cluster {
             block_on(make_template(&cluster));
             Ok::<_, Trouble>(())
         })
-        .unwrap();
+        .unwrap_or_else(|trouble| panic!("{}", trouble.0));
     cluster
 }
 

@@ -1,13 +1,15 @@
 //! Writers that never give a wish up, and devices that always come back.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use sqlx::{Connection, PgConnection};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::hub::{http_client, post_to};
-use super::{Answer, Client, Ended, Frame, Hub, Note, Receipt, eventually};
+use super::{Answer, Client, Ended, Frame, Hub, Note, Receipt, eventually, note};
 
 /// Where hubs are to be found now; hubs come and go.
 #[derive(Clone, Default)]
@@ -217,7 +219,7 @@ impl Fan {
     }
 
     /// Each device has exactly the rows of the log that are addressed to it, above the place where it began, in order.
-    pub fn must_have_exactly(&self, rows: &[(i64, String, Option<String>)]) {
+    pub fn must_have_exactly(&self, rows: &[LogRow]) {
         self.must_be_well();
         for device in &self.devices {
             let began = device.stretches()[0].from;
@@ -275,4 +277,35 @@ async fn follow(mut client: Client, book: &Mutex<Vec<Stretch>>) {
             _ => {}
         }
     }
+}
+
+/// A mixture for two users, ann and bob: everyone for one wish in four, else one of them.
+pub fn mixed(n: usize) -> Note {
+    match n % 4 {
+        0 => note("all").to_everyone(),
+        1 => note("ann").to_user("ann"),
+        2 => note("bob").to_user("bob"),
+        _ => note("ann again").to_user("ann"),
+    }
+}
+
+/// Number, id, and the user it is for (`None`: everyone).
+pub type LogRow = (i64, String, Option<String>);
+
+pub async fn log_rows(url: &str) -> Vec<LogRow> {
+    let sql = "SELECT seq, id::text, user_id FROM recado.log ORDER BY seq";
+    sqlx::query_as(sql).fetch_all(&mut PgConnection::connect(url).await.unwrap()).await.unwrap()
+}
+
+/// Every receipt is a row, the rows are dense, and every device has exactly its rows.
+pub fn nothing_is_lost(rows: &[LogRow], diary: &Diary, fan: &Fan) {
+    assert!(rows.iter().enumerate().all(|(at, (seq, ..))| *seq == at as i64 + 1), "dense from 1");
+    for posted in &diary.posted {
+        let row = usize::try_from(posted.receipt.seq - 1).ok().and_then(|at| rows.get(at));
+        assert_eq!(row.map(|(_, id, _)| id), Some(&posted.receipt.id), "the row of wish {}", posted.note);
+    }
+    let wishes: HashSet<usize> = diary.posted.iter().map(|posted| posted.note).collect();
+    assert_eq!(wishes.len(), diary.posted.len(), "each wish has one receipt");
+    fan.must_have_exactly(rows);
+    fan.must_never_have_gone_back();
 }

@@ -8,10 +8,10 @@ mod note;
 mod postgres;
 mod proxy;
 
-pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use client::{Client, Ended, Frame, Notification};
 pub use database::TestDb;
-pub use hub::{Hub, HubBuilder, SECRET, run_to_the_end, service_token, token};
-pub use load::{Addresses, Diary, Fan, Writers};
+pub use hub::{Hub, run_to_the_end, service_token, token};
+pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use postgres::DurableServer;
 pub use proxy::{Cut, Flow, Proxy};
