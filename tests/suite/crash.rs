@@ -1,0 +1,176 @@
+//! What was answered with 201 survives every kill -9, of hubs and of PostgreSQL, and reaches every device.
+
+use std::time::Duration;
+
+use recado::domain::Role;
+
+use super::support::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_killed_between_commit_and_answer_leaves_one_row_that_the_retry_finds() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let doomed = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let other = Hub::on(&db).start().await;
+    let mut witness = Client::of("ann").connect(&other).await;
+    doomed.post(&note("warm").to_user("ann")).await;
+    proxy.set(Flow::NoAnswers);
+    let wish = note("once").to_user("ann").key("once");
+    // The answer never comes; the request dies with the hub.
+    let (unanswered, ()) = tokio::join!(doomed.try_post(&wish), async {
+        eventually("the row is committed", PATIENCE, async || (db.head().await == 2).then_some(())).await;
+        doomed.signal("-KILL").await;
+    });
+    assert!(unanswered.is_err(), "{unanswered:?}");
+
+    let retry = other.try_post(&wish).await.unwrap();
+    assert_eq!((retry.status, retry.receipt().seq, retry.receipt().duplicate), (200, 2, true));
+    other.post(&note("end").to_everyone()).await;
+    assert_eq!(witness.titles_before("end").await, ["warm", "once"], "delivered once, though nobody was told 201");
+    assert_eq!(db.head().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_503_unknown_and_the_retry_on_the_same_hub_settles_it() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    hub.post(&note("warm").to_user("ann")).await;
+    proxy.set(Flow::NoAnswers);
+    let wish = note("once").to_user("ann").key("once");
+    let unknown = hub.try_post(&wish).await.unwrap();
+    assert_eq!((unknown.status, unknown.code()), (503, "outcome_unknown"), "{}", unknown.body);
+    assert!(unknown.took < Duration::from_secs(6), "{:?}", unknown.took);
+    proxy.cut(Cut::Rst);
+    proxy.set(Flow::Pass);
+    let settled = eventually("the hub has recovered", PATIENCE, async || {
+        let answer = hub.try_post(&wish).await.unwrap();
+        answer.is_receipt().then_some(answer)
+    })
+    .await;
+    assert_eq!((settled.status, settled.receipt().seq, db.head().await), (200, 2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_answers_nothing_is_503_within_five_seconds_even_for_a_key_never_seen() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    proxy.set(Flow::Hole);
+    let token = service_token("shop", Role::Service);
+    let wish = note("x").to_user("ann");
+    let (by_token, by_key) = tokio::join!(hub.post_as(&token, &wish), hub.try_post(&wish));
+    for (what, answer) in [("a token", by_token.unwrap()), ("a key", by_key.unwrap())] {
+        assert_eq!(answer.status, 503, "by {what}: {}", answer.body);
+        assert!(answer.took < Duration::from_millis(5500), "by {what}: {:?}", answer.took);
+    }
+    let not_ready = async || (!hub.is_ready().await).then_some(());
+    eventually("not ready", Duration::from_secs(5), not_ready).await;
+    assert_eq!(hub.get("/livez", None).await.unwrap().0, 200, "the process itself is well");
+    proxy.set(Flow::Pass);
+    eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
+    assert_eq!(hub.post(&note("after").to_user("ann")).await.seq, db.head().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_hub_killed_under_load_again_and_again_loses_nothing() {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db);
+    let mut hubs = vec![hub.start().await, hub.start().await];
+    let addresses = Addresses::of(&hubs);
+    let fan = Fan::start(&["ann", "bob"], 3, &addresses).await;
+    let writers = Writers::start(4, &addresses, &db.key(), Duration::from_millis(5), mixed);
+    for round in 0..4 {
+        writers.until_count(writers.count() + 80, PATIENCE).await;
+        // One alone first, then both at once.
+        if round % 2 == 0 {
+            hubs.remove(0).kill().await;
+            addresses.set(&hubs);
+            hubs.push(hub.start().await);
+        } else {
+            for hub in hubs.drain(..) {
+                hub.kill().await;
+            }
+            addresses.set(&hubs);
+            let places = places(&db).await;
+            let so_far: Vec<usize> = fan.devices.iter().map(|device| device.stretches().len()).collect();
+            hubs = vec![hub.start().await, hub.start().await];
+            addresses.set(&hubs);
+            for (device, so_far) in fan.devices.iter().zip(so_far) {
+                let next = eventually("every device is back", PATIENCE, async || device.stretches().get(so_far).cloned()).await;
+                let stored = places.iter().find(|(user, name, _)| *user == device.user && *name == device.name).unwrap().2;
+                assert!(next.from >= stored, "what was acknowledged and stored came again: from {} below {stored}", next.from);
+            }
+        }
+        addresses.set(&hubs);
+    }
+    writers.until_count(writers.count() + 40, PATIENCE).await;
+    let diary = writers.stop().await;
+    let end = hubs[0].post(&note("end").to_everyone()).await;
+    fan.until_everyone_has(end.seq, PATIENCE).await;
+    nothing_is_lost(&log_rows(&db.url()).await, &diary, &fan);
+    assert!(fan.devices.iter().all(|device| device.stretches().len() > 2), "the devices were cut off");
+}
+
+async fn places(db: &TestDb) -> Vec<(String, String, i64)> {
+    let sql = "SELECT user_id, client_id, acked_seq FROM recado.cursor";
+    sqlx::query_as(sql).fetch_all(&mut db.connect().await).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postgresql_loses_no_201_and_the_hubs_recover_by_themselves() {
+    let _turn = heavy().await;
+    let mut server = DurableServer::start().await;
+    let hub = Hub::at(&server.url());
+    let hubs = [hub.start().await, hub.start().await];
+    let addresses = Addresses::of(&hubs);
+    let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
+    let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::from_millis(5), mixed);
+    for _ in 0..2 {
+        writers.until_count(writers.count() + 60, PATIENCE).await;
+        server.kill_9();
+        for hub in &hubs {
+            let not_ready = async || (!hub.is_ready().await).then_some(());
+            eventually("not ready", Duration::from_secs(6), not_ready).await;
+        }
+        let away = hubs[0].try_post(&note("away").to_user("eve")).await.unwrap();
+        assert_eq!(away.status, 503, "{}", away.body);
+        assert!(away.took < Duration::from_millis(5500), "{:?}", away.took);
+        server.start_again().await;
+        for hub in &hubs {
+            eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
+        }
+    }
+    writers.until_count(writers.count() + 40, PATIENCE).await;
+    let diary = writers.stop().await;
+    assert!(!diary.refused.is_empty(), "the writers met the outage");
+    assert!(diary.slowest < Duration::from_secs(6), "an answer within five seconds, whatever happens: {:?}", diary.slowest);
+    let end = hubs[1].post(&note("end").to_everyone()).await;
+    fan.until_everyone_has(end.seq, PATIENCE).await;
+    nothing_is_lost(&log_rows(&server.url()).await, &diary, &fan);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_killed_in_the_middle_of_a_page_leaves_no_gap_in_the_resume() {
+    let db = TestDb::new().await;
+    let (doomed, other) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
+    db.run(&super::resume::many_rows(4000)).await;
+    doomed.settled(&db).await;
+    other.settled(&db).await;
+    let asked = Client::of("ann").device("d").since(0);
+    let mut client = asked.connect(&doomed).await;
+    for _ in 0..700 {
+        client.expect_notification().await;
+    }
+    doomed.kill().await;
+    // What had been sent before still arrives.
+    let mut last = client.given;
+    while let Frame::Notification(n) = client.next_frame().await {
+        assert_eq!(n.seq, last + 1);
+        last = n.seq;
+    }
+    let mut client = Client::of("ann").device("d").since(last).connect(&other).await;
+    let got = client.until_caught_up().await;
+    assert_eq!(got.iter().map(|n| n.seq).collect::<Vec<_>>(), (last + 1..=4000).collect::<Vec<_>>());
+}

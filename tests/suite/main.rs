@@ -1,0 +1,22 @@
+//! The promises, each tried on real hubs (child processes), a real PostgreSQL and real sockets. One file a promise.
+//!
+//! `cargo test` alone does everything: the first test starts a throw-away cluster, each test gets a database of its own
+//! from a template, and nobody has to stop anything. `TEST_DATABASE_URL` (a superuser's URL) names another cluster.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should end at that very line")]
+#![allow(clippy::disallowed_methods, reason = "tests start their own tasks, and read TEST_DATABASE_URL and TMPDIR")]
+
+mod support;
+
+mod acks;
+mod append;
+mod crash;
+mod deliver;
+mod frozen;
+mod guard;
+mod private_server;
+mod restored;
+mod resume;
+mod sessions;
+mod slow;
+mod stop;
+mod wakeup;

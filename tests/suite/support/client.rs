@@ -1,0 +1,464 @@
+//! A device: reads all the time, as a browser does, and checks every frame by the client's side of the contract.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::hub::token;
+use super::{Hub, PATIENCE};
+
+/// How the connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    Code(u16, String),
+    /// Without a close frame.
+    Torn,
+}
+
+#[derive(Debug, Clone)]
+pub struct Notification {
+    pub seq: i64,
+    pub prev: i64,
+    pub kind: String,
+    pub title: String,
+    pub id: String,
+    pub to: String,
+    pub account: Option<String>,
+    pub replayed: bool,
+    /// `data`, byte for byte.
+    pub data: String,
+    /// The whole frame.
+    pub text: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum Frame {
+    Notification(Box<Notification>),
+    CaughtUp {
+        seq: i64,
+        replayed: u64,
+    },
+    Heartbeat {
+        seq: i64,
+    },
+    Other(Value),
+    Ended(Ended),
+    /// The frame breaks the contract.
+    Wrong(String),
+}
+
+/// What a device asks for when it connects.
+#[derive(Clone)]
+pub struct Asked {
+    user: String,
+    accounts: Vec<String>,
+    path: String,
+    query: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
+    token: Option<String>,
+    receive_buffer: Option<u32>,
+}
+
+impl Asked {
+    /// In this account, too.
+    #[must_use]
+    pub fn account(mut self, account: &str) -> Self {
+        self.accounts.push(account.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn device(self, client_id: &str) -> Self {
+        self.query("client_id", client_id)
+    }
+
+    #[must_use]
+    pub fn since(self, since: impl ToString) -> Self {
+        self.query("since", &since.to_string())
+    }
+
+    #[must_use]
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.query.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// Sends no `Authorization`; the token goes another way, or none is there.
+    #[must_use]
+    pub fn without_header(mut self) -> Self {
+        self.token = None;
+        self
+    }
+
+    /// A small window: what the hub sends and nobody reads stays with the hub.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
+    fn request(&self, address: &str) -> Request {
+        let query: Vec<String> = self.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut request = format!("ws://{address}{}?{}", self.path, query.join("&")).into_client_request().unwrap();
+        if self.token.is_some() {
+            let accounts: Vec<&str> = self.accounts.iter().map(String::as_str).collect();
+            let bearer = format!("Bearer {}", token(&self.user, &accounts));
+            request.headers_mut().insert("authorization", HeaderValue::from_str(&bearer).unwrap());
+        }
+        for (name, value) in &self.headers {
+            request.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        request
+    }
+
+    async fn socket(&self, address: &str) -> std::io::Result<TcpStream> {
+        let address: SocketAddr = address.parse().unwrap();
+        let socket = TcpSocket::new_v4()?;
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        timeout(PATIENCE, socket.connect(address)).await?
+    }
+
+    /// The bare socket, after the handshake; nothing is read and no ping is answered unless the test does it.
+    pub async fn open(&self, hub: &Hub) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+        self.open_at(&hub.address).await
+    }
+
+    async fn open_at(&self, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+        let stream = self.socket(address).await?;
+        let handshake = tokio_tungstenite::client_async(self.request(address), stream);
+        let opened = timeout(PATIENCE, handshake).await;
+        Ok(opened.map_err(|_| tungstenite::Error::Io(std::io::ErrorKind::TimedOut.into()))??.0)
+    }
+
+    /// Connects, and takes the first frame.
+    pub async fn connect(&self, hub: &Hub) -> Client {
+        self.try_connect(&hub.address).await.unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    /// `Err` says why there is no stream.
+    pub async fn try_connect(&self, address: &str) -> Result<Client, String> {
+        let socket = self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?;
+        let mut client = Client::over(socket);
+        match client.try_next(PATIENCE).await {
+            Some(Frame::Other(hello)) if hello["type"] == "connection_established" => {
+                client.hello = hello;
+                Ok(client)
+            }
+            other => Err(format!("the first frame is not connection_established: {other:?}")),
+        }
+    }
+}
+
+/// A device that is connected. Dropping it cuts the connection off without a word.
+#[derive(Debug)]
+pub struct Client {
+    /// The first frame.
+    pub hello: Value,
+    /// The last number that it was given.
+    pub given: i64,
+    frames: mpsc::UnboundedReceiver<Frame>,
+    say: mpsc::UnboundedSender<Message>,
+    reader: JoinHandle<()>,
+}
+
+impl Client {
+    /// What user `user` asks for, from its default device.
+    pub fn of(user: &str) -> Asked {
+        Asked {
+            user: user.to_owned(),
+            accounts: Vec::new(),
+            path: "/ws".to_owned(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            token: Some(String::new()),
+            receive_buffer: None,
+        }
+    }
+
+    /// Over a socket of the test's own.
+    pub fn over(socket: WebSocketStream<TcpStream>) -> Self {
+        let (out, frames) = mpsc::unbounded_channel();
+        let (say, said) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read(socket, out, said));
+        Self { hello: Value::Null, given: 0, frames, say, reader }
+    }
+
+    pub fn resume_status(&self) -> &str {
+        self.hello["resume"]["status"].as_str().unwrap()
+    }
+
+    pub fn log_id(&self) -> &str {
+        self.hello["log_id"].as_str().unwrap()
+    }
+
+    /// The next frame, whatever it is; `None` when nothing came within `limit`.
+    pub async fn try_next(&mut self, limit: Duration) -> Option<Frame> {
+        let frame = timeout(limit, self.frames.recv()).await.ok()?.unwrap_or(Frame::Ended(Ended::Torn));
+        match &frame {
+            Frame::Notification(n) => self.given = n.seq,
+            Frame::CaughtUp { seq, .. } | Frame::Heartbeat { seq, .. } => self.given = *seq,
+            Frame::Wrong(problem) => panic!("the stream of {} broke the contract: {problem}", self.hello),
+            _ => {}
+        }
+        Some(frame)
+    }
+
+    pub async fn next_frame(&mut self) -> Frame {
+        self.try_next(PATIENCE).await.expect("a frame comes")
+    }
+
+    /// The next frame, however long it takes.
+    pub async fn next_of_many(&mut self) -> Frame {
+        loop {
+            if let Some(frame) = self.try_next(Duration::from_secs(3600)).await {
+                return frame;
+            }
+        }
+    }
+
+    /// The next notification; heartbeats and caught_up may come before it, an end may not.
+    pub async fn expect_notification(&mut self) -> Notification {
+        loop {
+            match self.next_frame().await {
+                Frame::Notification(notification) => return *notification,
+                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                other => panic!("a notification was to come, not {other:?}"),
+            }
+        }
+    }
+
+    /// Everything that is replayed, up to caught_up.
+    pub async fn until_caught_up(&mut self) -> Vec<Notification> {
+        let mut got = Vec::new();
+        loop {
+            match self.next_frame().await {
+                Frame::Notification(notification) => {
+                    assert!(notification.replayed, "{} came before caught_up and does not say replayed", notification.seq);
+                    got.push(*notification);
+                }
+                Frame::CaughtUp { seq, replayed } => {
+                    assert_eq!(replayed, got.len() as u64, "caught_up counts what was replayed");
+                    assert!(got.last().is_none_or(|last| last.seq <= seq));
+                    return got;
+                }
+                other => panic!("caught_up was to come, not {other:?}"),
+            }
+        }
+    }
+
+    /// Everything up to and with the notification of this title.
+    pub async fn until(&mut self, title: &str) -> Vec<Notification> {
+        let mut got = Vec::new();
+        loop {
+            let notification = self.expect_notification().await;
+            got.push(notification);
+            if got.last().unwrap().title == title {
+                return got;
+            }
+        }
+    }
+
+    /// The titles up to and without the marker.
+    pub async fn titles_before(&mut self, marker: &str) -> Vec<String> {
+        let mut got = self.until(marker).await;
+        got.pop();
+        got.into_iter().map(|n| n.title).collect()
+    }
+
+    /// Everything up to and with this number.
+    pub async fn until_seq(&mut self, seq: i64) -> Vec<Notification> {
+        let mut got = Vec::new();
+        while self.given < seq {
+            match self.next_frame().await {
+                Frame::Notification(notification) => got.push(*notification),
+                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                other => panic!("number {seq} was to come, not {other:?}"),
+            }
+        }
+        got
+    }
+
+    /// The next frame of another kind than notifications and heartbeats, by its type.
+    pub async fn expect_other(&mut self, kind: &str) -> Value {
+        loop {
+            match self.next_frame().await {
+                Frame::Other(value) if value["type"] == kind => return value,
+                Frame::Notification(_) | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                other => panic!("{kind} was to come, not {other:?}"),
+            }
+        }
+    }
+
+    pub async fn say(&self, text: &str) {
+        self.say.send(Message::text(text)).expect("the connection is open");
+    }
+
+    pub async fn ack(&self, seq: i64) {
+        self.say(&format!("{{\"type\":\"ack\",\"seq\":{seq}}}")).await;
+    }
+
+    /// How it ends; whatever comes before is dropped.
+    pub async fn ended(&mut self, limit: Duration) -> Ended {
+        let wait = async {
+            loop {
+                if let Frame::Ended(ended) = self.next_frame().await {
+                    return ended;
+                }
+            }
+        };
+        timeout(limit, wait).await.unwrap_or_else(|_| panic!("the connection did not end within {limit:?}"))
+    }
+
+    /// Says goodbye and waits for the answer.
+    pub async fn close(mut self) {
+        self.say.send(Message::Close(None)).expect("the connection is open");
+        while !matches!(self.next_frame().await, Frame::Ended(_)) {}
+    }
+
+    /// Cuts the connection off.
+    pub fn kill(self) {}
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    seq: Option<i64>,
+    prev: Option<i64>,
+    #[serde(rename = "type")]
+    kind: String,
+    title: Option<String>,
+    data: Option<Box<RawValue>>,
+    id: Option<Value>,
+    to: Option<String>,
+    account_id: Option<String>,
+    created_at: Option<String>,
+    message: Option<String>,
+    replayed: Option<Value>,
+}
+
+/// What a client remembers between two frames.
+#[derive(Default)]
+struct Place {
+    given: i64,
+}
+
+impl Place {
+    fn take(&mut self, text: &str) -> Result<Frame, String> {
+        let wire: Wire = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
+        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        match wire.kind.as_str() {
+            "connection_established" => {
+                self.given = value["resume"]["from"].as_i64().ok_or_else(|| format!("no place to begin at: {text}"))?;
+                Ok(Frame::Other(value))
+            }
+            "caught_up" => {
+                let seq = wire.seq.ok_or("caught_up without seq")?;
+                if seq < self.given {
+                    return Err(format!("caught_up at {seq} after {}", self.given));
+                }
+                self.given = seq;
+                Ok(Frame::CaughtUp { seq, replayed: wire.replayed.and_then(|v| v.as_u64()).ok_or("caught_up without replayed")? })
+            }
+            "heartbeat" => {
+                let (seq, prev) = wire.seq.zip(wire.prev).ok_or("a heartbeat without numbers")?;
+                if seq < self.given || prev != self.given {
+                    return Err(format!("heartbeat {seq} with prev {prev} after {}", self.given));
+                }
+                self.given = seq;
+                Ok(Frame::Heartbeat { seq })
+            }
+            _ if wire.seq.is_none() => Ok(Frame::Other(value)),
+            _ => self.notification(wire, text),
+        }
+    }
+
+    fn notification(&mut self, wire: Wire, text: &str) -> Result<Frame, String> {
+        let (seq, prev) = wire.seq.zip(wire.prev).ok_or_else(|| format!("no prev: {text}"))?;
+        if seq <= self.given {
+            return Err(format!("{seq} came after {}", self.given));
+        }
+        if prev != self.given {
+            return Err(format!("{seq} says prev {prev}, but {} was given before", self.given));
+        }
+        if text.contains("\"user_ids\"") || text.contains("\"user_id\"") {
+            return Err(format!("a frame tells users' ids: {text}"));
+        }
+        if wire.created_at.is_none() || wire.message.is_none() {
+            return Err(format!("a field is missing: {text}"));
+        }
+        self.given = seq;
+        Ok(Frame::Notification(Box::new(Notification {
+            seq,
+            prev,
+            kind: wire.kind,
+            title: wire.title.ok_or("no title")?,
+            id: wire.id.and_then(|id| id.as_str().map(str::to_owned)).ok_or("no id")?,
+            to: wire.to.ok_or("no to")?,
+            account: wire.account_id,
+            replayed: wire.replayed == Some(Value::Bool(true)),
+            data: wire.data.map_or_else(|| "null".to_owned(), |data| data.get().to_owned()),
+            text: text.to_owned(),
+        })))
+    }
+}
+
+async fn read(mut socket: WebSocketStream<TcpStream>, out: mpsc::UnboundedSender<Frame>, mut said: mpsc::UnboundedReceiver<Message>) {
+    let mut place = Place::default();
+    let mut close = None;
+    loop {
+        let message = tokio::select! {
+            Some(message) = said.recv() => {
+                if socket.send(message).await.is_err() {
+                    break;
+                }
+                continue;
+            }
+            message = socket.next() => message,
+        };
+        let frame = match message {
+            Some(Ok(Message::Text(text))) => place.take(&text).unwrap_or_else(Frame::Wrong),
+            Some(Ok(Message::Close(frame))) => {
+                close = frame.map(|frame| Ended::Code(frame.code.into(), frame.reason.to_string())).or(close);
+                continue;
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(_)) | None => break,
+        };
+        if out.send(frame).is_err() {
+            return;
+        }
+    }
+    let _ = out.send(Frame::Ended(close.unwrap_or(Ended::Torn)));
+}

@@ -1,0 +1,209 @@
+//! A database of its own for each test.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use recado::domain::Role;
+use recado::store::server::{Environment, ServerError, ServerSettings, TestServer};
+use recado::store::{Database, keys, migrate};
+use reqwest::Url;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+
+const TEMPLATE: &str = "recado_template";
+
+/// The cluster of this run.
+enum Cluster {
+    Ours(Box<TestServer>),
+    Given(Url),
+}
+
+impl Cluster {
+    fn url(&self, database: &str) -> String {
+        match self {
+            Self::Ours(server) => server.connection_url(database),
+            Self::Given(url) => {
+                let mut url = url.clone();
+                url.set_path(database);
+                url.to_string()
+            }
+        }
+    }
+
+    /// A database that is there and is nobody's.
+    fn admin_url(&self) -> String {
+        match self {
+            Self::Ours(server) => server.connection_url("recado"),
+            Self::Given(url) => url.to_string(),
+        }
+    }
+}
+
+/// What keeps the template from being made; its own making panics instead.
+struct Trouble(String);
+
+impl From<ServerError> for Trouble {
+    fn from(error: ServerError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    // On a thread of its own: it blocks, and it needs a runtime, which a test's thread has already.
+    CLUSTER.get_or_init(|| std::thread::spawn(start).join().expect("the test cluster starts"))
+}
+
+fn start() -> Cluster {
+    if let Ok(given) = std::env::var("TEST_DATABASE_URL") {
+        let cluster = Cluster::Given(Url::parse(&given).expect("TEST_DATABASE_URL is a URL"));
+        block_on(make_template(&cluster));
+        return cluster;
+    }
+    let environment = Environment {
+        path: std::env::var_os("PATH"),
+        home: std::env::var_os("HOME").map(Into::into),
+        tmpdir: std::env::var_os("TMPDIR").map(Into::into),
+        ..Environment::default()
+    };
+    let server = TestServer::start_for_tests(std::os::unix::process::parent_id(), &ServerSettings::default(), &environment, &mut |_| {})
+        .unwrap_or_else(|error| panic!("{error}"));
+    let cluster = Cluster::Ours(Box::new(server));
+    let Cluster::Ours(server) = &cluster else { unreachable!() };
+    server
+        .run_once("template", || {
+            block_on(make_template(&cluster));
+            Ok::<_, Trouble>(())
+        })
+        .unwrap_or_else(|trouble| panic!("{}", trouble.0));
+    cluster
+}
+
+/// Made under another name and renamed when it is whole: nobody can copy half a template.
+async fn make_template(cluster: &Cluster) {
+    let mut admin = PgConnection::connect(&cluster.admin_url()).await.expect("the test cluster answers");
+    run(&mut admin, &format!("DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")).await;
+    run(&mut admin, "DROP DATABASE IF EXISTS recado_new WITH (FORCE)").await;
+    run(&mut admin, "CREATE DATABASE recado_new").await;
+    let database = Database::parse(&cluster.url("recado_new"), None).unwrap();
+    migrate::run(&database).await.expect("the migrations apply");
+    run(&mut admin, &format!("ALTER DATABASE recado_new RENAME TO {TEMPLATE}")).await;
+}
+
+async fn run(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// A database, dropped with this value.
+pub struct TestDb {
+    pub name: String,
+}
+
+impl TestDb {
+    /// Migrated, empty, with a service key and an admin key.
+    pub async fn new() -> Self {
+        let db = Self::from_template(TEMPLATE).await;
+        let mut connection = db.connect().await;
+        keys::create(&mut connection, "shop", Role::Service, &db.key()).await.unwrap();
+        keys::create(&mut connection, "boss", Role::Admin, &db.admin_key()).await.unwrap();
+        db
+    }
+
+    /// Without a schema.
+    pub async fn bare() -> Self {
+        Self::from_template("template0").await
+    }
+
+    /// As this one stands now; nobody may be connected to it.
+    pub async fn copy(&self) -> Self {
+        let mut admin = PgConnection::connect(&cluster().admin_url()).await.unwrap();
+        let leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        sqlx::query(leave).bind(&self.name).execute(&mut admin).await.unwrap();
+        super::eventually("everyone has left the database", super::PATIENCE, async || {
+            let here = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+            let left: i64 = sqlx::query_scalar(here).bind(&self.name).fetch_one(&mut admin).await.unwrap();
+            (left == 0).then_some(())
+        })
+        .await;
+        Self::from_template(&self.name).await
+    }
+
+    async fn from_template(template: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut admin = PgConnection::connect(&cluster().admin_url()).await.expect("the test cluster answers");
+        run(&mut admin, &format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")).await;
+        Self { name }
+    }
+
+    /// As the superuser, over the cluster's own way.
+    pub fn url(&self) -> String {
+        cluster().url(&self.name)
+    }
+
+    /// As the superuser, through something that listens on a port of this machine.
+    pub fn url_at(&self, port: u16) -> String {
+        let options = PgConnectOptions::from_str(&self.url()).unwrap();
+        let mut url = Url::parse(&format!("postgres://127.0.0.1:{port}/{}?sslmode=disable", self.name)).unwrap();
+        url.set_username(options.get_username()).unwrap();
+        if let Cluster::Given(given) = cluster() {
+            url.set_password(given.password()).unwrap();
+        }
+        url.to_string()
+    }
+
+    pub async fn connect(&self) -> PgConnection {
+        let options = PgConnectOptions::from_str(&self.url()).unwrap().application_name("test");
+        options.disable_statement_logging().connect().await.expect("the test's own connection")
+    }
+
+    /// Runs statements as the superuser.
+    pub async fn run(&self, sql: &str) {
+        run(&mut self.connect().await, sql).await;
+    }
+
+    /// One number.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let mut connection = self.connect().await;
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    pub async fn head(&self) -> i64 {
+        self.number("SELECT coalesce(max(seq), 0) FROM recado.log").await
+    }
+
+    /// The stored place of a device, if it has one.
+    pub async fn place(&self, user: &str, device: &str) -> Option<i64> {
+        let sql = "SELECT acked_seq FROM recado.cursor WHERE user_id = $1 AND client_id = $2";
+        sqlx::query_scalar(sql).bind(user).bind(device).fetch_optional(&mut self.connect().await).await.unwrap()
+    }
+
+    /// The service key of "shop".
+    pub fn key(&self) -> String {
+        format!("rck_{:0>64}", self.name.replace(|c: char| !c.is_ascii_hexdigit(), ""))
+    }
+
+    /// The admin key of "boss".
+    pub fn admin_key(&self) -> String {
+        format!("rck_{:f>64}", self.name.replace(|c: char| !c.is_ascii_hexdigit(), ""))
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let dropped = std::thread::spawn(move || {
+            block_on(async move {
+                let mut admin = PgConnection::connect(&cluster().admin_url()).await?;
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await.map(drop)
+            })
+        });
+        // A database that stays costs 8 MB until the run ends; no reason to fail.
+        let _ = dropped.join();
+    }
+}

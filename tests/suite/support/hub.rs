@@ -1,0 +1,251 @@
+//! A hub under test: a child process.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use recado::config::JwtRules;
+use recado::domain::{AccountId, Principal, Role, UserId};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{Instant, timeout};
+
+use super::note::{Answer, Note, Receipt};
+use super::{PATIENCE, TestDb, eventually};
+
+pub const SECRET: &str = "the-secret-of-the-test-suite-32-bytes";
+
+/// A hub may have to wait for another one that migrates, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Above the hub's own five seconds.
+const POST_LIMIT: Duration = Duration::from_secs(25);
+
+/// What differs from the normal.
+#[derive(Clone)]
+pub struct HubBuilder {
+    vars: BTreeMap<String, String>,
+    key: String,
+    admin_key: String,
+}
+
+impl HubBuilder {
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.vars.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.vars.remove(name);
+        self
+    }
+
+    /// Publishes with this instead of the database's own service key.
+    #[must_use]
+    pub fn publishing_with(mut self, bearer: &str) -> Self {
+        bearer.clone_into(&mut self.key);
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
+        command.arg("serve").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(&self.vars);
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&self) -> Hub {
+        let said = said_file();
+        let file = File::create(&said).unwrap();
+        let child = self.command().stdout(Stdio::piped()).stderr(file).spawn().expect("the hub's program runs");
+        let client = http_client();
+        let mut hub =
+            Hub { child, address: String::new(), said, client, key: self.key.clone(), admin_key: self.admin_key.clone(), _stdout: None };
+        let mut lines = BufReader::new(hub.child.stdout.take().unwrap()).lines();
+        let ready = timeout(START_LIMIT, lines.next_line()).await.expect("the hub is ready in time").unwrap();
+        let ready = ready.expect("the hub says that it is ready");
+        hub.address = ready.strip_prefix("ready http://").unwrap_or_else(|| panic!("not a ready line: {ready}")).to_owned();
+        hub._stdout = Some(lines.into_inner());
+        hub
+    }
+}
+
+fn said_file() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("recado-suite-{}-{}.stderr", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    std::env::temp_dir().join(name)
+}
+
+/// Runs a hub that is expected to end by itself; returns its exit code and what it said on stderr.
+pub async fn run_to_the_end(builder: &HubBuilder) -> (Option<i32>, String) {
+    let output = timeout(START_LIMIT, builder.command().output()).await.expect("the hub ends by itself").unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A hub that is ready. Dropping it kills it; what it said is shown when its test fails.
+pub struct Hub {
+    child: Child,
+    /// `127.0.0.1:PORT`
+    pub address: String,
+    said: PathBuf,
+    client: reqwest::Client,
+    key: String,
+    admin_key: String,
+    _stdout: Option<BufReader<ChildStdout>>,
+}
+
+impl Hub {
+    /// On a database of the test cluster, which is not durable: the hub has to be told that this is meant.
+    pub fn on(db: &TestDb) -> HubBuilder {
+        let mut hub = Self::at(&db.url()).with("RECADO_ALLOW_UNSAFE_DURABILITY", "on");
+        (hub.key, hub.admin_key) = (db.key(), db.admin_key());
+        hub
+    }
+
+    /// On any database; it publishes with a service's token.
+    pub fn at(url: &str) -> HubBuilder {
+        let vars = [
+            ("DATABASE_URL", url),
+            ("PORT", "0"),
+            ("RECADO_JWT_SECRET", SECRET),
+            ("RECADO_FETCH_POSTGRES", "off"),
+            ("RECADO_LOG", "info,recado=debug"),
+        ];
+        let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        HubBuilder { vars, key: service_token("shop", Role::Service), admin_key: service_token("boss", Role::Admin) }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the hub runs")
+    }
+
+    pub async fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().await.unwrap();
+        assert!(sent.success(), "kill {signal}");
+    }
+
+    /// kill -9, and gone.
+    pub async fn kill(mut self) {
+        self.child.start_kill().unwrap();
+        self.child.wait().await.unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        timeout(limit, self.child.wait()).await.unwrap_or_else(|_| panic!("the hub did not end within {limit:?}")).unwrap()
+    }
+
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    /// Posts, and insists on 201.
+    pub async fn post(&self, note: &Note) -> Receipt {
+        let answer = self.try_post(note).await.expect("the hub answers");
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.receipt()
+    }
+
+    /// Posts; `Err` when there was no answer.
+    pub async fn try_post(&self, note: &Note) -> Result<Answer, reqwest::Error> {
+        self.post_as(&self.key, note).await
+    }
+
+    pub async fn post_as(&self, bearer: &str, note: &Note) -> Result<Answer, reqwest::Error> {
+        post_to(&self.client, &self.address, bearer, note).await
+    }
+
+    /// The status and body of a GET, with or without a bearer.
+    pub async fn get(&self, path: &str, bearer: Option<&str>) -> Result<(u16, String), reqwest::Error> {
+        let mut request = self.client.get(format!("http://{}{path}", self.address));
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        let response = request.send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        matches!(self.get("/readyz", None).await, Ok((200, _)))
+    }
+
+    pub async fn stats(&self) -> serde_json::Value {
+        let (status, body) = self.get("/stats", Some(&self.admin_key)).await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Until the hub has handed on all that is in the log. A 201 may come a moment before that: who connects in between
+    /// gets the notification live, after caught_up.
+    pub async fn settled(&self, db: &TestDb) {
+        self.has_published(db.head().await).await;
+    }
+
+    /// Until the hub has handed on everything up to `seq`.
+    pub async fn has_published(&self, seq: i64) {
+        eventually("the hub has published it", PATIENCE, async || {
+            let (_, body) = self.get("/health", None).await.ok()?;
+            let health: serde_json::Value = serde_json::from_str(&body).ok()?;
+            (health["head"].as_i64()? >= seq).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = self.said();
+            let lines: Vec<&str> = said.lines().collect();
+            eprintln!("---- the hub at {} said, last:\n{}", self.address, lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+        let _ = std::fs::remove_file(&self.said);
+    }
+}
+
+/// One post to any hub.
+pub async fn post_to(client: &reqwest::Client, address: &str, bearer: &str, note: &Note) -> Result<Answer, reqwest::Error> {
+    let mut request = client.post(format!("http://{address}/api/internal/notify")).bearer_auth(bearer);
+    request = request.header("content-type", "application/json").body(note.body());
+    if let Some(key) = &note.header_key {
+        request = request.header("idempotency-key", key);
+    }
+    let begun = Instant::now();
+    let response = request.send().await?;
+    let status = response.status().as_u16();
+    let body = response.json().await?;
+    Ok(Answer { status, body, took: begun.elapsed() })
+}
+
+pub fn http_client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(POST_LIMIT).build().unwrap()
+}
+
+/// A user's token.
+pub fn token(user: &str, accounts: &[&str]) -> String {
+    mint(user, accounts, None)
+}
+
+/// A token that publishes, or an admin's.
+pub fn service_token(name: &str, role: Role) -> String {
+    mint(name, &[], Some(role))
+}
+
+fn mint(user: &str, accounts: &[&str], role: Option<Role>) -> String {
+    let rules = JwtRules {
+        issuer: None,
+        audience: None,
+        user_claim: "sub".into(),
+        account_claim: "account_id".into(),
+        accounts_claim: "account_ids".into(),
+        max_lifetime: Duration::from_secs(86_400),
+    };
+    let accounts = accounts.iter().map(|account| AccountId::parse(account).unwrap()).collect();
+    let who = Principal { user: UserId::parse(user).unwrap(), accounts };
+    recado::http::mint(SECRET, &rules, &who, role, Duration::from_secs(3600)).unwrap()
+}

@@ -1,0 +1,311 @@
+//! Writers that never give a wish up, and devices that always come back.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::hub::{http_client, post_to};
+use super::{Answer, Client, Ended, Frame, Hub, Note, Receipt, eventually, note};
+
+/// Where hubs are to be found now; hubs come and go.
+#[derive(Clone, Default)]
+pub struct Addresses(Arc<RwLock<Vec<String>>>);
+
+impl Addresses {
+    pub fn of<'a>(hubs: impl IntoIterator<Item = &'a Hub>) -> Self {
+        let addresses = Self::default();
+        addresses.set(hubs);
+        addresses
+    }
+
+    pub fn set<'a>(&self, hubs: impl IntoIterator<Item = &'a Hub>) {
+        *self.0.write().unwrap() = hubs.into_iter().map(|hub| hub.address.clone()).collect();
+    }
+
+    fn pick(&self, n: usize) -> Option<String> {
+        let addresses = self.0.read().unwrap();
+        addresses.get(n % addresses.len().max(1)).cloned()
+    }
+}
+
+/// A wish that was answered with a receipt.
+#[derive(Debug, Clone)]
+pub struct Posted {
+    pub note: usize,
+    pub receipt: Receipt,
+}
+
+/// All that writers met.
+#[derive(Debug, Default)]
+pub struct Diary {
+    pub posted: Vec<Posted>,
+    /// Every answer that was no receipt.
+    pub refused: Vec<(u16, String)>,
+    /// How long answers took.
+    pub slowest: Duration,
+}
+
+impl Diary {
+    /// Whether the wish is granted.
+    fn enter(&mut self, number: usize, answer: &Answer) -> bool {
+        self.slowest = self.slowest.max(answer.took);
+        if answer.is_receipt() {
+            self.posted.push(Posted { note: number, receipt: answer.receipt() });
+            return true;
+        }
+        assert!(answer.status == 503, "a good wish is never refused for good: {} {}", answer.status, answer.body);
+        self.refused.push((answer.status, answer.code().to_owned()));
+        false
+    }
+}
+
+/// Services that post until stopped; each repeats a wish, under its key, until it has a receipt.
+pub struct Writers {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    diary: Arc<Mutex<Diary>>,
+}
+
+impl Writers {
+    /// `wish` makes the note of a number; each number is asked for once.
+    pub fn start(count: usize, addresses: &Addresses, bearer: &str, pause: Duration, wish: fn(usize) -> Note) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let diary = Arc::new(Mutex::new(Diary::default()));
+        let tasks = (0..count)
+            .map(|writer| {
+                let (addresses, bearer, stopped, diary) = (addresses.clone(), bearer.to_owned(), stopped.clone(), Arc::clone(&diary));
+                tokio::spawn(async move {
+                    let client = http_client();
+                    let mut round = 0;
+                    while !*stopped.borrow() {
+                        let number = round * count + writer;
+                        let note = wish(number).key(&format!("wish-{number}"));
+                        insist(&client, &addresses, &bearer, number, &note, &diary).await;
+                        round += 1;
+                        tokio::time::sleep(pause).await;
+                    }
+                })
+            })
+            .collect();
+        Self { stop, tasks, diary }
+    }
+
+    /// How many receipts there are.
+    pub fn count(&self) -> usize {
+        self.diary.lock().unwrap().posted.len()
+    }
+
+    pub async fn until_count(&self, count: usize, limit: Duration) {
+        eventually("so many receipts", limit, async || (self.count() >= count).then_some(())).await;
+    }
+
+    /// The wishes under way still get their receipts.
+    pub async fn stop(self) -> Diary {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            tokio::time::timeout(Duration::from_secs(60), task).await.expect("a wish is answered in the end").unwrap();
+        }
+        std::mem::take(&mut *self.diary.lock().unwrap())
+    }
+}
+
+async fn insist(client: &reqwest::Client, addresses: &Addresses, bearer: &str, number: usize, note: &Note, diary: &Mutex<Diary>) {
+    for attempt in number.. {
+        let Some(address) = addresses.pick(attempt) else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Ok(answer) = post_to(client, &address, bearer, note).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        if diary.lock().unwrap().enter(number, &answer) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// One connection of a device.
+#[derive(Debug, Default, Clone)]
+pub struct Stretch {
+    pub from: i64,
+    pub status: String,
+    pub got: Vec<(i64, String)>,
+    pub ended: Option<Ended>,
+}
+
+/// A device that comes back to another hub after every break, and goes on at its stored place.
+pub struct Device {
+    pub user: String,
+    pub name: String,
+    stretches: Arc<Mutex<Vec<Stretch>>>,
+    task: JoinHandle<()>,
+}
+
+impl Device {
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.stretches.lock().unwrap().clone()
+    }
+
+    /// What it has, in the order of the first arrival.
+    pub fn got(&self) -> Vec<(i64, String)> {
+        let mut got: Vec<(i64, String)> = Vec::new();
+        for (seq, id) in self.stretches().into_iter().flat_map(|s| s.got) {
+            if got.last().is_none_or(|(last, _)| *last < seq) {
+                got.push((seq, id));
+            }
+        }
+        got
+    }
+}
+
+/// Many devices.
+pub struct Fan {
+    pub devices: Vec<Device>,
+}
+
+impl Fan {
+    /// Each of `users` with `each` devices; returns when every one is connected and has its place.
+    pub async fn start(users: &[&str], each: usize, addresses: &Addresses) -> Self {
+        let mut devices = Vec::new();
+        for user in users {
+            for number in 0..each {
+                let name = format!("d{number}");
+                let stretches: Arc<Mutex<Vec<Stretch>>> = Arc::default();
+                let asked = Client::of(user).device(&name);
+                let (book, addresses, first) = (Arc::clone(&stretches), addresses.clone(), devices.len());
+                let task = tokio::spawn(async move {
+                    for attempt in first.. {
+                        let Some(address) = addresses.pick(attempt) else {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            continue;
+                        };
+                        match asked.try_connect(&address).await {
+                            Ok(client) => follow(client, &book).await,
+                            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        }
+                    }
+                });
+                devices.push(Device { user: (*user).to_owned(), name, stretches, task });
+            }
+        }
+        let fan = Self { devices };
+        eventually("every device is connected", super::PATIENCE, async || {
+            fan.devices.iter().all(|device| !device.stretches().is_empty()).then_some(())
+        })
+        .await;
+        fan
+    }
+
+    /// Until every device has the broadcast with this number.
+    pub async fn until_everyone_has(&self, seq: i64, limit: Duration) {
+        eventually("every device has the last notification", limit, async || {
+            self.must_be_well();
+            let has = |device: &Device| device.got().last().is_some_and(|(last, _)| *last >= seq);
+            self.devices.iter().all(has).then_some(())
+        })
+        .await;
+    }
+
+    fn must_be_well(&self) {
+        for device in &self.devices {
+            assert!(!device.task.is_finished(), "device {} of {} gave up: its stream broke the contract", device.name, device.user);
+        }
+    }
+
+    /// Each device has exactly the rows of the log that are addressed to it, above the place where it began, in order.
+    pub fn must_have_exactly(&self, rows: &[LogRow]) {
+        self.must_be_well();
+        for device in &self.devices {
+            let began = device.stretches()[0].from;
+            let addressed = |user: &Option<String>| user.as_ref().is_none_or(|user| *user == device.user);
+            let expected: Vec<(i64, String)> =
+                rows.iter().filter(|(seq, _, user)| *seq > began && addressed(user)).map(|(seq, id, _)| (*seq, id.clone())).collect();
+            let got = device.got();
+            let missing: Vec<_> = expected.iter().filter(|row| !got.contains(row)).collect();
+            assert!(
+                missing.is_empty(),
+                "device {} of {} lacks {missing:?}: {:#?}",
+                device.name,
+                device.user,
+                device
+                    .stretches()
+                    .iter()
+                    .map(|s| (s.from, &s.status, s.got.first().map(|g| g.0), s.got.last().map(|g| g.0), s.ended.clone()))
+                    .collect::<Vec<_>>()
+            );
+            assert_eq!(got, expected, "device {} of {}", device.name, device.user);
+        }
+    }
+
+    /// No connection began below an earlier one of the same device, and none was told of a loss.
+    pub fn must_never_have_gone_back(&self) {
+        for device in &self.devices {
+            let stretches = device.stretches();
+            assert!(stretches.iter().all(|s| matches!(s.status.as_str(), "ok" | "live")), "{stretches:?}");
+            assert!(
+                stretches.is_sorted_by_key(|s| s.from),
+                "a place went back: {:?}",
+                stretches.iter().map(|s| s.from).collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+impl Drop for Fan {
+    fn drop(&mut self) {
+        self.devices.iter().for_each(|device| device.task.abort());
+    }
+}
+
+async fn follow(mut client: Client, book: &Mutex<Vec<Stretch>>) {
+    let from = client.hello["resume"]["from"].as_i64().unwrap();
+    let status = client.resume_status().to_owned();
+    book.lock().unwrap().push(Stretch { from, status, ..Stretch::default() });
+    loop {
+        match client.next_of_many().await {
+            Frame::Notification(n) => book.lock().unwrap().last_mut().unwrap().got.push((n.seq, n.id)),
+            Frame::Ended(ended) => {
+                book.lock().unwrap().last_mut().unwrap().ended = Some(ended);
+                return;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A mixture for two users, ann and bob: everyone for one wish in four, else one of them.
+pub fn mixed(n: usize) -> Note {
+    match n % 4 {
+        0 => note("all").to_everyone(),
+        1 => note("ann").to_user("ann"),
+        2 => note("bob").to_user("bob"),
+        _ => note("ann again").to_user("ann"),
+    }
+}
+
+/// Number, id, and the user it is for (`None`: everyone).
+pub type LogRow = (i64, String, Option<String>);
+
+pub async fn log_rows(url: &str) -> Vec<LogRow> {
+    let sql = "SELECT seq, id::text, user_id FROM recado.log ORDER BY seq";
+    sqlx::query_as(sql).fetch_all(&mut PgConnection::connect(url).await.unwrap()).await.unwrap()
+}
+
+/// Every receipt is a row, the rows are dense, and every device has exactly its rows.
+pub fn nothing_is_lost(rows: &[LogRow], diary: &Diary, fan: &Fan) {
+    assert!(rows.iter().enumerate().all(|(at, (seq, ..))| *seq == at as i64 + 1), "dense from 1");
+    for posted in &diary.posted {
+        let row = usize::try_from(posted.receipt.seq - 1).ok().and_then(|at| rows.get(at));
+        assert_eq!(row.map(|(_, id, _)| id), Some(&posted.receipt.id), "the row of wish {}", posted.note);
+    }
+    let wishes: HashSet<usize> = diary.posted.iter().map(|posted| posted.note).collect();
+    assert_eq!(wishes.len(), diary.posted.len(), "each wish has one receipt");
+    fan.must_have_exactly(rows);
+    fan.must_never_have_gone_back();
+}

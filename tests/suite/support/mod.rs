@@ -1,0 +1,43 @@
+//! The words in which the tests are told.
+
+mod client;
+mod database;
+mod hub;
+mod load;
+mod note;
+mod postgres;
+mod proxy;
+
+pub use client::{Client, Ended, Frame, Notification};
+pub use database::TestDb;
+pub use hub::{Hub, run_to_the_end, service_token, token};
+pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
+pub use note::{Answer, Note, Receipt, note};
+pub use postgres::DurableServer;
+pub use proxy::{Cut, Flow, Proxy};
+
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+/// How long a test waits for what should come at once. Long, because the machine may be busy; a test that passes does
+/// not wait for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks until there is an answer, at most `limit`.
+pub async fn eventually<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Tests that load the machine take turns: two at once would measure each other.
+pub async fn heavy() -> SemaphorePermit<'static> {
+    static TURN: Semaphore = Semaphore::const_new(1);
+    TURN.acquire().await.unwrap()
+}

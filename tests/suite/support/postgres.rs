@@ -1,0 +1,56 @@
+//! A durable server of a test's own, which it may kill.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use recado::store::server::{Environment, PrivateServer, ServerSettings};
+
+/// PostgreSQL with all its safety on, in a folder of its own.
+pub struct DurableServer {
+    server: Option<PrivateServer>,
+    folder: tempfile::TempDir,
+}
+
+impl DurableServer {
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("recado-durable").tempdir_in("/tmp").unwrap();
+        // The server's user has to enter; tempfile's own are 0700.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut server = Self { server: None, folder };
+        server.start_again().await;
+        server
+    }
+
+    /// As an administrator, or a supervisor, would.
+    pub async fn start_again(&mut self) {
+        let settings = ServerSettings { state_dir: Some(self.state()), max_connections: 100, ..ServerSettings::default() };
+        let environment =
+            Environment { path: std::env::var_os("PATH"), home: std::env::var_os("HOME").map(Into::into), ..Environment::default() };
+        let start = move || PrivateServer::start(&settings, &environment, &mut |_| {});
+        self.server = Some(tokio::task::spawn_blocking(start).await.unwrap().expect("a durable server"));
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub fn url(&self) -> String {
+        self.server.as_ref().unwrap().connection_url()
+    }
+
+    /// kill -9 of the postmaster; its children end when they notice.
+    pub fn kill_9(&self) {
+        let pid = self.server.as_ref().unwrap().postmaster_pid().expect("the server runs");
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for DurableServer {
+    fn drop(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        // Blocking; not on a thread of the runtime.
+        let _ = std::thread::spawn(move || server.stop()).join();
+    }
+}

@@ -1,0 +1,119 @@
+//! NOTIFY is a hint: with it delivery is quick, without it delivery is late by no more than the poll.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::support::*;
+
+/// Above the poll interval that the hubs of these tests have, which is the longest one that may be set.
+const POLL: (&str, &str) = ("RECADO_POLL_INTERVAL", "3s");
+/// Far below that poll. After what came by polling the next look is at least 2.4 s away, so two in a row prove NOTIFY.
+const QUICK: Duration = Duration::from_millis(1500);
+
+async fn comes_quickly(from: &Hub, to: &mut Client) {
+    for n in 0..3 {
+        let begun = Instant::now();
+        let seq = from.post(&note("n").to_user("ann")).await.seq;
+        to.until_seq(seq).await;
+        assert!(begun.elapsed() < QUICK, "number {n} took {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notify_brings_it_at_once_to_another_hub() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).with(POLL.0, POLL.1);
+    let (here, there) = (hub.start().await, hub.start().await);
+    let mut ann = Client::of("ann").connect(&there).await;
+    eventually("there listens", PATIENCE, async || (!listeners(&db).await.is_empty()).then_some(())).await;
+    here.post(&note("warm").to_user("ann")).await;
+    ann.until("warm").await;
+    comes_quickly(&here, &mut ann).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_hears_no_notify_is_late_by_the_poll_only() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    proxy.set(Flow::Hole);
+    let here = Hub::on(&db).start().await;
+    let deaf = Hub::on(&db).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = Client::of("ann").connect(&deaf).await;
+    for n in 0..6 {
+        let begun = Instant::now();
+        let seq = here.post(&note(&n.to_string()).to_user("ann")).await.seq;
+        assert_eq!(ann.expect_notification().await.seq, seq);
+        assert!(begun.elapsed() < Duration::from_secs(2), "the poll of 1 s and 1 s: {:?}", begun.elapsed());
+    }
+    assert!(deaf.is_ready().await, "polling works, so it is ready");
+}
+
+async fn listeners(db: &TestDb) -> HashSet<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recado listener'";
+    let pids: Vec<i32> = sqlx::query_scalar(sql).fetch_all(&mut db.connect().await).await.unwrap();
+    pids.into_iter().collect()
+}
+
+async fn a_cut_listener_is_replaced(cut: Cut) {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let here = Hub::on(&db).start().await;
+    let cut_off = Hub::on(&db).with(POLL.0, POLL.1).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = Client::of("ann").connect(&cut_off).await;
+    let before = eventually("both listen", PATIENCE, async || Some(listeners(&db).await).filter(|pids| pids.len() == 2)).await;
+    let opened = proxy.opened();
+
+    proxy.cut(cut);
+    let since_cut = Instant::now();
+    let mut sent = 0;
+    while proxy.opened() == opened || listeners(&db).await.is_subset(&before) {
+        assert!(since_cut.elapsed() < Duration::from_secs(10), "{cut:?}: not replaced");
+        let begun = Instant::now();
+        sent += 1;
+        let seq = here.post(&note(&sent.to_string()).to_user("ann")).await.seq;
+        ann.until_seq(seq).await;
+        assert!(begun.elapsed() < Duration::from_secs(4), "the poll of 3 s and 1 s: {:?}", begun.elapsed());
+    }
+    // The new LISTEN itself may be a moment behind its connection.
+    here.post(&note("warm").to_user("ann")).await;
+    ann.until("warm").await;
+    comes_quickly(&here, &mut ann).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_was_closed_is_replaced() {
+    a_cut_listener_is_replaced(Cut::Fin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_was_reset_is_replaced() {
+    a_cut_listener_is_replaced(Cut::Rst).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_in_a_black_hole_is_replaced() {
+    a_cut_listener_is_replaced(Cut::Hole).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_was_committed_while_the_listener_was_away_waits_for_the_next_notify() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let here = Hub::on(&db).start().await;
+    let cut_off = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = Client::of("ann").connect(&cut_off).await;
+    for cut in [Cut::Rst, Cut::Fin, Cut::Hole] {
+        // Every connection of that hub at once.
+        proxy.cut(cut);
+        let mut last = 0;
+        for n in 0..20 {
+            last = here.post(&note(&n.to_string()).to_user("ann")).await.seq;
+        }
+        let begun = Instant::now();
+        let got = ann.until_seq(last).await;
+        assert_eq!(got.len(), 20, "{cut:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{cut:?}: {:?}", begun.elapsed());
+    }
+}
