@@ -151,7 +151,7 @@ fn max_connections(config: &Config) -> usize {
 }
 
 /// The soft limit of open files, where the system tells.
-fn open_file_limit() -> Option<usize> {
+pub fn open_file_limit() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()

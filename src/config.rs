@@ -132,6 +132,8 @@ pub struct Config {
     pub log: String,
     pub log_format: LogFormat,
     pub url: String,
+    /// Whether the hub's address was given, by a flag or the environment.
+    pub url_is_given: bool,
     pub key: Option<String>,
     pub token: Option<String>,
     pub machine: Machine,
@@ -212,6 +214,7 @@ impl Config {
             log: read.text("RECADO_LOG").unwrap_or_default(),
             log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
+            url_is_given: values.get("RECADO_URL").is_some_and(|url| !url.trim().is_empty()),
             key: read.text("RECADO_KEY"),
             token: read.text("RECADO_TOKEN"),
             machine,

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Data on stdout, talk on stderr.
 
+mod bench;
 mod config;
 mod error;
 mod healthcheck;
@@ -71,6 +72,8 @@ enum Command {
     Listen(listen::Listen),
     /// Show every session of every instance
     Stats,
+    /// Measure a hub beside what the same machine does without one
+    Bench(bench::Bench),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
     /// Ask a hub whether it is ready; for containers
@@ -110,6 +113,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
+        Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Config(_) => Ok(()),
     }

@@ -167,25 +167,25 @@ impl Known {
 }
 
 /// The batch turned by ninety degrees: one array a column, as `unnest` takes them.
-struct Columns<'a> {
-    id: Vec<Uuid>,
-    kind: Vec<&'a str>,
-    title: Vec<&'a str>,
-    message: Vec<&'a str>,
-    data: Vec<Option<&'a str>>,
-    topic: Vec<String>,
-    user: Vec<Option<&'a str>>,
-    account: Vec<Option<&'a str>>,
-    users: Vec<Option<String>>,
-    ttl_seconds: Vec<Option<i32>>,
-    replay: Vec<bool>,
-    source: Vec<&'a str>,
-    key: Vec<Option<Uuid>>,
-    body_hash: Vec<i64>,
+pub(super) struct Columns<'a> {
+    pub id: Vec<Uuid>,
+    pub kind: Vec<&'a str>,
+    pub title: Vec<&'a str>,
+    pub message: Vec<&'a str>,
+    pub data: Vec<Option<&'a str>>,
+    pub topic: Vec<String>,
+    pub user: Vec<Option<&'a str>>,
+    pub account: Vec<Option<&'a str>>,
+    pub users: Vec<Option<String>>,
+    pub ttl_seconds: Vec<Option<i32>>,
+    pub replay: Vec<bool>,
+    pub source: Vec<&'a str>,
+    pub key: Vec<Option<Uuid>>,
+    pub body_hash: Vec<i64>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &[&'a NewNotification]) -> Self {
+    pub(super) fn of(rows: &[&'a NewNotification]) -> Self {
         Self {
             id: rows.iter().map(|r| r.id.0).collect(),
             kind: rows.iter().map(|r| r.kind.as_str()).collect(),

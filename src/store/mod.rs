@@ -28,6 +28,7 @@ pub mod migrate;
 pub mod read;
 pub mod server;
 pub mod sessions;
+pub mod yardstick;
 
 pub use database::{Database, Reader};
 pub use error::StoreError;

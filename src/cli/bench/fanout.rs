@@ -1,0 +1,181 @@
+//! `recado bench fanout`: one post to thousands of sockets, and what an idle socket costs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::clocks::Clocks;
+use super::ground::{Ground, Hub};
+use super::plain_fanout;
+use super::post::{Post, user};
+use super::post_client::PostClient;
+use super::report::{Goal, Report};
+use super::ws_client::{WsClient, mark};
+use crate::app;
+use crate::cli::error::Failure;
+
+/// Clients that connect at the same time.
+const PARALLEL: usize = 128;
+/// How long everyone may take to get one post.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
+/// Between two posts: pongs and their acknowledgements must not meet the next post.
+const PAUSE: Duration = Duration::from_millis(1500);
+/// Bytes of a post's body, about.
+const SIZE: usize = 300;
+/// Files that a process needs beside its sockets.
+const FILES_RESERVED: usize = 200;
+
+/// One post to every socket, beside a plain TCP server that writes the same bytes; and the memory of an idle socket.
+#[derive(Debug, Clone, Args)]
+pub struct Fanout {
+    /// Sockets, each of another user
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    connections: u32,
+    /// Posts to everyone, one after the other
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    posts: u16,
+    /// Seconds of quiet before memory is looked at
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(0..=600))]
+    quiet: u64,
+}
+
+/// What the hub's part found.
+struct Found {
+    clocks: Clocks,
+    frame_bytes: usize,
+    connecting: Duration,
+    idle_bytes: Option<f64>,
+    after_bytes: Option<f64>,
+}
+
+impl Fanout {
+    pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
+        let connections = self.connections as usize;
+        enough_files(connections)?;
+        let hub = ground.hub().await?;
+        let found = self.through(ground, &hub).await;
+        hub.stop().await?;
+        let found = found?;
+        eprintln!("the same bytes through a plain TCP server");
+        let plain = plain_fanout::measure(connections, self.posts.into(), found.frame_bytes).await?.times();
+
+        let mut report = Report::new("fanout");
+        report.setting("connections", self.connections);
+        report.setting("posts", self.posts);
+        let times = found.clocks.times();
+        let at = |percent| (times.percentile_ms(percent), plain.percentile_ms(percent));
+        report.figure("socket_p50_ms", at(50.0).0, "ms").goal(Goal::AtMost(150.0));
+        report.figure("plain_tcp_p50_ms", at(50.0).1, "ms");
+        report.figure("ratio_p50", at(50.0).0 / at(50.0).1, "");
+        report.figure("socket_p90_ms", at(90.0).0, "ms").beside("plain_tcp_p90_ms", at(90.0).1);
+        report.figure("socket_p99_ms", at(99.0).0, "ms").beside("plain_tcp_p99_ms", at(99.0).1);
+        report.figure("socket_max_ms", times.max_ms(), "ms").beside("plain_tcp_max_ms", plain.max_ms());
+        report.figure("connects_per_s", f64::from(self.connections) / found.connecting.as_secs_f64(), "1/s");
+        report.figure("frame_bytes", found.frame_bytes as f64, "B");
+        match (found.idle_bytes, found.after_bytes) {
+            (Some(idle), Some(after)) => {
+                report.figure("idle_connection_kib", idle / 1024.0, "KiB").goal(Goal::AtMost(12.0));
+                report.figure("connection_after_posts_kib", after / 1024.0, "KiB");
+            }
+            _ => report.note("the hub's memory is known only of a hub that the bench started"),
+        }
+        let missing = connections * usize::from(self.posts) - times.len();
+        if missing > 0 {
+            report.note(format!("{missing} arrivals are missing"));
+        }
+        Ok(report)
+    }
+
+    async fn through(&self, ground: &Ground, hub: &Hub) -> Result<Found, Failure> {
+        let connections = self.connections as usize;
+        let before = hub.resident_kib();
+        eprintln!("connecting {connections} clients");
+        let start = Instant::now();
+        let sockets = connect(ground, hub, connections).await?;
+        let connecting = start.elapsed();
+
+        let clocks = Arc::new(Clocks::new(self.posts.into(), connections));
+        let frame_bytes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut listeners = JoinSet::new();
+        for (at, socket) in sockets.into_iter().enumerate() {
+            listeners.spawn(listen(socket, at, Arc::clone(&clocks), Arc::clone(&frame_bytes)));
+        }
+        tokio::time::sleep(Duration::from_secs(self.quiet)).await;
+        let each = |now: Option<u64>| Some((now? as f64 - before? as f64) * 1024.0 / connections as f64);
+        let idle_bytes = each(hub.resident_kib());
+
+        eprintln!("posting {} times to everyone", self.posts);
+        let mut client = PostClient::connect(hub.address, &ground.service_token()?).await?;
+        for n in 0..usize::from(self.posts) {
+            let body = Post { n, size: SIZE }.body("\"broadcast\":true");
+            clocks.starts(n);
+            client.post(&body, None).await?;
+            arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(Duration::from_secs(self.quiet)).await;
+        let after_bytes = each(hub.resident_kib());
+        listeners.shutdown().await;
+        let frame_bytes = frame_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let clocks = Arc::try_unwrap(clocks).map_err(|_| Failure::other("a listener still runs"))?;
+        Ok(Found { clocks, frame_bytes, connecting, idle_bytes, after_bytes })
+    }
+}
+
+/// Each socket's reader; ends only by a broken connection.
+async fn listen(mut socket: WsClient, at: usize, clocks: Arc<Clocks>, bytes: Arc<std::sync::atomic::AtomicUsize>) -> Failure {
+    loop {
+        match socket.text().await {
+            Ok(text) => {
+                if let Some(n) = mark(&text) {
+                    clocks.arrived(n, at);
+                    bytes.fetch_max(text.len(), std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            Err(failure) => return failure,
+        }
+    }
+}
+
+/// Waits until so many arrivals were counted, as long as nobody is lost.
+async fn arrival_of(clocks: &Clocks, wanted: usize, listeners: &mut JoinSet<Failure>) -> Result<(), Failure> {
+    let end = Instant::now() + ARRIVAL_LIMIT;
+    while clocks.count() < wanted && Instant::now() < end {
+        if let Some(Ok(failure)) = listeners.try_join_next() {
+            return Err(failure);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+async fn connect(ground: &Ground, hub: &Hub, connections: usize) -> Result<Vec<WsClient>, Failure> {
+    let doors = Arc::new(Semaphore::new(PARALLEL));
+    let mut connecting = JoinSet::new();
+    for n in 0..connections {
+        let (token, address, doors) = (ground.user_token(&user(n)?)?, hub.address, Arc::clone(&doors));
+        connecting.spawn(async move {
+            let _door = doors.acquire().await.map_err(|error| Failure::other(error.to_string()))?;
+            let (mut socket, _) = WsClient::connect(address, &token, "client_id=bench").await?;
+            socket.until_caught_up().await?;
+            Ok(socket)
+        });
+    }
+    super::joined(connecting).await
+}
+
+/// A process can have so many sockets; the hub and the bench need one a client each.
+pub fn enough_files(connections: usize) -> Result<(), Failure> {
+    match app::open_file_limit() {
+        Some(limit) if limit < connections + FILES_RESERVED => Err(Failure::settings(format!(
+            "{connections} connections need {} open files, and the limit here is {limit}: ulimit -n {}, or fewer --connections",
+            connections + FILES_RESERVED,
+            connections + FILES_RESERVED
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `recado bench growth`: whether appending and resuming cost the same in a short log and in a long one.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::Instant;
+
+use super::ceilings::{Shape, append_times};
+use super::fill::fill;
+use super::ground::Ground;
+use super::post::{Mixture, user};
+use super::report::{Goal, Report, Times, median};
+use super::resume::append_missed;
+use crate::cli::error::Failure;
+use crate::domain::{Principal, Seq, UserId};
+use crate::store::read;
+
+/// The mixture that fills the log.
+const MIXTURE: Mixture = Mixture { users: 20_000, accounts: 1000 };
+/// Bytes of a post's body, about.
+const SIZE: usize = 300;
+/// Appends of one measurement.
+const APPENDS: usize = 1000;
+/// Rows of the larger appends.
+const BATCH: usize = 100;
+/// Who resumes, and how many rows each has missed.
+const RESUMING: usize = 200;
+const MISSED: usize = 100;
+/// How long the server may tidy up after the filling.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Cost of appending and resuming in a short log and in a long one, in a database of its own.
+#[derive(Debug, Clone, Args)]
+pub struct Growth {
+    /// Rows of the short log
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    small: u64,
+    /// Rows of the long log
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    large: u64,
+    /// How often each cost is measured; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
+    rounds: u8,
+}
+
+/// The costs in one log: medians of the rounds' medians, in milliseconds.
+struct Costs {
+    append: f64,
+    append_batch: f64,
+    resume: f64,
+    filled_per_s: f64,
+}
+
+impl Growth {
+    pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
+        if self.large <= self.small {
+            return Err(Failure::other("--large must be above --small"));
+        }
+        let small = self.costs_at(ground, self.small).await?;
+        let large = self.costs_at(ground, self.large).await?;
+        let mut report = Report::new("growth");
+        report.setting("small", self.small);
+        report.setting("large", self.large);
+        report.setting("rounds", self.rounds);
+        let mut compare = |name, value, small_name, small| {
+            report.figure(name, value, "ms").beside(small_name, small).goal(Goal::AtMost(1.2));
+        };
+        compare("append_1_large_p50_ms", large.append, "append_1_small_p50_ms", small.append);
+        compare("append_100_large_p50_ms", large.append_batch, "append_100_small_p50_ms", small.append_batch);
+        compare("resume_100_large_p50_ms", large.resume, "resume_100_small_p50_ms", small.resume);
+        report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
+        report.figure("head", ground.head().await?.get() as f64, "");
+        Ok(report)
+    }
+
+    /// Fills the log up to so many rows and measures there.
+    async fn costs_at(&self, ground: &Ground, rows: u64) -> Result<Costs, Failure> {
+        let head = u64::try_from(ground.head().await?.get()).unwrap_or(0);
+        let missing = rows.saturating_sub(head);
+        eprintln!("filling the log up to {rows} rows");
+        let time = fill(ground, MIXTURE, missing, SIZE, false).await?;
+        tokio::time::sleep(SETTLE).await;
+        eprintln!("measuring at {rows} rows");
+        let (mut append, mut append_batch, mut resume) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            append.push(appends(ground, 1).await?);
+            append_batch.push(appends(ground, BATCH).await?);
+            resume.push(resumes(ground).await?);
+        }
+        let filled_per_s = missing as f64 / time.as_secs_f64();
+        Ok(Costs { append: median(&append), append_batch: median(&append_batch), resume: median(&resume), filled_per_s })
+    }
+}
+
+/// The median time of an append of so many rows.
+async fn appends(ground: &Ground, batch: usize) -> Result<f64, Failure> {
+    let mut connection = ground.database().connect("bench").await?;
+    let shape = Shape { batch, size: SIZE, users: MIXTURE.users, keyed: false };
+    // The larger ones must not make the short log a long one.
+    let count = if batch == 1 { APPENDS } else { APPENDS / 10 };
+    Ok(append_times(&mut connection, shape, count).await?.percentile_ms(50.0))
+}
+
+/// The median time of the one page that a client with a hundred missed rows needs.
+async fn resumes(ground: &Ground) -> Result<f64, Failure> {
+    let users: Vec<UserId> = (0..RESUMING).map(|n| user(MIXTURE.users + n)).collect::<Result<_, _>>()?;
+    let from = ground.head().await?;
+    append_missed(ground, &users, MISSED).await?;
+    let upto = ground.head().await?;
+    let reader = ground.database().reader(1);
+    let mut times = Vec::with_capacity(RESUMING);
+    // A connection plans its first page.
+    one_page(&reader, users[0].clone(), from, upto).await?;
+    for user in users {
+        times.push(one_page(&reader, user, from, upto).await?);
+    }
+    reader.close().await;
+    Ok(Times::new(times).percentile_ms(50.0))
+}
+
+async fn one_page(reader: &crate::store::Reader, user: UserId, from: Seq, upto: Seq) -> Result<Duration, Failure> {
+    let who = Principal { user, accounts: Vec::new() };
+    let start = Instant::now();
+    let page = read::page(reader, &who, from, upto).await?;
+    let time = start.elapsed();
+    if page.notifications.len() != MISSED {
+        return Err(Failure::other(format!("a page had {} rows instead of {MISSED}", page.notifications.len())));
+    }
+    Ok(time)
+}

@@ -1,0 +1,135 @@
+//! `recado bench`: figures of this hub, each beside the ceiling of the same machine in the same run.
+//!
+//! A rate alone says more of the machine than of the hub. So each bench also measures what the machine does without a
+//! hub: plain SQL that commits or reads the same rows, a plain TCP server that writes the same bytes. Both sides are
+//! measured within one run, minutes apart at most, and their ratio is what a goal is set on.
+//!
+//! A bench starts a hub of its own, as a process beside it, on a private database in a new folder; all of that goes
+//! away afterwards. On a given hub or database the rows stay, because nothing takes rows out of a log; hence the
+//! question for [`ground::Allowed`].
+
+mod ceilings;
+mod clocks;
+mod fanout;
+mod fill;
+mod ground;
+mod growth;
+mod hub_process;
+mod plain_fanout;
+mod post;
+mod post_client;
+mod publish;
+mod report;
+mod resume;
+mod ws_client;
+
+use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::error::Failure;
+use super::output::Format;
+use crate::config::Config;
+use ground::{Allowed, Ground};
+use report::Report;
+
+/// Measure a hub beside what the same machine does without one.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+    /// Allow a hub that is not on this machine
+    #[arg(long, global = true)]
+    allow_remote: bool,
+    /// Allow a log that others have written into; the bench's rows stay there
+    #[arg(long, global = true)]
+    allow_used_log: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Posts a second, and the time from POST to socket
+    Publish(publish::Publish),
+    /// One post to thousands of sockets, and the memory of an idle one
+    Fanout(fanout::Fanout),
+    /// Many clients come back at once
+    Resume(resume::Resume),
+    /// Fill the log of a given database (--database-url or --data-dir)
+    Fill(fill::Fill),
+    /// Whether costs grow with the log
+    Growth(growth::Growth),
+    /// The other side of fanout's ceiling
+    #[command(hide = true)]
+    PlainServer {
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        bytes: usize,
+    },
+}
+
+impl Bench {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
+        if let What::PlainServer { connections, bytes } = self.what {
+            return plain_fanout::serve(connections, bytes).await;
+        }
+        let config = self.fit(config)?;
+        let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
+        let ground = Ground::open(&config, allowed).await?;
+        let outcome = tokio::select! {
+            outcome = self.measure(&ground) => outcome,
+            () = told_to_stop() => Err(Failure::other("interrupted")),
+        };
+        ground.close().await;
+        outcome?.print(format)
+    }
+
+    /// What a bench does with the settings that it was given.
+    fn fit(&self, config: &Config) -> Result<Config, Failure> {
+        let mut config = config.clone();
+        match self.what {
+            What::Fill(_) if config.database_url.is_none() && config.data_dir.is_none() => {
+                return Err(Failure::settings("say which database is to be filled: --database-url or --data-dir"));
+            }
+            // It needs no hub, and its short log has to be short.
+            What::Growth(_) => {
+                config.url_is_given = false;
+                config.database_url = None;
+                config.data_dir = None;
+            }
+            What::Fill(_) => config.url_is_given = false,
+            _ => {}
+        }
+        Ok(config)
+    }
+
+    async fn measure(&self, ground: &Ground) -> Result<Report, Failure> {
+        match &self.what {
+            What::Publish(publish) => publish.run(ground).await,
+            What::Fanout(fanout) => fanout.run(ground).await,
+            What::Resume(resume) => resume.run(ground).await,
+            What::Fill(fill) => fill.run(ground).await,
+            What::Growth(growth) => growth.run(ground).await,
+            What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
+        }
+    }
+}
+
+async fn told_to_stop() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+/// What all tasks came to, or the first failure; the others are then ended.
+async fn joined<T: 'static>(mut tasks: JoinSet<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+    let mut results = Vec::with_capacity(tasks.len());
+    while let Some(joined) = tasks.join_next().await {
+        results.push(joined.map_err(|error| Failure::other(error.to_string()))??);
+    }
+    Ok(results)
+}

@@ -1,0 +1,228 @@
+//! `recado bench publish`: how fast posts are committed, and how soon they are on a socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::ceilings::{Shape, Yardstick};
+use super::clocks::Clocks;
+use super::ground::{Ground, Hub};
+use super::joined;
+use super::post::{Post, user};
+use super::post_client::PostClient;
+use super::report::{Goal, Report, Times, median};
+use super::ws_client::{WsClient, mark};
+use crate::cli::error::Failure;
+
+/// How many users the posts of the first part go to.
+const USERS: usize = 1000;
+/// How long each ceiling is measured.
+const CEILING_TIME: Duration = Duration::from_secs(2);
+/// How long the last posts may take to the listener.
+const LAST_LIMIT: Duration = Duration::from_secs(5);
+/// How long before the first post its time is set, so that every connection is ready by then.
+const LEAD: Duration = Duration::from_millis(100);
+
+/// Single posts a second beside plain SQL, and the time from POST to socket beside a bare commit.
+#[derive(Debug, Clone, Args)]
+pub struct Publish {
+    /// Posting connections
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+    /// Length of each part
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How often posting and its ceilings are measured; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    rounds: u8,
+    /// Posts a second while the time from POST to socket is measured
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Bytes of a post's body, about
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(150..=60_000))]
+    size: u16,
+    /// Give each post an Idempotency-Key
+    #[arg(long)]
+    keyed: bool,
+}
+
+/// What one round found.
+struct Round {
+    per_s: f64,
+    batch: f64,
+    append_per_s: f64,
+    insert_per_s: f64,
+    times: Vec<Duration>,
+}
+
+impl Publish {
+    pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
+        let mut yardstick = Yardstick::make(ground).await?;
+        let outcome = self.measure(ground, &mut yardstick).await;
+        let dropped = yardstick.unmake().await;
+        let report = outcome?;
+        dropped?;
+        Ok(report)
+    }
+
+    async fn measure(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Report, Failure> {
+        let mut report = Report::new("publish");
+        report.setting("connections", self.connections);
+        report.setting("seconds", self.seconds);
+        report.setting("size", self.size);
+        report.setting("keyed", self.keyed);
+        let mut rounds = Vec::new();
+        for round in 1..=self.rounds {
+            eprintln!("round {round} of {}: posting over {} connections for {} s", self.rounds, self.connections, self.seconds);
+            rounds.push(self.round(ground, yardstick).await?);
+        }
+        self.say_rounds(&mut report, rounds);
+
+        let mut commits = yardstick.bare_commits(CEILING_TIME).await?;
+        eprintln!("POST to socket at {} a second for {} s", self.rate, self.seconds);
+        let hub = ground.hub().await?;
+        let (clocks, lateness) = self.paced(ground, &hub).await?;
+        hub.stop().await?;
+        commits.extend(yardstick.bare_commits(CEILING_TIME).await?);
+        self.say_latency(&mut report, &clocks, lateness, &Times::new(commits));
+        if ground.hub_is_given() {
+            report.note("the given hub was running while the ceilings were measured, and read the rows of sql_append_per_s as well");
+        }
+        Ok(report)
+    }
+
+    async fn round(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Round, Failure> {
+        let hub = ground.hub().await?;
+        let before = ground.head().await?;
+        let start = Instant::now();
+        let times = self.burst(ground, &hub).await?;
+        let per_s = times.len() as f64 / start.elapsed().as_secs_f64();
+        let after = ground.head().await?;
+        // The ceilings have the machine to themselves.
+        hub.stop().await?;
+        let batch = yardstick.batch_size(before, after).await?;
+        let shape = Shape { batch: batch.round() as usize, size: self.size.into(), users: USERS, keyed: self.keyed };
+        let append_per_s = yardstick.appends(shape, CEILING_TIME).await?;
+        let insert_per_s = yardstick.inserts(shape, CEILING_TIME).await?;
+        eprintln!("  {per_s:.0} posts/s in batches of {batch:.1}; plain SQL: append {append_per_s:.0}, insert {insert_per_s:.0} rows/s");
+        Ok(Round { per_s, batch, append_per_s, insert_per_s, times })
+    }
+
+    /// Every connection posts as fast as it is answered. Returns the time of each post.
+    async fn burst(&self, ground: &Ground, hub: &Hub) -> Result<Vec<Duration>, Failure> {
+        let token = ground.service_token()?;
+        let end = Instant::now() + Duration::from_secs(self.seconds);
+        let (step, size, keyed) = (usize::from(self.connections), usize::from(self.size), self.keyed);
+        let mut posting = JoinSet::new();
+        for first in 0..step {
+            let mut client = PostClient::connect(hub.address, &token).await?;
+            posting.spawn(async move {
+                let mut times = Vec::new();
+                let mut n = first;
+                while Instant::now() < end {
+                    let body = Post { n, size }.body(&format!("\"user_id\":\"bench-{}\"", n % USERS));
+                    let key = keyed.then(|| uuid::Uuid::now_v7().to_string());
+                    let start = Instant::now();
+                    client.post(&body, key.as_deref()).await?;
+                    times.push(start.elapsed());
+                    n += step;
+                }
+                Ok(times)
+            });
+        }
+        Ok(joined(posting).await?.concat())
+    }
+
+    /// Posts at an even rate to one listening user; also returns how late the posts were, which is the bench's own doing.
+    async fn paced(&self, ground: &Ground, hub: &Hub) -> Result<(Clocks, Times), Failure> {
+        let total = usize::try_from(u64::from(self.rate) * self.seconds).unwrap_or(usize::MAX);
+        let clocks = Arc::new(Clocks::new(total, 1));
+        let listener = user(0)?;
+        let (mut socket, _) = WsClient::connect(hub.address, &ground.user_token(&listener)?, "client_id=bench&since=live").await?;
+        socket.until_caught_up().await?;
+        let listening = Arc::clone(&clocks);
+        let mut listeners = JoinSet::new();
+        listeners.spawn(async move {
+            loop {
+                if let Some(n) = mark(&socket.text().await?)
+                    && listening.arrived(n, 0) == total
+                {
+                    return Ok(());
+                }
+            }
+        });
+        let late = self.posting_at_rate(ground, hub, &clocks, total).await?;
+        // A listener that ended says why; one that waits for the last posts has some seconds.
+        let heard = tokio::time::timeout(LAST_LIMIT, joined::<()>(listeners)).await;
+        if let Ok(Err(failure)) = heard {
+            return Err(failure);
+        }
+        let clocks = Arc::try_unwrap(clocks).map_err(|_| Failure::other("a listener still runs"))?;
+        Ok((clocks, Times::new(late)))
+    }
+
+    async fn posting_at_rate(&self, ground: &Ground, hub: &Hub, clocks: &Arc<Clocks>, total: usize) -> Result<Vec<Duration>, Failure> {
+        let token = ground.service_token()?;
+        let (step, size, keyed) = (usize::from(self.connections), usize::from(self.size), self.keyed);
+        let between = Duration::from_secs(1) / self.rate;
+        let mut clients = Vec::new();
+        for _ in 0..step {
+            clients.push(PostClient::connect(hub.address, &token).await?);
+        }
+        let begin = Instant::now() + LEAD;
+        let mut posting = JoinSet::new();
+        for (first, mut client) in clients.into_iter().enumerate() {
+            let clocks = Arc::clone(clocks);
+            posting.spawn(async move {
+                let mut late = Vec::new();
+                for n in (first..total).step_by(step) {
+                    let body = Post { n, size }.body("\"user_id\":\"bench-0\"");
+                    let key = keyed.then(|| uuid::Uuid::now_v7().to_string());
+                    let due = begin + between * u32::try_from(n).unwrap_or(u32::MAX);
+                    tokio::time::sleep_until(due).await;
+                    late.push(due.elapsed());
+                    clocks.starts(n);
+                    client.post(&body, key.as_deref()).await?;
+                }
+                Ok(late)
+            });
+        }
+        Ok(joined(posting).await?.concat())
+    }
+
+    fn say_rounds(&self, report: &mut Report, rounds: Vec<Round>) {
+        let of = |value: fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+        let per_s = of(|r| r.per_s);
+        // Each round's own ratio, so that a machine that slows down between two rounds does not count.
+        let (append, insert) = (of(|r| r.per_s / r.append_per_s), of(|r| r.per_s / r.insert_per_s));
+        report.figure("posts_per_s", per_s, "1/s");
+        report.figure("ratio_to_sql_append", append, "").goal(Goal::AtLeast(0.3));
+        report.figure("ratio_to_sql_insert", insert, "").goal(Goal::AtLeast(0.3));
+        report.figure("sql_append_per_s", of(|r| r.append_per_s), "rows/s");
+        report.figure("sql_insert_per_s", of(|r| r.insert_per_s), "rows/s");
+        report.figure("batch_rows", of(|r| r.batch), "rows");
+        let times = Times::new(rounds.into_iter().flat_map(|r| r.times).collect());
+        report.times(["answer_p50_ms", "answer_p90_ms", "answer_p99_ms", "answer_max_ms"], &times);
+        report.note(format!("figures of throughput are the median of {} rounds; each round has its own ceilings and ratio", self.rounds));
+    }
+
+    fn say_latency(&self, report: &mut Report, clocks: &Clocks, late: Times, commits: &Times) {
+        let arrived = clocks.times();
+        let bare = commits.percentile_ms(50.0);
+        report.setting("rate", self.rate);
+        report
+            .figure("post_to_socket_p50_ms", arrived.percentile_ms(50.0), "ms")
+            .beside("bare_commit_p50_ms", bare)
+            .goal(Goal::AtMost(5.0));
+        report.figure("post_to_socket_p99_ms", arrived.percentile_ms(99.0), "ms").beside("bare_commit_p99_ms", commits.percentile_ms(99.0));
+        report.figure("post_to_socket_max_ms", arrived.max_ms(), "ms");
+        report.figure("posts_late_p99_ms", late.percentile_ms(99.0), "ms");
+        let lost = late.len() - arrived.len();
+        if lost > 0 {
+            report.note(format!("{lost} of {} posts did not come to the listener in time", late.len()));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A browser that listens: one WebSocket with small buffers, so that thousands fit beside the hub.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use crate::cli::error::Failure;
+
+/// Longest wait for the handshake and the first frame: a thousand clients may stand before this one.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// What a client reads into, and writes its pongs from.
+const BUFFER_BYTES: usize = 2 << 10;
+
+/// One open WebSocket.
+pub struct WsClient {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl WsClient {
+    /// Connects; returns the first frame as well. `query` says from where the stream begins.
+    pub async fn connect(address: SocketAddr, token: &str, query: &str) -> Result<(Self, Value), Failure> {
+        let connected = timeout(CONNECT_LIMIT, Self::handshake(address, token, query)).await;
+        connected.map_err(|_| Failure::unavailable("a client was not let in within 30 s"))?
+    }
+
+    async fn handshake(address: SocketAddr, token: &str, query: &str) -> Result<(Self, Value), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::unavailable(format!("a client could not connect: {error}"));
+        let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        let mut request = format!("ws://{address}/ws?{query}").into_client_request().map_err(|error| failed(&error))?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| failed(&error))?;
+        request.headers_mut().insert("authorization", bearer);
+        let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0);
+        let (socket, _) =
+            tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await.map_err(|error| failed(&error))?;
+        let mut client = Self { socket };
+        let hello: Value = serde_json::from_str(&client.text().await?).map_err(|error| failed(&error))?;
+        if hello["type"] != "connection_established" {
+            return Err(failed(&hello));
+        }
+        Ok((client, hello))
+    }
+
+    /// The next text frame. Pings are answered on the way.
+    pub async fn text(&mut self) -> Result<Utf8Bytes, Failure> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(Message::Close(frame))) => return Err(Failure::other(format!("the hub closed a client: {frame:?}"))),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(Failure::unavailable(format!("a client's connection broke: {error}"))),
+                None => return Err(Failure::unavailable("a client's connection ended")),
+            }
+        }
+    }
+
+    /// Reads until everything missed has come; returns how many notifications that were.
+    pub async fn until_caught_up(&mut self) -> Result<usize, Failure> {
+        let mut notifications = 0;
+        loop {
+            let text = self.text().await?;
+            if text.starts_with("{\"type\":\"caught_up\"") {
+                return Ok(notifications);
+            }
+            notifications += usize::from(text.starts_with("{\"seq\":"));
+        }
+    }
+}
+
+/// The number that the bench wrote into a notification's data.
+pub fn mark(frame: &str) -> Option<usize> {
+    let (_, rest) = frame.split_once("\"bench_n\":")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_found_in_a_frame() {
+        assert_eq!(mark(r#"{"seq":9,"prev":8,"type":"bench","data":{"bench_n":42,"filler":"x"},"id":"…"}"#), Some(42));
+        assert_eq!(mark(r#"{"type":"heartbeat","seq":10600,"prev":10513}"#), None);
+    }
+}

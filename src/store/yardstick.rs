@@ -1,0 +1,128 @@
+//! Plain SQL that `recado bench` holds the hub against: what the same machine does with the same rows without a hub.
+//!
+//! The tables stand in a schema of their own, made and dropped by the bench; they do not exist where the checked
+//! queries are checked, so the queries on them are plain texts.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::StoreError;
+use super::append::Columns;
+use super::database::limited;
+use crate::domain::{NewNotification, Seq};
+
+/// Longest wait for one statement on the scratch tables.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes the scratch tables: the log's columns with one primary key, and a table of one number a row.
+///
+/// # Errors
+/// When the database is away, or the user of the connection may not make a schema.
+pub async fn make(connection: &mut PgConnection) -> Result<(), StoreError> {
+    run(
+        connection,
+        "DROP SCHEMA IF EXISTS recado_bench CASCADE;
+         CREATE SCHEMA recado_bench;
+         CREATE TABLE recado_bench.plain_row (LIKE recado.log, PRIMARY KEY (seq));
+         CREATE TABLE recado_bench.one_number (n bigint NOT NULL)",
+    )
+    .await
+}
+
+/// Drops the scratch tables.
+///
+/// # Errors
+/// When the database is away.
+pub async fn unmake(connection: &mut PgConnection) -> Result<(), StoreError> {
+    run(connection, "DROP SCHEMA IF EXISTS recado_bench CASCADE").await
+}
+
+/// Makes this connection's commits return before they are on disk: only for filling a log that nobody relies on.
+///
+/// # Errors
+/// When the database is away.
+pub async fn relax_commits(connection: &mut PgConnection) -> Result<(), StoreError> {
+    run(connection, "SET synchronous_commit = off").await
+}
+
+async fn run(connection: &mut PgConnection, sql: &'static str) -> Result<(), StoreError> {
+    limited(LIMIT, sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection)).await?;
+    Ok(())
+}
+
+/// Inserts rows into the scratch table, numbered from `first` on: one statement, one commit, nothing looked up or checked.
+///
+/// # Errors
+/// When the database is away, or the numbers were used before.
+pub async fn insert(connection: &mut PgConnection, first: Seq, rows: &[&NewNotification]) -> Result<(), StoreError> {
+    let columns = Columns::of(rows);
+    let inserted = sqlx::query(
+        "INSERT INTO recado_bench.plain_row (seq, id, created_at, type, title, message, data, topic, user_id, account_id,
+                                             user_ids, expires_at, replay, source, bytes)
+         SELECT $1 - 1 + place, id, now(), type, title, message, data::json, topic, user_id, account_id, user_ids::text[],
+                now() + ttl_seconds * interval '1 second', replay, source,
+                octet_length(title) + octet_length(message) + coalesce(octet_length(data), 0)
+           FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                       $10::text[], $11::int[], $12::bool[], $13::text[])
+                WITH ORDINALITY AS u (id, type, title, message, data, topic, user_id, account_id, user_ids, ttl_seconds,
+                                      replay, source, place)",
+    )
+    .bind(first.get())
+    .bind(&columns.id)
+    .bind(&columns.kind)
+    .bind(&columns.title)
+    .bind(&columns.message)
+    .bind(&columns.data)
+    .bind(&columns.topic)
+    .bind(&columns.user)
+    .bind(&columns.account)
+    .bind(&columns.users)
+    .bind(&columns.ttl_seconds)
+    .bind(&columns.replay)
+    .bind(&columns.source)
+    .execute(connection);
+    limited(LIMIT, inserted).await?;
+    Ok(())
+}
+
+/// Commits one small row: the least that a durable write costs here.
+///
+/// # Errors
+/// When the database is away.
+pub async fn commit_one(connection: &mut PgConnection, n: i64) -> Result<(), StoreError> {
+    let inserted = sqlx::query("INSERT INTO recado_bench.one_number (n) VALUES ($1)").bind(n).execute(connection);
+    limited(LIMIT, inserted).await?;
+    Ok(())
+}
+
+/// How many rows and how many commits a part of the log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commits {
+    pub rows: i64,
+    pub commits: i64,
+}
+
+/// Rows of one commit share their time, and no other has it.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn commits(connection: &mut PgConnection, after: Seq, upto: Seq) -> Result<Commits, StoreError> {
+    let counted = sqlx::query!(
+        r#"SELECT count(*) AS "rows!", count(DISTINCT created_at) AS "commits!" FROM recado.log WHERE seq > $1 AND seq <= $2"#,
+        after.get(),
+        upto.get(),
+    )
+    .fetch_one(connection);
+    let counted = limited(LIMIT, counted).await?;
+    Ok(Commits { rows: counted.rows, commits: counted.commits })
+}
+
+/// The service that the log's last row came from; `None` for an empty log.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn last_source(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
+    let source = sqlx::query_scalar!("SELECT source FROM recado.log ORDER BY seq DESC LIMIT 1").fetch_optional(connection);
+    limited(LIMIT, source).await
+}
