@@ -15,6 +15,7 @@ mod crash;
 mod deliver;
 mod frozen;
 mod guard;
+mod old_clients;
 mod private_server;
 mod restored;
 mod resume;
