@@ -13,6 +13,7 @@ mod append;
 mod bad_input;
 mod crash;
 mod deliver;
+mod docs;
 mod frozen;
 mod guard;
 mod old_clients;
