@@ -93,10 +93,15 @@ fn too_large() -> Refused {
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Refused> {
     let refuse = |detail: &str| Err(Problem::new(415, "unsupported_media_type", detail).into());
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    // A field may stand in several lines; the first alone does not tell.
+    if headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
         return refuse("a compressed body is not taken; send it as it is");
     }
-    let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(given), None) = (types.next(), types.next()) else {
+        return refuse("send Content-Type: application/json, once");
+    };
+    let given = given.to_str().unwrap_or_default();
     let mut parts = given.split(';').map(str::trim);
     if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
         return refuse("send Content-Type: application/json");

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
 use super::StoreError;
 use super::append::Columns;
@@ -47,7 +47,7 @@ pub async fn relax_commits(connection: &mut PgConnection) -> Result<(), StoreErr
 }
 
 async fn run(connection: &mut PgConnection, sql: &'static str) -> Result<(), StoreError> {
-    limited(LIMIT, sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection)).await?;
+    limited(LIMIT, sqlx::raw_sql(sql).execute(connection)).await?;
     Ok(())
 }
 

@@ -4,16 +4,20 @@
 //! from a template, and nobody has to stop anything. `TEST_DATABASE_URL` (a superuser's URL) names another cluster.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should end at that very line")]
 #![allow(clippy::disallowed_methods, reason = "tests start their own tasks, and read TEST_DATABASE_URL and TMPDIR")]
+#![allow(clippy::wrong_self_convention, reason = "a note goes to somebody; it is not turned into one")]
 
 mod support;
 
 mod acks;
 mod append;
+mod bad_input;
 mod cli;
 mod crash;
 mod deliver;
+mod docs;
 mod frozen;
 mod guard;
+mod old_clients;
 mod private_server;
 mod restored;
 mod resume;

@@ -15,7 +15,6 @@ use super::post::{Post, user};
 use super::post_client::PostClient;
 use super::report::{Goal, Report};
 use super::ws_client::{WsClient, mark};
-use crate::app;
 use crate::cli::error::Failure;
 
 /// Clients that connect at the same time.
@@ -26,8 +25,6 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(1500);
 /// Bytes of a post's body, about.
 const SIZE: usize = 300;
-/// Files that a process needs beside its sockets.
-const FILES_RESERVED: usize = 200;
 
 /// One post to every socket, beside a plain TCP server that writes the same bytes; and the memory of an idle socket.
 #[derive(Debug, Clone, Args)]
@@ -53,9 +50,13 @@ struct Found {
 }
 
 impl Fanout {
+    /// Sockets of one process.
+    pub fn sockets(&self) -> usize {
+        self.connections as usize
+    }
+
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
         let connections = self.connections as usize;
-        enough_files(connections)?;
         let hub = ground.hub().await?;
         let found = self.through(ground, &hub).await;
         hub.stop().await?;
@@ -166,16 +167,4 @@ async fn connect(ground: &Ground, hub: &Hub, connections: usize) -> Result<Vec<W
         });
     }
     super::joined(connecting).await
-}
-
-/// A process can have so many sockets; the hub and the bench need one a client each.
-pub fn enough_files(connections: usize) -> Result<(), Failure> {
-    match app::open_file_limit() {
-        Some(limit) if limit < connections + FILES_RESERVED => Err(Failure::settings(format!(
-            "{connections} connections need {} open files, and the limit here is {limit}: ulimit -n {}, or fewer --connections",
-            connections + FILES_RESERVED,
-            connections + FILES_RESERVED
-        ))),
-        _ => Ok(()),
-    }
 }

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Url;
+use tokio::time::Instant;
 
 use super::hub_process::HubProcess;
 use super::post::SOURCE;
@@ -18,6 +20,8 @@ use crate::store::{Database, read, yardstick};
 
 /// A token outlives the longest bench.
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
+/// How long a killed hub may take to be gone.
+const GONE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the user allows a bench to do.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +38,8 @@ pub struct Ground {
     backing: Backing,
     folder: Option<PathBuf>,
     given: Option<SocketAddr>,
+    /// The hubs that were started, by process number.
+    started: Mutex<Vec<u32>>,
 }
 
 /// A hub that can be talked to. Dropping one that was started for the bench kills it.
@@ -56,7 +62,7 @@ impl Ground {
         config.jwt_secret = Some(backing::jwt_secret(&config)?);
         let backing = Backing::open(&config).await;
         let mut ground = match backing {
-            Ok(backing) => Self { config, backing, folder, given },
+            Ok(backing) => Self { config, backing, folder, given, started: Mutex::default() },
             Err(error) => {
                 remove_folder(folder.as_deref());
                 return Err(error.into());
@@ -104,6 +110,7 @@ impl Ground {
         }
         let folder = self.folder.as_deref().unwrap_or(Path::new("/tmp"));
         let process = HubProcess::start(&self.config, &folder.join("hub.log")).await?;
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).extend(process.pid());
         Ok(Hub { address: process.address, process: Some(process) })
     }
 
@@ -124,6 +131,13 @@ impl Ground {
 
     /// Stops the private server when nobody else uses it, and removes the folder.
     pub async fn close(self) {
+        // A bench that was interrupted has dropped its hub, which is killed then. Until it is gone the private server
+        // counts as used by another hub, and would be left running without its folder.
+        let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
+        let end = Instant::now() + GONE_LIMIT;
+        while started.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.backing.close().await;
         remove_folder(self.folder.as_deref());
     }

@@ -9,23 +9,26 @@ use super::ceilings::{Shape, append_times};
 use super::fill::fill;
 use super::ground::Ground;
 use super::post::{Mixture, user};
-use super::report::{Goal, Report, Times, median};
+use super::report::{Goal, Report, Times};
 use super::resume::append_missed;
 use crate::cli::error::Failure;
 use crate::domain::{Principal, Seq, UserId};
-use crate::store::read;
+use crate::store::{Reader, read};
 
 /// The mixture that fills the log.
 const MIXTURE: Mixture = Mixture { users: 20_000, accounts: 1000 };
 /// Bytes of a post's body, about.
 const SIZE: usize = 300;
-/// Appends of one measurement.
-const APPENDS: usize = 1000;
+/// Appends of one measurement; the larger ones make the short log longer, so they come last and are fewer.
+const SINGLE_APPENDS: usize = 1000;
+const BATCH_APPENDS: usize = 500;
 /// Rows of the larger appends.
 const BATCH: usize = 100;
 /// Who resumes, and how many rows each has missed.
 const RESUMING: usize = 200;
 const MISSED: usize = 100;
+/// How often each of them reads.
+const READINGS: usize = 3;
 /// How long the server may tidy up after the filling.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -38,17 +41,15 @@ pub struct Growth {
     /// Rows of the long log
     #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     large: u64,
-    /// How often each cost is measured; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
-    rounds: u8,
 }
 
-/// The costs in one log: medians of the rounds' medians, in milliseconds.
+/// The costs in one log: medians, in milliseconds.
 struct Costs {
     append: f64,
     append_batch: f64,
     resume: f64,
     filled_per_s: f64,
+    rows_at_end: f64,
 }
 
 impl Growth {
@@ -61,7 +62,6 @@ impl Growth {
         let mut report = Report::new("growth");
         report.setting("small", self.small);
         report.setting("large", self.large);
-        report.setting("rounds", self.rounds);
         let mut compare = |name, value, small_name, small| {
             report.figure(name, value, "ms").beside(small_name, small).goal(Goal::AtMost(1.2));
         };
@@ -69,7 +69,8 @@ impl Growth {
         compare("append_100_large_p50_ms", large.append_batch, "append_100_small_p50_ms", small.append_batch);
         compare("resume_100_large_p50_ms", large.resume, "resume_100_small_p50_ms", small.resume);
         report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
-        report.figure("head", ground.head().await?.get() as f64, "");
+        report.figure("rows_large_at_end", large.rows_at_end, "rows").beside("rows_small_at_end", small.rows_at_end);
+        report.note("measuring appends as well: the logs at the end are longer than they were filled");
         Ok(report)
     }
 
@@ -81,23 +82,18 @@ impl Growth {
         let time = fill(ground, MIXTURE, missing, SIZE, false).await?;
         tokio::time::sleep(SETTLE).await;
         eprintln!("measuring at {rows} rows");
-        let (mut append, mut append_batch, mut resume) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..self.rounds {
-            append.push(appends(ground, 1).await?);
-            append_batch.push(appends(ground, BATCH).await?);
-            resume.push(resumes(ground).await?);
-        }
+        let append = appends(ground, 1, SINGLE_APPENDS).await?;
+        let resume = resumes(ground).await?;
+        let append_batch = appends(ground, BATCH, BATCH_APPENDS).await?;
         let filled_per_s = missing as f64 / time.as_secs_f64();
-        Ok(Costs { append: median(&append), append_batch: median(&append_batch), resume: median(&resume), filled_per_s })
+        Ok(Costs { append, append_batch, resume, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
     }
 }
 
 /// The median time of an append of so many rows.
-async fn appends(ground: &Ground, batch: usize) -> Result<f64, Failure> {
+async fn appends(ground: &Ground, batch: usize, count: usize) -> Result<f64, Failure> {
     let mut connection = ground.database().connect("bench").await?;
     let shape = Shape { batch, size: SIZE, users: MIXTURE.users, keyed: false };
-    // The larger ones must not make the short log a long one.
-    let count = if batch == 1 { APPENDS } else { APPENDS / 10 };
     Ok(append_times(&mut connection, shape, count).await?.percentile_ms(50.0))
 }
 
@@ -108,18 +104,20 @@ async fn resumes(ground: &Ground) -> Result<f64, Failure> {
     append_missed(ground, &users, MISSED).await?;
     let upto = ground.head().await?;
     let reader = ground.database().reader(1);
-    let mut times = Vec::with_capacity(RESUMING);
     // A connection plans its first page.
-    one_page(&reader, users[0].clone(), from, upto).await?;
-    for user in users {
-        times.push(one_page(&reader, user, from, upto).await?);
+    one_page(&reader, &users[0], from, upto).await?;
+    let mut times = Vec::with_capacity(READINGS * RESUMING);
+    for _ in 0..READINGS {
+        for user in &users {
+            times.push(one_page(&reader, user, from, upto).await?);
+        }
     }
     reader.close().await;
     Ok(Times::new(times).percentile_ms(50.0))
 }
 
-async fn one_page(reader: &crate::store::Reader, user: UserId, from: Seq, upto: Seq) -> Result<Duration, Failure> {
-    let who = Principal { user, accounts: Vec::new() };
+async fn one_page(reader: &Reader, user: &UserId, from: Seq, upto: Seq) -> Result<Duration, Failure> {
+    let who = Principal { user: user.clone(), accounts: Vec::new() };
     let start = Instant::now();
     let page = read::page(reader, &who, from, upto).await?;
     let time = start.elapsed();

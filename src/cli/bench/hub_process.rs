@@ -91,8 +91,12 @@ impl HubProcess {
         }
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.ready.pid()
+    }
+
     pub fn resident_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.ready.pid()?)).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse().ok()
     }

@@ -29,9 +29,13 @@ use tokio::task::JoinSet;
 
 use super::error::Failure;
 use super::output::Format;
+use crate::app;
 use crate::config::Config;
 use ground::{Allowed, Ground};
 use report::Report;
+
+/// Files that a process needs beside its sockets; the hub keeps as many for itself.
+const FILES_RESERVED: usize = 200;
 
 /// Measure a hub beside what the same machine does without one.
 #[derive(Debug, Args)]
@@ -73,6 +77,7 @@ impl Bench {
         if let What::PlainServer { connections, bytes } = self.what {
             return plain_fanout::serve(connections, bytes).await;
         }
+        enough_files(self.sockets())?;
         let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
         let ground = Ground::open(&config, allowed).await?;
@@ -82,6 +87,16 @@ impl Bench {
         };
         ground.close().await;
         outcome?.print(format)
+    }
+
+    /// Most sockets that the hub and the bench have open, each.
+    fn sockets(&self) -> usize {
+        match &self.what {
+            What::Publish(publish) => publish.sockets(),
+            What::Fanout(fanout) => fanout.sockets(),
+            What::Resume(resume) => resume.sockets(),
+            What::Fill(_) | What::Growth(_) | What::PlainServer { .. } => 0,
+        }
     }
 
     /// What a bench does with the settings that it was given.
@@ -122,6 +137,17 @@ async fn told_to_stop() {
             _ = tokio::signal::ctrl_c() => {}
         },
         Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+/// A process can have so many sockets; the hub inherits the bench's limit.
+fn enough_files(sockets: usize) -> Result<(), Failure> {
+    let needed = sockets + FILES_RESERVED;
+    match app::open_file_limit() {
+        Some(limit) if limit < needed => Err(Failure::settings(format!(
+            "{sockets} connections need {needed} open files, and the limit here is {limit}: ulimit -n {needed}, or fewer connections"
+        ))),
+        _ => Ok(()),
     }
 }
 

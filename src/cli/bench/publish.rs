@@ -59,6 +59,11 @@ struct Round {
 }
 
 impl Publish {
+    /// Sockets of one process.
+    pub fn sockets(&self) -> usize {
+        self.connections.into()
+    }
+
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
         let mut yardstick = Yardstick::make(ground).await?;
         let outcome = self.measure(ground, &mut yardstick).await;

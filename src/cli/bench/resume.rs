@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::ceilings::append_rows;
-use super::fanout::enough_files;
 use super::ground::{Ground, Hub};
 use super::post::{Post, user};
 use super::report::{Goal, Report, Times, ms};
@@ -43,8 +42,12 @@ pub struct Resume {
 }
 
 impl Resume {
+    /// Sockets of one process.
+    pub fn sockets(&self) -> usize {
+        self.clients as usize
+    }
+
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
-        enough_files(self.clients as usize)?;
         let users: Vec<UserId> = (0..self.clients as usize).map(user).collect::<Result<_, _>>()?;
         eprintln!("{} users miss {} notifications each", self.clients, self.missed);
         let from = self.miss(ground, &users).await?;
