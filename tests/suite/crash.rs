@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use recado::domain::Role;
+use tokio::time::Instant;
 
 use super::support::*;
 
@@ -70,6 +71,23 @@ async fn a_database_that_answers_nothing_is_503_within_five_seconds_even_for_a_k
     proxy.set(Flow::Pass);
     eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
     assert_eq!(hub.post(&note("after").to_user("ann")).await.seq, db.head().await);
+}
+
+/// Keys are remembered for 10 s; an outage may last longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throughout_a_long_outage_every_post_is_answered_within_five_seconds() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    hub.post(&note("known").to_user("ann")).await;
+    proxy.set(Flow::Hole);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(15) {
+        let asked_at = begun.elapsed();
+        let answer = hub.try_post(&note("x").to_user("ann")).await.unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        assert!(answer.took < Duration::from_millis(5500), "asked {asked_at:?} into the outage: {:?}", answer.took);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ mod support;
 mod acks;
 mod append;
 mod bad_input;
+mod cli;
 mod crash;
 mod deliver;
 mod docs;
