@@ -143,13 +143,14 @@ END $$;
 -- Each statement in here takes its snapshot after the lock; a single statement that locks, looks the keys up and
 -- inserts would look them up in the snapshot from before the wait, and write one key twice.
 --
--- p_hint is the highest number that the caller has seen in this log (0: none); it lets the planner skip old
--- partitions. A log whose head lies below it was restored or lost its tail: RC001, nothing appended.
+-- p_hint is the highest number that the caller has seen in this log (0: none), and p_hint_id the id there (NULL: not
+-- known); the number lets the planner skip old partitions. A log that ends below it, or has another notification there,
+-- was restored or lost its tail: RC001, nothing appended.
 --
 -- New rows are numbered first_seq, first_seq + 1, … in the order of the arrays, rows with a known key left out; those
 -- are listed in known_*, by their place in the arrays (1-based). A key may stand only once in the arrays.
 CREATE FUNCTION recado.append(
-    p_hint bigint, p_origin text,
+    p_hint bigint, p_hint_id uuid, p_origin text,
     p_id uuid[], p_type text[], p_title text[], p_message text[], p_data text[],
     p_topic text[], p_user_id text[], p_account_id text[], p_user_ids text[],
     p_ttl_seconds integer[], p_replay boolean[], p_source text[], p_key uuid[], p_body bigint[],
@@ -175,6 +176,11 @@ BEGIN
         IF head < p_hint THEN
             RAISE EXCEPTION 'the log ends at %, before %, which it once held', head, p_hint USING ERRCODE = 'RC001';
         END IF;
+    END IF;
+
+    IF p_hint_id IS NOT NULL AND NOT EXISTS (SELECT FROM recado.log l WHERE l.seq = p_hint AND l.id = p_hint_id)
+       AND (SELECT m.floor_seq < p_hint FROM recado.meta m) THEN
+        RAISE EXCEPTION 'the log holds another notification at % than it once did', p_hint USING ERRCODE = 'RC001';
     END IF;
 
     IF array_remove(p_key, NULL) <> '{}' THEN

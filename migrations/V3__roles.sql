@@ -22,7 +22,7 @@ BEGIN
         GRANT UPDATE (log_id, log_started_at) ON recado.meta TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.ensure_partitions() TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.append(
-            bigint, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
+            bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
             integer[], boolean[], text[], uuid[], bigint[]) TO recado_hub;
         EXECUTE format('GRANT recado_hub TO %I', current_user);
     END IF;

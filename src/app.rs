@@ -115,7 +115,7 @@ type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::
 fn hub(config: &Config, secret: &str, database: &Database, instance: InstanceId, registry: &Arc<Registry>, tasks: Tasks) -> HubParts {
     let reader = database.reader(config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
-    let (handle, appender) = Appender::new(database.clone(), instance, committed_in);
+    let (handle, appender) = Appender::new(database.clone(), instance, registry.position().log_id, committed_in);
     let pulse = Arc::new(Pulse::default());
     let hub = Hub {
         instance,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::event::Event;
 use super::registry::{Position, Registry};
 use crate::backoff::{Backoff, jitter};
-use crate::domain::{InstanceId, Notification, Seq};
+use crate::domain::{InstanceId, Notification, NotificationId, Seq};
 use crate::store::appender::Committed;
 use crate::store::lane::Lane;
 use crate::store::listener::Hint;
@@ -60,6 +60,9 @@ pub struct Tailer {
     pulse: Arc<Pulse>,
     poll: Duration,
     due: Instant,
+    check_due: bool,
+    /// The notification at the published number, where it is known: the log must still hold it.
+    last: Option<(Seq, NotificationId)>,
     backoff: Backoff,
 }
 
@@ -70,6 +73,8 @@ enum TailError {
     Store(#[from] StoreError),
     #[error("the log has a hole: {found} follows {last}; delivery stops here until it is filled")]
     Hole { last: Seq, found: Seq },
+    #[error("the log does not hold {last}, which was published, though it goes on after it; delivery stops here")]
+    Gone { last: Seq },
 }
 
 impl Tailer {
@@ -82,6 +87,8 @@ impl Tailer {
             pulse,
             poll,
             due: Instant::now(),
+            check_due: true,
+            last: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
         }
     }
@@ -95,11 +102,13 @@ impl Tailer {
                 () = stop.wait() => return,
                 // Before the rest: a stream of our own commits must not keep us from looking at the table.
                 () = tokio::time::sleep_until(self.due) => {
-                    let check = checked.elapsed() >= self.poll / 2;
+                    self.check_due |= checked.elapsed() >= self.poll / 2;
+                    let check = self.check_due;
                     match self.look(check).await {
                         Ok(()) => {
                             if check {
                                 checked = Instant::now();
+                                self.check_due = false;
                             }
                             self.backoff.succeeded();
                             self.due = Instant::now() + self.poll.mul_f64(0.8) + jitter(self.poll.mul_f64(0.2));
@@ -111,7 +120,7 @@ impl Tailer {
                         }
                     }
                 }
-                Some(rows) = committed.recv() => self.take_own(&rows),
+                Some(own) = committed.recv() => self.take_own(&own),
                 Some(hint) = hints.recv() => self.take_hint(&hint),
             }
         }
@@ -121,16 +130,28 @@ impl Tailer {
         self.registry.position().published
     }
 
+    fn publish<'a>(&mut self, rows: impl Iterator<Item = &'a Notification>) {
+        let mut events = Vec::new();
+        for row in rows {
+            self.last = Some((row.seq, row.id));
+            events.push(Event::of(row));
+        }
+        self.registry.publish(&events);
+    }
+
     /// Rows that this instance has committed a moment ago.
-    fn take_own(&mut self, rows: &[Notification]) {
-        let published = self.published();
-        let new = rows.iter().skip_while(|row| row.seq <= published);
+    fn take_own(&mut self, own: &Committed) {
+        let position = self.registry.position();
+        if own.log_id != position.log_id {
+            // The appender has found out that the history is another one; we have yet to look.
+            self.check_due = true;
+            self.due = Instant::now();
+            return;
+        }
+        let new = own.rows.iter().skip_while(|row| row.seq <= position.published);
         match new.clone().next() {
             None => {}
-            Some(first) if first.seq == published.next() => {
-                let events: Vec<_> = new.map(Event::of).collect();
-                self.registry.publish(&events);
-            }
+            Some(first) if first.seq == position.published.next() => self.publish(new),
             // Another instance's rows lie between; the table has them all.
             Some(_) => self.due = Instant::now(),
         }
@@ -150,32 +171,59 @@ impl Tailer {
             let state = read::state(self.lane.get().await?).await?;
             self.follow(state).await?;
         }
-        loop {
-            let published = self.published();
-            let rows = read::tail(self.lane.get().await?, published).await?;
-            let Some(first) = rows.first() else { break };
-            if first.seq != published.next() && !self.dropped_before(first.seq).await? {
-                return Err(TailError::Hole { last: published, found: first.seq });
-            }
-            let mut last = self.published();
-            for row in &rows {
-                if row.seq != last.next() {
-                    return Err(TailError::Hole { last, found: row.seq });
-                }
-                last = row.seq;
-            }
-            let events: Vec<_> = rows.iter().map(Event::of).collect();
-            self.registry.publish(&events);
-        }
+        while self.read_on().await? {}
         self.pulse.beat();
         Ok(())
     }
 
-    /// Whether retention explains that `first` does not follow on what was published; the position is then past the loss.
-    async fn dropped_before(&mut self, first: Seq) -> Result<bool, TailError> {
+    /// Reads and publishes a page; `false` at the end of the log.
+    async fn read_on(&mut self) -> Result<bool, TailError> {
+        let position = self.registry.position();
+        let mut rows = read::tail(self.lane.get().await?, position.published).await?;
+        match rows.first() {
+            Some(first) if first.seq == position.published => {
+                // The row that was published last stands first: it must be the same.
+                let known = self.last.replace((first.seq, first.id));
+                if known.is_some_and(|known| known.0 == first.seq && known.1 != first.id) {
+                    self.start_over(position).await?;
+                    return Ok(true);
+                }
+                rows.remove(0);
+            }
+            // Gone: dropped by retention, or the log is another one.
+            _ if position.published > position.floor => {
+                let state = read::state(self.lane.get().await?).await?;
+                self.follow(state).await?;
+                if self.registry.position() != position {
+                    return Ok(true);
+                }
+                return Err(TailError::Gone { last: position.published });
+            }
+            _ => {}
+        }
+        let mut last = position.published;
+        for row in &rows {
+            if row.seq != last.next() {
+                return Err(TailError::Hole { last, found: row.seq });
+            }
+            last = row.seq;
+        }
+        self.publish(rows.iter());
+        Ok(!rows.is_empty())
+    }
+
+    /// The log is not the one that was published: it gets a new name, unless it has one already.
+    async fn start_over(&mut self, position: Position) -> Result<(), TailError> {
+        read::renew_log_id(self.lane.get().await?, position.log_id).await?;
         let state = read::state(self.lane.get().await?).await?;
-        self.follow(state).await?;
-        Ok(self.published().next() == first)
+        tracing::error!(published = position.published.get(), head = state.head.get(), new = %state.log_id, "the log went back; every client is told to reset");
+        self.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
+        Ok(())
+    }
+
+    fn restart_at(&mut self, position: Position) {
+        self.last = None;
+        self.registry.restart_at(position);
     }
 
     /// Compares what the log says of itself with what this instance has published.
@@ -183,23 +231,16 @@ impl Tailer {
         let position = self.registry.position();
         if state.log_id != position.log_id {
             tracing::warn!(old = %position.log_id, new = %state.log_id, "the log is another one; every client is told to reset");
-            self.registry.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
+            self.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
         } else if state.head < position.published {
-            tracing::error!(
-                published = position.published.get(),
-                head = state.head.get(),
-                "the log went back; it gets a new id and every client is told to reset"
-            );
-            read::renew_log_id(self.lane.get().await?, state.log_id).await?;
-            let renewed = read::state(self.lane.get().await?).await?;
-            self.registry.restart_at(Position { log_id: renewed.log_id, floor: renewed.floor, published: renewed.head });
+            self.start_over(position).await?;
         } else if state.floor > position.published {
             tracing::warn!(
                 published = position.published.get(),
                 floor = state.floor.get(),
                 "retention passed this instance; its clients resume and are told what is lost"
             );
-            self.registry.restart_at(Position { published: state.floor, floor: state.floor, ..position });
+            self.restart_at(Position { published: state.floor, floor: state.floor, ..position });
         } else {
             self.registry.raise_floor(state.floor);
         }

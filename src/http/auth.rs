@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::problems::Refused;
 use super::token::{TokenError, TokenRules};
@@ -18,6 +18,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// While the database is away, a key that was known so recently is still taken. What it posts is refused anyway; this
 /// is for reading statistics.
 const KNOWN_AWAY_FOR: Duration = Duration::from_secs(300);
+/// Longest wait for the database's word on a key: a request has five seconds in all, and the append needs its part.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(2);
 /// How long an unknown key is refused without asking.
 const UNKNOWN_FOR: Duration = Duration::from_secs(2);
 /// Most remembered keys. Guesses cannot fill the memory.
@@ -82,7 +84,11 @@ impl Auth {
                 return Ok(seen.caller.clone());
             }
         }
-        let caller = match (keys::find(&self.reader, &hash).await, seen) {
+        let found = match timeout(LOOK_UP_LIMIT, keys::find(&self.reader, &hash)).await {
+            Ok(found) => found,
+            Err(_) => Err(StoreError::TimedOut(LOOK_UP_LIMIT)),
+        };
+        let caller = match (found, seen) {
             (Ok(caller), _) => caller,
             (Err(_), Some(Seen { caller: Some(caller), at })) if at.elapsed() < KNOWN_AWAY_FOR => return Ok(Some(caller)),
             (Err(error), _) => return Err(error),

@@ -8,12 +8,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::problems::Refused;
 use super::request::json_body;
 use super::router::Hub;
 use crate::domain::{BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq};
-use crate::store::appender::Receipt;
+use crate::store::appender::{DEADLINE, Receipt};
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
 use crate::wire::server::timestamp;
@@ -28,6 +29,7 @@ struct Answer {
 }
 
 pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
+    let deadline = Instant::now() + DEADLINE;
     let caller = hub.auth.caller(&headers).await?;
     if !hub.rates.allow(&caller.name) {
         let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
@@ -36,7 +38,7 @@ pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body)
     let header_key = header_key(&headers)?;
     let body = notify::parse(&json_body(&headers, body).await?)?;
     let notification = wished(body, header_key, &caller)?;
-    let receipt = hub.appender.append(notification).await?;
+    let receipt = hub.appender.append(notification, deadline).await?;
     Ok(answer(receipt))
 }
 

@@ -44,22 +44,30 @@ pub enum Failure {
     Unknown(StoreError),
 }
 
-/// Appends a batch. `hint` is the highest number that this hub has seen of the log. No key may stand twice in it.
+/// The highest number that a caller has seen of the log, and the id there where it knows it: the log is asked whether
+/// it is still the one that it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SeenEnd {
+    pub seq: Seq,
+    pub id: Option<NotificationId>,
+}
+
+/// Appends a batch after what was `seen`. No key may stand twice in it.
 ///
 /// # Errors
 /// See [`Failure`]. After [`Failure::Unknown`] the connection must not be used again.
 pub async fn append(
     connection: &mut PgConnection,
-    hint: Seq,
+    seen: SeenEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
     limit: Duration,
 ) -> Result<Batch, Failure> {
-    match call(connection, hint, origin, rows, limit).await {
+    match call(connection, seen, origin, rows, limit).await {
         Err(Failure::Again(StoreError::Broken(error))) if Class::of(&error) == Class::NoPartition => {
             // A burst outran the maker of partitions.
             ensure_partitions(connection).await.map_err(Failure::Again)?;
-            call(connection, hint, origin, rows, limit).await
+            call(connection, seen, origin, rows, limit).await
         }
         outcome => outcome,
     }
@@ -67,7 +75,7 @@ pub async fn append(
 
 async fn call(
     connection: &mut PgConnection,
-    hint: Seq,
+    seen: SeenEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
     limit: Duration,
@@ -77,8 +85,9 @@ async fn call(
     let answer = sqlx::query!(
         r#"SELECT first_seq AS "first_seq!", appended AS "appended!", created_at AS "created_at!",
                   known_place, known_seq, known_id, known_created_at, known_same_body
-             FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"#,
-        hint.get(),
+             FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"#,
+        seen.seq.get(),
+        seen.id.map(|id| id.0),
         origin,
         &columns.id,
         &columns.kind as _,

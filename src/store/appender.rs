@@ -18,11 +18,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::append::{self, Appended, Failure};
+use super::append::{self, Appended, Failure, SeenEnd};
 use super::lane::Lane;
-use super::{Database, StoreError};
+use super::{Database, StoreError, read};
 use crate::backoff::Backoff;
-use crate::domain::{IdempotencyKey, InstanceId, NewNotification, Notification, NotificationId, Seq};
+use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
 use crate::tasks::Stop;
 
 /// Most rows of one commit. Above it the time under the lock grows and throughput does not.
@@ -34,7 +34,7 @@ const QUEUE_ROWS: usize = 8192;
 /// Most bytes that wait, in KiB.
 const QUEUE_KIB: usize = 32 << 10;
 /// A caller has its answer within this time of asking; the contract gives five seconds.
-const DEADLINE: Duration = Duration::from_millis(4500);
+pub const DEADLINE: Duration = Duration::from_millis(4500);
 /// How much later than its deadline a request's answer may come from the appender.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -78,15 +78,14 @@ pub struct AppendHandle {
 }
 
 impl AppendHandle {
-    /// Appends a notification; returns when it is committed.
+    /// Appends a notification; returns when it is committed. `deadline` is [`DEADLINE`] after the caller asked.
     ///
     /// # Errors
-    /// See [`Refusal`]. Comes within five seconds.
-    pub async fn append(&self, notification: NewNotification) -> Result<Receipt, Refusal> {
+    /// See [`Refusal`]. Comes a moment after the deadline at the latest.
+    pub async fn append(&self, notification: NewNotification, deadline: Instant) -> Result<Receipt, Refusal> {
         let kib = u32::try_from(notification.weight() / 1024 + 1).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(kib).map_err(|_| Refusal::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + DEADLINE;
         self.queue.try_send(Request { notification, deadline, reply, _room: room }).map_err(|_| Refusal::Overloaded)?;
         // The appender answers in time unless it is itself held up, such as by opening a connection.
         match tokio::time::timeout_at(deadline + GRACE, answer).await {
@@ -98,7 +97,12 @@ impl AppendHandle {
 }
 
 /// Rows that this instance has just committed, in order and without a hole between them.
-pub type Committed = Vec<Notification>;
+#[derive(Debug)]
+pub struct Committed {
+    /// The history that they were appended to.
+    pub log_id: LogId,
+    pub rows: Vec<Notification>,
+}
 
 /// The task that owns the appending connection.
 pub struct Appender {
@@ -106,14 +110,15 @@ pub struct Appender {
     carried: VecDeque<Request>,
     lane: Lane,
     origin: InstanceId,
-    hint: Seq,
+    log_id: LogId,
+    seen: SeenEnd,
     committed: mpsc::Sender<Committed>,
     backoff: Backoff,
 }
 
 impl Appender {
-    /// `committed` is told of each batch.
-    pub fn new(database: Database, origin: InstanceId, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
+    /// `log_id` is the history that this instance knows; `committed` is told of each batch.
+    pub fn new(database: Database, origin: InstanceId, log_id: LogId, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
         let (sender, queue) = mpsc::channel(QUEUE_ROWS);
         let handle = AppendHandle { queue: sender, room: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let appender = Self {
@@ -121,7 +126,8 @@ impl Appender {
             carried: VecDeque::new(),
             lane: Lane::new(database, "appender"),
             origin,
-            hint: Seq::ZERO,
+            log_id,
+            seen: SeenEnd::default(),
             committed,
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(500)),
         };
@@ -183,9 +189,11 @@ impl Appender {
                     }
                 }
                 Err(Failure::LogWentBack(error)) => {
-                    // The tailer finds out by itself and gives the history a new name. Here the log's own head counts.
-                    tracing::error!(%error, hint = self.hint.get(), "the log went back; appending goes on at its present end");
-                    self.hint = Seq::ZERO;
+                    tracing::error!(%error, "the log went back; it gets a new id, and appending goes on at its present end");
+                    if let Err(error) = self.start_over().await {
+                        tracing::warn!(%error, "the log's new id could not be had; the append is tried again");
+                        self.lane.discard();
+                    }
                 }
                 Err(Failure::Unknown(error)) => {
                     tracing::warn!(%error, rows = batch.len(), "the outcome of an append is unknown");
@@ -212,11 +220,21 @@ impl Appender {
         let connection = self.lane.get().await.map_err(Failure::Again)?;
         let rows: Vec<&NewNotification> = batch.iter().map(|r| &r.notification).collect();
         let limit = deadline.saturating_duration_since(Instant::now());
-        append::append(connection, self.hint, self.origin, &rows, limit).await
+        append::append(connection, self.seen, self.origin, &rows, limit).await
+    }
+
+    /// What was known of the log is not so any more. Its history is renamed before anything is appended to it, or every
+    /// client that was there before would take the next number for the next of the old one.
+    async fn start_over(&mut self) -> Result<(), StoreError> {
+        let old = self.log_id;
+        let connection = self.lane.get().await?;
+        read::renew_log_id(connection, old).await?;
+        self.log_id = read::state(connection).await?.log_id;
+        self.seen = SeenEnd::default();
+        Ok(())
     }
 
     fn settle(&mut self, batch: Vec<Request>, done: append::Batch) {
-        self.hint = self.hint.max(done.head);
         let mut rows = Vec::with_capacity(batch.len());
         for (request, outcome) in batch.into_iter().zip(done.outcomes) {
             let id = request.notification.id;
@@ -232,8 +250,9 @@ impl Appender {
             // A caller that is gone needs no answer.
             let _ = request.reply.send(answer);
         }
-        if !rows.is_empty() {
-            let _ = self.committed.try_send(rows);
+        if let Some(last) = rows.last() {
+            self.seen = SeenEnd { seq: last.seq, id: Some(last.id) };
+            let _ = self.committed.try_send(Committed { log_id: self.log_id, rows });
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, No
 pub const PAGE_ROWS: i64 = 500;
 /// A page ends before the row with which title, message and data would exceed this many bytes; one row always fits.
 pub const PAGE_BYTES: i64 = 256 << 10;
+/// The same for the tailer's pages; there is one tailer, so they may be larger. At least two rows have to fit: the
+/// first is the one that was published last.
+const TAIL_BYTES: i64 = 1 << 20;
 
 /// Which history the log holds, and from where to where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,21 +50,21 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
     Ok(())
 }
 
-/// The rows that follow `after`, for the tailer: every audience, in order, a page at most.
+/// The row at `from`, if there is one, and those that follow, for the tailer: every audience, in order, a page at most.
 ///
 /// # Errors
 /// When the database does not answer within 3 s.
-pub async fn tail(connection: &mut PgConnection, after: Seq) -> Result<Vec<Notification>, StoreError> {
+pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Vec<Notification>, StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT r.seq, r.id, r.created_at, r.type AS kind, r.title, r.message, r.data::text AS data, r.topic, r.user_id, r.account_id, r.user_ids
              FROM (SELECT l.*, sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
-                     FROM (SELECT * FROM recado.log WHERE seq > $1 ORDER BY seq LIMIT $2) l) r
+                     FROM (SELECT * FROM recado.log WHERE seq >= $1 ORDER BY seq LIMIT $2) l) r
             WHERE r.bytes_before < $3
             ORDER BY r.seq"#,
-        after.get(),
+        from.get(),
         PAGE_ROWS,
-        PAGE_BYTES * 4,
+        TAIL_BYTES,
     )
     .fetch_all(connection);
     limited(ASK_LIMIT, rows).await?.into_iter().map(Row::notification).collect()

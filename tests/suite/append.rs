@@ -174,7 +174,7 @@ async fn the_hubs_role_can_append_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_under_an_old_snapshot_is_refused() {
     let db = TestDb::new().await;
-    let append = "SELECT recado.append(0, 'test', ARRAY[gen_random_uuid()], ARRAY['t'], ARRAY['t'], ARRAY['m'], ARRAY[NULL], ARRAY['*'],
+    let append = "SELECT recado.append(0, NULL, 'test', ARRAY[gen_random_uuid()], ARRAY['t'], ARRAY['t'], ARRAY['m'], ARRAY[NULL], ARRAY['*'],
                          ARRAY[NULL], ARRAY[NULL], ARRAY[NULL], ARRAY[NULL]::integer[], ARRAY[true], ARRAY['test'], ARRAY[NULL]::uuid[], ARRAY[0])";
     let mut connection = db.connect().await;
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {

@@ -119,7 +119,7 @@ async fn a_long_resume_under_load_has_no_hole_and_no_double() {
 /// Rows for ann, made by the log's own function in one statement.
 pub fn many_rows(count: usize) -> String {
     format!(
-        "SELECT recado.append(0, 'test', array_agg(gen_random_uuid()), array_agg('t'::text), array_agg('bulk'::text), array_agg('m'::text),
+        "SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg('t'::text), array_agg('bulk'::text), array_agg('m'::text),
                 array_agg(NULL::text), array_agg('u/ann'::text), array_agg('ann'::text), array_agg(NULL::text), array_agg(NULL::text),
                 array_agg(NULL::integer), array_agg(true), array_agg('test'::text), array_agg(NULL::uuid), array_agg(0::bigint))
            FROM generate_series(1, {count})"

@@ -80,13 +80,18 @@ impl Bench {
         enough_files(self.sockets())?;
         let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
+        let disturbed = other_work();
         let ground = Ground::open(&config, allowed).await?;
         let outcome = tokio::select! {
             outcome = self.measure(&ground) => outcome,
             () = told_to_stop() => Err(Failure::other("interrupted")),
         };
         ground.close().await;
-        outcome?.print(format)
+        let mut report = outcome?;
+        if let Some(disturbed) = disturbed {
+            report.note(disturbed);
+        }
+        report.print(format)
     }
 
     /// Most sockets that the hub and the bench have open, each.
@@ -149,6 +154,16 @@ fn enough_files(sockets: usize) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Work of others before the bench began. It costs the hub more than a single connection of plain SQL: what waits for a
+/// processor at every step of a chain of processes waits more often.
+fn other_work() -> Option<String> {
+    let average = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = average.split_whitespace().next()?.parse().ok()?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let disturbs = load > processors as f64 / 2.0;
+    disturbs.then(|| format!("the load was {load} on {processors} processors before the bench began: other work disturbs these figures"))
 }
 
 /// What all tasks came to, or the first failure; the others are then ended.

@@ -35,7 +35,7 @@ pub struct Publish {
     /// Length of each part
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How often posting and its ceilings are measured; the median counts
+    /// How often all is measured; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
     rounds: u8,
     /// Posts a second while the time from POST to socket is measured
@@ -55,7 +55,15 @@ struct Round {
     batch: f64,
     append_per_s: f64,
     insert_per_s: f64,
-    times: Vec<Duration>,
+    answers: Vec<Duration>,
+    latency: Latency,
+}
+
+/// What one round found of the time from POST to socket.
+struct Latency {
+    arrived: Times,
+    late: Times,
+    bare: Times,
 }
 
 impl Publish {
@@ -84,15 +92,12 @@ impl Publish {
             eprintln!("round {round} of {}: posting over {} connections for {} s", self.rounds, self.connections, self.seconds);
             rounds.push(self.round(ground, yardstick).await?);
         }
-        self.say_rounds(&mut report, rounds);
-
-        let mut commits = yardstick.bare_commits(CEILING_TIME).await?;
-        eprintln!("POST to socket at {} a second for {} s", self.rate, self.seconds);
-        let hub = ground.hub().await?;
-        let (clocks, lateness) = self.paced(ground, &hub).await?;
-        hub.stop().await?;
-        commits.extend(yardstick.bare_commits(CEILING_TIME).await?);
-        self.say_latency(&mut report, &clocks, lateness, &Times::new(commits));
+        self.say_throughput(&mut report, &rounds);
+        self.say_latency(&mut report, &rounds);
+        report.note(format!(
+            "medians of {} rounds; each round has its own ceilings, and ratios are the medians of the rounds' own",
+            self.rounds
+        ));
         if ground.hub_is_given() {
             report.note("the given hub was running while the ceilings were measured, and read the rows of sql_append_per_s as well");
         }
@@ -103,8 +108,8 @@ impl Publish {
         let hub = ground.hub().await?;
         let before = ground.head().await?;
         let start = Instant::now();
-        let times = self.burst(ground, &hub).await?;
-        let per_s = times.len() as f64 / start.elapsed().as_secs_f64();
+        let answers = self.burst(ground, &hub).await?;
+        let per_s = answers.len() as f64 / start.elapsed().as_secs_f64();
         let after = ground.head().await?;
         // The ceilings have the machine to themselves.
         hub.stop().await?;
@@ -113,7 +118,20 @@ impl Publish {
         let append_per_s = yardstick.appends(shape, CEILING_TIME).await?;
         let insert_per_s = yardstick.inserts(shape, CEILING_TIME).await?;
         eprintln!("  {per_s:.0} posts/s in batches of {batch:.1}; plain SQL: append {append_per_s:.0}, insert {insert_per_s:.0} rows/s");
-        Ok(Round { per_s, batch, append_per_s, insert_per_s, times })
+        let latency = self.latency(ground, yardstick).await?;
+        Ok(Round { per_s, batch, append_per_s, insert_per_s, answers, latency })
+    }
+
+    async fn latency(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Latency, Failure> {
+        let mut bare = yardstick.bare_commits(CEILING_TIME).await?;
+        let hub = ground.hub().await?;
+        let (clocks, late) = self.paced(ground, &hub).await?;
+        hub.stop().await?;
+        bare.extend(yardstick.bare_commits(CEILING_TIME).await?);
+        let found = Latency { arrived: clocks.times(), late, bare: Times::new(bare) };
+        let [arrived, bare] = [&found.arrived, &found.bare].map(|times| times.percentile_ms(50.0));
+        eprintln!("  POST to socket at {} a second: {arrived:.2} ms; a bare commit: {bare:.2} ms", self.rate);
+        Ok(found)
     }
 
     /// Every connection posts as fast as it is answered. Returns the time of each post.
@@ -198,36 +216,36 @@ impl Publish {
         Ok(joined(posting).await?.concat())
     }
 
-    fn say_rounds(&self, report: &mut Report, rounds: Vec<Round>) {
-        let of = |value: fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
-        let per_s = of(|r| r.per_s);
-        // Each round's own ratio, so that a machine that slows down between two rounds does not count.
-        let (append, insert) = (of(|r| r.per_s / r.append_per_s), of(|r| r.per_s / r.insert_per_s));
-        report.figure("posts_per_s", per_s, "1/s");
-        report.figure("ratio_to_sql_append", append, "").goal(Goal::AtLeast(0.3));
-        report.figure("ratio_to_sql_insert", insert, "").goal(Goal::AtLeast(0.3));
+    fn say_throughput(&self, report: &mut Report, rounds: &[Round]) {
+        let of = |value: fn(&Round) -> f64| middle(rounds, value);
+        report.figure("posts_per_s", of(|r| r.per_s), "1/s");
+        report.figure("ratio_to_sql_append", of(|r| r.per_s / r.append_per_s), "").goal(Goal::AtLeast(0.3));
+        report.figure("ratio_to_sql_insert", of(|r| r.per_s / r.insert_per_s), "").goal(Goal::AtLeast(0.3));
         report.figure("sql_append_per_s", of(|r| r.append_per_s), "rows/s");
         report.figure("sql_insert_per_s", of(|r| r.insert_per_s), "rows/s");
         report.figure("batch_rows", of(|r| r.batch), "rows");
-        let times = Times::new(rounds.into_iter().flat_map(|r| r.times).collect());
-        report.times(["answer_p50_ms", "answer_p90_ms", "answer_p99_ms", "answer_max_ms"], &times);
-        report.note(format!("figures of throughput are the median of {} rounds; each round has its own ceilings and ratio", self.rounds));
+        let answers = Times::new(rounds.iter().flat_map(|r| r.answers.iter().copied()).collect());
+        report.times(["answer_p50_ms", "answer_p90_ms", "answer_p99_ms", "answer_max_ms"], &answers);
     }
 
-    fn say_latency(&self, report: &mut Report, clocks: &Clocks, late: Times, commits: &Times) {
-        let arrived = clocks.times();
-        let bare = commits.percentile_ms(50.0);
+    fn say_latency(&self, report: &mut Report, rounds: &[Round]) {
+        let of = |value: fn(&Latency) -> f64| middle(rounds, |r| value(&r.latency));
         report.setting("rate", self.rate);
-        report
-            .figure("post_to_socket_p50_ms", arrived.percentile_ms(50.0), "ms")
-            .beside("bare_commit_p50_ms", bare)
-            .goal(Goal::AtMost(5.0));
-        report.figure("post_to_socket_p99_ms", arrived.percentile_ms(99.0), "ms").beside("bare_commit_p99_ms", commits.percentile_ms(99.0));
-        report.figure("post_to_socket_max_ms", arrived.max_ms(), "ms");
-        report.figure("posts_late_p99_ms", late.percentile_ms(99.0), "ms");
-        let lost = late.len() - arrived.len();
+        report.figure("post_to_socket_p50_ms", of(|l| l.arrived.percentile_ms(50.0)), "ms");
+        let ratio = of(|l| l.arrived.percentile_ms(50.0) / l.bare.percentile_ms(50.0));
+        report.figure("ratio_to_bare_commit", ratio, "").goal(Goal::AtMost(5.0));
+        report.figure("bare_commit_p50_ms", of(|l| l.bare.percentile_ms(50.0)), "ms");
+        report.figure("post_to_socket_p99_ms", of(|l| l.arrived.percentile_ms(99.0)), "ms");
+        report.figure("bare_commit_p99_ms", of(|l| l.bare.percentile_ms(99.0)), "ms");
+        report.figure("post_to_socket_max_ms", of(|l| l.arrived.max_ms()), "ms");
+        report.figure("posts_late_p99_ms", of(|l| l.late.percentile_ms(99.0)), "ms");
+        let lost: usize = rounds.iter().map(|r| r.latency.late.len() - r.latency.arrived.len()).sum();
         if lost > 0 {
-            report.note(format!("{lost} of {} posts did not come to the listener in time", late.len()));
+            report.note(format!("{lost} posts did not come to the listener in time"));
         }
     }
+}
+
+fn middle(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
+    median(&rounds.iter().map(value).collect::<Vec<_>>())
 }
