@@ -162,8 +162,10 @@ SET plan_cache_mode = force_generic_plan  -- without it every small call is plan
 AS $$
 #variable_conflict use_column
 DECLARE
-    head bigint;
-    t    timestamptz;
+    head     bigint;
+    t        timestamptz;
+    has_keys boolean := array_remove(p_key, NULL) <> '{}';
+    known    integer[] := '{}';
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'recado.append needs READ COMMITTED, not %', current_setting('transaction_isolation') USING ERRCODE = 'RC002';
@@ -183,43 +185,47 @@ BEGIN
         RAISE EXCEPTION 'the log holds another notification at % than it once did', p_hint USING ERRCODE = 'RC001';
     END IF;
 
-    IF array_remove(p_key, NULL) <> '{}' THEN
+    IF has_keys THEN
         SELECT array_agg(u.place ORDER BY u.place), array_agg(i.seq ORDER BY u.place), array_agg(l.id ORDER BY u.place),
                array_agg(l.created_at ORDER BY u.place), array_agg(i.body = u.body ORDER BY u.place)
           INTO known_place, known_seq, known_id, known_created_at, known_same_body
           FROM unnest(p_key, p_body) WITH ORDINALITY AS u (key, body, place)
           CROSS JOIN LATERAL (SELECT k.seq, k.body FROM recado.idempotency k WHERE k.key = u.key LIMIT 1) i
           CROSS JOIN LATERAL (SELECT o.id, o.created_at FROM recado.log o WHERE o.seq = i.seq LIMIT 1) l;
+        known := coalesce(known_place, '{}');
     END IF;
 
     -- After the lock, so that it never runs back against seq; now() was taken before the wait.
     t := clock_timestamp();
-    WITH new AS MATERIALIZED (
-        SELECT u.*, head + row_number() OVER (ORDER BY u.place) AS seq
-          FROM unnest(p_id, p_type, p_title, p_message, p_data, p_topic, p_user_id, p_account_id, p_user_ids,
-                      p_ttl_seconds, p_replay, p_source, p_key, p_body)
-               WITH ORDINALITY AS u (id, type, title, message, data, topic, user_id, account_id, user_ids,
-                                     ttl_seconds, replay, source, key, body, place)
-         WHERE known_place IS NULL OR u.place <> ALL (known_place)
-    ), rows AS (
-        INSERT INTO recado.log (seq, id, created_at, type, title, message, data, topic, user_id, account_id, user_ids,
-                                expires_at, replay, source, bytes)
-        SELECT seq, id, t, type, title, message, data::json, topic, user_id, account_id, user_ids::text[],
-               t + ttl_seconds * interval '1 second', replay, source,
-               octet_length(title) + octet_length(message) + coalesce(octet_length(data), 0)
-          FROM new
-    ), members AS (
+    -- The number of a new row: its place, less the known ones before it. Plain inserts, two of them only where there is
+    -- something to insert: one statement for all three would keep the rows and read them three times.
+    INSERT INTO recado.log (seq, id, created_at, type, title, message, data, topic, user_id, account_id, user_ids,
+                            expires_at, replay, source, bytes)
+    SELECT head + place - width_bucket(place::integer, known), id, t, type, title, message, data::json, topic, user_id,
+           account_id, user_ids::text[], t + ttl_seconds * interval '1 second', replay, source,
+           octet_length(title) + octet_length(message) + coalesce(octet_length(data), 0)
+      FROM unnest(p_id, p_type, p_title, p_message, p_data, p_topic, p_user_id, p_account_id, p_user_ids,
+                  p_ttl_seconds, p_replay, p_source)
+           WITH ORDINALITY AS u (id, type, title, message, data, topic, user_id, account_id, user_ids,
+                                 ttl_seconds, replay, source, place)
+     WHERE place <> ALL (known);
+    GET DIAGNOSTICS appended = ROW_COUNT;
+    IF 'l' = ANY (p_topic) THEN
         INSERT INTO recado.log_member (topic, seq)
-        SELECT DISTINCT concat_ws('/', 'u', m, n.account_id), n.seq
-          FROM new n, unnest(n.user_ids::text[]) m
-         WHERE n.topic = 'l' AND n.replay
-    ), keys AS (
+        SELECT DISTINCT concat_ws('/', 'u', m, u.account_id), head + u.place - width_bucket(u.place::integer, known)
+          FROM unnest(p_topic, p_account_id, p_user_ids, p_replay)
+               WITH ORDINALITY AS u (topic, account_id, user_ids, replay, place),
+               unnest(u.user_ids::text[]) m
+         WHERE u.topic = 'l' AND u.replay AND u.place <> ALL (known);
+    END IF;
+    IF has_keys THEN
         INSERT INTO recado.idempotency (key, seq, body)
-        SELECT key, seq, body FROM new WHERE key IS NOT NULL
+        SELECT key, head + place - width_bucket(place::integer, known), body
+          FROM unnest(p_key, p_body) WITH ORDINALITY AS u (key, body, place)
+         WHERE key IS NOT NULL AND place <> ALL (known)
         -- A key that outlived its row (retention drops the row first) is as good as new.
-        ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, body = excluded.body
-    )
-    SELECT count(*) INTO appended FROM new;
+        ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, body = excluded.body;
+    END IF;
 
     first_seq := head + 1;
     created_at := t;

@@ -60,6 +60,8 @@ pub struct Tailer {
     pulse: Arc<Pulse>,
     poll: Duration,
     due: Instant,
+    /// Our own commit, announced to us before it came by the short way: up to where, and when the table is read for it.
+    own_due: Option<(Seq, Instant)>,
     check_due: bool,
     /// The notification at the published number, where it is known: the log must still hold it.
     last: Option<(Seq, NotificationId)>,
@@ -87,6 +89,7 @@ impl Tailer {
             pulse,
             poll,
             due: Instant::now(),
+            own_due: None,
             check_due: true,
             last: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
@@ -101,7 +104,8 @@ impl Tailer {
                 biased;
                 () = stop.wait() => return,
                 // Before the rest: a stream of our own commits must not keep us from looking at the table.
-                () = tokio::time::sleep_until(self.due) => {
+                () = tokio::time::sleep_until(self.next_look()) => {
+                    self.own_due = None;
                     self.check_due |= checked.elapsed() >= self.poll / 2;
                     let check = self.check_due;
                     match self.look(check).await {
@@ -124,6 +128,10 @@ impl Tailer {
                 Some(hint) = hints.recv() => self.take_hint(&hint),
             }
         }
+    }
+
+    fn next_look(&self) -> Instant {
+        self.own_due.map_or(self.due, |(_, at)| at.min(self.due))
     }
 
     fn published(&self) -> Seq {
@@ -151,7 +159,11 @@ impl Tailer {
         let new = own.rows.iter().skip_while(|row| row.seq <= position.published);
         match new.clone().next() {
             None => {}
-            Some(first) if first.seq == position.published.next() => self.publish(new),
+            Some(first) if first.seq == position.published.next() => {
+                self.publish(new);
+                let published = self.published();
+                self.own_due = self.own_due.filter(|(head, _)| *head > published);
+            }
             // Another instance's rows lie between; the table has them all.
             Some(_) => self.due = Instant::now(),
         }
@@ -160,7 +172,10 @@ impl Tailer {
     fn take_hint(&mut self, hint: &Hint) {
         match hint {
             Hint::Grown { head, .. } if *head <= self.published() => {}
-            Hint::Grown { origin, .. } if *origin == self.origin => self.due = self.due.min(Instant::now() + OWN_COMMIT_GRACE),
+            Hint::Grown { head, origin } if *origin == self.origin => {
+                let at = self.own_due.map_or_else(|| Instant::now() + OWN_COMMIT_GRACE, |(_, at)| at);
+                self.own_due = Some((*head, at));
+            }
             Hint::Grown { .. } | Hint::Listening => self.due = Instant::now(),
         }
     }
