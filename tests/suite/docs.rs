@@ -248,7 +248,6 @@ fn the_page_of_settings_is_what_the_program_prints() {
 
 /// A link to another page, or to a file, leads somewhere.
 #[test]
-#[ignore = "docs/performance.md, which the README names, is not written yet"]
 fn every_link_within_the_project_leads_somewhere() {
     let mut broken = Vec::new();
     for page in pages() {

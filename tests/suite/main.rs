@@ -15,6 +15,7 @@ mod cli;
 mod crash;
 mod deliver;
 mod docs;
+mod doors;
 mod frozen;
 mod guard;
 mod old_clients;

@@ -228,15 +228,20 @@ pub fn http_client() -> reqwest::Client {
 
 /// A user's token.
 pub fn token(user: &str, accounts: &[&str]) -> String {
-    mint(user, accounts, None)
+    mint(user, accounts, None, Duration::from_secs(3600))
+}
+
+/// A user's token that soon runs out.
+pub fn brief_token(user: &str, accounts: &[&str], ttl: Duration) -> String {
+    mint(user, accounts, None, ttl)
 }
 
 /// A token that publishes, or an admin's.
 pub fn service_token(name: &str, role: Role) -> String {
-    mint(name, &[], Some(role))
+    mint(name, &[], Some(role), Duration::from_secs(3600))
 }
 
-fn mint(user: &str, accounts: &[&str], role: Option<Role>) -> String {
+fn mint(user: &str, accounts: &[&str], role: Option<Role>, ttl: Duration) -> String {
     let rules = JwtRules {
         issuer: None,
         audience: None,
@@ -247,5 +252,5 @@ fn mint(user: &str, accounts: &[&str], role: Option<Role>) -> String {
     };
     let accounts = accounts.iter().map(|account| AccountId::parse(account).unwrap()).collect();
     let who = Principal { user: UserId::parse(user).unwrap(), accounts };
-    recado::http::mint(SECRET, &rules, &who, role, Duration::from_secs(3600)).unwrap()
+    recado::http::mint(SECRET, &rules, &who, role, ttl).unwrap()
 }

@@ -8,9 +8,9 @@ mod note;
 mod postgres;
 mod proxy;
 
-pub use client::{Client, Ended, Frame, Notification};
+pub use client::{Asked, Client, Ended, Frame, Notification};
 pub use database::TestDb;
-pub use hub::{Hub, SECRET, run_to_the_end, service_token, token};
+pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use postgres::DurableServer;
