@@ -3,10 +3,15 @@
 //! A setting is a row of [`TABLE`]; `docs/settings.md` and `recado config` are made from it. Flags are laid over the
 //! environment before it is read. All that is wrong is said at once.
 
+mod reading;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use reading::parse_duration;
+use reading::{Reading, unknown_names};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -221,154 +226,6 @@ impl Config {
         };
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
     }
-}
-
-/// Reads rows of the table and collects what is wrong with them.
-struct Reading<'a> {
-    values: &'a Values,
-    errors: Vec<String>,
-}
-
-impl Reading<'_> {
-    /// The value, its file's content, or the default; `None` for nothing at all.
-    fn text(&mut self, name: &'static str) -> Option<String> {
-        let setting = TABLE.iter().find(|s| s.name == name).expect("every name that is read stands in the table");
-        let given = self.values.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-        let file = self.values.get(&format!("{name}_FILE")).filter(|_| setting.secret);
-        let value = match (given, file) {
-            (Some(_), Some(_)) => {
-                self.errors.push(format!("{name} and {name}_FILE are both set; leave one out"));
-                None
-            }
-            (None, Some(file)) => match std::fs::read_to_string(file) {
-                Ok(content) => Some(content.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => {
-                    self.errors.push(format!("{name}_FILE: {file} cannot be read: {error}"));
-                    None
-                }
-            },
-            (given, None) => given,
-        };
-        value.or_else(|| Some(setting.default.to_owned())).filter(|v| !v.is_empty())
-    }
-
-    fn wrong(&mut self, name: &str, value: &str, expected: &str) {
-        self.errors.push(format!("{name} is {value:?}; it must be {expected}"));
-    }
-
-    fn parsed<T: std::str::FromStr>(&mut self, name: &'static str, expected: &str) -> Option<T> {
-        let text = self.text(name)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.wrong(name, &text, expected);
-        }
-        parsed
-    }
-
-    fn number(&mut self, name: &'static str, least: usize, most: usize) -> Option<usize> {
-        let expected = format!("a whole number from {least} to {most}");
-        let number: usize = self.parsed(name, &expected)?;
-        if !(least..=most).contains(&number) {
-            self.wrong(name, &number.to_string(), &expected);
-        }
-        Some(number)
-    }
-
-    fn switch(&mut self, name: &'static str) -> bool {
-        self.choice(name, &[("on", true), ("off", false), ("true", true), ("false", false), ("1", true), ("0", false)])
-    }
-
-    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> T {
-        let text = self.text(name).unwrap_or_default();
-        match choices.iter().find(|(word, _)| *word == text) {
-            Some((_, value)) => *value,
-            None => {
-                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-                self.wrong(name, &text, &format!("one of {}", words.join(", ")));
-                choices[0].1
-            }
-        }
-    }
-
-    fn duration(&mut self, name: &'static str, least: Duration, most: Duration) -> Duration {
-        let text = self.text(name).unwrap_or_default();
-        match parse_duration(&text) {
-            Some(duration) if (least..=most).contains(&duration) => duration,
-            _ => {
-                let bounds = if most == Duration::MAX { format!("at least {least:?}") } else { format!("{least:?} to {most:?}") };
-                self.wrong(name, &text, &format!("a time such as 500ms, 30s, 5m or 2h; {bounds}"));
-                least
-            }
-        }
-    }
-
-    fn origins(&mut self) -> Option<Vec<String>> {
-        let text = self.text("RECADO_ALLOWED_ORIGINS")?;
-        let origins: Vec<String> = text.split(',').map(|o| o.trim().to_owned()).filter(|o| !o.is_empty()).collect();
-        for origin in &origins {
-            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            if rest.is_none_or(|host| host.is_empty() || host.contains(['/', '?', '#', ' ', '@', '*'])) {
-                self.wrong(
-                    "RECADO_ALLOWED_ORIGINS",
-                    origin,
-                    "origins such as https://app.example.com, without a path and without wildcards",
-                );
-            }
-        }
-        Some(origins)
-    }
-
-    fn jwt_secret(&mut self) -> Option<String> {
-        let secret = self.text("RECADO_JWT_SECRET")?;
-        if secret.len() < 32 {
-            self.errors.push(format!("RECADO_JWT_SECRET has {} bytes; it must have 32 or more (RFC 7518 section 3.2)", secret.len()));
-        }
-        Some(secret)
-    }
-}
-
-/// `500ms`, `30s`, `5m`, `2h`, or a number of seconds.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().ok()?;
-    match &text[digits.len()..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        "h" => number.checked_mul(3600).map(Duration::from_secs),
-        "d" => number.checked_mul(86_400).map(Duration::from_secs),
-        _ => None,
-    }
-}
-
-/// A variable that begins like ours and is none is a typing error that would otherwise be silent.
-fn unknown_names(values: &Values) -> Vec<String> {
-    let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));
-    let ours = values.keys().filter(|name| name.starts_with("RECADO_"));
-    ours.filter(|name| !known(name)).map(|name| format!("{name} is no setting{}", did_you_mean(name))).collect()
-}
-
-fn did_you_mean(name: &str) -> String {
-    let nearest = TABLE.iter().map(|s| (distance(name, s.name), s.name)).min();
-    match nearest {
-        Some((distance, near)) if distance <= 1 + name.len() / 4 => format!("; did you mean {near}?"),
-        _ => "; see recado config for all of them".to_owned(),
-    }
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// `docs/settings.md`, made from the table.
