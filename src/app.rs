@@ -17,6 +17,7 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{Auth, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
 use crate::store::appender::Appender;
+use crate::store::retention::{self, Policy};
 use crate::store::{Database, StoreError, caretaker, listener, read};
 use crate::tasks::{Stopper, Tasks};
 use crate::wire::close::Close;
@@ -99,6 +100,7 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
     tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
+    tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
     tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
     tasks.essential("accept", server.run(stop_accepting));
     tracing::info!(%address, %instance, "serving");
@@ -143,6 +145,11 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
         single: config.session_policy == SessionPolicy::Single,
     };
     Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, published: state.head }))
+}
+
+fn policy(config: &Config) -> Policy {
+    let kept = config.retention;
+    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions }
 }
 
 fn max_connections(config: &Config) -> usize {

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use reading::parse_duration;
 use reading::{Reading, unknown_names};
+pub use reading::{parse_bytes, parse_duration};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +71,13 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_PONG_DEADLINE", "20s", "a client that does not answer a ping for this long is closed (4002)"),
     row("RECADO_POLL_INTERVAL", "1s", "longest time between two looks at the log, with or without a NOTIFY"),
     row("RECADO_DRAIN_WINDOW", "5s", "when the hub stops, its clients are asked to come back spread over this time"),
+    row(
+        "RECADO_RETENTION_AGE",
+        "",
+        "the oldest partition of the log goes when its newest notification is older, such as 90d (default: kept for ever)",
+    ),
+    row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
+    row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
     row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; five more serve the hub itself"),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
@@ -109,6 +116,14 @@ pub struct JwtRules {
     pub max_lifetime: Duration,
 }
 
+/// What is kept of the log and of the sessions; `None`: everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    pub age: Option<Duration>,
+    pub bytes: Option<u64>,
+    pub sessions: Option<Duration>,
+}
+
 /// All settings, read and checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -132,6 +147,7 @@ pub struct Config {
     pub pong_deadline: Duration,
     pub poll_interval: Duration,
     pub drain_window: Duration,
+    pub retention: Retention,
     pub read_connections: u32,
     pub publish_rate: u32,
     pub log: String,
@@ -214,6 +230,11 @@ impl Config {
             pong_deadline: read.duration("RECADO_PONG_DEADLINE", Duration::from_millis(100), Duration::from_secs(600)),
             poll_interval: read.duration("RECADO_POLL_INTERVAL", Duration::from_millis(50), Duration::from_secs(3)),
             drain_window: read.duration("RECADO_DRAIN_WINDOW", Duration::ZERO, Duration::from_secs(600)),
+            retention: Retention {
+                age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
+                bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
+                sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+            },
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             log: read.text("RECADO_LOG").unwrap_or_default(),

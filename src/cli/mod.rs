@@ -7,6 +7,7 @@ mod healthcheck;
 mod hub_client;
 mod key;
 mod listen;
+mod log;
 mod migrate;
 mod notify;
 mod output;
@@ -74,6 +75,8 @@ enum Command {
     Stats,
     /// Measure a hub beside what the same machine does without one
     Bench(bench::Bench),
+    /// Look at the log, drop what is over its time, or give it a new id
+    Log(log::Log),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
     /// Ask a hub whether it is ready; for containers
@@ -112,6 +115,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Key(key) => key.run(&config, format).await,
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
+        Command::Log(log) => log.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,

@@ -83,6 +83,16 @@ impl Reading<'_> {
         }
     }
 
+    /// A setting that may be absent, read by `parse`.
+    pub(super) fn optional<T>(&mut self, name: &'static str, expected: &str, parse: fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(name)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.wrong(name, &text, expected);
+        }
+        value
+    }
+
     pub(super) fn origins(&mut self) -> Option<Vec<String>> {
         let text = self.text("RECADO_ALLOWED_ORIGINS")?;
         let origins: Vec<String> = text.split(',').map(|o| o.trim().to_owned()).filter(|o| !o.is_empty()).collect();
@@ -106,6 +116,21 @@ impl Reading<'_> {
         }
         Some(secret)
     }
+}
+
+/// `500MB`, `50GB`, `1TB` (powers of 1000), or a number of bytes.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number.checked_mul(unit)
 }
 
 /// `500ms`, `30s`, `5m`, `2h`, or a number of seconds.

@@ -22,6 +22,7 @@ mod old_clients;
 mod private_server;
 mod restored;
 mod resume;
+mod retention;
 mod sessions;
 mod slow;
 mod stop;

@@ -1,0 +1,217 @@
+//! Forgetting: whole partitions of the log that are old or too many, their keys, and sessions that ended long ago.
+//!
+//! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
+//! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
+//! 2. The partition is detached CONCURRENTLY: the plain form locks the log against appends for as long as any reader reads.
+//! 3. It is dropped, its keys are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
+//!    behind is found there and finished by the next round.
+//!
+//! The partition that holds the head is never dropped: the next number comes from it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::database::{ASK_LIMIT, limited};
+use super::{Database, StoreError, read};
+use crate::backoff::jitter;
+use crate::domain::Seq;
+use crate::tasks::Stop;
+
+/// Between two rounds of a serving hub.
+const ROUND: Duration = Duration::from_secs(60);
+/// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
+/// finished by a later round.
+const DETACH_LIMIT: Duration = Duration::from_secs(60);
+/// Keys and sessions that are deleted in one statement.
+const STEP_ROWS: i64 = 10_000;
+
+/// What is kept. `None`: everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// A partition whose newest notification is older goes.
+    pub age: Option<Duration>,
+    /// The oldest partitions go while the log takes more bytes on disk, indexes included.
+    pub bytes: Option<u64>,
+    /// Sessions that ended longer ago go.
+    pub sessions: Option<Duration>,
+}
+
+impl Policy {
+    pub fn keeps_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A partition of the log: the numbers from `lo` to below `hi`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Partition {
+    pub lo: i64,
+    pub hi: i64,
+    /// When its newest notification was appended; `None` while it is empty.
+    pub newest_at: Option<DateTime<Utc>>,
+    /// On disk, indexes included.
+    pub bytes: i64,
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Outcome {
+    /// Another instance is at it; nothing was done.
+    pub busy_elsewhere: bool,
+    pub partitions_dropped: u32,
+    pub sessions_deleted: u64,
+}
+
+/// Does a round each minute until stopped. A round that fails is tried again with the next.
+pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
+    if policy.keeps_everything() {
+        return stop.wait().await;
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(ROUND / 2 + jitter(ROUND / 2)) => {}
+            () = stop.wait() => return,
+        }
+        let done = tokio::select! {
+            done = round(&database, policy) => done,
+            () = stop.wait() => return,
+        };
+        match done {
+            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 => {
+                tracing::info!(
+                    partitions = done.partitions_dropped,
+                    sessions = done.sessions_deleted,
+                    "what was over its time was dropped"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "retention did not come to its end; the next round goes on"),
+        }
+    }
+}
+
+/// One round. Needs the owner of the tables, not the role that serves.
+///
+/// # Errors
+/// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
+pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
+    // A connection of its own, closed at the end: the lock goes with it, whatever happens.
+    let mut connection = database.clone().under_role(None).connect("retention").await?;
+    sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
+    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock('recado.partition'::regclass::integer, 2) AS "mine!""#);
+    if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
+        return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
+    }
+    let done = round_alone(&mut connection, policy).await;
+    let _ = connection.close().await;
+    done
+}
+
+async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Outcome, StoreError> {
+    let mut done = Outcome::default();
+    loop {
+        let state = read::state(connection).await?;
+        let all = partitions(connection).await?;
+        let Some(oldest) = all.first() else { break };
+        let is_left_over = oldest.hi <= state.floor.next().get();
+        let is_full = oldest.hi <= state.head.get();
+        if is_left_over || is_full && goes(oldest, &all, policy) {
+            drop_partition(connection, oldest).await?;
+            done.partitions_dropped += 1;
+        } else {
+            break;
+        }
+    }
+    if let Some(age) = policy.sessions {
+        done.sessions_deleted = delete_sessions(connection, age).await?;
+    }
+    Ok(done)
+}
+
+fn goes(oldest: &Partition, all: &[Partition], policy: Policy) -> bool {
+    let total: u64 = all.iter().map(|p| u64::try_from(p.bytes).unwrap_or(0)).sum();
+    let too_old = policy.age.zip(oldest.newest_at).is_some_and(|(age, at)| (Utc::now() - at).to_std().is_ok_and(|old| old > age));
+    too_old || policy.bytes.is_some_and(|most| total > most)
+}
+
+/// The partitions of the log, oldest first.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, StoreError> {
+    let rows = sqlx::query_as!(
+        Partition,
+        r#"SELECT p.lo, p.hi,
+                  (SELECT l.created_at FROM recado.log l WHERE l.seq >= p.lo AND l.seq < p.hi ORDER BY l.seq DESC LIMIT 1) AS newest_at,
+                  coalesce(pg_total_relation_size(to_regclass('recado.log_p' || lpad(p.lo::text, 12, '0'))), 0)
+                  + coalesce(pg_total_relation_size(to_regclass('recado.log_member_p' || lpad(p.lo::text, 12, '0'))), 0) AS "bytes!"
+             FROM recado.partition p
+            ORDER BY p.lo"#
+    )
+    .fetch_all(connection);
+    limited(ASK_LIMIT, rows).await
+}
+
+async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+    let floor = Seq::from_db(partition.hi - 1);
+    let raised = sqlx::query!("UPDATE recado.meta SET floor_seq = $1 WHERE floor_seq < $1", floor.get());
+    limited(ASK_LIMIT, raised.execute(&mut *connection)).await?;
+    for parent in ["log", "log_member"] {
+        detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
+    }
+    delete_keys(connection, partition.hi).await?;
+    let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
+    limited(ASK_LIMIT, gone.execute(connection)).await?;
+    Ok(())
+}
+
+/// Both names are of our own making: a fixed word and a number.
+async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &str) -> Result<(), StoreError> {
+    let pending = sqlx::query_scalar!(
+        r#"SELECT i.inhdetachpending AS "pending!" FROM pg_inherits i WHERE i.inhrelid = to_regclass('recado.' || $1)"#,
+        child,
+    );
+    // None: a round before this one has detached it, and perhaps dropped it.
+    if let Some(pending) = limited(ASK_LIMIT, pending.fetch_optional(&mut *connection)).await? {
+        let how = if pending { "FINALIZE" } else { "CONCURRENTLY" };
+        let detach = AssertSqlSafe(format!("ALTER TABLE recado.{parent} DETACH PARTITION recado.{child} {how}"));
+        limited(DETACH_LIMIT, sqlx::raw_sql(detach).execute(&mut *connection)).await?;
+    }
+    let drop = AssertSqlSafe(format!("DROP TABLE IF EXISTS recado.{child}"));
+    limited(DETACH_LIMIT, sqlx::raw_sql(drop).execute(connection)).await?;
+    Ok(())
+}
+
+async fn delete_keys(connection: &mut PgConnection, below: i64) -> Result<(), StoreError> {
+    loop {
+        let step = sqlx::query!(
+            r#"DELETE FROM recado.idempotency
+                WHERE key IN (SELECT i.key FROM recado.idempotency i WHERE i.seq < $1 LIMIT $2)"#,
+            below,
+            STEP_ROWS,
+        );
+        if limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
+    let mut deleted = 0;
+    loop {
+        let step = sqlx::query!(
+            r#"DELETE FROM recado.session
+                WHERE session_id IN (SELECT s.session_id FROM recado.session s
+                                      WHERE s.ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2)"#,
+            age.as_secs_f64(),
+            STEP_ROWS,
+        );
+        let rows = limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected();
+        deleted += rows;
+        if rows == 0 {
+            return Ok(deleted);
+        }
+    }
+}
