@@ -17,6 +17,7 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{Auth, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
 use crate::store::appender::Appender;
+use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
 use crate::tasks::{Stopper, Tasks};
 use crate::wire::close::Close;
@@ -78,7 +79,8 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let (tasks, mut failed) = Tasks::new();
     let instance = InstanceId::new();
     let registry = registry(config, &database).await?;
-    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, tasks.clone());
+    let seen = Arc::new(Seen::new(registry.position().log_id));
+    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, &seen, tasks.clone());
     let (hub, pulse) = hub;
 
     let (accepting, stop_accepting) = Stopper::new();
@@ -93,7 +95,7 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
-    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), instance, pulse, config.poll_interval);
+    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
     let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
@@ -112,10 +114,18 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
 type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
 
-fn hub(config: &Config, secret: &str, database: &Database, instance: InstanceId, registry: &Arc<Registry>, tasks: Tasks) -> HubParts {
+fn hub(
+    config: &Config,
+    secret: &str,
+    database: &Database,
+    instance: InstanceId,
+    registry: &Arc<Registry>,
+    seen: &Arc<Seen>,
+    tasks: Tasks,
+) -> HubParts {
     let reader = database.reader(config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
-    let (handle, appender) = Appender::new(database.clone(), instance, registry.position().log_id, committed_in);
+    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);
     let pulse = Arc::new(Pulse::default());
     let hub = Hub {
         instance,

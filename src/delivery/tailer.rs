@@ -20,6 +20,7 @@ use crate::store::appender::Committed;
 use crate::store::lane::Lane;
 use crate::store::listener::Hint;
 use crate::store::read::{self, LogState};
+use crate::store::seen::Seen;
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
@@ -56,6 +57,7 @@ impl Pulse {
 pub struct Tailer {
     lane: Lane,
     registry: Arc<Registry>,
+    seen: Arc<Seen>,
     origin: String,
     pulse: Arc<Pulse>,
     poll: Duration,
@@ -80,11 +82,19 @@ enum TailError {
 }
 
 impl Tailer {
-    /// `poll` is the longest time between two looks at the table.
-    pub fn new(database: Database, registry: Arc<Registry>, instance: InstanceId, pulse: Arc<Pulse>, poll: Duration) -> Self {
+    /// `seen` is told how far the log was followed; `poll` is the longest time between two looks at the table.
+    pub fn new(
+        database: Database,
+        registry: Arc<Registry>,
+        seen: Arc<Seen>,
+        instance: InstanceId,
+        pulse: Arc<Pulse>,
+        poll: Duration,
+    ) -> Self {
         Self {
             lane: Lane::new(database, "tailer"),
             registry,
+            seen,
             origin: instance.to_string(),
             pulse,
             poll,
@@ -145,6 +155,14 @@ impl Tailer {
             events.push(Event::of(row));
         }
         self.registry.publish(&events);
+        self.note_last();
+    }
+
+    /// Appends ask from now on whether the log still holds what was published last.
+    fn note_last(&self) {
+        if let Some((seq, id)) = self.last {
+            self.seen.raise(self.registry.position().log_id, seq, id);
+        }
     }
 
     /// Rows that this instance has committed a moment ago.
@@ -203,6 +221,7 @@ impl Tailer {
                     self.start_over(position).await?;
                     return Ok(true);
                 }
+                self.note_last();
                 rows.remove(0);
             }
             // Gone: dropped by retention, or the log is another one.
@@ -238,6 +257,7 @@ impl Tailer {
 
     fn restart_at(&mut self, position: Position) {
         self.last = None;
+        self.seen.start_over(position.log_id);
         self.registry.restart_at(position);
     }
 

@@ -26,6 +26,7 @@ pub mod lane;
 pub mod listener;
 pub mod migrate;
 pub mod read;
+pub mod seen;
 pub mod server;
 pub mod sessions;
 pub mod yardstick;
