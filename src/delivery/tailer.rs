@@ -19,7 +19,7 @@ use crate::domain::{InstanceId, Notification, NotificationId, Seq};
 use crate::store::appender::Committed;
 use crate::store::lane::Lane;
 use crate::store::listener::Hint;
-use crate::store::read::{self, LogState};
+use crate::store::read::{self, LogState, Tail};
 use crate::store::seen::Seen;
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
@@ -209,10 +209,11 @@ impl Tailer {
         Ok(())
     }
 
-    /// Reads and publishes a page; `false` at the end of the log.
+    /// Reads and publishes a page; `false` when it reached the end of the log. What is appended while the page is read
+    /// has its own hint: to go on until nothing comes would never end on a log that grows without a pause.
     async fn read_on(&mut self) -> Result<bool, TailError> {
         let position = self.registry.position();
-        let mut rows = read::tail(self.lane.get().await?, position.published).await?;
+        let Tail { mut rows, is_end } = read::tail(self.lane.get().await?, position.published).await?;
         match rows.first() {
             Some(first) if first.seq == position.published => {
                 // The row that was published last stands first: it must be the same.
@@ -243,7 +244,7 @@ impl Tailer {
             last = row.seq;
         }
         self.publish(rows.iter());
-        Ok(!rows.is_empty())
+        Ok(!is_end)
     }
 
     /// The log is not the one that was published: it gets a new name, unless it has one already.
