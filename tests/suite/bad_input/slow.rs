@@ -89,3 +89,19 @@ async fn a_body_without_end_is_refused_at_the_limit() {
     assert_eq!((answer.status, answer.problem().as_str()), (413, "body_too_large"));
     assert!(wire.hung_up(Duration::from_secs(5)).await, "the connection stays");
 }
+
+/// The database's part of the time begins when there is something to append.
+#[tokio::test]
+async fn a_body_that_takes_its_time_within_the_limit_is_appended() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let bearer = format!("Bearer {}", db.key());
+    let body = note("slow").to_user("ann").body();
+    let whole = request("POST", "/api/internal/notify", &[("Authorization", &bearer), ("Content-Type", "application/json")], body.as_bytes());
+    let mut wire = Wire::to(&hub).await;
+    wire.send(&whole[..whole.len() - 5]).await;
+    sleep(Duration::from_secs(6)).await;
+    wire.send(&whole[whole.len() - 5..]).await;
+    let answer = wire.answer().await.expect("an answer");
+    assert_eq!(answer.status, 201, "{}", answer.problem());
+}
