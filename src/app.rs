@@ -30,6 +30,8 @@ const HINTS: usize = 256;
 const FILES_RESERVED: usize = 192;
 /// Connections of services, admins and health checks, beside the clients' sockets.
 const HTTP_CONNECTIONS: usize = 64;
+/// How much longer than the send deadline a write of any kind may wait.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -90,8 +92,10 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
     let wanted = SocketAddr::new(config.bind, config.port);
     let bind_error = |error| ServeError::Bind { address: wanted, error };
-    let server =
-        Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), hub.max_connections + HTTP_CONNECTIONS).await.map_err(bind_error)?;
+    let most = hub.max_connections + HTTP_CONNECTIONS;
+    // Above the send deadline: a WebSocket that takes nothing ends by that, and is told why where it can be.
+    let stall_limit = config.send_deadline + STALL_MARGIN;
+    let server = Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), most, stall_limit).await.map_err(bind_error)?;
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
