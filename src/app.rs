@@ -32,6 +32,8 @@ const FILES_RESERVED: usize = 192;
 const HTTP_CONNECTIONS: usize = 64;
 /// How much longer than the send deadline a write of any kind may wait.
 const STALL_MARGIN: Duration = Duration::from_secs(5);
+/// Database connections for looking up keys; a key is asked for once in ten seconds at most.
+const KEY_CONNECTIONS: u32 = 2;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -127,7 +129,7 @@ fn hub(
     seen: &Arc<Seen>,
     tasks: Tasks,
 ) -> HubParts {
-    let reader = database.reader(config.read_connections);
+    let reader = database.reader("reader", config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);
     let pulse = Arc::new(Pulse::default());
@@ -135,7 +137,7 @@ fn hub(
         instance,
         appender: handle,
         delivery: Delivery::new(Arc::clone(registry), reader.clone()),
-        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), reader.clone()),
+        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
@@ -198,6 +200,7 @@ async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     stoppers.following.stop();
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
+    hub.auth.close().await;
     hub.reader.close().await;
     if !running.is_empty() {
         tracing::warn!(?running, "these still ran when the time to stop was over");

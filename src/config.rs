@@ -66,7 +66,7 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_PONG_DEADLINE", "20s", "a client that does not answer a ping for this long is closed (4002)"),
     row("RECADO_POLL_INTERVAL", "1s", "longest time between two looks at the log, with or without a NOTIFY"),
     row("RECADO_DRAIN_WINDOW", "5s", "when the hub stops, its clients are asked to come back spread over this time"),
-    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; five more serve the hub itself"),
+    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; seven more serve the hub itself"),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),
