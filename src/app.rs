@@ -18,6 +18,7 @@ use crate::domain::InstanceId;
 use crate::http::{Auth, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
 use crate::store::appender::Appender;
 use crate::store::retention::{self, Policy};
+use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
 use crate::tasks::{Stopper, Tasks};
 use crate::wire::close::Close;
@@ -30,6 +31,10 @@ const HINTS: usize = 256;
 const FILES_RESERVED: usize = 192;
 /// Connections of services, admins and health checks, beside the clients' sockets.
 const HTTP_CONNECTIONS: usize = 64;
+/// How much longer than the send deadline a write of any kind may wait.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
+/// Database connections for looking up keys; a key is asked for once in ten seconds at most.
+const KEY_CONNECTIONS: u32 = 2;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -79,7 +84,8 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let (tasks, mut failed) = Tasks::new();
     let instance = InstanceId::new();
     let registry = registry(config, &database).await?;
-    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, tasks.clone());
+    let seen = Arc::new(Seen::new(registry.position().log_id));
+    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, &seen, tasks.clone());
     let (hub, pulse) = hub;
 
     let (accepting, stop_accepting) = Stopper::new();
@@ -89,12 +95,14 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
     let wanted = SocketAddr::new(config.bind, config.port);
     let bind_error = |error| ServeError::Bind { address: wanted, error };
-    let server =
-        Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), hub.max_connections + HTTP_CONNECTIONS).await.map_err(bind_error)?;
+    let most = hub.max_connections + HTTP_CONNECTIONS;
+    // Above the send deadline: a WebSocket that takes nothing ends by that, and is told why where it can be.
+    let stall_limit = config.send_deadline + STALL_MARGIN;
+    let server = Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), most, stall_limit).await.map_err(bind_error)?;
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
-    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), instance, pulse, config.poll_interval);
+    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
     let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
@@ -114,16 +122,24 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
 type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
 
-fn hub(config: &Config, secret: &str, database: &Database, instance: InstanceId, registry: &Arc<Registry>, tasks: Tasks) -> HubParts {
-    let reader = database.reader(config.read_connections);
+fn hub(
+    config: &Config,
+    secret: &str,
+    database: &Database,
+    instance: InstanceId,
+    registry: &Arc<Registry>,
+    seen: &Arc<Seen>,
+    tasks: Tasks,
+) -> HubParts {
+    let reader = database.reader("reader", config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
-    let (handle, appender) = Appender::new(database.clone(), instance, registry.position().log_id, committed_in);
+    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);
     let pulse = Arc::new(Pulse::default());
     let hub = Hub {
         instance,
         appender: handle,
         delivery: Delivery::new(Arc::clone(registry), reader.clone()),
-        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), reader.clone()),
+        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
@@ -191,6 +207,7 @@ async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     stoppers.following.stop();
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
+    hub.auth.close().await;
     hub.reader.close().await;
     if !running.is_empty() {
         tracing::warn!(?running, "these still ran when the time to stop was over");

@@ -78,7 +78,7 @@ pub const TABLE: &[Setting] = &[
     ),
     row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
     row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
-    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; five more serve the hub itself"),
+    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; seven more serve the hub itself"),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),

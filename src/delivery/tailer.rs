@@ -19,7 +19,8 @@ use crate::domain::{InstanceId, Notification, NotificationId, Seq};
 use crate::store::appender::Committed;
 use crate::store::lane::Lane;
 use crate::store::listener::Hint;
-use crate::store::read::{self, LogState};
+use crate::store::read::{self, LogState, Tail};
+use crate::store::seen::Seen;
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
@@ -56,6 +57,7 @@ impl Pulse {
 pub struct Tailer {
     lane: Lane,
     registry: Arc<Registry>,
+    seen: Arc<Seen>,
     origin: String,
     pulse: Arc<Pulse>,
     poll: Duration,
@@ -80,11 +82,19 @@ enum TailError {
 }
 
 impl Tailer {
-    /// `poll` is the longest time between two looks at the table.
-    pub fn new(database: Database, registry: Arc<Registry>, instance: InstanceId, pulse: Arc<Pulse>, poll: Duration) -> Self {
+    /// `seen` is told how far the log was followed; `poll` is the longest time between two looks at the table.
+    pub fn new(
+        database: Database,
+        registry: Arc<Registry>,
+        seen: Arc<Seen>,
+        instance: InstanceId,
+        pulse: Arc<Pulse>,
+        poll: Duration,
+    ) -> Self {
         Self {
             lane: Lane::new(database, "tailer"),
             registry,
+            seen,
             origin: instance.to_string(),
             pulse,
             poll,
@@ -145,6 +155,14 @@ impl Tailer {
             events.push(Event::of(row));
         }
         self.registry.publish(&events);
+        self.note_last();
+    }
+
+    /// Appends ask from now on whether the log still holds what was published last.
+    fn note_last(&self) {
+        if let Some((seq, id)) = self.last {
+            self.seen.raise(self.registry.position().log_id, seq, id);
+        }
     }
 
     /// Rows that this instance has committed a moment ago.
@@ -191,10 +209,11 @@ impl Tailer {
         Ok(())
     }
 
-    /// Reads and publishes a page; `false` at the end of the log.
+    /// Reads and publishes a page; `false` when it reached the end of the log. What is appended while the page is read
+    /// has its own hint: to go on until nothing comes would never end on a log that grows without a pause.
     async fn read_on(&mut self) -> Result<bool, TailError> {
         let position = self.registry.position();
-        let mut rows = read::tail(self.lane.get().await?, position.published).await?;
+        let Tail { mut rows, is_end } = read::tail(self.lane.get().await?, position.published).await?;
         match rows.first() {
             Some(first) if first.seq == position.published => {
                 // The row that was published last stands first: it must be the same.
@@ -203,6 +222,7 @@ impl Tailer {
                     self.start_over(position).await?;
                     return Ok(true);
                 }
+                self.note_last();
                 rows.remove(0);
             }
             // Gone: dropped by retention, or the log is another one.
@@ -224,7 +244,7 @@ impl Tailer {
             last = row.seq;
         }
         self.publish(rows.iter());
-        Ok(!rows.is_empty())
+        Ok(!is_end)
     }
 
     /// The log is not the one that was published: it gets a new name, unless it has one already.
@@ -238,6 +258,7 @@ impl Tailer {
 
     fn restart_at(&mut self, position: Position) {
         self.last = None;
+        self.seen.start_over(position.log_id);
         self.registry.restart_at(position);
     }
 

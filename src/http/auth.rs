@@ -40,6 +40,7 @@ struct Seen {
 }
 
 impl Auth {
+    /// `reader` is for keys alone: whoever publishes must not stand in line behind those who resume.
     pub fn new(tokens: TokenRules, reader: Reader) -> Self {
         Self { tokens, reader, seen: Arc::default() }
     }
@@ -73,6 +74,11 @@ impl Auth {
             return Ok(caller);
         }
         Err(Problem::new(403, "forbidden", "an admin key is needed here; recado key create NAME --role admin makes one").into())
+    }
+
+    /// Ends the connections that keys are looked up over.
+    pub async fn close(&self) {
+        self.reader.close().await;
     }
 
     async fn by_key(&self, key: &str) -> Result<Option<Caller>, StoreError> {

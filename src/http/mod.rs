@@ -13,6 +13,7 @@ mod request;
 mod router;
 mod server;
 mod socket;
+mod stall;
 mod stats;
 mod token;
 mod upgrade;

@@ -10,6 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::stall::Unstalled;
 use crate::tasks::{Stop, Tasks};
 
 /// A request's head must have arrived within this time; so long may a connection stay open between two requests.
@@ -30,16 +31,17 @@ pub struct Server {
     router: Router,
     tasks: Tasks,
     most: usize,
+    stall_limit: Duration,
 }
 
 impl Server {
     /// `most` is the number of open connections, of either kind, above which a new one is dropped unheard: the files
-    /// that are left belong to the database.
+    /// that are left belong to the database. One whose other side takes nothing for `stall_limit` is broken off.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, router: Router, tasks: Tasks, most: usize) -> std::io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, router, tasks, most })
+    pub async fn bind(address: SocketAddr, router: Router, tasks: Tasks, most: usize, stall_limit: Duration) -> std::io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, router, tasks, most, stall_limit })
     }
 
     /// # Errors
@@ -59,6 +61,7 @@ impl Server {
                 Ok((stream, _)) if self.tasks.count(&["http", "websocket"]) >= self.most => drop(stream),
                 Ok((stream, _)) => {
                     prepare(&stream);
+                    let stream = Unstalled::new(stream, self.stall_limit);
                     self.tasks.contained("http", serve(stream, self.router.clone(), stop.clone()));
                 }
                 Err(error) => {
@@ -76,7 +79,7 @@ fn prepare(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_send_buffer_size(SEND_BUFFER_BYTES);
 }
 
-async fn serve(stream: TcpStream, router: Router, mut stop: Stop) {
+async fn serve(stream: Unstalled<TcpStream>, router: Router, mut stop: Stop) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::StoreError;
 use super::database::limited;
 use super::error::Class;
+use super::seen::SeenEnd;
 use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
 
 /// What became of one notification of a batch.
@@ -42,14 +43,6 @@ pub enum Failure {
     LogWentBack(StoreError),
     /// It may have been committed or not.
     Unknown(StoreError),
-}
-
-/// The highest number that a caller has seen of the log, and the id there where it knows it: the log is asked whether
-/// it is still the one that it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SeenEnd {
-    pub seq: Seq,
-    pub id: Option<NotificationId>,
 }
 
 /// Appends a batch after what was `seen`. No key may stand twice in it.

@@ -18,8 +18,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::append::{self, Appended, Failure, SeenEnd};
+use super::append::{self, Appended, Failure};
 use super::lane::Lane;
+use super::seen::Seen;
 use super::{Database, StoreError, read};
 use crate::backoff::Backoff;
 use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
@@ -110,15 +111,14 @@ pub struct Appender {
     carried: VecDeque<Request>,
     lane: Lane,
     origin: InstanceId,
-    log_id: LogId,
-    seen: SeenEnd,
+    seen: Arc<Seen>,
     committed: mpsc::Sender<Committed>,
     backoff: Backoff,
 }
 
 impl Appender {
-    /// `log_id` is the history that this instance knows; `committed` is told of each batch.
-    pub fn new(database: Database, origin: InstanceId, log_id: LogId, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
+    /// `seen` is the history that this instance knows; `committed` is told of each batch.
+    pub fn new(database: Database, origin: InstanceId, seen: Arc<Seen>, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
         let (sender, queue) = mpsc::channel(QUEUE_ROWS);
         let handle = AppendHandle { queue: sender, room: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let appender = Self {
@@ -126,8 +126,7 @@ impl Appender {
             carried: VecDeque::new(),
             lane: Lane::new(database, "appender"),
             origin,
-            log_id,
-            seen: SeenEnd::default(),
+            seen,
             committed,
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(500)),
         };
@@ -178,9 +177,9 @@ impl Appender {
             batch = drop_expired(batch);
             let Some(last_deadline) = batch.iter().map(|r| r.deadline).max() else { return };
             match self.attempt(&batch, last_deadline).await {
-                Ok(done) => {
+                Ok((log_id, done)) => {
                     self.backoff.succeeded();
-                    return self.settle(batch, done);
+                    return self.settle(batch, log_id, done);
                 }
                 Err(Failure::Again(error)) => {
                     tracing::warn!(%error, rows = batch.len(), "an append was rolled back and is tried again");
@@ -216,25 +215,26 @@ impl Appender {
         }
     }
 
-    async fn attempt(&mut self, batch: &[Request], deadline: Instant) -> Result<append::Batch, Failure> {
+    /// Appends to the history that is known now, and says which that was.
+    async fn attempt(&mut self, batch: &[Request], deadline: Instant) -> Result<(LogId, append::Batch), Failure> {
         let connection = self.lane.get().await.map_err(Failure::Again)?;
         let rows: Vec<&NewNotification> = batch.iter().map(|r| &r.notification).collect();
         let limit = deadline.saturating_duration_since(Instant::now());
-        append::append(connection, self.seen, self.origin, &rows, limit).await
+        let (log_id, end) = self.seen.end();
+        Ok((log_id, append::append(connection, end, self.origin, &rows, limit).await?))
     }
 
     /// What was known of the log is not so any more. Its history is renamed before anything is appended to it, or every
     /// client that was there before would take the next number for the next of the old one.
     async fn start_over(&mut self) -> Result<(), StoreError> {
-        let old = self.log_id;
+        let (old, _) = self.seen.end();
         let connection = self.lane.get().await?;
         read::renew_log_id(connection, old).await?;
-        self.log_id = read::state(connection).await?.log_id;
-        self.seen = SeenEnd::default();
+        self.seen.start_over(read::state(connection).await?.log_id);
         Ok(())
     }
 
-    fn settle(&mut self, batch: Vec<Request>, done: append::Batch) {
+    fn settle(&mut self, batch: Vec<Request>, log_id: LogId, done: append::Batch) {
         let mut rows = Vec::with_capacity(batch.len());
         for (request, outcome) in batch.into_iter().zip(done.outcomes) {
             let id = request.notification.id;
@@ -251,8 +251,8 @@ impl Appender {
             let _ = request.reply.send(answer);
         }
         if let Some(last) = rows.last() {
-            self.seen = SeenEnd { seq: last.seq, id: Some(last.id) };
-            let _ = self.committed.try_send(Committed { log_id: self.log_id, rows });
+            self.seen.raise(log_id, last.seq, last.id);
+            let _ = self.committed.try_send(Committed { log_id, rows });
         }
     }
 }

@@ -76,15 +76,15 @@ impl Database {
             .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
     }
 
-    /// The pool for resume, keys and statistics.
-    pub fn reader(&self, connections: u32) -> Reader {
+    /// A pool for reading, named like a connection.
+    pub fn reader(&self, name: &str, connections: u32) -> Reader {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .min_connections(0)
             .acquire_timeout(READ_LIMIT)
             .test_before_acquire(false)
             .max_lifetime(Duration::from_secs(1800))
-            .connect_lazy_with(self.dressed(&self.options, "reader"));
+            .connect_lazy_with(self.dressed(&self.options, name));
         Reader { pool }
     }
 }
@@ -100,7 +100,7 @@ pub async fn limited<T>(limit: Duration, call: impl Future<Output = Result<T, sq
     }
 }
 
-/// The pool of readers. Cheap to clone.
+/// A pool of readers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     pool: PgPool,

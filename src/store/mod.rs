@@ -8,7 +8,8 @@
 //! - *appender*, *tailer*, *clerk* (acks and sessions), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
 //!   so that no amount of resuming clients can keep the hub from appending or from noticing;
 //! - *listener*: LISTEN needs a connection of its own;
-//! - *readers*: a small pool for resume, keys and statistics.
+//! - *keys*: two, so that a service is known while clients wait in line to resume;
+//! - *readers*: a small pool for resume and statistics.
 //!
 //! Every wait on the database has a limit, and a connection that missed one is thrown away, never reused: the answer
 //! of the old question may still be on its way.
@@ -27,6 +28,7 @@ pub mod listener;
 pub mod migrate;
 pub mod read;
 pub mod retention;
+pub mod seen;
 pub mod server;
 pub mod sessions;
 pub mod yardstick;

@@ -50,11 +50,19 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
     Ok(())
 }
 
+/// A part of the log for the tailer.
+#[derive(Debug)]
+pub struct Tail {
+    pub rows: Vec<Notification>,
+    /// These rows reached the end of the log as it was when it was asked.
+    pub is_end: bool,
+}
+
 /// The row at `from`, if there is one, and those that follow, for the tailer: every audience, in order, a page at most.
 ///
 /// # Errors
 /// When the database does not answer within 3 s.
-pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Vec<Notification>, StoreError> {
+pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Tail, StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT r.seq, r.id, r.created_at, r.type AS kind, r.title, r.message, r.data::text AS data, r.topic, r.user_id, r.account_id, r.user_ids
@@ -67,7 +75,11 @@ pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Vec<Notifi
         TAIL_BYTES,
     )
     .fetch_all(connection);
-    limited(ASK_LIMIT, rows).await?.into_iter().map(Row::notification).collect()
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let bytes: usize = rows.iter().map(|r| r.title.len() + r.message.len() + r.data.as_ref().map_or(0, String::len)).sum();
+    // Neither limit was reached, so neither has cut anything off.
+    let is_end = (rows.len() as i64) < PAGE_ROWS && (bytes as i64) < TAIL_BYTES;
+    Ok(Tail { rows: rows.into_iter().map(Row::notification).collect::<Result<_, _>>()?, is_end })
 }
 
 /// One page of what concerns a principal.

@@ -251,3 +251,18 @@ async fn a_burst_past_the_last_partition_makes_a_new_one() {
     let seqs: HashSet<i64> = answers.into_iter().map(|receipt| receipt.seq).collect();
     assert_eq!(seqs, (1..=20).collect());
 }
+
+/// Every reader is taken by clients that connect; a service that was never here before still gets its number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_connect_do_not_keep_a_service_waiting() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).with("RECADO_READ_CONNECTIONS", "1").start().await;
+    let mut slow = db.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE recado.cursor IN ACCESS EXCLUSIVE MODE").execute(&mut slow).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..4 {
+        waiting.push(Client::of("ann").device(&n.to_string()).open(&hub).await.unwrap());
+    }
+    let answer = hub.try_post(&note("n").to_user("ann")).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.body);
+}

@@ -139,3 +139,27 @@ async fn a_burst_of_posts_right_after_the_loss_does_not_hide_it() {
     assert_eq!(ann.resume_status(), "reset");
     assert_eq!(ann.until_caught_up().await.len(), 15);
 }
+
+/// The lost end was another hub's. This one has appended nothing yet, so what its own appends know of the log says nothing;
+/// what it has published does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_of_what_another_hub_appended_is_not_hidden_by_our_own_burst() {
+    let db = TestDb::new().await;
+    let here = Hub::on(&db).with("RECADO_POLL_INTERVAL", "3s").start().await;
+    let there = Hub::on(&db).start().await;
+    let mut ann = Client::of("ann").connect(&here).await;
+    for n in 1..=10 {
+        there.post(&note(&n.to_string()).to_everyone()).await;
+    }
+    ann.until_seq(10).await;
+    there.kill().await;
+    let old = ann.log_id().to_owned();
+    cut_the_tail(&db, 7, "SELECT 1").await;
+    for n in 0..5 {
+        here.post(&note(&format!("new {n}")).to_everyone()).await;
+    }
+    everyone_is_told(&db, &old, vec![ann]).await;
+    let mut ann = Client::of("ann").connect(&here).await;
+    assert_eq!(ann.resume_status(), "reset");
+    assert_eq!(ann.until_caught_up().await.len(), 12);
+}

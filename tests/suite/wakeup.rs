@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::support::*;
@@ -116,4 +118,50 @@ async fn nothing_that_was_committed_while_the_listener_was_away_waits_for_the_ne
         assert_eq!(got.len(), 20, "{cut:?}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{cut:?}: {:?}", begun.elapsed());
     }
+}
+
+/// Passes everything on a little later, as a network does.
+async fn far_away(port: u16) -> u16 {
+    async fn pass(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut chunk).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if to.write_all(&chunk[..length]).await.is_err() {
+                return;
+            }
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((hub, _)) = listener.accept().await {
+            let (from_hub, to_hub) = hub.into_split();
+            let (from_database, to_database) = TcpStream::connect(("127.0.0.1", port)).await.unwrap().into_split();
+            tokio::spawn(pass(from_hub, to_database));
+            tokio::spawn(pass(from_database, to_hub));
+        }
+    });
+    here
+}
+
+/// A log that grows between any two looks is never read to an end that stays; that is no reason to call it unread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_grows_without_a_pause_does_not_count_as_unread() {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let proxy = Proxy::before(&db.url()).await;
+    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(far_away(proxy.port).await)).start().await;
+    let append = super::resume::many_rows(1).replace("SELECT", "PERFORM");
+    let grow = format!("DO $$ BEGIN FOR n IN 1..7000 LOOP {append}; COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$");
+    let mut connection = db.connect().await;
+    let grown = tokio::spawn(async move { sqlx::raw_sql(sqlx::AssertSqlSafe(grow)).execute(&mut connection).await.unwrap() });
+    let mut looks = 0;
+    while !grown.is_finished() {
+        let (status, body) = hub.get("/readyz?verbose", None).await.unwrap();
+        assert_eq!(status, 200, "with {} numbers in the log: {body}", db.head().await);
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    grown.await.unwrap();
+    assert!(looks > 50, "it grew for longer than what counts as stale: {looks}");
 }

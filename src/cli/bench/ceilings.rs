@@ -10,7 +10,8 @@ use super::post::{Post, user};
 use super::report::Times;
 use crate::cli::error::Failure;
 use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
-use crate::store::append::{self, Failure as AppendFailure, SeenEnd};
+use crate::store::append::{self, Failure as AppendFailure};
+use crate::store::seen::SeenEnd;
 use crate::store::{read, yardstick};
 
 /// Longest wait for one batch.

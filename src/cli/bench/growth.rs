@@ -103,7 +103,7 @@ async fn resumes(ground: &Ground) -> Result<f64, Failure> {
     let from = ground.head().await?;
     append_missed(ground, &users, MISSED).await?;
     let upto = ground.head().await?;
-    let reader = ground.database().reader(1);
+    let reader = ground.database().reader("bench", 1);
     // A connection plans its first page.
     one_page(&reader, &users[0], from, upto).await?;
     let mut times = Vec::with_capacity(READINGS * RESUMING);

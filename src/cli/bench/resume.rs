@@ -117,7 +117,7 @@ impl Resume {
     /// Reads everyone's page over as many connections as the hub has for it.
     async fn plain_sql(&self, ground: &Ground, users: &[UserId], from: Seq, upto: Seq) -> Result<Duration, Failure> {
         let connections = ground.config.read_connections;
-        let reader = ground.database().reader(connections);
+        let reader = ground.database().reader("bench", connections);
         let mut reading = JoinSet::new();
         let start = Instant::now();
         for share in users.chunks(users.len().div_ceil(connections as usize).max(1)) {

@@ -89,3 +89,42 @@ async fn a_body_without_end_is_refused_at_the_limit() {
     assert_eq!((answer.status, answer.problem().as_str()), (413, "body_too_large"));
     assert!(wire.hung_up(Duration::from_secs(5)).await, "the connection stays");
 }
+
+/// The database's part of the time begins when there is something to append.
+#[tokio::test]
+async fn a_body_that_takes_its_time_within_the_limit_is_appended() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let bearer = format!("Bearer {}", db.key());
+    let body = note("slow").to_user("ann").body();
+    let whole =
+        request("POST", "/api/internal/notify", &[("Authorization", &bearer), ("Content-Type", "application/json")], body.as_bytes());
+    let mut wire = Wire::to(&hub).await;
+    wire.send(&whole[..whole.len() - 5]).await;
+    sleep(Duration::from_secs(6)).await;
+    wire.send(&whole[whole.len() - 5..]).await;
+    let answer = wire.answer().await.expect("an answer");
+    assert_eq!(answer.status, 201, "{}", answer.problem());
+}
+
+/// Who asks and never takes the answers must not hold a place for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_are_given_up_in_time() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", hub.pid())).unwrap().count();
+    sleep(Duration::from_secs(2)).await;
+    let before = files();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(hub.address.parse().unwrap()).await.unwrap();
+    let many = request("GET", "/nothing", &[], b"").repeat(400_000);
+    let sent = tokio::time::timeout(Duration::from_secs(3), tokio::io::AsyncWriteExt::write_all(&mut stream, &many)).await;
+    assert!(sent.is_err(), "the hub takes no more questions while its answers are not taken");
+    assert!(files() > before);
+    let begun = Instant::now();
+    while files() > before {
+        assert!(begun.elapsed() < Duration::from_secs(45), "the connection is still open");
+        sleep(Duration::from_millis(500)).await;
+    }
+}

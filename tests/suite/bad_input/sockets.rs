@@ -219,3 +219,33 @@ async fn a_new_token_of_somebody_else_ends_the_connection() {
     socket.say(&json!({"type": "auth", "token": token("1", &[])}).to_string()).await;
     assert_eq!(socket.next_text().await.unwrap()["type"], "auth_ok");
 }
+
+/// The hub that slept is not the client that is gone: what it has not read yet counts.
+#[tokio::test]
+async fn a_pong_that_waits_to_be_read_is_in_time() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).with("RECADO_PONG_DEADLINE", "1s").start().await;
+    let mut sockets = Vec::new();
+    for n in 0..12 {
+        sockets.push(Socket::open(&hub, &format!("u{n}")).await);
+    }
+    let mut pongs = Vec::new();
+    for socket in &mut sockets {
+        loop {
+            match socket.next().await.expect("a ping") {
+                (PING, payload) => break pongs.push(frame(FIN | PONG, payload)),
+                _ => {}
+            }
+        }
+    }
+    hub.signal("-STOP").await;
+    for (socket, pong) in sockets.iter_mut().zip(&pongs) {
+        assert!(socket.send(pong).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    hub.signal("-CONT").await;
+    for socket in &mut sockets {
+        assert!(socket.say(r#"{"type":"ping"}"#).await);
+        assert_eq!(socket.next_text().await.map(|answer| answer["type"].clone()), Some("pong".into()));
+    }
+}
