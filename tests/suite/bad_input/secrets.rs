@@ -7,9 +7,9 @@ use crate::support::{Client, Hub, SECRET, TestDb, note, token};
 
 #[tokio::test]
 async fn no_secret_reaches_the_log_at_the_loudest_level() {
-    for format in ["text", "json"] {
+    for (format, filter) in [("text", "trace"), ("json", "trace,tungstenite::protocol=trace,hyper::proto=trace,sqlx::query=trace")] {
         let db = TestDb::new().await;
-        let hub = Hub::on(&db).with("RECADO_LOG", "trace").with("RECADO_LOG_FORMAT", format).start().await;
+        let hub = Hub::on(&db).with("RECADO_LOG", filter).with("RECADO_LOG_FORMAT", format).start().await;
         let body = "canary-in-a-body";
         let good = token("1", &["canary-account"]);
         let bad = "eyJhbGciOiJub25lIn0.Y2FuYXJ5.canary-bad-token";
