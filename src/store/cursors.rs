@@ -13,8 +13,8 @@ pub struct Place {
     pub acked: Seq,
 }
 
-/// The stored place of a device. One that has none yet gets `start`, for good: what is sent to it from now on and
-/// never acknowledged will come again, even if the hub dies before the first ack.
+/// The stored place of a device, and whether it was made now. One that has none yet gets `start`, for good: what is sent
+/// to it from now on and never acknowledged will come again, even if the hub dies before the first ack.
 ///
 /// # Errors
 /// When the database is away or slow.
@@ -41,7 +41,8 @@ pub async fn place_or_start(reader: &Reader, user: &UserId, client: &ClientId, s
     .fetch_one(checkout.connection());
     let made = limited(ASK_LIMIT, made).await?;
     checkout.done();
-    Ok((Place { log_id: LogId(made.log_id), acked: Seq::from_db(made.acked_seq) }, true))
+    let place = Place { log_id: LogId(made.log_id), acked: Seq::from_db(made.acked_seq) };
+    Ok((place, place == start))
 }
 
 /// One device's acknowledgement.
