@@ -81,7 +81,7 @@ mod tests {
         ours.write_all(b"four").await.unwrap();
         let taker = async {
             for _ in 0..3 {
-                tokio::time::sleep(Duration::from_millis(1200)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 theirs.read_exact(&mut [0; 4]).await.unwrap();
             }
         };
