@@ -232,9 +232,8 @@ async fn a_pong_that_waits_to_be_read_is_in_time() {
     let mut pongs = Vec::new();
     for socket in &mut sockets {
         loop {
-            match socket.next().await.expect("a ping") {
-                (PING, payload) => break pongs.push(frame(FIN | PONG, payload)),
-                _ => {}
+            if let (PING, payload) = socket.next().await.expect("a ping") {
+                break pongs.push(frame(FIN | PONG, payload));
             }
         }
     }
