@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::backing;
@@ -81,6 +81,8 @@ struct Stoppers {
 }
 
 async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    // Before we are called ready: a signal that nobody waits for yet ends the process on the spot.
+    let signals = Signals::receive()?;
     let (tasks, mut failed) = Tasks::new();
     let instance = InstanceId::new();
     let registry = registry(config, &database).await?;
@@ -114,7 +116,7 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     tracing::info!(%address, %instance, "serving");
     ready(address);
 
-    let outcome = until_told(&mut failed).await;
+    let outcome = signals.until_told(&mut failed).await;
     let stoppers = Stoppers { accepting, appending, following, writing_down };
     stop(config, &hub, &tasks, stoppers).await;
     outcome
@@ -180,18 +182,28 @@ pub fn open_file_limit() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-async fn until_told(failed: &mut mpsc::Receiver<&'static str>) -> Result<(), ServeError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        Some(name) = failed.recv() => {
-            tracing::error!(task = name, "an essential task panicked: stopping");
-            return Err(ServeError::TaskFailed(name));
-        }
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn receive() -> Result<Self, ServeError> {
+        let receive = |kind| signal(kind).map_err(ServeError::Signals);
+        Ok(Self { terminate: receive(SignalKind::terminate())?, interrupt: receive(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn until_told(mut self, failed: &mut mpsc::Receiver<&'static str>) -> Result<(), ServeError> {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            Some(name) = failed.recv() => {
+                tracing::error!(task = name, "an essential task panicked: stopping");
+                return Err(ServeError::TaskFailed(name));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Not ready, accept nothing new, goodbyes, what was asked is appended, acknowledgements are stored.
