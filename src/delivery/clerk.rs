@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::acks::AckBook;
 use super::registry::Registry;
 use super::sessions::SessionBook;
+use crate::backoff::Backoff;
 use crate::domain::{InstanceId, LogId};
 use crate::store::cursors::{self, Ack};
 use crate::store::lane::Lane;
@@ -18,6 +19,8 @@ use crate::tasks::Stop;
 const ROUND: Duration = Duration::from_millis(200);
 /// Between two rounds when somebody has left and is in a hurry.
 const HURRIED_ROUND: Duration = Duration::from_millis(20);
+/// Longest pause while the database takes nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at how far every live session has come.
 const REFRESH: Duration = Duration::from_secs(5);
 /// Most rows of one statement, so that its locks are short.
@@ -30,11 +33,12 @@ pub struct Clerk {
     registry: Arc<Registry>,
     acks: Arc<AckBook>,
     sessions: Arc<SessionBook>,
+    backoff: Backoff,
 }
 
 impl Clerk {
     pub fn new(database: Database, instance: InstanceId, registry: Arc<Registry>, acks: Arc<AckBook>, sessions: Arc<SessionBook>) -> Self {
-        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions }
+        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, backoff: Backoff::new(ROUND, LONGEST_PAUSE) }
     }
 
     /// Runs until stopped, then writes once more.
@@ -51,23 +55,35 @@ impl Clerk {
                 let members = self.registry.members();
                 self.sessions.refresh(members.iter().map(AsRef::as_ref), self.registry.position().log_id);
             }
-            self.round().await;
+            let pause = self.round().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.wait() => break,
+            }
         }
         self.round().await;
     }
 
-    async fn round(&mut self) {
+    /// Writes what waits; how long to wait before the next round when the database does not take it.
+    async fn round(&mut self) -> Duration {
+        let mut pause = Duration::ZERO;
         if let Err(error) = self.write_acks().await {
             self.acks.not_stored();
             self.lane.discard();
+            pause = self.backoff.failed();
             tracing::warn!(%error, "acknowledgements could not be stored; they are kept and tried again");
         }
         let facts = self.sessions.take();
         if let Err(error) = self.write_sessions(&facts).await {
             self.sessions.not_stored(facts);
             self.lane.discard();
+            pause = self.backoff.failed();
             tracing::warn!(%error, "session facts could not be stored; they are kept and tried again");
         }
+        if pause.is_zero() {
+            self.backoff.succeeded();
+        }
+        pause
     }
 
     async fn write_acks(&mut self) -> Result<(), StoreError> {

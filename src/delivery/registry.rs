@@ -164,12 +164,9 @@ impl Registry {
         self.inside().position
     }
 
-    pub fn len(&self) -> usize {
+    /// How many are connected.
+    pub fn count(&self) -> usize {
         self.inside().members.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub fn members(&self) -> Vec<Arc<Member>> {
@@ -294,6 +291,78 @@ impl Inside {
             if event.audience.reaches_account_of(&member.who) {
                 member.outbox.push(event);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{Notification, NotificationId};
+
+    fn user() -> impl Strategy<Value = UserId> {
+        "[ab]".prop_map(|s| UserId::parse(&s).unwrap())
+    }
+
+    fn account() -> impl Strategy<Value = AccountId> {
+        "[xyz]".prop_map(|s| AccountId::parse(&s).unwrap())
+    }
+
+    fn audience() -> impl Strategy<Value = Audience> {
+        let users = proptest::collection::btree_set(user(), 1..3).prop_map(|users| users.into_iter().collect());
+        prop_oneof![
+            Just(Audience::Everyone),
+            account().prop_map(Audience::Account),
+            (user(), proptest::option::of(account())).prop_map(|(user, account)| Audience::User { user, account }),
+            (users, proptest::option::of(account())).prop_map(|(users, account)| Audience::Users { users, account }),
+        ]
+    }
+
+    /// The topics under which the table would be read for this audience.
+    fn topics_of(audience: &Audience) -> Vec<String> {
+        match audience {
+            Audience::Users { users, account } => {
+                users.iter().map(|user| Audience::User { user: user.clone(), account: account.clone() }.topic()).collect()
+            }
+            other => vec![other.topic()],
+        }
+    }
+
+    fn event(audience: Audience) -> Arc<Event> {
+        let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
+        let n = Notification {
+            seq: Seq::from_db(1),
+            id: NotificationId::new(),
+            created_at: Utc::now(),
+            kind,
+            title,
+            message,
+            data: None,
+            audience,
+        };
+        Event::of(&n)
+    }
+
+    proptest! {
+        /// Isolation: what comes live is what the replay would find, for every audience and reader, and once.
+        #[test]
+        fn live_and_replay_agree_on_whom_a_notification_is_for(
+            audience in audience(), user in user(), accounts in proptest::collection::btree_set(account(), 0..3),
+        ) {
+            let who = Principal { user, accounts: accounts.into_iter().collect() };
+            let replayed = topics_of(&audience).iter().any(|topic| who.topics().contains(topic));
+            let start = Position { log_id: LogId::new(), floor: Seq::ZERO, published: Seq::ZERO };
+            let registry = Registry::new(Limits { connections: 9, per_user: 9, single: false }, start);
+            let (seat, _) = registry.join(Member::new(who, ClientId::default_device(), "test")).unwrap();
+            let event = event(audience);
+            registry.publish(std::slice::from_ref(&event));
+            let outbox = &seat.member().outbox;
+            prop_assert_eq!(outbox.pop().is_some(), replayed);
+            prop_assert!(outbox.pop().is_none(), "it came twice");
+            drop(seat);
+            prop_assert_eq!(registry.count(), 0);
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::wire::problem::Problem;
 
 /// How long a known key is taken without asking the database again; so long does a revoked one live on.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
-/// While the database is away, a key that was known so recently is still taken. What it posts is refused anyway; this
-/// is for reading statistics.
+/// While the database is away, a key that was known so recently is still taken: a service
+/// should not be told that its key is unknown because nobody could be asked. So long, then, may a revoked one live on.
 const KNOWN_AWAY_FOR: Duration = Duration::from_secs(300);
 /// Longest wait for the database's word on a key: a request has five seconds in all, and the append needs its part.
 const LOOK_UP_LIMIT: Duration = Duration::from_secs(2);

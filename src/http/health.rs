@@ -62,7 +62,7 @@ pub async fn health(State(hub): State<Arc<Hub>>) -> Response {
     let position = hub.delivery.registry.position();
     let body = json!({
         "status": if health.is_ready() { "ok" } else { "degraded" },
-        "activeConnections": hub.delivery.registry.len(),
+        "activeConnections": hub.delivery.registry.count(),
         "timestamp": timestamp(Utc::now()),
         "uptime": health.started.elapsed().as_secs_f64(),
         "instance": hub.instance,

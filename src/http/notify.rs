@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::problems::Refused;
 use super::request::json_body;
 use super::router::Hub;
-use crate::domain::{BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq};
+use crate::domain::{Audience, BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq, UserId};
 use crate::store::appender::{DEADLINE, Receipt};
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
@@ -90,6 +90,12 @@ fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Resu
     })
 }
 
+/// The users of a list; they are sorted.
+fn listed(audience: &Audience) -> String {
+    let Audience::Users { users, .. } = audience else { return String::new() };
+    users.iter().map(UserId::as_str).collect::<Vec<_>>().join(",")
+}
+
 /// What makes two bodies the same: all that a reader could tell apart. Not the spaces between the fields.
 fn body_hash(body: &NotifyBody) -> BodyHash {
     BodyHash::of(&[
@@ -97,7 +103,9 @@ fn body_hash(body: &NotifyBody) -> BodyHash {
         body.title.as_bytes(),
         body.message.as_bytes(),
         body.data.as_deref().unwrap_or("null").as_bytes(),
-        format!("{:?}", body.audience).as_bytes(),
+        body.audience.topic().as_bytes(),
+        body.audience.account().map_or("", |account| account.as_str()).as_bytes(),
+        listed(&body.audience).as_bytes(),
         &body.ttl_seconds.unwrap_or(0).to_be_bytes(),
         &[u8::from(body.replay)],
     ])

@@ -31,6 +31,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 const ACK_PING_SPACING: Duration = Duration::from_secs(1);
 /// How long before its token's end a client is told.
 const EXPIRY_WARNING: Duration = Duration::from_secs(60);
+/// Bytes after which the first ping of a turn is sent. A client that takes some kilobytes a second must get it within the
+/// pong deadline, or it would be closed without having acknowledged anything, and begin at the same place again.
+const PING_BYTES: usize = 4 << 10;
 /// Bytes written between two looks at what the client says.
 const TURN_BYTES: usize = 64 << 10;
 /// Messages of a client, acknowledgements aside: so many at once, then one a second.
@@ -247,17 +250,26 @@ impl Line {
             let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.len();
             self.feed(Message::Text(frame.into())).await?;
-        }
-        if self.ack_mode == AckMode::Pong && self.pinged.is_none() {
-            let due = self.last_ping.map_or_else(Instant::now, |at| at + ACK_PING_SPACING);
-            if due <= Instant::now() {
-                // Rides along in the same write.
-                self.feed_ping().await?;
-            } else {
-                self.ping_at = Some(due);
+            if written >= PING_BYTES {
+                self.ask_for_ack().await?;
             }
         }
+        self.ask_for_ack().await?;
         self.flush().await
+    }
+
+    /// A ping that rides along with what was just written, unless one is on its way or was a moment ago.
+    async fn ask_for_ack(&mut self) -> Result<(), Over> {
+        if self.ack_mode == AckMode::Client || self.pinged.is_some() {
+            return Ok(());
+        }
+        let due = self.last_ping.map_or_else(Instant::now, |at| at + ACK_PING_SPACING);
+        if due <= Instant::now() {
+            self.feed_ping().await
+        } else {
+            self.ping_at = Some(due);
+            Ok(())
+        }
     }
 
     async fn ping(&mut self) -> Result<(), Over> {

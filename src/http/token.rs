@@ -18,6 +18,10 @@ const TOKEN_MAX_BYTES: usize = 8 << 10;
 /// Most accounts of one user.
 const ACCOUNTS_MAX: usize = 100;
 
+/// The claim of a service's or an admin's token. A name of our own: `role` is one that the issuers of users' tokens use
+/// for purposes of theirs, and nobody must become an admin here by being one there.
+const ROLE_CLAIM: &str = "recado_role";
+
 /// What a valid token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
@@ -61,10 +65,10 @@ impl TokenRules {
         let user = claims.get(&self.rules.user_claim).and_then(Value::as_str).and_then(|s| UserId::parse(s).ok());
         let user = user.ok_or(TokenError::Invalid("the user claim (sub) is missing or is no user id"))?;
         let accounts = self.accounts(&claims)?;
-        let role = match claims.get("role") {
+        let role = match claims.get(ROLE_CLAIM) {
             None => None,
             Some(Value::String(role)) => Role::parse(role),
-            Some(_) => return Err(TokenError::Invalid("role is not a string")),
+            Some(_) => return Err(TokenError::Invalid("recado_role is not a string")),
         };
         Ok(Claims { who: Principal { user, accounts }, expires_at, role })
     }
@@ -175,7 +179,7 @@ pub fn mint(
     let mut named = |name: &str, value: Option<Value>| value.map(|value| claims.insert(name.to_owned(), value));
     named("iss", rules.issuer.clone().map(Value::from));
     named("aud", rules.audience.clone().map(Value::from));
-    named("role", role.map(|role| role.as_str().into()));
+    named(ROLE_CLAIM, role.map(|role| role.as_str().into()));
     match who.accounts.as_slice() {
         [] => None,
         [one] => named(&rules.account_claim, Some(one.as_str().into())),

@@ -82,7 +82,7 @@ pub async fn ws(
     if !hub.health.log_is_read() {
         return Err(Problem::new(503, "unavailable", "the log cannot be read at the moment; connect again later").retry_after(2).into());
     }
-    if hub.delivery.registry.len() >= hub.max_connections {
+    if hub.delivery.registry.count() >= hub.max_connections {
         return Err(Problem::new(503, "full", "this hub has as many connections as it may have").retry_after(5).into());
     }
 

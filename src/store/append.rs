@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::StoreError;
@@ -20,7 +21,7 @@ pub enum Appended {
     /// Its key already had this row, made by the same body.
     Known { seq: Seq, id: NotificationId, created_at: DateTime<Utc> },
     /// Its key already had a row, made by another body. Nothing was appended.
-    OtherBody { seq: Seq },
+    OtherBody,
 }
 
 /// A committed batch, in the order in which it was given.
@@ -56,11 +57,12 @@ pub async fn append(
     rows: &[&NewNotification],
     limit: Duration,
 ) -> Result<Batch, Failure> {
+    let end = Instant::now() + limit;
     match call(connection, seen, origin, rows, limit).await {
         Err(Failure::Again(StoreError::Broken(error))) if Class::of(&error) == Class::NoPartition => {
             // A burst outran the maker of partitions.
             ensure_partitions(connection).await.map_err(Failure::Again)?;
-            call(connection, seen, origin, rows, limit).await
+            call(connection, seen, origin, rows, end.saturating_duration_since(Instant::now())).await
         }
         outcome => outcome,
     }
@@ -163,7 +165,7 @@ impl Known {
         let seq = Seq::from_db(*self.seqs.get(at)?);
         Some(match self.same_body.get(at) {
             Some(true) => Appended::Known { seq, id: NotificationId(*self.ids.get(at)?), created_at: *self.created_at.get(at)? },
-            _ => Appended::OtherBody { seq },
+            _ => Appended::OtherBody,
         })
     }
 }
@@ -214,10 +216,14 @@ fn single_user(audience: &Audience) -> Option<&str> {
     }
 }
 
-/// A list as the text of a PostgreSQL array: arrays of arrays must be rectangular, lists of users are not.
-/// Quoting is enough: an id holds neither quotes nor backslashes.
 fn user_list(audience: &Audience) -> Option<String> {
     let Audience::Users { users, .. } = audience else { return None };
-    let quoted: Vec<String> = users.iter().map(|user| format!("\"{user}\"")).collect();
-    Some(format!("{{{}}}", quoted.join(",")))
+    Some(array_text(users))
+}
+
+/// A list of ids as the text of a PostgreSQL array: arrays of arrays must be rectangular, lists of ids are not.
+/// Quoting is enough: an id holds neither quotes nor backslashes.
+pub(super) fn array_text(ids: &[impl std::fmt::Display]) -> String {
+    let quoted: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
+    format!("{{{}}}", quoted.join(","))
 }

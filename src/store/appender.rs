@@ -245,7 +245,7 @@ impl Appender {
                     Ok(Receipt { seq, id, created_at, duplicate: false })
                 }
                 Appended::Known { seq, id, created_at } => Ok(Receipt { seq, id, created_at, duplicate: true }),
-                Appended::OtherBody { .. } => Err(Refusal::OtherBody),
+                Appended::OtherBody => Err(Refusal::OtherBody),
             };
             // A caller that is gone needs no answer.
             let _ = request.reply.send(answer);

@@ -65,10 +65,12 @@ impl Class {
             // Serialization failure, deadlock, lock_timeout, statement_timeout, read-only (a standby, or by setting),
             // a schema that changed under a prepared statement.
             "40001" | "40P01" | "55P03" | "57014" | "25006" | "0A000" => Self::Again,
+            // The queue of NOTIFY is full: some session of the cluster listens and does not read.
+            "54000" => Self::Again,
             // Insufficient resources (53: disk full, too many connections), system error (58: I/O).
             s if s.starts_with("53") || s.starts_with("58") => Self::Again,
-            // Connection exceptions.
-            s if s.starts_with("08") => Self::Lost,
+            // Connection exceptions; a password or a database that is not, or no longer, the right one.
+            s if s.starts_with("08") || s.starts_with("28") || s == "3D000" => Self::Lost,
             _ => Self::Refused,
         }
     }

@@ -16,8 +16,6 @@ pub struct Findings {
     pub unfit: Vec<String>,
     /// Worth a line in the log.
     pub warnings: Vec<String>,
-    /// The role to serve under, where there is one.
-    pub role: Option<&'static str>,
 }
 
 /// Looks at the server before anything is written to it.
@@ -75,7 +73,7 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<Findings, StoreErr
     if server.clock_off > 5.0 {
         warnings.push(format!("the clocks of this machine and of the database are {:.0} s apart", server.clock_off));
     }
-    Ok(Findings { unsafe_durability, unfit, warnings, role: None })
+    Ok(Findings { unsafe_durability, unfit, warnings })
 }
 
 /// The role to serve under, once the schema is there.

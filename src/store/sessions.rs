@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
+use super::append::array_text;
 use super::database::{ASK_LIMIT, Reader, limited};
 use crate::domain::{InstanceId, LogId, Principal, Seq, SessionId};
 
@@ -33,7 +34,7 @@ pub struct SessionFact {
 pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &[SessionFact]) -> Result<(), StoreError> {
     let ids: Vec<Uuid> = facts.iter().map(|f| f.session.0).collect();
     let users: Vec<&str> = facts.iter().map(|f| f.who.user.as_str()).collect();
-    let accounts: Vec<String> = facts.iter().map(account_list).collect();
+    let accounts: Vec<String> = facts.iter().map(|f| array_text(&f.who.accounts)).collect();
     let clients: Vec<&str> = facts.iter().map(|f| f.client.as_str()).collect();
     let transports: Vec<&str> = facts.iter().map(|f| f.transport).collect();
     let logs: Vec<Uuid> = facts.iter().map(|f| f.log_id.0).collect();
@@ -76,11 +77,6 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     .execute(connection);
     limited(ASK_LIMIT, stored).await?;
     Ok(())
-}
-
-fn account_list(fact: &SessionFact) -> String {
-    let quoted: Vec<String> = fact.who.accounts.iter().map(|a| format!("\"{a}\"")).collect();
-    format!("{{{}}}", quoted.join(","))
 }
 
 /// A live session of another instance, as it was last written down.

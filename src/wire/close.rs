@@ -13,7 +13,7 @@ pub enum Close {
     ServerError,
     /// A newer connection of the same user took its place.
     SessionReplaced,
-    /// Too many messages or refused frames a minute.
+    /// Too many messages a minute.
     RateLimited,
     /// The token ran out.
     TokenExpired,
@@ -21,7 +21,7 @@ pub enum Close {
     Unauthorized,
     /// The new token names another user.
     IdentityChanged,
-    /// Too many frames that the protocol does not know.
+    /// Too many frames that were refused, over the life of the connection.
     ProtocolError,
     /// The user has as many connections as one may have.
     TooManyConnections,

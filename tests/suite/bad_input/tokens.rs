@@ -91,7 +91,7 @@ fn bad_tokens() -> Vec<(&'static str, String, u16)> {
         ("an account as number", ours(r#"{"sub":"1","account_id":7,"exp":EXP}"#), 4500),
         ("accounts as text", ours(r#"{"sub":"1","account_ids":"7","exp":EXP}"#), 4500),
         ("an account that is everyone", ours(r#"{"sub":"1","account_ids":["*"],"exp":EXP}"#), 4500),
-        ("a role as list", ours(r#"{"sub":"1","role":["admin"],"exp":EXP}"#), 4500),
+        ("a role as list", ours(r#"{"sub":"1","recado_role":["admin"],"exp":EXP}"#), 4500),
         ("a list", claiming("[]"), 4500),
         ("a service's", service_token("1", Role::Service), 4500),
         ("an admin's", service_token("1", Role::Admin), 4500),
@@ -131,7 +131,8 @@ async fn a_bad_token_posts_nothing() {
         assert_eq!((answer.status, answer.problem().as_str()), (401, expected), "{what}: {}", answer.body);
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
     }
-    let roles = [r#""role":"root""#, r#""role":"Admin""#, r#""role":null"#, r#""roles":["admin"]"#];
+    let roles =
+        [r#""recado_role":"root""#, r#""recado_role":"Admin""#, r#""recado_role":null"#, r#""role":"admin""#, r#""roles":["admin"]"#];
     for role in roles {
         let bearer = format!("Bearer {}", claiming(&format!(r#"{{"sub":"1","exp":{},{role}}}"#, now() + 60)));
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
