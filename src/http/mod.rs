@@ -3,7 +3,9 @@
 //! This room holds no way to hand a notification to a connection: what is posted goes to the log, and what is sent
 //! comes from a [`crate::delivery::Subscription`].
 
+mod ask;
 mod auth;
+mod flow;
 mod health;
 mod limits;
 mod notify;
@@ -13,7 +15,9 @@ mod request;
 mod router;
 mod server;
 mod socket;
+mod sse;
 mod stats;
+mod stream;
 mod token;
 mod upgrade;
 

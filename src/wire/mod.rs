@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod close;
+pub mod flow;
 pub mod json;
 pub mod notify;
 pub mod problem;

@@ -24,5 +24,6 @@ mod restored;
 mod resume;
 mod sessions;
 mod slow;
+mod sse;
 mod stop;
 mod wakeup;
