@@ -12,6 +12,7 @@ use super::problems::Refused;
 use super::router::Hub;
 use crate::delivery::{Opening, Since};
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
 
 /// The query of a stream. What is not named here is ignored: old clients send things of their own.
@@ -49,6 +50,12 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// To be given what follows a place; confirms nothing for any device.
+    pub fn after(place: Seq, log_id: Option<LogId>) -> Self {
+        let client = ClientId::default_device();
+        Self { client, since: Since::Seq(place), log_id, last_id: None, ack_mode: AckMode::Client }
+    }
+
     pub fn of(self, who: Principal, transport: &'static str) -> Opening {
         let Self { client, since, log_id, last_id, ack_mode: _ } = self;
         Opening { who, client, transport, since, log_id, last_id }
@@ -157,12 +164,4 @@ impl Ask {
         wish.since = Since::Seq(last);
         Ok((wish, Some(last)))
     }
-}
-
-/// Digits, and no more than fit.
-pub fn seq(text: &str) -> Option<Seq> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok().and_then(Seq::new)
 }

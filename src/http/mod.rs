@@ -7,6 +7,7 @@ mod ask;
 mod auth;
 mod flow;
 mod health;
+mod history;
 mod limits;
 mod notify;
 mod origin;

@@ -14,7 +14,7 @@ use super::limits::Rates;
 use super::origin::Origins;
 use super::problems::Refused;
 use super::socket::SocketRules;
-use super::{notify, request, sse, stats, upgrade};
+use super::{history, notify, request, sse, stats, upgrade};
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::store::Reader;
@@ -44,6 +44,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/internal/notify", post(notify::notify))
         .route("/api/internal/ws-stats", get(stats::stats))
         .route("/stats", get(stats::stats))
+        .route("/api/notifications", get(history::list))
+        .route("/api/notifications/head", get(history::head))
         .route("/api/notifications/stream", get(sse::stream))
         .route("/ws", get(upgrade::ws))
         .route("/", get(upgrade::root))

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod close;
 pub mod flow;
+pub mod history;
 pub mod json;
 pub mod notify;
 pub mod problem;

@@ -18,6 +18,7 @@ mod docs;
 mod doors;
 mod frozen;
 mod guard;
+mod history;
 mod old_clients;
 mod private_server;
 mod restored;

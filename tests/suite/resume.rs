@@ -215,7 +215,7 @@ async fn retention_that_passed_a_device_is_told_as_a_gap() {
 }
 
 /// Ten numbers a partition.
-async fn small_partitions(db: &TestDb) {
+pub async fn small_partitions(db: &TestDb) {
     db.run(
         "UPDATE recado.meta SET partition_rows = 10;
          DO $$ DECLARE p record; BEGIN
@@ -231,7 +231,7 @@ async fn small_partitions(db: &TestDb) {
 }
 
 /// What retention does, by hand.
-async fn drop_partition(db: &TestDb, lo: i64, hi: i64) {
+pub async fn drop_partition(db: &TestDb, lo: i64, hi: i64) {
     let floor = hi - 1;
     let statements: Vec<String> = ["log", "log_member"]
         .iter()
