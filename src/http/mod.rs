@@ -5,6 +5,7 @@
 
 mod ask;
 mod auth;
+mod device;
 mod flow;
 mod health;
 mod history;

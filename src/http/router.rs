@@ -14,7 +14,7 @@ use super::limits::Rates;
 use super::origin::Origins;
 use super::problems::Refused;
 use super::socket::SocketRules;
-use super::{history, notify, request, sse, stats, upgrade};
+use super::{device, history, notify, request, sse, stats, upgrade};
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::store::Reader;
@@ -45,7 +45,9 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/internal/ws-stats", get(stats::stats))
         .route("/stats", get(stats::stats))
         .route("/api/notifications", get(history::list))
+        .route("/api/notifications/ack", post(device::ack))
         .route("/api/notifications/head", get(history::head))
+        .route("/api/whoami", get(device::whoami))
         .route("/api/notifications/stream", get(sse::stream))
         .route("/ws", get(upgrade::ws))
         .route("/", get(upgrade::root))

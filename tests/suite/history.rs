@@ -25,6 +25,12 @@ async fn walk(hub: &Hub, user: &str, query: &str) -> (Vec<String>, usize) {
     }
 }
 
+async fn send(hub: &Hub, user: &str, path: &str, body: &str) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("http://{}{path}", hub.address)).bearer_auth(token(user, &["7"]));
+    let response = request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pages_hold_everything_once_in_both_orders_and_nothing_of_others() {
     let db = TestDb::new().await;
@@ -164,7 +170,7 @@ async fn what_is_asked_wrongly_is_refused_and_says_where() {
         );
     }
     let service = service_token("shop", recado::domain::Role::Service);
-    for path in ["/api/notifications", "/api/notifications/head", "/api/notifications?follow=1"] {
+    for path in ["/api/notifications", "/api/notifications/head", "/api/notifications?follow=1", "/api/whoami"] {
         for (bearer, expected) in [(None, 401), (Some("x.y.z"), 401), (Some(service.as_str()), 403)] {
             assert_eq!(hub.get(path, bearer).await.unwrap().0, expected, "{path} with {bearer:?}");
         }
@@ -202,4 +208,50 @@ async fn lines_that_are_followed_are_the_stream_of_a_socket() {
     assert!(next().await.is_none());
     assert!(hub.ended(PATIENCE).await.success());
     assert_eq!(db.place("ann", "default").await, None, "looking acknowledges nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_over_http_is_stored_when_it_is_answered() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    for n in 1..=4 {
+        hub.post(&note(&n.to_string()).to_user("ann")).await;
+    }
+    let path = "/api/notifications/ack";
+    assert_eq!(send(&hub, "ann", path, r#"{"client_id":"tab","seq":3}"#).await, (200, json!({ "acked": 3 })));
+    assert_eq!(db.place("ann", "tab").await, Some(3));
+    assert_eq!(send(&hub, "ann", path, r#"{"client_id":"tab","seq":2}"#).await, (200, json!({ "acked": 3 })), "never backward");
+    assert_eq!(send(&hub, "ann", path, r#"{"seq":1}"#).await, (200, json!({ "acked": 1 })));
+    assert_eq!((db.place("ann", "default").await, db.place("bob", "tab").await), (Some(1), None));
+    for (body, status, code) in [
+        (r#"{"client_id":"tab","seq":5}"#, 409, "ack_ahead"),
+        (r#"{"client_id":"tab","seq":-1}"#, 422, "invalid_field"),
+        (r#"{"client_id":"tab","seq":"3"}"#, 422, "invalid_field"),
+        (r#"{"client_id":"tab","seq":3.5}"#, 422, "invalid_field"),
+        (r#"{"client_id":"a/b","seq":3}"#, 422, "invalid_field"),
+        (r#"{"client_id":"tab"}"#, 422, "invalid_field"),
+        (r#"{"seq":3,"user_id":"bob"}"#, 422, "invalid_field"),
+        (r#"{"seq":3,"seq":4}"#, 422, "invalid_field"),
+        ("[]", 422, "invalid_field"),
+        ("{", 400, "malformed_json"),
+    ] {
+        let (got, problem) = send(&hub, "ann", path, body).await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{body}");
+    }
+    assert_eq!(db.place("ann", "tab").await, Some(3));
+    // A device that comes back by a WebSocket goes on from there.
+    hub.settled(&db).await;
+    let mut back = Client::of("ann").device("tab").connect(&hub).await;
+    assert_eq!(back.until_caught_up().await.iter().map(|n| n.seq).collect::<Vec<_>>(), [4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_says_who_it_is_for() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let (status, body) = hub.get("/api/whoami", Some(&token("ann", &["7", "8"]))).await.unwrap();
+    let who: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &who["user_id"], &who["account_ids"]), (200, &json!("ann"), &json!(["7", "8"])));
+    assert!(who["expires_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(hub.get(&format!("/api/whoami?token={}", token("ann", &[])), None).await.unwrap().0, 200);
 }
