@@ -221,6 +221,9 @@ async fn an_acknowledgement_over_http_is_stored_when_it_is_answered() {
     assert_eq!(send(&hub, "ann", path, r#"{"client_id":"tab","seq":3}"#).await, (200, json!({ "acked": 3 })));
     assert_eq!(db.place("ann", "tab").await, Some(3));
     assert_eq!(send(&hub, "ann", path, r#"{"client_id":"tab","seq":2}"#).await, (200, json!({ "acked": 3 })), "never backward");
+    assert_eq!(send(&hub, "ann", path, r#"{"client_id":"phone","seq":1}"#).await, (200, json!({ "acked": 1 })));
+    assert_eq!(send(&hub, "ann", path, r#"{"client_id":"phone","seq":4}"#).await, (200, json!({ "acked": 4 })), "forward");
+    assert_eq!(db.place("ann", "phone").await, Some(4));
     assert_eq!(send(&hub, "ann", path, r#"{"seq":1}"#).await, (200, json!({ "acked": 1 })));
     assert_eq!((db.place("ann", "default").await, db.place("bob", "tab").await), (Some(1), None));
     for (body, status, code) in [

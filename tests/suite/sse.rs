@@ -128,6 +128,16 @@ async fn an_idle_page_keeps_up_by_blocks_that_it_never_sees() {
     assert_eq!(again.replayed().await, ["of ann"]);
 }
 
+/// Whether the side of a connection that has port `near` still holds it open (proc(5), tcp(7): state 1 is established).
+fn is_open(near: u16, far: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let mut ends = |port: u16| fields.next().is_some_and(|field| field.ends_with(&format!(":{port:04X}")));
+        ends(near) && ends(far) && fields.next() == Some("01")
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_reads_nothing_is_ended_and_costs_the_others_nothing() {
     const COUNT: usize = 200;
@@ -141,6 +151,8 @@ async fn a_page_that_reads_nothing_is_ended_and_costs_the_others_nothing() {
     deaf.write_all(request.as_bytes()).await.unwrap();
     let place = "SELECT count(*) FROM recado.cursor WHERE client_id = 'deaf'";
     eventually("it has a place", PATIENCE, async || (db.number(place).await == 1).then_some(())).await;
+    let (far, near) = (deaf.local_addr().unwrap().port(), deaf.peer_addr().unwrap().port());
+    assert!(is_open(near, far));
     let mut fast = Page::of("ann").device("fast").open(&hub).await;
     for n in 0..COUNT {
         let large = note(&n.to_string()).to_user("ann").data(&format!("\"{}\"", "x".repeat(16_000)));
@@ -149,7 +161,8 @@ async fn a_page_that_reads_nothing_is_ended_and_costs_the_others_nothing() {
     }
     let ended = "SELECT count(*) FROM recado.session WHERE client_id = 'deaf' AND transport = 'sse' AND end_reason = 'slow_consumer'";
     eventually("it is ended", PATIENCE, async || (db.number(ended).await == 1).then_some(())).await;
-    // Not only its session: the connection is gone too, and holds nothing in the hub.
+    // Not only its session: the hub has let the connection go, though nobody took what it had written.
+    eventually("it is hung up", PATIENCE, async || (!is_open(near, far)).then_some(())).await;
     let mut taken = Vec::new();
     let all = tokio::time::timeout(PATIENCE, deaf.read_to_end(&mut taken)).await.expect("the connection ends");
     assert!(taken.len() < COUNT * 16_000 / 2, "{all:?}: {} bytes", taken.len());
