@@ -213,7 +213,7 @@ async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     hub.delivery.registry.end_all(Close::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
     // The appender outlives the requests: one that was on its way when the signal came still gets its number.
     let end = tokio::time::Instant::now() + GRACE;
-    let mut running = tasks.join_named(&["http", "websocket"], GRACE).await;
+    let mut running = tasks.join_named(&["http", "websocket", "stream"], GRACE).await;
     stoppers.appending.stop();
     running.extend(tasks.join_named(&["appender"], end.saturating_duration_since(tokio::time::Instant::now())).await);
     stoppers.following.stop();

@@ -26,6 +26,8 @@ pub enum Step {
 pub struct Connection {
     phase: Phase,
     given: Seq,
+    /// What the next frame names as `prev`: as `given`, but for what was given without a frame.
+    told: Seq,
     replayed: u64,
     caught_up: bool,
 }
@@ -39,7 +41,7 @@ enum Phase {
 impl Connection {
     /// A stream that begins after `from`; the outbox holds what lies above `upto`.
     pub fn new(from: Seq, upto: Seq) -> Self {
-        Self { phase: Phase::Resuming { after: from, upto: upto.max(from) }, given: from, replayed: 0, caught_up: false }
+        Self { phase: Phase::Resuming { after: from, upto: upto.max(from) }, given: from, told: from, replayed: 0, caught_up: false }
     }
 
     pub fn step(&self) -> Step {
@@ -69,7 +71,8 @@ impl Connection {
         if self.is_replaying() {
             self.replayed += 1;
         }
-        Some(std::mem::replace(&mut self.given, seq))
+        self.given = seq;
+        Some(std::mem::replace(&mut self.told, seq))
     }
 
     /// All that the table holds up to `through` has been given.
@@ -88,6 +91,7 @@ impl Connection {
             return None;
         }
         self.given = self.given.max(upto);
+        self.told = self.given;
         Some((self.given, self.replayed))
     }
 
@@ -106,7 +110,15 @@ impl Connection {
         if self.phase != Phase::Live || seq < self.given {
             return None;
         }
-        Some(std::mem::replace(&mut self.given, seq))
+        self.given = seq;
+        Some(std::mem::replace(&mut self.told, seq))
+    }
+
+    /// Everything up to `seq` has been given, and the client is not told so in a frame.
+    pub fn pass(&mut self, seq: Seq) {
+        if self.phase == Phase::Live {
+            self.given = self.given.max(seq);
+        }
     }
 }
 
@@ -185,7 +197,11 @@ mod tests {
                         self.give(seq);
                     } else {
                         let head = self.head();
-                        self.connection.heartbeat(head);
+                        if head.get() % 2 == 0 {
+                            self.connection.heartbeat(head);
+                        } else {
+                            self.connection.pass(head);
+                        }
                     }
                 }
             }
@@ -226,6 +242,16 @@ mod tests {
                 last = seq;
             }
         }
+    }
+
+    #[test]
+    fn what_was_given_in_silence_is_named_by_no_prev() {
+        let mut c = Connection::new(Seq::ZERO, Seq::ZERO);
+        c.joined();
+        c.pass(Seq::from_db(5));
+        assert_eq!((c.given(), c.give(Seq::from_db(5))), (Seq::from_db(5), None));
+        assert_eq!(c.give(Seq::from_db(6)), Some(Seq::ZERO));
+        assert_eq!(c.heartbeat(Seq::from_db(8)), Some(Seq::from_db(6)));
     }
 
     #[test]

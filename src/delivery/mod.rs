@@ -32,4 +32,4 @@ pub mod tailer;
 
 pub use connect::{ConnectError, Delivery, Opening, Since};
 pub use registry::{Member, Registry};
-pub use subscription::{Ready, Subscription};
+pub use subscription::{Ready, Sending, Subscription};

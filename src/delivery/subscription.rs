@@ -31,6 +31,16 @@ pub enum Ready {
     End(Ending),
 }
 
+/// A frame on its way to the client.
+#[derive(Debug)]
+pub struct Sending {
+    /// Everything that concerns the client up to here is given with it.
+    pub seq: Seq,
+    /// The frame's type, for one that is no notification.
+    pub control: Option<&'static str>,
+    pub text: String,
+}
+
 /// An acknowledgement of something that was never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AckAhead {
@@ -102,10 +112,11 @@ impl Subscription {
     }
 
     /// The next frame, if one is at hand.
-    pub fn next_frame(&mut self) -> Option<String> {
+    pub fn next_frame(&mut self) -> Option<Sending> {
         if let Some((seq, replayed)) = self.announcement.take() {
             self.seat.member().set_sent(seq);
-            return Some(ServerFrame::CaughtUp { seq, replayed }.encode());
+            let text = ServerFrame::CaughtUp { seq, replayed }.encode();
+            return Some(Sending { seq, control: Some("caught_up"), text });
         }
         loop {
             let event = match &mut self.page {
@@ -118,7 +129,7 @@ impl Subscription {
             let replayed = self.connection.is_replaying();
             if let Some(prev) = self.connection.give(event.seq) {
                 self.seat.member().set_sent(event.seq);
-                return Some(event.frame(prev, replayed));
+                return Some(Sending { seq: event.seq, control: None, text: event.frame(prev, replayed) });
             }
             // Given before: must not be, and must not go out again.
             tracing::error!(session = %self.seat.member().session, seq = event.seq.get(), "a number came twice to one connection");
@@ -134,6 +145,23 @@ impl Subscription {
         let prev = self.connection.heartbeat(seq)?;
         self.seat.member().set_sent(seq);
         Some((seq, prev))
+    }
+
+    /// A heartbeat that moves a client's place without a frame that it could see: no later `prev` names it.
+    pub fn silent_heartbeat(&mut self) -> Option<Seq> {
+        if self.connection.step() != Step::Live || self.announcement.is_some() {
+            return None;
+        }
+        let seq = self.delivery.registry.quiet_at(self.seat.member())?;
+        self.connection.pass(seq);
+        self.seat.member().set_sent(seq);
+        Some(seq)
+    }
+
+    /// The client has everything up to where its stream began: by naming that place it has confirmed it.
+    pub fn ack_start(&self) {
+        let member = self.seat.member();
+        self.delivery.acks.note(&member.who.user, &member.client, self.log_id, member.from());
     }
 
     /// The client has everything up to `seq`.

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use chrono::Utc;
 use tokio::time::{Instant, timeout};
 
 use super::problems::Refused;
-use super::token::{TokenError, TokenRules};
+use super::token::{Claims, TokenError, TokenRules};
 use crate::domain::{Caller, Role};
 use crate::store::{Reader, StoreError, keys};
 use crate::wire::problem::Problem;
@@ -79,6 +80,34 @@ impl Auth {
     /// Ends the connections that keys are looked up over.
     pub async fn close(&self) {
         self.reader.close().await;
+    }
+
+    /// The user that asks, by the token of the header, or the one in the query for who can set no header.
+    ///
+    /// # Errors
+    /// 401 without a valid token, 403 with a service's.
+    pub fn user(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, Refused> {
+        let token = bearer(headers).or(in_query).ok_or_else(|| {
+            Problem::new(401, "unauthorized", "send Authorization: Bearer with a user's token, or ?token= where no header can be set")
+        })?;
+        let claims = self.tokens.check(token).map_err(|error| refused_token(&error))?;
+        if claims.role.is_some() {
+            return Err(Problem::new(403, "forbidden", "this is a service's token; a user's is needed here").into());
+        }
+        Ok(claims)
+    }
+
+    /// The user that asks for a stream. It ends with the token, so one that is only still taken for the sake of clocks
+    /// that differ would open a stream that ends at once, again and again.
+    ///
+    /// # Errors
+    /// As [`Auth::user`].
+    pub fn listener(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, Refused> {
+        let claims = self.user(headers, in_query)?;
+        if claims.expires_at <= Utc::now() {
+            return Err(refused_token(&TokenError::Expired));
+        }
+        Ok(claims)
     }
 
     async fn by_key(&self, key: &str) -> Result<Option<Caller>, StoreError> {

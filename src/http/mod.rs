@@ -3,8 +3,12 @@
 //! This room holds no way to hand a notification to a connection: what is posted goes to the log, and what is sent
 //! comes from a [`crate::delivery::Subscription`].
 
+mod ask;
 mod auth;
+mod device;
+mod flow;
 mod health;
+mod history;
 mod limits;
 mod notify;
 mod origin;
@@ -13,8 +17,10 @@ mod request;
 mod router;
 mod server;
 mod socket;
+mod sse;
 mod stall;
 mod stats;
+mod stream;
 mod token;
 mod upgrade;
 

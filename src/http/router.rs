@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
 use axum::routing::{get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -14,7 +14,7 @@ use super::limits::Rates;
 use super::origin::Origins;
 use super::problems::Refused;
 use super::socket::SocketRules;
-use super::{notify, request, stats, upgrade};
+use super::{device, history, notify, request, sse, stats, upgrade};
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::store::Reader;
@@ -44,6 +44,11 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/internal/notify", post(notify::notify))
         .route("/api/internal/ws-stats", get(stats::stats))
         .route("/stats", get(stats::stats))
+        .route("/api/notifications", get(history::list))
+        .route("/api/notifications/ack", post(device::ack))
+        .route("/api/notifications/head", get(history::head))
+        .route("/api/whoami", get(device::whoami))
+        .route("/api/notifications/stream", get(sse::stream))
         .route("/ws", get(upgrade::ws))
         .route("/", get(upgrade::root))
         .route("/health", get(health))
@@ -69,5 +74,5 @@ fn cors(origins: &Origins) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin: &HeaderValue, _| origins.allow_one(origin)))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
 }

@@ -1,14 +1,19 @@
 //! Listening: one small task a TCP connection until it is a WebSocket or done.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tower::ServiceExt;
 
 use super::stall::Unstalled;
 use crate::tasks::{Stop, Tasks};
@@ -58,6 +63,7 @@ impl Server {
                 () = stop.wait() => return,
             };
             match accepted {
+                // A stream in an answer's body is its connection's task and one more; the connection is counted.
                 Ok((stream, _)) if self.tasks.count(&["http", "websocket"]) >= self.most => drop(stream),
                 Ok((stream, _)) => {
                     prepare(&stream);
@@ -79,7 +85,29 @@ fn prepare(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_send_buffer_size(SEND_BUFFER_BYTES);
 }
 
+/// A handler's hold on the connection of its request: for an answer that the client does not take.
+#[derive(Debug, Clone)]
+pub struct Hangup(Arc<watch::Sender<bool>>);
+
+impl Hangup {
+    /// Ends the connection without a word.
+    pub fn now(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Returns when the connection is over.
+    pub async fn over(&self) {
+        self.0.closed().await;
+    }
+}
+
 async fn serve(stream: Unstalled<TcpStream>, router: Router, mut stop: Stop) {
+    let (hangup, mut hung_up) = watch::channel(false);
+    let hangup = Hangup(Arc::new(hangup));
+    let router = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(hangup.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
@@ -88,12 +116,19 @@ async fn serve(stream: Unstalled<TcpStream>, router: Router, mut stop: Stop) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.wait() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
+    };
+    let ended = tokio::select! {
+        ended = served => ended,
+        // The other end of this channel is with the router, which the connection holds.
+        Ok(_) = hung_up.wait_for(|now| *now) => return,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection broke off");

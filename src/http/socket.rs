@@ -14,23 +14,20 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
+use super::ask::AckMode;
 use super::limits::Bucket;
 use super::router::Hub;
+use super::stream::{self, TokenClock};
 use super::token::TokenError;
 use crate::delivery::outbox::Ending;
-use crate::delivery::registry::Position;
-use crate::delivery::{ConnectError, Opening, Ready, Subscription};
+use crate::delivery::{Opening, Ready, Subscription};
 use crate::domain::Seq;
 use crate::wire::client::{self, ClientFrame};
 use crate::wire::close::Close;
-use crate::wire::server::{Established, Resume, ServerFrame};
+use crate::wire::server::ServerFrame;
 
-/// Longest wait for a place in the stream: the database may be slow while many come at once.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 /// Between two pings that only ask for an acknowledgement.
 const ACK_PING_SPACING: Duration = Duration::from_secs(1);
-/// How long before its token's end a client is told.
-const EXPIRY_WARNING: Duration = Duration::from_secs(60);
 /// Bytes after which the first ping of a turn is sent. A client that takes some kilobytes a second must get it within the
 /// pong deadline, or it would be closed without having acknowledged anything, and begin at the same place again.
 const PING_BYTES: usize = 4 << 10;
@@ -46,15 +43,6 @@ const RATE_LIMIT_AFTER_MS: u64 = 10_000;
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// How long the other side of a close may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// What counts as an acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AckMode {
-    /// Pongs and ack frames.
-    Pong,
-    /// Ack frames only.
-    Client,
-}
 
 /// The times that every socket keeps.
 #[derive(Debug, Clone, Copy)]
@@ -106,39 +94,13 @@ pub async fn serve(mut socket: WebSocket, hub: Arc<Hub>, admission: Admission) {
 
 /// Finds the client's place and says the first frame.
 async fn open(socket: &mut WebSocket, hub: &Hub, opening: Opening, expires_at: DateTime<Utc>) -> Result<Subscription, Close> {
-    let connected = timeout(CONNECT_LIMIT, hub.delivery.connect(opening)).await;
-    let (subscription, resume, position) = match connected {
-        Ok(Ok(connected)) => connected,
-        Ok(Err(ConnectError::UserFull)) => return Err(Close::TooManyConnections),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a client could not be given its place");
-            return Err(Close::ServerError);
-        }
-        Err(_) => return Err(Close::ServerError),
-    };
-    let hello = hello(&subscription, resume, position, hub.sockets.heartbeat, expires_at);
+    let (subscription, resume, position) = stream::connect(hub, opening).await?;
+    let hello = stream::hello(&subscription, resume, position, hub.sockets.heartbeat, expires_at);
     match timeout(hub.sockets.send_deadline, socket.send(Message::Text(hello.into()))).await {
         Ok(Ok(())) => Ok(subscription),
         Ok(Err(_)) => Err(Close::ServerError),
         Err(_) => Err(Close::SlowConsumer),
     }
-}
-
-fn hello(subscription: &Subscription, resume: Resume, position: Position, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
-    let member = subscription.member();
-    ServerFrame::ConnectionEstablished(Established {
-        session_id: member.session,
-        user_id: &member.who.user,
-        account_ids: &member.who.accounts,
-        client_id: &member.client,
-        log_id: position.log_id,
-        head: position.published,
-        earliest: position.floor.next(),
-        resume,
-        heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
-        token_expires_at: expires_at,
-    })
-    .encode()
 }
 
 /// A connection that is open.
@@ -151,8 +113,7 @@ struct Line {
     ping_at: Option<Instant>,
     pinged: Option<(Seq, Instant)>,
     last_ping: Option<Instant>,
-    warn_at: Option<Instant>,
-    expires: Instant,
+    token: TokenClock,
     messages: Bucket,
     refused: u32,
 }
@@ -161,7 +122,7 @@ impl Line {
     fn new(socket: WebSocket, hub: Arc<Hub>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
         let now = Instant::now();
         let heartbeat_at = now + hub.sockets.heartbeat;
-        let mut line = Self {
+        Self {
             socket,
             hub,
             subscription,
@@ -170,22 +131,10 @@ impl Line {
             ping_at: None,
             pinged: None,
             last_ping: None,
-            warn_at: None,
-            expires: now,
+            token: TokenClock::until(expires_at),
             messages: Bucket::new(MESSAGES, f64::from(MESSAGES) / 60.0),
             refused: 0,
-        };
-        line.valid_until(expires_at);
-        line
-    }
-
-    fn valid_until(&mut self, expires_at: DateTime<Utc>) {
-        let left = (expires_at - Utc::now()).to_std().unwrap_or_default();
-        // A token may be valid for longer than the clock can count.
-        let far = Duration::from_secs(365 * 86_400);
-        let now = Instant::now();
-        self.expires = now + left.min(far);
-        self.warn_at = Some(now + left.saturating_sub(EXPIRY_WARNING.min(left / 2)).min(far));
+        }
     }
 
     async fn run(&mut self) -> Over {
@@ -207,16 +156,13 @@ impl Line {
 
     fn next_time(&self) -> Instant {
         let pong_due = self.pinged.map(|(_, at)| at + self.hub.sockets.pong_deadline);
-        [Some(self.heartbeat_at), Some(self.expires), self.warn_at, self.ping_at, pong_due]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.expires)
+        let dues = [self.ping_at, pong_due].into_iter().flatten();
+        dues.fold(self.heartbeat_at.min(self.token.next()), Instant::min)
     }
 
     async fn keep_time(&mut self) -> Result<(), Over> {
         let now = Instant::now();
-        if now >= self.expires {
+        if self.token.has_ended(now) {
             return Err(Close::TokenExpired.into());
         }
         if self.pinged.is_some_and(|(_, at)| now >= at + self.hub.sockets.pong_deadline) {
@@ -226,10 +172,8 @@ impl Line {
                 Err(_) => Err(Close::NoPong.into()),
             };
         }
-        if self.warn_at.is_some_and(|at| now >= at) {
-            self.warn_at = None;
-            let expires_at = Utc::now() + self.expires.saturating_duration_since(now);
-            self.say(&ServerFrame::AuthExpiring { expires_at }).await?;
+        if let Some(warning) = self.token.warning(now) {
+            self.say(&warning).await?;
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.hub.sockets.heartbeat;
@@ -248,8 +192,8 @@ impl Line {
         let mut written = 0;
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
-            written += frame.len();
-            self.feed(Message::Text(frame.into())).await?;
+            written += frame.text.len();
+            self.feed(Message::Text(frame.text.into())).await?;
             if written >= PING_BYTES {
                 self.ask_for_ack().await?;
             }
@@ -354,7 +298,7 @@ impl Line {
             // What this connection is given was decided with the old accounts.
             Ok(claims) if claims.who.accounts != member.who.accounts => Err(Close::TokenExpired.into()),
             Ok(claims) => {
-                self.valid_until(claims.expires_at);
+                self.token = TokenClock::until(claims.expires_at);
                 self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
             }
             Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string()).await,

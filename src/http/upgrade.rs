@@ -1,4 +1,4 @@
-//! From a request to a socket: what a client asks for when it connects.
+//! From a request to a socket.
 
 use std::sync::Arc;
 
@@ -9,19 +9,16 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::json;
-use uuid::Uuid;
 
+use super::ask::{Ask, check_origin, check_room};
 use super::auth::bearer;
 use super::problems::Refused;
 use super::router::Hub;
-use super::socket::{self, AckMode, Admission};
+use super::socket::{self, Admission};
 use super::token::{Claims, TokenError};
-use crate::delivery::{Opening, Since};
-use crate::domain::{ClientId, LogId, NotificationId, Seq};
 use crate::wire::close::Close;
-use crate::wire::problem::{FieldError, Problem};
+use crate::wire::problem::Problem;
 
 /// The subprotocol that is spoken (RFC 6455 section 1.9).
 const SUBPROTOCOL: &str = "recado.v1";
@@ -33,17 +30,6 @@ const MESSAGE_MAX_BYTES: usize = 16 << 10;
 const READ_BUFFER_BYTES: usize = 512;
 /// Frames gather up to this size before they go to the kernel: a page is not one system call a notification.
 const WRITE_BUFFER_BYTES: usize = 4 << 10;
-
-/// The query of `/ws`. What is not named here is ignored: old clients send things of their own.
-#[derive(Debug, Deserialize)]
-pub struct Ask {
-    token: Option<String>,
-    client_id: Option<String>,
-    since: Option<String>,
-    log_id: Option<String>,
-    last_id: Option<String>,
-    ack: Option<String>,
-}
 
 pub async fn root(
     state: State<Arc<Hub>>,
@@ -65,32 +51,20 @@ pub async fn ws(
     query: Result<Query<Ask>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refused> {
-    if !hub.origins.allow(&headers) {
-        return Err(Problem::new(
-            403,
-            "foreign_origin",
-            "pages of this origin may not connect; RECADO_ALLOWED_ORIGINS lists those that may",
-        )
-        .into());
-    }
+    check_origin(&hub, &headers)?;
     let upgrade = handshake(&headers, upgrade)?;
-    let Query(ask) = query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
-    let (opening, ack_mode) = ask.opening()?;
-    if hub.health.is_stopping() {
-        return Err(Problem::new(503, "draining", "this hub stops; another one will take the connection").retry_after(1).into());
-    }
-    if !hub.health.log_is_read() {
-        return Err(Problem::new(503, "unavailable", "the log cannot be read at the moment; connect again later").retry_after(2).into());
-    }
-    if hub.delivery.registry.count() >= hub.max_connections {
-        return Err(Problem::new(503, "full", "this hub has as many connections as it may have").retry_after(5).into());
-    }
+    let ask = Ask::read(query)?;
+    let wish = ask.wish()?;
+    check_room(&hub)?;
 
     // A browser cannot read the status of a refused upgrade, so a bad token is told over the socket.
     let admission = match hub.auth.tokens.check(token(&headers, &ask).unwrap_or_default()) {
         Ok(Claims { role: Some(_), .. }) | Err(TokenError::Invalid(_)) => Admission::Refused(Close::Unauthorized),
         Err(TokenError::Expired) => Admission::Refused(Close::TokenExpired),
-        Ok(Claims { who, expires_at, role: None }) => Admission::Open { opening: Box::new(opening(who)), expires_at, ack_mode },
+        Ok(Claims { who, expires_at, role: None }) => {
+            let ack_mode = wish.ack_mode;
+            Admission::Open { opening: Box::new(wish.of(who, "websocket")), expires_at, ack_mode }
+        }
     };
     let guest = hub.tasks.guest("websocket");
     let upgraded = upgrade
@@ -130,50 +104,4 @@ fn token<'a>(headers: &'a HeaderMap, ask: &'a Ask) -> Option<&'a str> {
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
     bearer(headers).or_else(in_protocol).or(ask.token.as_deref())
-}
-
-impl Ask {
-    /// What is asked for, but for whom: that is the token's to say.
-    fn opening(&self) -> Result<(impl FnOnce(crate::domain::Principal) -> Opening + use<>, AckMode), Refused> {
-        let mut errors = Vec::new();
-        let mut wrong = |name: &str, detail: String| errors.push(FieldError::new(format!("/{name}"), detail));
-        let client = match self.client_id.as_deref().map(ClientId::parse) {
-            None => ClientId::default_device(),
-            Some(Ok(client)) => client,
-            Some(Err(error)) => {
-                wrong("client_id", error.to_string());
-                ClientId::default_device()
-            }
-        };
-        let since = match self.since.as_deref() {
-            None | Some("ack") => Since::Ack,
-            Some("live") => Since::Live,
-            Some("earliest") => Since::Earliest,
-            Some(number) => number.parse().ok().and_then(Seq::new).map(Since::Seq).unwrap_or_else(|| {
-                wrong("since", "must be ack, live, earliest, or a sequence number".to_owned());
-                Since::Ack
-            }),
-        };
-        let mut uuid = |name: &str, text: Option<&str>| {
-            let parsed = text.map(Uuid::parse_str).transpose();
-            parsed.unwrap_or_else(|_| {
-                wrong(name, "must be a UUID".to_owned());
-                None
-            })
-        };
-        let log_id = uuid("log_id", self.log_id.as_deref()).map(LogId);
-        let last_id = uuid("last_id", self.last_id.as_deref()).map(NotificationId);
-        let ack_mode = match self.ack.as_deref() {
-            None | Some("pong") => AckMode::Pong,
-            Some("client") => AckMode::Client,
-            Some(_) => {
-                wrong("ack", "must be pong or client".to_owned());
-                AckMode::Pong
-            }
-        };
-        if !errors.is_empty() {
-            return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
-        }
-        Ok((move |who| Opening { who, client, transport: "websocket", since, log_id, last_id }, ack_mode))
-    }
 }

@@ -80,3 +80,15 @@ pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -
     limited(ASK_LIMIT, stored).await?;
     Ok(())
 }
+
+/// Stores one device's acknowledgement, and says what its place is then.
+///
+/// # Errors
+/// When the database is away or slow. Storing again is right.
+pub async fn store_one(reader: &Reader, log_id: LogId, ack: &Ack) -> Result<Place, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    store(checkout.connection(), log_id, std::slice::from_ref(ack)).await?;
+    checkout.done();
+    let (place, _) = place_or_start(reader, &ack.user, &ack.client, Place { log_id, acked: ack.acked }).await?;
+    Ok(place)
+}

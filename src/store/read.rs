@@ -100,8 +100,18 @@ pub struct Page {
 /// # Errors
 /// When the database is away or slow.
 pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+    page_of(reader, who, after, upto, PAGE_ROWS).await
+}
+
+/// The same, with at most `most` rows; above [`PAGE_ROWS`] it is those.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<Page, StoreError> {
+    let most = most.clamp(1, PAGE_ROWS);
     let mut checkout = reader.checkout().await?;
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        PageRow,
         r#"SELECT m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.kind AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
@@ -134,44 +144,66 @@ pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Re
         &who.topics(),
         after.get(),
         upto.get(),
-        PAGE_ROWS,
+        most,
         PAGE_BYTES,
     )
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;
     checkout.done();
 
-    let floor = rows.first().map_or(Seq::ZERO, |r| Seq::from_db(r.floor_seq));
-    let found = rows.first().map_or(0, |r| r.rows_found);
-    let read = rows.iter().filter_map(|r| r.seq).count();
-    // A full page, or one that was cut by size, says nothing about what lies after its last row.
-    let complete = found < PAGE_ROWS && i64::try_from(read).is_ok_and(|read| read == found);
-    let through = if complete { upto } else { rows.iter().filter_map(|r| r.seq).max().map_or(upto, Seq::from_db) };
-    let mut notifications = Vec::with_capacity(read);
-    for r in rows {
-        let (Some(seq), Some(id), Some(created_at), Some(kind), Some(title), Some(message), Some(topic)) =
-            (r.seq, r.id, r.created_at, r.kind, r.title, r.message, r.topic)
-        else {
-            continue;
-        };
-        if !r.expired {
-            let row = Row {
-                seq,
-                id,
-                created_at,
-                kind,
-                title,
-                message,
-                data: r.data,
-                topic,
-                user_id: r.user_id,
-                account_id: r.account_id,
-                user_ids: r.user_ids,
-            };
-            notifications.push(row.notification()?);
-        }
-    }
-    Ok(Page { notifications, through, floor })
+    Page::read(rows, most, upto)
+}
+
+/// The same backwards: what concerns `who` below `before` and above `down_to`, newest first. `through` is the number down to which
+/// everything is on the page; `down_to` when that is all.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<Page, StoreError> {
+    let most = most.clamp(1, PAGE_ROWS);
+    let mut checkout = reader.checkout().await?;
+    let rows = sqlx::query_as!(
+        PageRow,
+        r#"SELECT m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
+                  r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.kind AS "kind?", r.title AS "title?",
+                  r.message AS "message?", r.data AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?"
+             FROM recado.meta m
+             LEFT JOIN LATERAL (
+                   SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
+                          l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
+                          count(*) OVER () AS rows_found,
+                          sum(l.bytes) OVER (ORDER BY l.seq DESC) - l.bytes AS bytes_before
+                     FROM (SELECT s.seq
+                             FROM unnest($1::text[]) AS t (topic)
+                            CROSS JOIN LATERAL (
+                                  (SELECT a.seq
+                                     FROM recado.log a
+                                    WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq < $2 AND a.seq > $3
+                                    ORDER BY a.seq DESC
+                                    LIMIT $4)
+                                  UNION ALL
+                                  (SELECT b.seq
+                                     FROM recado.log_member b
+                                    WHERE b.topic = t.topic AND b.seq < $2 AND b.seq > $3
+                                    ORDER BY b.seq DESC
+                                    LIMIT $4)) s
+                            ORDER BY s.seq DESC
+                            LIMIT $4) k
+                    CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l) r
+               ON r.bytes_before < $5
+            ORDER BY r.seq DESC"#,
+        &who.topics(),
+        before.get(),
+        down_to.get(),
+        most,
+        PAGE_BYTES,
+    )
+    .fetch_all(checkout.connection());
+    let rows = limited(ASK_LIMIT * 3, rows).await?;
+    checkout.done();
+
+    Page::read(rows, most, down_to)
 }
 
 /// The highest number of the log.
@@ -179,10 +211,18 @@ pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Re
 /// # Errors
 /// When the database is away or slow.
 pub async fn head(reader: &Reader) -> Result<Seq, StoreError> {
+    Ok(log_state(reader).await?.head)
+}
+
+/// Which history the log holds now, and from where to where.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn log_state(reader: &Reader) -> Result<LogState, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let head = state(checkout.connection()).await?.head;
+    let state = state(checkout.connection()).await?;
     checkout.done();
-    Ok(head)
+    Ok(state)
 }
 
 /// The id of the notification with this number, if it is (still) there: tells a client's history from ours.
@@ -195,6 +235,57 @@ pub async fn id_at(reader: &Reader, seq: Seq) -> Result<Option<NotificationId>, 
     let id = limited(ASK_LIMIT, id).await?;
     checkout.done();
     Ok(id.map(NotificationId))
+}
+
+/// A row of a page; all but the first three are absent when the page is empty.
+struct PageRow {
+    floor_seq: i64,
+    rows_found: i64,
+    expired: bool,
+    seq: Option<i64>,
+    id: Option<Uuid>,
+    created_at: Option<DateTime<Utc>>,
+    kind: Option<String>,
+    title: Option<String>,
+    message: Option<String>,
+    data: Option<String>,
+    topic: Option<String>,
+    user_id: Option<String>,
+    account_id: Option<String>,
+    user_ids: Option<Vec<String>>,
+}
+
+impl Page {
+    /// `most` rows were asked for, towards `end`.
+    fn read(rows: Vec<PageRow>, most: i64, end: Seq) -> Result<Self, StoreError> {
+        let floor = rows.first().map_or(Seq::ZERO, |r| Seq::from_db(r.floor_seq));
+        let found = rows.first().map_or(0, |r| r.rows_found);
+        let read = rows.iter().filter(|r| r.seq.is_some()).count();
+        // A full page, or one that was cut by size, says nothing about what lies after its last row.
+        let complete = found < most && i64::try_from(read).is_ok_and(|read| read == found);
+        let last = rows.last().and_then(|r| r.seq).map(Seq::from_db);
+        let through = if complete { end } else { last.unwrap_or(end) };
+        let current = rows.into_iter().filter(|r| !r.expired).filter_map(PageRow::row);
+        Ok(Self { notifications: current.map(Row::notification).collect::<Result<_, _>>()?, through, floor })
+    }
+}
+
+impl PageRow {
+    fn row(self) -> Option<Row> {
+        Some(Row {
+            seq: self.seq?,
+            id: self.id?,
+            created_at: self.created_at?,
+            kind: self.kind?,
+            title: self.title?,
+            message: self.message?,
+            data: self.data,
+            topic: self.topic?,
+            user_id: self.user_id,
+            account_id: self.account_id,
+            user_ids: self.user_ids,
+        })
+    }
 }
 
 struct Row {

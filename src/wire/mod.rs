@@ -5,6 +5,8 @@
 
 pub mod client;
 pub mod close;
+pub mod flow;
+pub mod history;
 pub mod json;
 pub mod notify;
 pub mod problem;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::domain::{LogId, Seq};
+
 /// One thing that is wrong with a body: where (RFC 6901 pointer) and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -24,11 +26,21 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Seconds after which a repeat makes sense; sent as `Retry-After`.
     pub retry_after: Option<u32>,
+    /// Where the log begins and ends, for a place that is not in it.
+    pub bounds: Option<Bounds>,
+}
+
+/// The numbers that the log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Bounds {
+    pub head: Seq,
+    pub earliest: Seq,
+    pub log_id: LogId,
 }
 
 impl Problem {
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None }
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, bounds: None }
     }
 
     #[must_use]
@@ -43,6 +55,12 @@ impl Problem {
         self
     }
 
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = Some(bounds);
+        self
+    }
+
     /// The body. `type` is a stable name of ours, not a link that has to be kept alive.
     pub fn body(&self, request_id: &str) -> String {
         #[derive(Serialize)]
@@ -54,6 +72,8 @@ impl Problem {
             detail: &'a str,
             #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
             errors: &'a [FieldError],
+            #[serde(flatten)]
+            bounds: Option<Bounds>,
             request_id: &'a str,
         }
         let body = Body {
@@ -63,6 +83,7 @@ impl Problem {
             code: self.code,
             detail: &self.detail,
             errors: &self.errors,
+            bounds: self.bounds,
             request_id,
         };
         serde_json::to_string(&body).unwrap_or_else(|_| format!("{{\"status\":{},\"code\":\"{}\"}}", self.status, self.code))
@@ -77,6 +98,8 @@ fn title(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
         413 => "Content Too Large",
         414 => "URI Too Long",
         415 => "Unsupported Media Type",

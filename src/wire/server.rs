@@ -144,6 +144,11 @@ pub fn notification_frame(seq: Seq, prev: Seq, replayed: bool, tail: &str) -> St
     out
 }
 
+/// A notification by itself, outside any connection: as its frame, without `prev`.
+pub fn notification_record(n: &Notification) -> String {
+    format!("{{\"seq\":{},{}", n.seq, notification_tail(n))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

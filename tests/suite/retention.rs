@@ -8,13 +8,14 @@ use recado::store::retention::{self, Outcome, Policy};
 use super::support::*;
 
 /// Every partition that is full, whatever its age.
-const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None };
+pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None };
 
-async fn retain(db: &TestDb, policy: Policy) -> Outcome {
+pub async fn retain(db: &TestDb, policy: Policy) -> Outcome {
     retention::round(&Database::parse(&db.url(), None).unwrap(), policy).await.unwrap()
 }
 
-async fn log_of(partition_rows: u32) -> TestDb {
+/// A log with so many numbers a partition.
+pub async fn log_of(partition_rows: u32) -> TestDb {
     let db = TestDb::new().await;
     db.run(&format!(
         "UPDATE recado.meta SET partition_rows = {partition_rows};

@@ -2,6 +2,7 @@
 
 mod client;
 mod database;
+mod event_source;
 mod hub;
 mod load;
 mod note;
@@ -10,6 +11,7 @@ mod proxy;
 
 pub use client::{Asked, Client, Ended, Frame, Notification};
 pub use database::TestDb;
+pub use event_source::Page;
 pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};

@@ -1,0 +1,30 @@
+//! `GET /api/notifications/stream`: the stream for an `EventSource`, which resumes by itself.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::ask::{Ask, check_origin, check_room};
+use super::flow;
+use super::problems::Refused;
+use super::router::Hub;
+use super::server::Hangup;
+use crate::wire::flow::Form;
+
+pub async fn stream(
+    State(hub): State<Arc<Hub>>,
+    Extension(hangup): Extension<Hangup>,
+    headers: HeaderMap,
+    query: Result<Query<Ask>, QueryRejection>,
+) -> Result<Response, Refused> {
+    check_origin(&hub, &headers)?;
+    let ask = Ask::read(query)?;
+    let claims = hub.auth.listener(&headers, ask.token.as_deref())?;
+    let wish = ask.wish_after_event(&headers)?;
+    check_room(&hub)?;
+    flow::open(hub, hangup, wish, claims, Form::Events).await
+}

@@ -1,0 +1,176 @@
+//! What is asked of the history, and what an acknowledgement over HTTP says.
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::problem::{FieldError, Problem};
+use crate::domain::{ClientId, LogId, Seq};
+
+/// Most notifications of one page.
+pub const LIMIT_MAX: i64 = 1000;
+const LIMIT_DEFAULT: i64 = 100;
+/// Longest type of a notification, in bytes.
+const TYPE_MAX_BYTES: usize = 64;
+
+/// In which order a page is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Oldest first.
+    #[default]
+    Rising,
+    /// Newest first.
+    Falling,
+}
+
+/// One question to the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Where the page before ended, in the order that is asked for.
+    pub after: Option<Seq>,
+    pub limit: i64,
+    pub kind: Option<String>,
+    pub order: Order,
+    /// Go on with what comes.
+    pub follow: bool,
+    /// The history that `after` belongs to, where the client says so.
+    pub log_id: Option<LogId>,
+}
+
+impl HistoryQuery {
+    /// Reads the names and values of a query. `token` is not meant here.
+    ///
+    /// # Errors
+    /// 422 with every broken rule.
+    pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
+        let mut query = Self { after: None, limit: LIMIT_DEFAULT, kind: None, order: Order::default(), follow: false, log_id: None };
+        let mut errors = Vec::new();
+        for (at, (name, value)) in pairs.iter().enumerate() {
+            let twice = pairs[..at].iter().any(|(other, _)| other == name);
+            let taken = if twice { Err("stands twice") } else { query.take(name, value) };
+            if let Err(detail) = taken {
+                errors.push(wrong(name, detail));
+            }
+        }
+        if query.follow {
+            let not_with = |(name, _): &&(String, String)| matches!(name.as_str(), "limit" | "type" | "order");
+            errors.extend(pairs.iter().filter(not_with).map(|(name, _)| wrong(name, "is not for a stream that is followed")));
+        }
+        refuse(errors, "the query breaks the rules listed in errors").map(|()| query)
+    }
+
+    fn take(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
+        match name {
+            "after" => self.after = Some(seq(value).ok_or("must be a sequence number, zero or more")?),
+            "limit" => {
+                let limit = seq(value).map(Seq::get).filter(|limit| (1..=LIMIT_MAX).contains(limit));
+                self.limit = limit.ok_or("must be a whole number from 1 to 1000")?;
+            }
+            "type" => self.kind = Some(kind(value).ok_or("must be a type: [a-z0-9][a-z0-9._-]{0,63}")?.to_owned()),
+            "order" => {
+                self.order = match value {
+                    "asc" => Order::Rising,
+                    "desc" => Order::Falling,
+                    _ => return Err("must be asc or desc"),
+                }
+            }
+            "follow" => {
+                self.follow = match value {
+                    "1" | "true" => true,
+                    "0" | "false" => false,
+                    _ => return Err("must be 1 or 0"),
+                }
+            }
+            "log_id" => self.log_id = Some(LogId(Uuid::parse_str(value).map_err(|_| "must be a UUID")?)),
+            "token" => {}
+            _ => return Err("is not known here; after, limit, type, order, follow and log_id are"),
+        }
+        Ok(())
+    }
+}
+
+/// Digits, and no more than fit.
+pub fn seq(text: &str) -> Option<Seq> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().and_then(Seq::new)
+}
+
+fn kind(text: &str) -> Option<&str> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let fits = bytes.len() <= TYPE_MAX_BYTES && bytes.first().is_some_and(|b| plain(*b));
+    (fits && bytes.iter().all(|b| plain(*b) || matches!(b, b'.' | b'_' | b'-'))).then_some(text)
+}
+
+fn wrong(name: &str, detail: &str) -> FieldError {
+    // Never more than 64 characters of what was sent come back.
+    let name: String = name.chars().take(64).collect();
+    FieldError::new(format!("/{}", name.replace('~', "~0").replace('/', "~1")), detail)
+}
+
+fn refuse(errors: Vec<FieldError>, detail: &str) -> Result<(), Problem> {
+    if errors.is_empty() { Ok(()) } else { Err(Problem::new(422, "invalid_field", detail).with_errors(errors)) }
+}
+
+/// The body of an acknowledgement.
+#[derive(Debug)]
+pub struct AckBody {
+    pub client: ClientId,
+    pub seq: Seq,
+}
+
+impl AckBody {
+    /// # Errors
+    /// 400 for what is no JSON, 422 for what is no acknowledgement.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            client_id: Option<String>,
+            seq: i64,
+        }
+        let body: Body = serde_json::from_slice(body).map_err(|error| {
+            if error.is_data() {
+                let detail = "an acknowledgement is {\"client_id\":\"…\",\"seq\":N} and nothing else, with N a whole number";
+                Problem::new(422, "invalid_field", detail)
+            } else {
+                Problem::new(400, "malformed_json", format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
+            }
+        })?;
+        let client = body.client_id.as_deref().map_or_else(|| Ok(ClientId::default_device()), ClientId::parse);
+        match (client, Seq::new(body.seq)) {
+            (Ok(client), Some(seq)) => Ok(Self { client, seq }),
+            (client, seq) => {
+                let client = client.err().map(|error| wrong("client_id", &error.to_string()));
+                let seq = seq.is_none().then(|| wrong("seq", "must be zero or more"));
+                Err(Problem::new(422, "invalid_field", "the body breaks the rules listed in errors")
+                    .with_errors(client.into_iter().chain(seq).collect()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &[(&str, &str)]) -> Result<HistoryQuery, Vec<String>> {
+        let pairs: Vec<(String, String)> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        HistoryQuery::parse(&pairs).map_err(|problem| problem.errors.into_iter().map(|e| e.pointer).collect())
+    }
+
+    #[test]
+    fn a_question_is_read_whole() {
+        let query = parse(&[("after", "7"), ("limit", "1000"), ("type", "order_created"), ("order", "desc")]).unwrap();
+        assert_eq!((query.after, query.limit, query.order), (Some(Seq::from_db(7)), 1000, Order::Falling));
+        assert_eq!(parse(&[]).unwrap().limit, 100);
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        assert_eq!(parse(&[("after", "-1"), ("limit", "1e3"), ("sort", "seq;drop")]).unwrap_err(), ["/after", "/limit", "/sort"]);
+        assert_eq!(parse(&[("follow", "1"), ("limit", "5")]).unwrap_err(), ["/limit"]);
+        assert_eq!(parse(&[("after", "1"), ("after", "2")]).unwrap_err(), ["/after"]);
+    }
+}
