@@ -4,6 +4,7 @@
 //! comes from a [`crate::delivery::Subscription`].
 
 mod auth;
+mod batch;
 mod health;
 mod limits;
 mod notify;
@@ -19,7 +20,7 @@ mod upgrade;
 
 pub use auth::Auth;
 pub use health::Health;
-pub use limits::Rates;
+pub use limits::{BATCHES_AT_ONCE, Rates};
 pub use origin::Origins;
 pub use router::{Hub, router};
 pub use server::Server;

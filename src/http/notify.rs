@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::problems::Refused;
-use super::request::json_body;
+use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::router::Hub;
 use crate::domain::{BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq};
 use crate::store::appender::{DEADLINE, Receipt};
@@ -31,15 +31,23 @@ struct Answer {
 pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
     let deadline = Instant::now() + DEADLINE;
     let caller = hub.auth.caller(&headers).await?;
-    if !hub.rates.allow(&caller.name) {
-        let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
-        return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
-    }
+    check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    let body = notify::parse(&json_body(&headers, body).await?)?;
-    let notification = wished(body, header_key, &caller)?;
-    let receipt = hub.appender.append(notification, deadline).await?;
+    media(&headers, &[Media::Json])?;
+    let mut body = notify::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
+    body.idempotency_key = one_key(header_key, body.idempotency_key)?;
+    let receipt = hub.appender.append(wished(body, &caller), deadline).await?;
     Ok(answer(receipt))
+}
+
+/// # Errors
+/// 429 when this service has had all that it may publish for now.
+pub fn check_rate(hub: &Hub, caller: &Caller) -> Result<(), Refused> {
+    if hub.rates.allow(&caller.name) {
+        return Ok(());
+    }
+    let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
+    Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
 }
 
 fn answer(receipt: Receipt) -> Response {
@@ -49,7 +57,10 @@ fn answer(receipt: Receipt) -> Response {
 }
 
 /// The key of the header, quoted or bare.
-fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+///
+/// # Errors
+/// 400 when it is no key.
+pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
     let bad = |detail: String| Refused(Problem::new(400, "idempotency_key", format!("Idempotency-Key {detail}")));
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(value) = given.next() else { return Ok(None) };
@@ -62,16 +73,19 @@ fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
     Ok(Some(text.to_owned()))
 }
 
-fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Result<NewNotification, Refused> {
-    if let (Some(header), Some(body)) = (&header_key, &body.idempotency_key)
-        && header != body
-    {
+fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String>, Refused> {
+    if header.is_some() && body.is_some() && header != body {
         let detail = "Idempotency-Key and the field idempotency_key are two different keys; send one, or the same";
         return Err(Problem::new(422, "invalid_field", detail).into());
     }
+    Ok(header.or(body))
+}
+
+/// What a body asks to be appended.
+pub fn wished(body: NotifyBody, caller: &Caller) -> NewNotification {
     let body_hash = body_hash(&body);
-    let key = header_key.or(body.idempotency_key).map(|key| IdempotencyKey::new(&caller.name, &key));
-    Ok(NewNotification {
+    let key = body.idempotency_key.as_deref().map(|key| IdempotencyKey::new(&caller.name, key));
+    NewNotification {
         id: NotificationId::new(),
         kind: body.kind,
         title: body.title,
@@ -83,7 +97,7 @@ fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Resu
         source: caller.name.clone(),
         key,
         body_hash,
-    })
+    }
 }
 
 /// What makes two bodies the same: all that a reader could tell apart. Not the spaces between the fields.

@@ -37,6 +37,18 @@ impl Problem {
         self
     }
 
+    /// The same refusal, of a part of a greater body.
+    #[must_use]
+    pub fn within(mut self, pointer: &str) -> Self {
+        if self.errors.is_empty() {
+            self.errors.push(FieldError::new("", self.detail.clone()));
+        }
+        for error in &mut self.errors {
+            error.pointer.insert_str(0, pointer);
+        }
+        self
+    }
+
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);

@@ -11,6 +11,7 @@ mod support;
 mod acks;
 mod append;
 mod bad_input;
+mod batch;
 mod cli;
 mod crash;
 mod deliver;
