@@ -1,19 +1,20 @@
 //! `POST /api/internal/notify/batch`: a service hands over up to 1,000 notifications, and gets their numbers once all are
-//! committed, in one commit.
+//! committed, in one commit. What comes as NDJSON goes to [`super::ndjson`].
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
+use super::ndjson;
 use super::notify::{check_rate, header_key, wished};
 use super::problems::Refused;
-use super::request::{Media, media, whole_body};
+use super::request::{Media, RequestId, media, whole_body};
 use super::router::Hub;
 use crate::domain::{Caller, NewNotification, NotificationId, Seq};
 use crate::store::appender::{DEADLINE, Receipt, Refusal};
@@ -46,11 +47,18 @@ impl From<Receipt> for Item {
     }
 }
 
-pub async fn notify_batch(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
+pub async fn notify_batch(
+    State(hub): State<Arc<Hub>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    media(&headers, &[Media::Json])?;
+    if media(&headers, &[Media::Json, Media::Ndjson])? == Media::Ndjson {
+        return Ok(ndjson::answer(hub, headers, header_key, request_id, body));
+    }
     let Ok(Ok(_room)) = timeout(DEADLINE, hub.batch_room.acquire()).await else {
         return Err(Problem::new(503, "overloaded", "too many batches are under way; nothing was appended. Repeat later")
             .retry_after(1)

@@ -7,6 +7,7 @@ mod auth;
 mod batch;
 mod health;
 mod limits;
+mod ndjson;
 mod notify;
 mod origin;
 mod problems;

@@ -24,12 +24,17 @@ pub const BODY_MAX_BYTES: usize = 64 << 10;
 /// A body must have arrived within this time.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
+/// The request's name, for handlers that write it into an answer themselves.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
 /// Names the request, refuses what is out of bounds, writes the body of every refusal, and notes the outcome. The query
 /// is not noted: it may hold a token.
-pub async fn frame(request: Request, next: Next) -> Response {
+pub async fn frame(mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(128).collect();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let response = match check(&request) {
         Ok(()) => next.run(request).await,
         Err(problem) => Refused(problem).into_response(),
@@ -70,12 +75,14 @@ fn check(request: &Request) -> Result<(), Problem> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
     Json,
+    Ndjson,
 }
 
 impl Media {
     const fn name(self) -> &'static str {
         match self {
             Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod client;
 pub mod close;
 pub mod json;
+pub mod lines;
 pub mod notify;
 pub mod problem;
 pub mod server;

@@ -79,6 +79,12 @@ impl Problem {
         };
         serde_json::to_string(&body).unwrap_or_else(|_| format!("{{\"status\":{},\"code\":\"{}\"}}", self.status, self.code))
     }
+
+    /// The last line of an answer in NDJSON: the problem, and which line of the request it is about.
+    pub fn of_line(&self, line: u64, request_id: &str) -> String {
+        let body = self.body(request_id);
+        format!("{{\"error\":{},\"line\":{line}}}}}\n", body.strip_suffix('}').unwrap_or(&body))
+    }
 }
 
 fn title(status: u16) -> &'static str {

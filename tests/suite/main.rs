@@ -19,6 +19,7 @@ mod docs;
 mod doors;
 mod frozen;
 mod guard;
+mod ndjson;
 mod old_clients;
 mod private_server;
 mod restored;
