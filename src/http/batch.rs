@@ -56,7 +56,8 @@ pub async fn notify_batch(
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    if media(&headers, &[Media::Json, Media::Ndjson])? == Media::Ndjson {
+    let media = media(&headers, &[Media::Json, Media::Ndjson, Media::CloudEvents])?;
+    if media == Media::Ndjson {
         return Ok(ndjson::answer(hub, headers, header_key, request_id, body));
     }
     let Ok(Ok(_room)) = timeout(DEADLINE, hub.batch_room.acquire()).await else {
@@ -64,14 +65,25 @@ pub async fn notify_batch(
             .retry_after(1)
             .into());
     };
-    let items = batch::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
+    let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
+    let (items, root) = match media {
+        Media::CloudEvents => (batch::parse_events(&bytes)?, ""),
+        _ => (batch::parse(&bytes)?, "/items"),
+    };
+    if items.is_empty() {
+        return Ok(answer(Vec::new()));
+    }
     // Counted from here: a body of this size may take its time.
     let deadline = Instant::now() + DEADLINE;
     hub.rates.charge(&caller.name, items.len().saturating_sub(1));
     let wishes = items.into_iter().enumerate().map(|(at, item)| wished_item(item, at, header_key.as_deref(), &caller)).collect();
-    let receipts = hub.appender.append_all(wishes, deadline).await.map_err(|refusal| refused(refusal, "/items"))?;
+    let receipts = hub.appender.append_all(wishes, deadline).await.map_err(|refusal| refused(refusal, root))?;
+    Ok(answer(receipts))
+}
+
+fn answer(receipts: Vec<Receipt>) -> Response {
     let status = if receipts.iter().all(|receipt| receipt.duplicate) { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(Answer { success: true, items: receipts.into_iter().map(Item::from).collect() })).into_response())
+    (status, Json(Answer { success: true, items: receipts.into_iter().map(Item::from).collect() })).into_response()
 }
 
 /// What an item asks to be appended. Without a key of its own it has one made of the key of the whole and its place.

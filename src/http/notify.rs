@@ -15,6 +15,7 @@ use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::router::Hub;
 use crate::domain::{BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq};
 use crate::store::appender::{DEADLINE, Receipt};
+use crate::wire::cloudevents;
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
 use crate::wire::server::timestamp;
@@ -33,11 +34,21 @@ pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body)
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    media(&headers, &[Media::Json])?;
-    let mut body = notify::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
+    let media = media(&headers, &[Media::Json, Media::CloudEvent])?;
+    let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
+    let mut body = match media {
+        Media::CloudEvent => cloudevents::parse(&bytes)?,
+        _ if headers.contains_key("ce-specversion") => cloudevents::parse_binary(event_headers(&headers), &bytes)?,
+        _ => notify::parse(&bytes)?,
+    };
     body.idempotency_key = one_key(header_key, body.idempotency_key)?;
     let receipt = hub.appender.append(wished(body, &caller), deadline).await?;
     Ok(answer(receipt))
+}
+
+/// The attributes of an event whose body is its data (CloudEvents HTTP binding 1.0, section 3.1).
+fn event_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())))
 }
 
 /// # Errors
@@ -75,7 +86,8 @@ pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
 
 fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String>, Refused> {
     if header.is_some() && body.is_some() && header != body {
-        let detail = "Idempotency-Key and the field idempotency_key are two different keys; send one, or the same";
+        let detail =
+            "Idempotency-Key and the field idempotency_key are two different keys, as is an event's source and id; send one, or the same";
         return Err(Problem::new(422, "invalid_field", detail).into());
     }
     Ok(header.or(body))

@@ -76,6 +76,8 @@ fn check(request: &Request) -> Result<(), Problem> {
 pub enum Media {
     Json,
     Ndjson,
+    CloudEvent,
+    CloudEvents,
 }
 
 impl Media {
@@ -83,6 +85,8 @@ impl Media {
         match self {
             Self::Json => "application/json",
             Self::Ndjson => "application/x-ndjson",
+            Self::CloudEvent => "application/cloudevents+json",
+            Self::CloudEvents => "application/cloudevents-batch+json",
         }
     }
 }

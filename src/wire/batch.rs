@@ -3,6 +3,7 @@
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::cloudevents;
 use super::notify::{self, NotifyBody};
 use super::problem::{FieldError, Problem};
 
@@ -34,6 +35,15 @@ pub fn parse(body: &[u8]) -> Result<Vec<NotifyBody>, Problem> {
         return Err(wrong_count("/items"));
     }
     items.each("/items", notify::parse_text)
+}
+
+/// Reads `[…]`, a list of events (`application/cloudevents-batch+json`), which may be empty.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_events(body: &[u8]) -> Result<Vec<NotifyBody>, Problem> {
+    let text = std::str::from_utf8(body).map_err(|_| notify::malformed("not UTF-8"))?;
+    Items::read(text, "")?.each("", cloudevents::parse_text)
 }
 
 fn wrong_count(pointer: &str) -> Problem {

@@ -13,6 +13,7 @@ mod append;
 mod bad_input;
 mod batch;
 mod cli;
+mod cloudevents;
 mod crash;
 mod deliver;
 mod docs;
