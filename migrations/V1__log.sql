@@ -149,11 +149,15 @@ END $$;
 --
 -- New rows are numbered first_seq, first_seq + 1, … in the order of the arrays, rows with a known key left out; those
 -- are listed in known_*, by their place in the arrays (1-based). A key may stand only once in the arrays.
+--
+-- p_all_or_nothing: a known key with another body refuses the whole call: RC005, the places in DETAIL, nothing appended.
+-- The keys are looked up under the lock, so that no such key can appear between the look and the insert.
 CREATE FUNCTION recado.append(
     p_hint bigint, p_hint_id uuid, p_origin text,
     p_id uuid[], p_type text[], p_title text[], p_message text[], p_data text[],
     p_topic text[], p_user_id text[], p_account_id text[], p_user_ids text[],
     p_ttl_seconds integer[], p_replay boolean[], p_source text[], p_key uuid[], p_body bigint[],
+    p_all_or_nothing boolean DEFAULT false,
     OUT first_seq bigint, OUT appended integer, OUT created_at timestamptz,
     OUT known_place integer[], OUT known_seq bigint[], OUT known_id uuid[], OUT known_created_at timestamptz[], OUT known_same_body boolean[])
 LANGUAGE plpgsql SECURITY DEFINER
@@ -192,6 +196,12 @@ BEGIN
           FROM unnest(p_key, p_body) WITH ORDINALITY AS u (key, body, place)
           CROSS JOIN LATERAL (SELECT k.seq, k.body FROM recado.idempotency k WHERE k.key = u.key LIMIT 1) i
           CROSS JOIN LATERAL (SELECT o.id, o.created_at FROM recado.log o WHERE o.seq = i.seq LIMIT 1) l;
+        IF p_all_or_nothing AND false = ANY (known_same_body) THEN
+            RAISE EXCEPTION 'a key of the batch is known with another body' USING ERRCODE = 'RC005', DETAIL = (
+                SELECT string_agg(k.place::text, ',' ORDER BY k.place)
+                  FROM unnest(known_place, known_same_body) AS k (place, same_body)
+                 WHERE NOT k.same_body);
+        END IF;
         known := coalesce(known_place, '{}');
     END IF;
 

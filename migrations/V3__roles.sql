@@ -23,7 +23,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION recado.ensure_partitions() TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.append(
             bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
-            integer[], boolean[], text[], uuid[], bigint[]) TO recado_hub;
+            integer[], boolean[], text[], uuid[], bigint[], boolean) TO recado_hub;
         EXECUTE format('GRANT recado_hub TO %I', current_user);
     END IF;
 EXCEPTION

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::backing;
 use crate::backing::{Backing, BackingError};
@@ -15,7 +15,7 @@ use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
-use crate::http::{Auth, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
 use crate::store::appender::Appender;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
@@ -145,6 +145,7 @@ fn hub(
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
+        batch_room: Semaphore::new(BATCHES_AT_ONCE),
         health: Health::new(Arc::clone(&pulse)),
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
         max_connections: max_connections(config),

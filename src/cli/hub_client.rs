@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::error::Failure;
 use super::token;
+use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::domain::Role;
 
@@ -21,6 +22,9 @@ pub struct HubClient {
     url: String,
     bearer: Option<String>,
 }
+
+/// How often an answer that leaves the outcome open is asked for again; the key makes that safe.
+const TRIES: u32 = 5;
 
 /// An answer of the hub.
 pub struct Answer {
@@ -47,8 +51,25 @@ impl HubClient {
         self.send(self.http.get(format!("{}{path}", self.url))).await
     }
 
-    pub async fn post(&self, path: &str, idempotency_key: &str, body: &Value) -> Result<Answer, Failure> {
-        self.send(self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", idempotency_key).json(body)).await
+    /// Posts JSON under a key, and repeats it while the outcome is open or the hub asks for patience.
+    pub async fn insist(&self, path: &str, idempotency_key: &str, body: &str) -> Result<Answer, Failure> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
+        for _ in 1..TRIES {
+            match self.post(path, idempotency_key, body).await {
+                Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
+                    eprintln!("{}; trying again", answer.status);
+                }
+                Ok(answer) => return Ok(answer),
+                Err(failure) => eprintln!("{}; trying again", failure.message),
+            }
+            tokio::time::sleep(backoff.failed()).await;
+        }
+        self.post(path, idempotency_key, body).await
+    }
+
+    async fn post(&self, path: &str, idempotency_key: &str, body: &str) -> Result<Answer, Failure> {
+        let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", idempotency_key);
+        self.send(request.header("Content-Type", "application/json").body(body.to_owned())).await
     }
 
     async fn send(&self, mut request: RequestBuilder) -> Result<Answer, Failure> {

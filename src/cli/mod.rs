@@ -10,6 +10,7 @@ mod listen;
 mod log;
 mod migrate;
 mod notify;
+mod notify_stdin;
 mod output;
 mod serve;
 mod stats;
@@ -67,7 +68,7 @@ enum Command {
     Token(token::Token),
     /// Make, list and revoke service keys
     Key(key::Key),
-    /// Post a notification
+    /// Post a notification, or with - one for each line of stdin
     Notify(notify::Notify),
     /// Listen as a user, and resume after every break
     Listen(listen::Listen),

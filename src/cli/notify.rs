@@ -1,6 +1,4 @@
-//! `recado notify`: post one notification.
-
-use std::time::Duration;
+//! `recado notify`: post one notification, or those that come on stdin.
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -8,22 +6,28 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::hub_client::HubClient;
+use super::notify_stdin;
 use super::output::{self, Format};
-use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::domain::Role;
 
-/// How often an answer that leaves the outcome open is asked for again; the key makes that safe.
-const TRIES: u32 = 5;
+/// Options that describe a single notification.
+const OF_ONE: [&str; 9] = ["title", "kind", "message", "data", "users", "account", "broadcast", "ttl", "no_replay"];
 
 /// Post a notification.
 #[derive(Debug, Args)]
 pub struct Notify {
+    /// Read notifications from stdin, one JSON object a line, and post them in batches
+    #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = OF_ONE)]
+    from: Option<String>,
+    /// The same as -
+    #[arg(long, conflicts_with_all = OF_ONE)]
+    from_stdin: bool,
     /// What kind it is, such as order_created
     #[arg(long = "type", default_value = "message")]
     kind: String,
-    #[arg(long)]
-    title: String,
+    #[arg(long, required_unless_present_any = ["from", "from_stdin"])]
+    title: Option<String>,
     #[arg(long, default_value = "")]
     message: String,
     /// Any JSON
@@ -44,35 +48,28 @@ pub struct Notify {
     /// Only for who is connected now
     #[arg(long)]
     no_replay: bool,
-    /// Makes a repeat harmless (default: a random one)
+    /// Makes a repeat harmless (default: a random one). With -: names the whole input; run it again with the same key
+    /// after a break, and nothing is doubled
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }
 
 impl Notify {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        let body = Value::Object(self.body()?);
         let key = self.idempotency_key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
         let client = HubClient::new(config, Some(Role::Service))?;
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-        for _ in 1..TRIES {
-            match client.post("/api/internal/notify", &key, &body).await {
-                Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
-                    eprintln!("{}; trying again", answer.status);
-                }
-                Ok(answer) => return output::one(format, &answer.into_success()?),
-                Err(failure) => eprintln!("{}; trying again", failure.message),
-            }
-            tokio::time::sleep(backoff.failed()).await;
+        if self.from_stdin || self.from.is_some() {
+            return notify_stdin::run(&client, format, &key).await;
         }
-        output::one(format, &client.post("/api/internal/notify", &key, &body).await?.into_success()?)
+        let answer = client.insist("/api/internal/notify", &key, &self.body()?).await?;
+        output::one(format, &answer.into_success()?)
     }
 
-    fn body(&self) -> Result<Map<String, Value>, Failure> {
+    fn body(&self) -> Result<String, Failure> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
         set("type", self.kind.as_str().into());
-        set("title", self.title.as_str().into());
+        set("title", self.title.as_deref().unwrap_or_default().into());
         set("message", self.message.as_str().into());
         if let Some(data) = &self.data {
             set("data", serde_json::from_str(data).map_err(|error| Failure::other(format!("--data is not JSON: {error}")))?);
@@ -94,6 +91,6 @@ impl Notify {
         if self.no_replay {
             set("replay", false.into());
         }
-        Ok(body)
+        Ok(Value::Object(body).to_string())
     }
 }

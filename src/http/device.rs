@@ -12,7 +12,7 @@ use serde_json::json;
 use super::ask::check_origin;
 use super::history::{Pairs, bounds, no_store, pairs, token};
 use super::problems::Refused;
-use super::request::json_body;
+use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::router::Hub;
 use crate::store::cursors::{self, Ack};
 use crate::store::read;
@@ -23,7 +23,8 @@ use crate::wire::server::timestamp;
 pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, body: Body) -> Result<Response, Refused> {
     check_origin(&hub, &headers)?;
     let who = hub.auth.user(&headers, token(&pairs(query)?))?.who;
-    let AckBody { client, seq } = AckBody::parse(&json_body(&headers, body).await?)?;
+    media(&headers, &[Media::Json])?;
+    let AckBody { client, seq } = AckBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
     let state = read::log_state(&hub.reader).await?;
     if seq > state.head {
         let detail = "nothing of this number was sent: the log ends before it";

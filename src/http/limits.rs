@@ -30,7 +30,15 @@ impl Bucket {
         self.tokens -= 1.0;
         true
     }
+
+    /// Takes some more, which may not be there yet: the next ones wait until they are.
+    pub fn charge(&mut self, more: usize) {
+        self.tokens -= more as f64;
+    }
 }
+
+/// Bodies of batches that an instance holds at the same time; each may have 8 MiB.
+pub const BATCHES_AT_ONCE: usize = 16;
 
 /// The rate of each service that publishes, on this instance.
 #[derive(Debug)]
@@ -55,5 +63,13 @@ impl Rates {
             return bucket.take();
         }
         buckets.entry(service.to_owned()).or_insert_with(|| Bucket::new(self.per_second, f64::from(self.per_second))).take()
+    }
+
+    /// Counts what a batch holds beside the first, which was allowed.
+    pub fn charge(&self, service: &str, more: usize) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(service) {
+            bucket.charge(more);
+        }
     }
 }

@@ -5,11 +5,13 @@
 
 mod ask;
 mod auth;
+mod batch;
 mod device;
 mod flow;
 mod health;
 mod history;
 mod limits;
+mod ndjson;
 mod notify;
 mod origin;
 mod problems;
@@ -26,7 +28,7 @@ mod upgrade;
 
 pub use auth::Auth;
 pub use health::Health;
-pub use limits::Rates;
+pub use limits::{BATCHES_AT_ONCE, Rates};
 pub use origin::Origins;
 pub use router::{Hub, router};
 pub use server::Server;

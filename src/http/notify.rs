@@ -11,10 +11,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::problems::Refused;
-use super::request::json_body;
+use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::router::Hub;
 use crate::domain::{Audience, BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq, UserId};
 use crate::store::appender::{DEADLINE, Receipt};
+use crate::wire::cloudevents;
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
 use crate::wire::server::timestamp;
@@ -31,19 +32,36 @@ struct Answer {
 pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
     let mut deadline = Instant::now() + DEADLINE;
     let caller = hub.auth.caller(&headers).await?;
-    if !hub.rates.allow(&caller.name) {
-        let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
-        return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
-    }
+    check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
+    let media = media(&headers, &[Media::Json, Media::CloudEvent])?;
     // The time that the caller takes to send the body is theirs, and has its own limit.
     let asked = Instant::now();
-    let body = json_body(&headers, body).await?;
+    let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
     deadline += asked.elapsed();
-    let body = notify::parse(&body)?;
-    let notification = wished(body, header_key, &caller)?;
-    let receipt = hub.appender.append(notification, deadline).await?;
+    let mut body = match media {
+        Media::CloudEvent => cloudevents::parse(&bytes)?,
+        _ if headers.contains_key("ce-specversion") => cloudevents::parse_binary(event_headers(&headers), &bytes)?,
+        _ => notify::parse(&bytes)?,
+    };
+    body.idempotency_key = one_key(header_key, body.idempotency_key)?;
+    let receipt = hub.appender.append(wished(body, &caller), deadline).await?;
     Ok(answer(receipt))
+}
+
+/// The attributes of an event whose body is its data (CloudEvents HTTP binding 1.0, section 3.1).
+fn event_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())))
+}
+
+/// # Errors
+/// 429 when this service has had all that it may publish for now.
+pub fn check_rate(hub: &Hub, caller: &Caller) -> Result<(), Refused> {
+    if hub.rates.allow(&caller.name) {
+        return Ok(());
+    }
+    let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
+    Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
 }
 
 fn answer(receipt: Receipt) -> Response {
@@ -53,7 +71,10 @@ fn answer(receipt: Receipt) -> Response {
 }
 
 /// The key of the header, quoted or bare.
-fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+///
+/// # Errors
+/// 400 when it is no key.
+pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
     let bad = |detail: String| Refused(Problem::new(400, "idempotency_key", format!("Idempotency-Key {detail}")));
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(value) = given.next() else { return Ok(None) };
@@ -66,16 +87,20 @@ fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
     Ok(Some(text.to_owned()))
 }
 
-fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Result<NewNotification, Refused> {
-    if let (Some(header), Some(body)) = (&header_key, &body.idempotency_key)
-        && header != body
-    {
-        let detail = "Idempotency-Key and the field idempotency_key are two different keys; send one, or the same";
+fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String>, Refused> {
+    if header.is_some() && body.is_some() && header != body {
+        let detail =
+            "Idempotency-Key and the field idempotency_key are two different keys, as is an event's source and id; send one, or the same";
         return Err(Problem::new(422, "invalid_field", detail).into());
     }
+    Ok(header.or(body))
+}
+
+/// What a body asks to be appended.
+pub fn wished(body: NotifyBody, caller: &Caller) -> NewNotification {
     let body_hash = body_hash(&body);
-    let key = header_key.or(body.idempotency_key).map(|key| IdempotencyKey::new(&caller.name, &key));
-    Ok(NewNotification {
+    let key = body.idempotency_key.as_deref().map(|key| IdempotencyKey::new(&caller.name, key));
+    NewNotification {
         id: NotificationId::new(),
         kind: body.kind,
         title: body.title,
@@ -87,7 +112,7 @@ fn wished(body: NotifyBody, header_key: Option<String>, caller: &Caller) -> Resu
         source: caller.name.clone(),
         key,
         body_hash,
-    })
+    }
 }
 
 /// The users of a list; they are sorted.

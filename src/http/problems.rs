@@ -54,7 +54,7 @@ pub fn finish(response: Response, request_id: &str) -> Response {
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self(match refusal {
-            Refusal::OtherBody => Problem::new(
+            Refusal::OtherBody { .. } => Problem::new(
                 422,
                 "idempotency_conflict",
                 "this idempotency key was used before with another body; nothing was appended. Use a new key for a new notification",

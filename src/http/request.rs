@@ -19,17 +19,22 @@ const URI_MAX_BYTES: usize = 8 << 10;
 const HEADERS_MAX_BYTES: usize = 16 << 10;
 /// Most header fields.
 const HEADERS_MAX: usize = 100;
-/// Longest body, in bytes.
+/// Longest body of a single notification, in bytes.
 pub const BODY_MAX_BYTES: usize = 64 << 10;
 /// A body must have arrived within this time.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
+/// The request's name, for handlers that write it into an answer themselves.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
 /// Names the request, refuses what is out of bounds, writes the body of every refusal, and notes the outcome. The query
 /// is not noted: it may hold a token.
-pub async fn frame(request: Request, next: Next) -> Response {
+pub async fn frame(mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(128).collect();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let response = match check(&request) {
         Ok(()) => next.run(request).await,
         Err(problem) => Refused(problem).into_response(),
@@ -66,19 +71,38 @@ fn check(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reads a JSON body whole.
+/// What a body is said to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    Json,
+    Ndjson,
+    CloudEvent,
+    CloudEvents,
+}
+
+impl Media {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::CloudEvent => "application/cloudevents+json",
+            Self::CloudEvents => "application/cloudevents-batch+json",
+        }
+    }
+}
+
+/// Reads a body of at most `most` bytes whole.
 ///
 /// # Errors
-/// 415 for another type or a compressed body, 413 above the limit, 408 when it comes too slowly, 400 when it breaks off.
-pub async fn json_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
-    check_media_type(headers)?;
+/// 413 above the limit, 408 when it comes too slowly, 400 when it breaks off.
+pub async fn whole_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Refused> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > BODY_MAX_BYTES as u64) {
-        return Err(too_large());
+    if declared.is_some_and(|length| length > most as u64) {
+        return Err(too_large(most));
     }
-    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, BODY_MAX_BYTES).collect()).await {
+    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, most).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(most)),
         Ok(Err(_)) => Err(Problem::new(400, "broken_body", "the body broke off; nothing was appended").into()),
         Err(_) => {
             Err(Problem::new(408, "body_too_slow", format!("the body must arrive within {} s; nothing was appended", BODY_LIMIT.as_secs()))
@@ -87,11 +111,15 @@ pub async fn json_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused
     }
 }
 
-fn too_large() -> Refused {
-    Problem::new(413, "body_too_large", format!("a body may have {BODY_MAX_BYTES} bytes; nothing was appended")).into()
+fn too_large(most: usize) -> Refused {
+    Problem::new(413, "body_too_large", format!("a body may have {most} bytes; nothing was appended")).into()
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Refused> {
+/// Which of the types that are `taken` here a body has.
+///
+/// # Errors
+/// 415 for another type, another charset, or a compressed body.
+pub fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Refused> {
     let refuse = |detail: &str| Err(Problem::new(415, "unsupported_media_type", detail).into());
     // A field may stand in several lines; the first alone does not tell.
     if headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
@@ -99,18 +127,24 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refused> {
     }
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(given), None) = (types.next(), types.next()) else {
-        return refuse("send Content-Type: application/json, once");
+        return refuse(&wanted(taken));
     };
     let given = given.to_str().unwrap_or_default();
     let mut parts = given.split(';').map(str::trim);
-    if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
-        return refuse("send Content-Type: application/json");
-    }
+    let essence = parts.next().unwrap_or_default();
+    let Some(media) = taken.iter().copied().find(|media| essence.eq_ignore_ascii_case(media.name())) else {
+        return refuse(&wanted(taken));
+    };
     // RFC 8259 section 8.1: JSON is UTF-8.
     let is_utf8 = |parameter: &str| {
         parameter
             .split_once('=')
             .is_none_or(|(name, value)| !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8"))
     };
-    if parts.all(is_utf8) { Ok(()) } else { refuse("the charset of JSON is utf-8") }
+    if parts.all(is_utf8) { Ok(media) } else { refuse("the charset of JSON is utf-8") }
+}
+
+fn wanted(taken: &[Media]) -> String {
+    let names: Vec<&str> = taken.iter().map(|media| media.name()).collect();
+    format!("send Content-Type, once: {}", names.join(" or "))
 }

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::auth::Auth;
@@ -14,7 +15,7 @@ use super::limits::Rates;
 use super::origin::Origins;
 use super::problems::Refused;
 use super::socket::SocketRules;
-use super::{device, history, notify, request, sse, stats, upgrade};
+use super::{batch, device, history, notify, request, sse, stats, upgrade};
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::store::Reader;
@@ -31,6 +32,8 @@ pub struct Hub {
     pub auth: Auth,
     pub origins: Origins,
     pub rates: Rates,
+    /// Room for the bodies of batches; who finds none waits a while.
+    pub batch_room: Semaphore,
     pub health: Health,
     pub sockets: SocketRules,
     pub max_connections: usize,
@@ -42,6 +45,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
     let cors = cors(&hub.origins);
     Router::new()
         .route("/api/internal/notify", post(notify::notify))
+        .route("/api/internal/notify/batch", post(batch::notify_batch))
         .route("/api/internal/ws-stats", get(stats::stats))
         .route("/stats", get(stats::stats))
         .route("/api/notifications", get(history::list))

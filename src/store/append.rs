@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use sqlx::postgres::PgDatabaseError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -42,8 +43,19 @@ pub enum Failure {
     Refused(StoreError),
     /// Rolled back: the log ends before what this hub has seen of it.
     LogWentBack(StoreError),
+    /// Rolled back: rows of an all-or-nothing batch, named by their places from 0 up, have keys that other bodies used.
+    OtherBodies(Vec<usize>),
     /// It may have been committed or not.
     Unknown(StoreError),
+}
+
+/// What becomes of the batch when a key of it is known with another body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// That row is left out, and told so.
+    LeavesOut,
+    /// Nothing of the batch is appended: [`Failure::OtherBodies`].
+    RefusesAll,
 }
 
 /// Appends a batch after what was `seen`. No key may stand twice in it.
@@ -55,14 +67,15 @@ pub async fn append(
     seen: SeenEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
+    conflict: Conflict,
     limit: Duration,
 ) -> Result<Batch, Failure> {
     let end = Instant::now() + limit;
-    match call(connection, seen, origin, rows, limit).await {
+    match call(connection, seen, origin, rows, conflict, limit).await {
         Err(Failure::Again(StoreError::Broken(error))) if Class::of(&error) == Class::NoPartition => {
             // A burst outran the maker of partitions.
             ensure_partitions(connection).await.map_err(Failure::Again)?;
-            call(connection, seen, origin, rows, end.saturating_duration_since(Instant::now())).await
+            call(connection, seen, origin, rows, conflict, end.saturating_duration_since(Instant::now())).await
         }
         outcome => outcome,
     }
@@ -73,6 +86,7 @@ async fn call(
     seen: SeenEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
+    conflict: Conflict,
     limit: Duration,
 ) -> Result<Batch, Failure> {
     let columns = Columns::of(rows);
@@ -80,7 +94,7 @@ async fn call(
     let answer = sqlx::query!(
         r#"SELECT first_seq AS "first_seq!", appended AS "appended!", created_at AS "created_at!",
                   known_place, known_seq, known_id, known_created_at, known_same_body
-             FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"#,
+             FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
         seen.seq.get(),
         seen.id.map(|id| id.0),
         origin,
@@ -98,6 +112,7 @@ async fn call(
         &columns.source as _,
         &columns.key as _,
         &columns.body_hash,
+        conflict == Conflict::RefusesAll,
     )
     .fetch_one(connection);
     let row = limited(limit, answer).await.map_err(failure)?;
@@ -130,8 +145,18 @@ fn failure(error: StoreError) -> Failure {
         StoreError::Unavailable(ref cause) if Class::of(cause) == Class::Lost => Failure::Unknown(error),
         StoreError::Unavailable(_) => Failure::Again(error),
         StoreError::Broken(ref cause) if Class::of(cause) == Class::NoPartition => Failure::Again(error),
+        StoreError::Broken(ref cause) if Class::of(cause) == Class::KnownKeys => match known_places(cause) {
+            Some(places) => Failure::OtherBodies(places),
+            None => Failure::Refused(error),
+        },
         StoreError::Broken(_) => Failure::Refused(error),
     }
+}
+
+/// The places that DETAIL of `RC005` lists; PostgreSQL counts from 1.
+fn known_places(error: &sqlx::Error) -> Option<Vec<usize>> {
+    let detail = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.detail()?;
+    detail.split(',').map(|place| place.parse::<usize>().ok()?.checked_sub(1)).collect()
 }
 
 /// Makes partitions ahead of the log's head. Any instance may, at any time; returns how many were missing.

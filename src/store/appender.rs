@@ -6,11 +6,16 @@
 //! passes after it was sent is answered [`Refusal::Unknown`]: its caller repeats it with the same key. A statement that
 //! was sent is never cancelled.
 //!
-//! Channels: requests come through a bounded queue (count by the channel, bytes by a semaphore); full means
-//! [`Refusal::Overloaded`], at once. Committed batches go to the tailer as a hint through a bounded channel; full
-//! means that the tailer reads them from the table like everyone else's.
+//! A request holds one notification, or several that are appended all or not at all; it is never split over two commits.
+//! Where a key of such a request is known with another body, the database rolls the whole commit back and says which
+//! rows were at fault; their requests are refused, and the rest is tried again.
+//!
+//! Channels: requests come through a bounded queue (rows and bytes by semaphores); full means
+//! [`Refusal::Overloaded`], at once. What was committed goes to the tailer as a hint through a bounded channel; full
+//! means that the tailer reads it from the table like everyone else's, as it does where a commit is big.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +23,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::append::{self, Appended, Failure};
+use super::append::{self, Appended, Conflict, Failure};
 use super::lane::Lane;
 use super::seen::Seen;
 use super::{Database, StoreError, read};
@@ -27,10 +32,10 @@ use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notifica
 use crate::tasks::Stop;
 
 /// Most rows of one commit. Above it the time under the lock grows and throughput does not.
-const BATCH_ROWS: usize = 1000;
-/// Most bytes of one commit, by [`NewNotification::weight`].
+pub const BATCH_ROWS: usize = 1000;
+/// Most bytes of one commit, by [`NewNotification::weight`]. A single request that has more is a commit of its own.
 const BATCH_BYTES: usize = 1 << 20;
-/// Most requests that wait.
+/// Most notifications that wait.
 const QUEUE_ROWS: usize = 8192;
 /// Most bytes that wait, in KiB.
 const QUEUE_KIB: usize = 32 << 10;
@@ -50,10 +55,10 @@ pub struct Receipt {
 }
 
 /// Why a notification has no receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The key was used before, with another body. Not appended.
-    OtherBody,
+    /// The keys of these, counted from 0, were used before with other bodies. Nothing of the request was appended.
+    OtherBody { items: Vec<usize> },
     /// Too much is waiting. Not appended.
     Overloaded,
     /// The database did not take it in time. Not appended.
@@ -65,17 +70,21 @@ pub enum Refusal {
 }
 
 struct Request {
-    notification: NewNotification,
+    /// At least one; no key stands twice.
+    rows: Vec<NewNotification>,
+    all_or_nothing: bool,
+    bytes: usize,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Receipt, Refusal>>,
-    _room: OwnedSemaphorePermit,
+    reply: oneshot::Sender<Result<Vec<Receipt>, Refusal>>,
+    _room: [OwnedSemaphorePermit; 2],
 }
 
 /// A way to append. Cheap to clone.
 #[derive(Clone)]
 pub struct AppendHandle {
     queue: mpsc::Sender<Request>,
-    room: Arc<Semaphore>,
+    row_room: Arc<Semaphore>,
+    kib_room: Arc<Semaphore>,
 }
 
 impl AppendHandle {
@@ -84,10 +93,43 @@ impl AppendHandle {
     /// # Errors
     /// See [`Refusal`]. Comes a moment after the deadline at the latest.
     pub async fn append(&self, notification: NewNotification, deadline: Instant) -> Result<Receipt, Refusal> {
-        let kib = u32::try_from(notification.weight() / 1024 + 1).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(kib).map_err(|_| Refusal::Overloaded)?;
+        let receipts = self.ask(vec![notification], false, deadline).await?;
+        receipts.into_iter().next().ok_or(Refusal::Unknown)
+    }
+
+    /// Appends 1 to [`BATCH_ROWS`] notifications in one commit, all or none, and returns their receipts in order. A key
+    /// that stands twice with the same body makes one row.
+    ///
+    /// # Errors
+    /// As [`AppendHandle::append`]; each is about the whole.
+    pub async fn append_all(&self, batch: Vec<NewNotification>, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+        let Folded { rows, places } = fold(batch)?;
+        // Where a row came from first, to name it in a refusal.
+        let first_place = |row: usize| places.iter().position(|at| *at == row).unwrap_or(row);
+        let receipts = match self.ask(rows, true, deadline).await {
+            Err(Refusal::OtherBody { items }) => return Err(Refusal::OtherBody { items: items.into_iter().map(first_place).collect() }),
+            answer => answer?,
+        };
+        let mut given = vec![false; receipts.len()];
+        let mut answers = Vec::with_capacity(places.len());
+        for at in places {
+            let receipt = *receipts.get(at).ok_or(Refusal::Unknown)?;
+            let again = std::mem::replace(&mut given[at], true);
+            answers.push(Receipt { duplicate: receipt.duplicate || again, ..receipt });
+        }
+        Ok(answers)
+    }
+
+    async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+        let bytes: usize = rows.iter().map(NewNotification::weight).sum();
+        let take = |room: &Arc<Semaphore>, wanted: usize| {
+            let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+            Arc::clone(room).try_acquire_many_owned(wanted).map_err(|_| Refusal::Overloaded)
+        };
+        let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Request { notification, deadline, reply, _room: room }).map_err(|_| Refusal::Overloaded)?;
+        let request = Request { rows, all_or_nothing, bytes, deadline, reply, _room: room };
+        self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
         // The appender answers in time unless it is itself held up, such as by opening a connection.
         match tokio::time::timeout_at(deadline + GRACE, answer).await {
             Ok(Ok(answer)) => answer,
@@ -95,6 +137,34 @@ impl AppendHandle {
             _ => Err(Refusal::Unknown),
         }
     }
+}
+
+/// A batch with each key once.
+struct Folded {
+    rows: Vec<NewNotification>,
+    /// For each notification of the batch, its row.
+    places: Vec<usize>,
+}
+
+fn fold(batch: Vec<NewNotification>) -> Result<Folded, Refusal> {
+    let mut rows: Vec<NewNotification> = Vec::with_capacity(batch.len());
+    let mut places = Vec::with_capacity(batch.len());
+    let mut by_key: HashMap<IdempotencyKey, usize> = HashMap::new();
+    let mut others = Vec::new();
+    for (at, notification) in batch.into_iter().enumerate() {
+        match notification.key.map(|key| by_key.entry(key)) {
+            Some(Entry::Occupied(row)) if rows[*row.get()].body_hash == notification.body_hash => places.push(*row.get()),
+            Some(Entry::Occupied(_)) => others.push(at),
+            entry => {
+                if let Some(Entry::Vacant(free)) = entry {
+                    free.insert(rows.len());
+                }
+                places.push(rows.len());
+                rows.push(notification);
+            }
+        }
+    }
+    if others.is_empty() { Ok(Folded { rows, places }) } else { Err(Refusal::OtherBody { items: others }) }
 }
 
 /// Rows that this instance has just committed, in order and without a hole between them.
@@ -120,7 +190,8 @@ impl Appender {
     /// `seen` is the history that this instance knows; `committed` is told of each batch.
     pub fn new(database: Database, origin: InstanceId, seen: Arc<Seen>, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
         let (sender, queue) = mpsc::channel(QUEUE_ROWS);
-        let handle = AppendHandle { queue: sender, room: Arc::new(Semaphore::new(QUEUE_KIB)) };
+        let handle =
+            AppendHandle { queue: sender, row_room: Arc::new(Semaphore::new(QUEUE_ROWS)), kib_room: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let appender = Self {
             queue,
             carried: VecDeque::new(),
@@ -151,18 +222,26 @@ impl Appender {
     }
 
     /// What is waiting now, up to the bounds of a batch. A second request with the same key waits for the next batch,
-    /// where it finds the row of the first.
+    /// where it finds the row of the first. One that does not fit whole is the first of the next.
     fn gather(&mut self) -> Vec<Request> {
         let mut keys: HashSet<IdempotencyKey> = HashSet::new();
-        let mut bytes = 0;
-        let mut batch = Vec::new();
+        let (mut rows, mut bytes) = (0, 0);
+        let mut batch: Vec<Request> = Vec::new();
         let mut later = VecDeque::new();
-        while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES && later.len() < BATCH_ROWS {
+        while rows < BATCH_ROWS && bytes < BATCH_BYTES && later.len() < BATCH_ROWS {
             let Some(request) = self.carried.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
-            if request.notification.key.is_some_and(|key| !keys.insert(key)) {
+            let fits = rows + request.rows.len() <= BATCH_ROWS && bytes + request.bytes <= BATCH_BYTES;
+            if !batch.is_empty() && !fits {
+                later.push_back(request);
+                break;
+            }
+            let its_keys = || request.rows.iter().filter_map(|row| row.key);
+            if its_keys().any(|key| keys.contains(&key)) {
                 later.push_back(request);
             } else {
-                bytes += request.notification.weight();
+                keys.extend(its_keys());
+                rows += request.rows.len();
+                bytes += request.bytes;
                 batch.push(request);
             }
         }
@@ -182,7 +261,7 @@ impl Appender {
                     return self.settle(batch, log_id, done);
                 }
                 Err(Failure::Again(error)) => {
-                    tracing::warn!(%error, rows = batch.len(), "an append was rolled back and is tried again");
+                    tracing::warn!(%error, requests = batch.len(), "an append was rolled back and is tried again");
                     if !matches!(error, StoreError::Broken(_)) {
                         self.lane.discard();
                     }
@@ -194,14 +273,18 @@ impl Appender {
                         self.lane.discard();
                     }
                 }
+                Err(Failure::OtherBodies(places)) => {
+                    batch = refuse_conflicts(batch, &places);
+                    continue;
+                }
                 Err(Failure::Unknown(error)) => {
-                    tracing::warn!(%error, rows = batch.len(), "the outcome of an append is unknown");
+                    tracing::warn!(%error, requests = batch.len(), "the outcome of an append is unknown");
                     self.lane.discard();
-                    return answer_all(batch, Refusal::Unknown);
+                    return answer_all(batch, &Refusal::Unknown);
                 }
                 Err(Failure::Refused(error)) if batch.len() == 1 => {
                     tracing::error!(%error, "the database refuses a notification that the hub let pass");
-                    return answer_all(batch, Refusal::Unacceptable);
+                    return answer_all(batch, &Refusal::Unacceptable);
                 }
                 Err(Failure::Refused(_)) => {
                     // One bad row must fail alone.
@@ -218,10 +301,11 @@ impl Appender {
     /// Appends to the history that is known now, and says which that was.
     async fn attempt(&mut self, batch: &[Request], deadline: Instant) -> Result<(LogId, append::Batch), Failure> {
         let connection = self.lane.get().await.map_err(Failure::Again)?;
-        let rows: Vec<&NewNotification> = batch.iter().map(|r| &r.notification).collect();
+        let rows: Vec<&NewNotification> = batch.iter().flat_map(|r| &r.rows).collect();
+        let conflict = if batch.iter().any(|r| r.all_or_nothing) { Conflict::RefusesAll } else { Conflict::LeavesOut };
         let limit = deadline.saturating_duration_since(Instant::now());
         let (log_id, end) = self.seen.end();
-        Ok((log_id, append::append(connection, end, self.origin, &rows, limit).await?))
+        Ok((log_id, append::append(connection, end, self.origin, &rows, conflict, limit).await?))
     }
 
     /// What was known of the log is not so any more. Its history is renamed before anything is appended to it, or every
@@ -235,24 +319,33 @@ impl Appender {
     }
 
     fn settle(&mut self, batch: Vec<Request>, log_id: LogId, done: append::Batch) {
-        let mut rows = Vec::with_capacity(batch.len());
-        for (request, outcome) in batch.into_iter().zip(done.outcomes) {
-            let id = request.notification.id;
+        let bytes: usize = batch.iter().map(|r| r.bytes).sum();
+        let mut rows = Vec::with_capacity(done.outcomes.len());
+        let mut outcomes = done.outcomes.into_iter();
+        for request in batch {
             let created_at = done.created_at;
-            let answer = match outcome {
-                Appended::New { seq } => {
-                    rows.push(request.notification.appended(seq, created_at));
-                    Ok(Receipt { seq, id, created_at, duplicate: false })
+            let mut receipts = Vec::with_capacity(request.rows.len());
+            let mut others = Vec::new();
+            for (at, (row, outcome)) in request.rows.into_iter().zip(outcomes.by_ref()).enumerate() {
+                match outcome {
+                    Appended::New { seq } => {
+                        receipts.push(Receipt { seq, id: row.id, created_at, duplicate: false });
+                        rows.push(row.appended(seq, created_at));
+                    }
+                    Appended::Known { seq, id, created_at } => receipts.push(Receipt { seq, id, created_at, duplicate: true }),
+                    Appended::OtherBody => others.push(at),
                 }
-                Appended::Known { seq, id, created_at } => Ok(Receipt { seq, id, created_at, duplicate: true }),
-                Appended::OtherBody => Err(Refusal::OtherBody),
-            };
+            }
+            let answer = if others.is_empty() { Ok(receipts) } else { Err(Refusal::OtherBody { items: others }) };
             // A caller that is gone needs no answer.
             let _ = request.reply.send(answer);
         }
         if let Some(last) = rows.last() {
             self.seen.raise(log_id, last.seq, last.id);
-            let _ = self.committed.try_send(Committed { log_id, rows });
+            // A commit above the bound stays out of the channel, or its 64 places could hold hundreds of megabytes.
+            if bytes <= BATCH_BYTES {
+                let _ = self.committed.try_send(Committed { log_id, rows });
+            }
         }
     }
 }
@@ -261,12 +354,33 @@ impl Appender {
 fn drop_expired(batch: Vec<Request>) -> Vec<Request> {
     let now = Instant::now();
     let (late, alive): (Vec<_>, Vec<_>) = batch.into_iter().partition(|r| r.deadline <= now || r.reply.is_closed());
-    answer_all(late, Refusal::Unavailable);
+    answer_all(late, &Refusal::Unavailable);
     alive
 }
 
-fn answer_all(batch: Vec<Request>, refusal: Refusal) {
+/// Answers the requests whose rows were at fault, and returns the others.
+fn refuse_conflicts(batch: Vec<Request>, places: &[usize]) -> Vec<Request> {
+    let (mut others, mut first) = (Vec::new(), 0);
+    let before = batch.len();
     for request in batch {
-        let _ = request.reply.send(Err(refusal));
+        let its_own = first..first + request.rows.len();
+        first = its_own.end;
+        let items: Vec<usize> = places.iter().filter(|place| its_own.contains(place)).map(|place| place - its_own.start).collect();
+        if items.is_empty() {
+            others.push(request);
+        } else {
+            let _ = request.reply.send(Err(Refusal::OtherBody { items }));
+        }
+    }
+    if others.len() == before {
+        tracing::error!(?places, "the database refuses a batch for rows that are not in it");
+        answer_all(std::mem::take(&mut others), &Refusal::Unacceptable);
+    }
+    others
+}
+
+fn answer_all(batch: Vec<Request>, refusal: &Refusal) {
+    for request in batch {
+        let _ = request.reply.send(Err(refusal.clone()));
     }
 }

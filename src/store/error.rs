@@ -23,7 +23,7 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match Class::of(&error) {
             Class::LogWentBack => Self::LogWentBack(error),
-            Class::Refused | Class::NoPartition => Self::Broken(error),
+            Class::Refused | Class::NoPartition | Class::KnownKeys => Self::Broken(error),
             Class::Again | Class::Lost => Self::Unavailable(error),
         }
     }
@@ -41,6 +41,8 @@ pub enum Class {
     NoPartition,
     /// `RC001` of `recado.append`.
     LogWentBack,
+    /// `RC005` of `recado.append`: keys of an all-or-nothing call are known with other bodies; DETAIL holds their places.
+    KnownKeys,
     /// The connection is gone, or will be: whether the statement was committed is not known.
     Lost,
 }
@@ -58,6 +60,7 @@ impl Class {
         let Some(state) = database.code() else { return Self::Lost };
         match state.as_ref() {
             "RC001" => Self::LogWentBack,
+            "RC005" => Self::KnownKeys,
             // check_violation without a constraint's name is "no partition of relation found for row".
             "23514" if database.constraint().is_none() => Self::NoPartition,
             // The server goes down or ends this connection; it may have committed before.

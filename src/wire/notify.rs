@@ -34,14 +34,28 @@ pub struct NotifyBody {
     pub idempotency_key: Option<String>,
 }
 
+impl NotifyBody {
+    /// How many users are listed.
+    pub fn listed_users(&self) -> usize {
+        if let Audience::Users { users, .. } = &self.audience { users.len() } else { 0 }
+    }
+}
+
 /// Reads a body.
 ///
 /// # Errors
 /// 400 `malformed_json` when it is no JSON; 422 with every broken rule listed when it is no notification.
 pub fn parse(body: &[u8]) -> Result<NotifyBody, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| malformed("not UTF-8"))?;
-    let fields = Fields::read(text)?;
-    fields.notification()
+    parse_text(text)
+}
+
+/// Reads one notification.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_text(text: &str) -> Result<NotifyBody, Problem> {
+    Fields::read(text)?.notification()
 }
 
 /// # Errors
@@ -53,7 +67,7 @@ pub fn check_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn malformed(detail: impl Into<String>) -> Problem {
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(400, "malformed_json", detail)
 }
 
@@ -64,7 +78,23 @@ struct Fields<'a> {
 }
 
 /// The top-level members in their order, repeats included: a map would hide them.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Members<'a>(pub Vec<(String, &'a RawValue)>);
+
+/// The members of an object.
+pub(super) fn members(text: &str) -> Result<Members<'_>, Problem> {
+    serde_json::from_str(text).map_err(|error| {
+        if error.is_data() {
+            Problem::new(422, "invalid_body", "the body must be a JSON object")
+        } else {
+            malformed(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
+        }
+    })
+}
+
+/// A name as a part of a pointer (RFC 6901 section 3).
+pub(super) fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -88,13 +118,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
 
 impl<'a> Fields<'a> {
     fn read(text: &'a str) -> Result<Self, Problem> {
-        let members: Members<'a> = serde_json::from_str(text).map_err(|error| {
-            if error.is_data() {
-                Problem::new(422, "invalid_body", "the body must be a JSON object")
-            } else {
-                malformed(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
-            }
-        })?;
+        let members = members(text)?;
         let mut fields = Self { members: [None; FIELDS.len()], errors: Vec::new() };
         let mut seen = HashSet::new();
         for (name, value) in members.0 {
@@ -112,8 +136,7 @@ impl<'a> Fields<'a> {
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         // Never more than 64 characters of what was posted come back.
         let name: String = name.chars().take(64).collect();
-        let escaped = name.replace('~', "~0").replace('/', "~1");
-        self.errors.push(FieldError::new(format!("/{escaped}"), detail));
+        self.errors.push(FieldError::new(format!("/{}", escape(&name)), detail));
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {

@@ -49,6 +49,18 @@ impl Problem {
         self
     }
 
+    /// The same refusal, of a part of a greater body.
+    #[must_use]
+    pub fn within(mut self, pointer: &str) -> Self {
+        if self.errors.is_empty() {
+            self.errors.push(FieldError::new("", self.detail.clone()));
+        }
+        for error in &mut self.errors {
+            error.pointer.insert_str(0, pointer);
+        }
+        self
+    }
+
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
@@ -87,6 +99,12 @@ impl Problem {
             request_id,
         };
         serde_json::to_string(&body).unwrap_or_else(|_| format!("{{\"status\":{},\"code\":\"{}\"}}", self.status, self.code))
+    }
+
+    /// The last line of an answer in NDJSON: the problem, and which line of the request it is about.
+    pub fn of_line(&self, line: u64, request_id: &str) -> String {
+        let body = self.body(request_id);
+        format!("{{\"error\":{},\"line\":{line}}}}}\n", body.strip_suffix('}').unwrap_or(&body))
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -24,7 +24,10 @@ async fn run(mut command: Command) -> Output {
 }
 
 async fn json(command: Command) -> Value {
-    let output = run(command).await;
+    json_of(&run(command).await)
+}
+
+fn json_of(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
@@ -74,6 +77,48 @@ async fn what_notify_posts_listen_prints_and_stats_shows_who_listens() {
     .await;
     let heard: Value = serde_json::from_str(&heard).unwrap_or_else(|error| panic!("{error}: {heard}"));
     assert_eq!((&heard["seq"], &heard["id"]), (&posted["seq"], &posted["id"]));
+}
+
+/// `recado notify -`, given this to read.
+async fn notify_all(db: &TestDb, hub: &Hub, args: &[&str], input: &str) -> Output {
+    let mut command = recado(db, hub, &[&["notify", "-"], args].concat());
+    let command = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let write = async {
+        // A command that ends early does not read on.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+    };
+    let (output, ()) = tokio::join!(timeout(Duration::from_secs(60), child.wait_with_output()), write);
+    output.expect("it ends").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_on_stdin_is_posted_in_order_and_only_once() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let lines: String = (1..=2500).map(|n| note(&n.to_string()).to_user("ann").data("{\"n\": 1.0}").body() + "\n").collect();
+    // An import that breaks off half way, and is run again.
+    let half: String = lines.lines().take(1500).map(|line| format!("{line}\n")).collect();
+    let broken = notify_all(&db, &hub, &["--idempotency-key", "import"], &format!("{half}{{\n")).await;
+    let said = String::from_utf8_lossy(&broken.stderr).into_owned();
+    assert!(broken.status.code() == Some(1) && said.contains("line 1501 is not JSON"), "{said}");
+    assert_eq!(db.head().await, 1500);
+    let whole = notify_all(&db, &hub, &["--idempotency-key", "import", "-o", "ndjson"], &lines).await;
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let receipts: Vec<Value> = whole.stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let got: Vec<(i64, bool)> = receipts.iter().map(|r| (r["seq"].as_i64().unwrap(), r["duplicate"] == true)).collect();
+    assert_eq!(got, (1..=2500).map(|seq| (seq, seq <= 1500)).collect::<Vec<_>>());
+    assert_eq!(db.number("SELECT count(*) FROM recado.log WHERE title <> seq::text OR data::text <> '{\"n\": 1.0}'").await, 0);
+
+    let bad = note("good").to_user("ann").body() + "\n\n" + &note("to nobody").body() + "\n";
+    let refused = notify_all(&db, &hub, &[], &bad).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("line 3:"), "{said}");
+    let total = json_of(&notify_all(&db, &hub, &["-o", "json"], &note("one").to_user("ann").body()).await);
+    assert_eq!((&total["posted"], &total["last_seq"]), (&1.into(), &2501.into()));
+    assert_eq!(notify_all(&db, &hub, &["--title", "x"], "").await.status.code(), Some(2), "either one, or those on stdin");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use super::post::{Post, user};
 use super::report::Times;
 use crate::cli::error::Failure;
 use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
-use crate::store::append::{self, Failure as AppendFailure};
+use crate::store::append::{self, Conflict, Failure as AppendFailure};
 use crate::store::seen::SeenEnd;
 use crate::store::{read, yardstick};
 
@@ -113,8 +113,9 @@ impl Shape {
 /// Appends rows as the hub does, and returns the new end of the log.
 pub async fn append_rows(connection: &mut PgConnection, hint: Seq, rows: &[NewNotification]) -> Result<Seq, Failure> {
     let refs: Vec<&NewNotification> = rows.iter().collect();
-    match append::append(connection, SeenEnd { seq: hint, id: None }, InstanceId::new(), &refs, BATCH_LIMIT).await {
+    match append::append(connection, SeenEnd { seq: hint, id: None }, InstanceId::new(), &refs, Conflict::LeavesOut, BATCH_LIMIT).await {
         Ok(batch) => Ok(batch.head),
+        Err(AppendFailure::OtherBodies(_)) => Err(Failure::other("rows without keys cannot have a key of another body")),
         Err(
             AppendFailure::Again(error) | AppendFailure::Refused(error) | AppendFailure::LogWentBack(error) | AppendFailure::Unknown(error),
         ) => Err(error.into()),

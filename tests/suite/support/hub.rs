@@ -160,6 +160,19 @@ impl Hub {
         post_to(&self.client, &self.address, bearer, note).await
     }
 
+    /// Posts any body to any path as the database's own service.
+    pub async fn post_raw(&self, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+        let mut request = self.client.post(format!("http://{}{path}", self.address)).bearer_auth(&self.key).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let begun = Instant::now();
+        let response = request.send().await.expect("the hub answers");
+        let status = response.status().as_u16();
+        let body = response.json().await.expect("it answers in JSON");
+        Answer { status, body, took: begun.elapsed() }
+    }
+
     /// The status and body of a GET, with or without a bearer.
     pub async fn get(&self, path: &str, bearer: Option<&str>) -> Result<(u16, String), reqwest::Error> {
         let mut request = self.client.get(format!("http://{}{path}", self.address));
