@@ -1,18 +1,16 @@
 //! Letting a client in: from where its stream goes on, and what it is told about that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::acks::AckBook;
 use super::connection::Connection;
-use super::registry::{Full, Member, Position, Registry, Seat};
-use super::sessions::SessionBook;
+use super::live::Delivery;
+use super::registry::{Full, Member, Position, Seat};
 use super::subscription::Subscription;
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
 use crate::store::cursors::Place;
-use crate::store::{Reader, StoreError, cursors, read};
+use crate::store::{StoreError, cursors, read};
 use crate::wire::server::Resume;
 
 /// How long a client that knows a higher number than this instance waits for the instance to get there.
@@ -67,20 +65,7 @@ impl From<Full> for ConnectError {
     }
 }
 
-/// The live side of one instance. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    pub registry: Arc<Registry>,
-    pub acks: Arc<AckBook>,
-    pub sessions: Arc<SessionBook>,
-    reader: Reader,
-}
-
 impl Delivery {
-    pub fn new(registry: Arc<Registry>, reader: Reader) -> Self {
-        Self { registry, acks: Arc::default(), sessions: Arc::default(), reader }
-    }
-
     /// Lets a client in and finds its place. From the moment of joining, nothing can be missed.
     ///
     /// # Errors

@@ -24,12 +24,14 @@ pub mod clerk;
 pub mod connect;
 pub mod connection;
 pub mod event;
+pub mod live;
 pub mod outbox;
 pub mod registry;
 pub mod sessions;
 pub mod subscription;
 pub mod tailer;
 
-pub use connect::{ConnectError, Delivery, Opening, Since};
+pub use connect::{ConnectError, Opening, Since};
+pub use live::Delivery;
 pub use registry::{Member, Registry};
 pub use subscription::{Ready, Sending, Subscription};

@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::connect::Delivery;
 use super::connection::{Connection, Step};
 use super::event::Event;
+use super::live::Delivery;
 use super::outbox::Ending;
 use super::registry::{Member, Seat};
 use crate::backoff::Backoff;

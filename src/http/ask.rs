@@ -8,8 +8,8 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use crate::delivery::{Opening, Since};
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
 use crate::wire::history::seq;

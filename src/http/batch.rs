@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
+use super::hub::Hub;
 use super::ndjson;
 use super::notify::{check_rate, header_key, wished};
 use super::problems::Refused;
 use super::request::{Media, RequestId, media, whole_body};
-use super::router::Hub;
 use crate::domain::{Caller, NewNotification, NotificationId, Seq};
 use crate::store::appender::{DEADLINE, Receipt, Refusal};
 use crate::wire::batch;

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::ask::check_origin;
 use super::history::{Pairs, bounds, no_store, pairs, token};
+use super::hub::Hub;
 use super::problems::Refused;
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
-use super::router::Hub;
 use crate::store::cursors::{self, Ack};
 use crate::store::read;
 use crate::wire::history::AckBody;

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::ask::Wish;
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use super::server::Hangup;
 use super::stream::{TokenClock, connect, hello};
 use super::token::Claims;

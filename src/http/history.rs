@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::ask::{Wish, check_origin, check_room};
 use super::flow;
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use super::server::Hangup;
 use crate::domain::{Notification, Principal, Seq};
 use crate::store::read::{self, LogState, Page};

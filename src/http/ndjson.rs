@@ -17,8 +17,8 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::batch::{Item, wished_item};
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use crate::domain::NewNotification;
 use crate::store::appender::{DEADLINE, Receipt, Refusal};
 use crate::wire::batch::{ITEM_MAX_BYTES, ITEMS_MAX, LISTED_USERS_MAX};

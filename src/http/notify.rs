@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::hub::Hub;
 use super::problems::Refused;
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
-use super::router::Hub;
 use crate::domain::{Audience, BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq, UserId};
 use crate::store::appender::{DEADLINE, Receipt};
 use crate::wire::cloudevents;

@@ -1,4 +1,4 @@
-//! The routes, and what their handlers share.
+//! The routes.
 
 use std::sync::Arc;
 
@@ -6,39 +6,14 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::auth::Auth;
-use super::health::{Health, health, livez, readyz};
-use super::limits::Rates;
+use super::hub::Hub;
 use super::origin::Origins;
+use super::probes::{health, livez, readyz};
 use super::problems::Refused;
-use super::socket::SocketRules;
 use super::{batch, device, history, notify, request, sse, stats, upgrade};
-use crate::delivery::Delivery;
-use crate::domain::InstanceId;
-use crate::store::Reader;
-use crate::store::appender::AppendHandle;
-use crate::tasks::Tasks;
 use crate::wire::problem::Problem;
-
-/// What every handler may use. There is no way from here into an outbox.
-pub struct Hub {
-    pub instance: InstanceId,
-    pub appender: AppendHandle,
-    pub delivery: Delivery,
-    pub reader: Reader,
-    pub auth: Auth,
-    pub origins: Origins,
-    pub rates: Rates,
-    /// Room for the bodies of batches; who finds none waits a while.
-    pub batch_room: Semaphore,
-    pub health: Health,
-    pub sockets: SocketRules,
-    pub max_connections: usize,
-    pub tasks: Tasks,
-}
 
 /// The hub's HTTP side.
 pub fn router(hub: Arc<Hub>) -> Router {

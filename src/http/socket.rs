@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
 use super::ask::AckMode;
+use super::hub::Hub;
 use super::limits::Bucket;
-use super::router::Hub;
 use super::stream::{self, TokenClock};
 use super::token::TokenError;
 use crate::delivery::outbox::Ending;
@@ -43,14 +43,6 @@ const RATE_LIMIT_AFTER_MS: u64 = 10_000;
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// How long the other side of a close may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// The times that every socket keeps.
-#[derive(Debug, Clone, Copy)]
-pub struct SocketRules {
-    pub heartbeat: Duration,
-    pub send_deadline: Duration,
-    pub pong_deadline: Duration,
-}
 
 /// What the door decided.
 pub enum Admission {

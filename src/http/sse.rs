@@ -10,8 +10,8 @@ use axum::response::Response;
 
 use super::ask::{Ask, check_origin, check_room};
 use super::flow;
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use super::server::Hangup;
 use crate::wire::flow::Form;
 

@@ -8,8 +8,8 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use crate::delivery::Member;
 use crate::domain::Seq;
 use crate::store::sessions::{self, StoredSession};

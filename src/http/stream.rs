@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
-use super::router::Hub;
+use super::hub::Hub;
 use crate::delivery::registry::Position;
 use crate::delivery::{ConnectError, Opening, Subscription};
 use crate::wire::close::Close;

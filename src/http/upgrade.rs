@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::ask::{Ask, check_origin, check_room};
 use super::auth::bearer;
+use super::hub::Hub;
 use super::problems::Refused;
-use super::router::Hub;
 use super::socket::{self, Admission};
 use super::token::{Claims, TokenError};
 use crate::wire::close::Close;
