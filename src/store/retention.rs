@@ -97,16 +97,19 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
 /// # Errors
 /// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
 pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
-    // A connection of its own, closed at the end: the lock goes with it, whatever happens.
+    // A connection of its own: whatever happens, the lock goes with it.
     let mut connection = database.clone().under_role(None).connect("retention").await?;
     sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
     let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock('recado.partition'::regclass::integer, 2) AS "mine!""#);
     if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
         return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
     }
-    let done = round_alone(&mut connection, policy).await;
+    let done = round_alone(&mut connection, policy).await?;
+    // The end of the session would give the lock back as well, but a moment after we have returned.
+    let unlocked = sqlx::query!("SELECT pg_advisory_unlock('recado.partition'::regclass::integer, 2)");
+    limited(ASK_LIMIT, unlocked.fetch_one(&mut connection)).await?;
     let _ = connection.close().await;
-    done
+    Ok(done)
 }
 
 async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Outcome, StoreError> {
