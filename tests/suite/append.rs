@@ -233,15 +233,8 @@ async fn a_burst_past_the_last_partition_makes_a_new_one() {
     let db = TestDb::new().await;
     let hub = Hub::on(&db).start().await;
     // As if the partitions ahead had never been made: the log may hold the numbers 1 to 4.
-    db.run(
-        "DO $$ DECLARE p record; BEGIN
-             FOR p IN SELECT inhrelid::regclass AS name FROM pg_inherits
-                       WHERE inhparent IN ('recado.log'::regclass, 'recado.log_member'::regclass) LOOP
-                 EXECUTE format('DROP TABLE %s', p.name);
-             END LOOP;
-         END $$;
-         DELETE FROM recado.partition;
-         UPDATE recado.meta SET partition_rows = 20;
+    db.with_partitions(
+        "UPDATE recado.meta SET partition_rows = 20;
          SELECT recado.add_partition('log', 0, 5), recado.add_partition('log_member', 0, 5);
          INSERT INTO recado.partition (lo, hi) VALUES (0, 5);",
     )

@@ -17,18 +17,7 @@ pub async fn retain(db: &TestDb, policy: Policy) -> Outcome {
 /// A log with so many numbers a partition.
 pub async fn log_of(partition_rows: u32) -> TestDb {
     let db = TestDb::new().await;
-    db.run(&format!(
-        "UPDATE recado.meta SET partition_rows = {partition_rows};
-         DO $$ DECLARE p record; BEGIN
-             FOR p IN SELECT inhrelid::regclass AS name FROM pg_inherits
-                       WHERE inhparent IN ('recado.log'::regclass, 'recado.log_member'::regclass) LOOP
-                 EXECUTE format('DROP TABLE %s', p.name);
-             END LOOP;
-         END $$;
-         DELETE FROM recado.partition;
-         SELECT recado.ensure_partitions();"
-    ))
-    .await;
+    db.with_partitions(&format!("UPDATE recado.meta SET partition_rows = {partition_rows}; SELECT recado.ensure_partitions();")).await;
     db
 }
 

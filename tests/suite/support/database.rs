@@ -167,6 +167,21 @@ impl TestDb {
         run(&mut self.connect().await, sql).await;
     }
 
+    /// Replaces the partitions of an empty log by those that `make` makes: at once, or a hub would put its own between.
+    pub async fn with_partitions(&self, make: &str) {
+        self.run(&format!(
+            "DO $$ DECLARE p record; BEGIN
+                 FOR p IN SELECT inhrelid::regclass AS name FROM pg_inherits
+                           WHERE inhparent IN ('recado.log'::regclass, 'recado.log_member'::regclass) LOOP
+                     EXECUTE format('DROP TABLE %s', p.name);
+                 END LOOP;
+             END $$;
+             DELETE FROM recado.partition;
+             {make}"
+        ))
+        .await;
+    }
+
     /// One number.
     pub async fn number(&self, sql: &str) -> i64 {
         let mut connection = self.connect().await;
