@@ -1,6 +1,9 @@
 //! Outward: what a provider is, how it is spoken to, and one session a user with it.
 
+pub mod backoff;
+pub mod clock;
 pub mod hosts;
+pub mod machine;
 pub mod provider;
 pub mod rule;
 pub mod secret;
