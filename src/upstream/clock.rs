@@ -28,6 +28,10 @@ impl Moment {
         Self(self.0.saturating_add(time))
     }
 
+    pub fn nanos(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Zero when it has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_sub(Self::now().0)
@@ -54,20 +58,28 @@ impl LeaseRule {
 }
 
 /// Until when a session may act. The supervisor moves it, the session reads it before it does anything.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trust(AtomicU64);
+
+/// No moment: the trust has ended for good.
+const ENDED: u64 = 0;
 
 impl Trust {
     pub fn until(end: Moment) -> Self {
-        Self(AtomicU64::new(nanos(end)))
+        Self(AtomicU64::new(end.nanos()))
     }
 
-    /// Never backwards: an answer that was overtaken says less than what is known.
+    /// Never backwards, since an answer that was overtaken says less than what is known; and not after the end: what was
+    /// over for a moment is over, whatever a renewal says that was on its way.
     pub fn extend(&self, end: Moment) {
-        self.0.fetch_max(nanos(end), Ordering::Release);
+        let later = |now: u64| (now != ENDED && now > Moment::now().nanos()).then(|| now.max(end.nanos()));
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 
-    /// Over, for good or until it is extended.
+    pub fn end(&self) {
+        self.0.store(ENDED, Ordering::Release);
+    }
+
     pub fn remaining(&self) -> Duration {
         Moment(Duration::from_nanos(self.0.load(Ordering::Acquire))).remaining()
     }
@@ -75,10 +87,6 @@ impl Trust {
     pub fn is_over(&self) -> bool {
         self.remaining().is_zero()
     }
-}
-
-fn nanos(moment: Moment) -> u64 {
-    u64::try_from(moment.0.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -99,7 +107,9 @@ mod tests {
         let trust = Trust::until(now.plus(Duration::from_secs(60)));
         trust.extend(now.plus(Duration::from_secs(30)));
         assert!(trust.remaining() > Duration::from_secs(50));
-        assert!(Trust::until(now).is_over() && Trust::default().is_over());
+        let over = Trust::until(now);
+        over.extend(now.plus(Duration::from_secs(60)));
+        assert!(over.is_over(), "over is over");
     }
 
     #[test]

@@ -50,14 +50,12 @@ pub enum Input {
     SignedIn,
     /// The provider knows the user and says no.
     SignInRefused(String),
-    /// No answer, a broken one, or "later".
-    SignInFailed {
+    Connected,
+    /// The sign-in or the dialling came to nothing: no answer, a broken one, or "later".
+    Failed {
         why: String,
         after: Option<Duration>,
     },
-    Connected,
-    /// The socket could not be opened.
-    DialFailed(String),
     /// The provider does not take the session id (any more), said while dialling or by its close code.
     SessionNotTaken(String),
     /// The socket ended: closed by the provider, or lost.
@@ -288,16 +286,15 @@ impl Machine {
                 if self.refusals >= REFUSALS {
                     self.end(Ending::Refused { why }, todo);
                 } else {
-                    self.failed(why, None, now, todo);
+                    self.failed(Some(why), None, now, todo);
                 }
             }
-            (Phase::SigningIn, Input::SignInFailed { why, after }) => self.failed(why, after, now, todo),
+            (Phase::SigningIn | Phase::Connecting, Input::Failed { why, after }) => self.failed(Some(why), after, now, todo),
             (Phase::Connecting, Input::Connected) => self.connected(now, todo),
-            (Phase::Connecting, Input::DialFailed(why)) => self.failed(why, None, now, todo),
             (Phase::Connecting | Phase::Live { .. }, Input::SessionNotTaken(why)) => self.not_taken(why, now, todo),
             (Phase::Live { .. }, Input::Lost(why)) => self.lost(why, now, todo),
             // The provider would do the same again at once, so what stood for long does not count.
-            (Phase::Live { .. }, Input::Flooded(why)) => self.failed(why, None, now, todo),
+            (Phase::Live { .. }, Input::Flooded(why)) => self.failed(Some(why), None, now, todo),
             _ => {}
         }
     }
@@ -312,7 +309,7 @@ impl Machine {
             self.close(todo);
             self.try_now(now, todo);
         } else {
-            self.failed(why, None, now, todo);
+            self.failed(Some(why), None, now, todo);
         }
     }
 
@@ -394,21 +391,23 @@ impl Machine {
         if !self.session_is_proved {
             self.forget_session(todo);
         }
-        self.failed(why, None, now, todo);
+        // A break that mends is told by the status alone; as an error only when nothing mends it.
+        let told = (self.failures + 1 >= self.rules.tries).then_some(why);
+        self.failed(told, None, now, todo);
     }
 
     /// One more failure: wait, or give up for long.
-    fn failed(&mut self, why: String, asked: Option<Duration>, now: Instant, todo: &mut Vec<Action>) {
+    fn failed(&mut self, why: Option<String>, asked: Option<Duration>, now: Instant, todo: &mut Vec<Action>) {
         self.failures = self.failures.saturating_add(1);
         let wait = self.backoff.after(self.failures).max(asked.unwrap_or_default().min(LONGEST_ASKED_WAIT));
         if self.failures >= self.rules.tries {
-            return self.end(Ending::Waiting { after: wait.max(LONG_WAIT), why: Some(why) }, todo);
+            return self.end(Ending::Waiting { after: wait.max(LONG_WAIT), why }, todo);
         }
         if wait > LONGEST_HELD_WAIT {
-            return self.end(Ending::Waiting { after: wait, why: Some(why) }, todo);
+            return self.end(Ending::Waiting { after: wait, why }, todo);
         }
         self.close(todo);
-        self.back_off(wait, Some(why), now, todo);
+        self.back_off(wait, why, now, todo);
     }
 
     fn back_off(&mut self, wait: Duration, why: Option<String>, now: Instant, todo: &mut Vec<Action>) {

@@ -2,8 +2,10 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod gate;
 pub mod hosts;
 pub mod machine;
+pub mod pace;
 pub mod provider;
 pub mod rule;
 pub mod secret;

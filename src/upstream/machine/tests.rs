@@ -57,7 +57,7 @@ impl Story {
 }
 
 fn failed(why: &str) -> Input {
-    Input::SignInFailed { why: why.to_owned(), after: None }
+    Input::Failed { why: why.to_owned(), after: None }
 }
 
 fn wait_of(todo: &[Action]) -> Option<Duration> {
@@ -128,10 +128,10 @@ fn the_tries_are_bounded_and_the_row_then_waits_for_long() {
 #[test]
 fn a_provider_that_asks_for_patience_gets_it() {
     let (mut story, _) = Story::begins(false);
-    let todo = story.on(Input::SignInFailed { why: "429".into(), after: Some(SECOND * 45) });
+    let todo = story.on(Input::Failed { why: "429".into(), after: Some(SECOND * 45) });
     assert_eq!(wait_of(&todo), Some(SECOND * 45));
     story.tick();
-    let todo = story.on(Input::SignInFailed { why: "429".into(), after: Some(SECOND * 100_000) });
+    let todo = story.on(Input::Failed { why: "429".into(), after: Some(SECOND * 100_000) });
     assert!(matches!(ending(&todo), Some(Ending::Waiting { after, .. }) if *after == LONGEST_ASKED_WAIT), "{todo:?}");
 }
 
@@ -215,13 +215,29 @@ fn a_command_is_sent_when_live_and_rejected_else() {
 }
 
 #[test]
-fn stopping_keeps_the_wait_that_was_begun() {
+fn stopping_hands_over_what_is_written() {
+    assert_eq!(Story::live(false).on(Input::Stop), [Action::Close, Action::End(Ending::HandedOver)]);
     let (mut story, _) = Story::begins(false);
-    let wait = wait_of(&story.on(failed("500"))).unwrap();
-    let todo = story.after(wait / 2, Input::Stop);
-    assert!(matches!(ending(&todo), Some(Ending::Waiting { after, .. }) if *after == wait - wait / 2), "{todo:?}");
-    let todo = Story::live(false).on(Input::Stop);
-    assert_eq!(todo, [Action::Close, Action::End(Ending::Waiting { after: Duration::ZERO, why: None })]);
+    story.on(failed("500"));
+    assert_eq!(story.on(Input::Stop), [Action::End(Ending::HandedOver)], "the wait stands in the row");
+}
+
+#[test]
+fn a_break_that_mends_is_no_error_to_the_user() {
+    let mut story = Story::live(false);
+    let todo = story.on(Input::Lost("gone".into()));
+    assert!(todo.iter().any(|action| matches!(action, Action::Write { state: Held::BackingOff, why: None, .. })), "{todo:?}");
+    for _ in 0..3 {
+        story.tick();
+        story.on(Input::SignedIn);
+        story.on(Input::Connected);
+        story.on(Input::Lost("gone".into()));
+    }
+    story.tick();
+    story.on(Input::SignedIn);
+    story.on(Input::Connected);
+    let todo = story.on(Input::Lost("gone".into()));
+    assert!(matches!(ending(&todo), Some(Ending::Waiting { why: Some(_), .. })), "{todo:?}");
 }
 
 #[test]
@@ -260,9 +276,9 @@ impl World {
     /// The provider's side of an input, before the machine hears of it.
     fn happens(&mut self, input: &Input) {
         self.line = match (self.line, input) {
-            (Line::SigningIn, Input::SignedIn | Input::SignInRefused(_) | Input::SignInFailed { .. }) => Line::Free,
+            (Line::SigningIn, Input::SignedIn | Input::SignInRefused(_) | Input::Failed { .. }) => Line::Free,
             (Line::Dialling, Input::Connected) => Line::Open,
-            (Line::Dialling, Input::DialFailed(_) | Input::SessionNotTaken(_)) => Line::Free,
+            (Line::Dialling, Input::Failed { .. } | Input::SessionNotTaken(_)) => Line::Free,
             (Line::Open, Input::Lost(_) | Input::SessionNotTaken(_)) => Line::Free,
             (line, _) => line,
         };
@@ -303,8 +319,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         6 => Just(Input::SignedIn),
         6 => Just(Input::Connected),
         2 => Just(Input::SignInRefused(why())),
-        2 => proptest::option::of(0u64..200).prop_map(move |after| Input::SignInFailed { why: why(), after: after.map(Duration::from_secs) }),
-        2 => Just(Input::DialFailed(why())),
+        4 => proptest::option::of(0u64..200).prop_map(move |after| Input::Failed { why: why(), after: after.map(Duration::from_secs) }),
         3 => Just(Input::SessionNotTaken(why())),
         4 => Just(Input::Lost(why())),
         1 => Just(Input::Flooded(why())),
