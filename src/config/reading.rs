@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{TABLE, Values};
+use crate::spelling;
 
 /// Reads rows of the table and collects what is wrong with them.
 pub(super) struct Reading<'a> {
@@ -155,24 +156,8 @@ pub(super) fn unknown_names(values: &Values) -> Vec<String> {
 }
 
 fn did_you_mean(name: &str) -> String {
-    let nearest = TABLE.iter().map(|s| (distance(name, s.name), s.name)).min();
-    match nearest {
-        Some((distance, near)) if distance <= 1 + name.len() / 4 => format!("; did you mean {near}?"),
-        _ => "; see recado config for all of them".to_owned(),
+    match spelling::nearest(name, TABLE.iter().map(|setting| setting.name)) {
+        Some(near) => format!("; did you mean {near}?"),
+        None => "; see recado config for all of them".to_owned(),
     }
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
