@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::leases::Asked;
 use super::user;
 use crate::domain::{ProviderName, UserId};
-use crate::store::database::{ASK_LIMIT, Reader, limited};
 use crate::store::StoreError;
+use crate::store::database::{ASK_LIMIT, Reader, limited};
 
 /// A session, without its secret.
 #[derive(Debug, Clone, serde::Serialize)]

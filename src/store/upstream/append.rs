@@ -70,7 +70,8 @@ async fn call(
     let sessions = Columns::of(rows.iter().map(|row| &row.lease));
     let notifications: Vec<&NewNotification> = rows.iter().map(|row| &row.notification).collect();
     let columns = append::Columns::of(&notifications);
-    let origin = instance.to_string();
+    // Another name than the appender's: this instance's tailer gets these rows by no shorter way than the table.
+    let origin = format!("{instance}/upstream");
     let answer = sqlx::query!(
         r#"SELECT passed AS "passed!", first_seq, appended AS "appended!", created_at,
                   known_place, known_seq, known_id, known_created_at, known_same_body

@@ -28,16 +28,8 @@ pub enum UpstreamState {
 }
 
 impl UpstreamState {
-    const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::SigningIn,
-        Self::Connecting,
-        Self::Live,
-        Self::BackingOff,
-        Self::Refused,
-        Self::Idle,
-        Self::Released,
-    ];
+    const ALL: [Self; 8] =
+        [Self::Waiting, Self::SigningIn, Self::Connecting, Self::Live, Self::BackingOff, Self::Refused, Self::Idle, Self::Released];
 
     pub const fn as_str(self) -> &'static str {
         match self {
