@@ -77,6 +77,8 @@ pub struct SignIn {
     pub error: Option<Pointer>,
     /// Statuses that mean: this user is refused, do not ask again.
     pub refused: Vec<u16>,
+    /// What a `success` of `false` means: the same, or that another try may do.
+    pub failure_is_final: bool,
     /// For all of it, from the name to the last byte.
     pub deadline: Duration,
 }
@@ -218,16 +220,14 @@ pub struct BackoffRules {
 pub struct Texts {
     pub connected: String,
     pub disconnected: String,
+    /// The reason where a sign-in is refused and the provider gives none.
+    pub refused: String,
     /// With `{reason}`.
-    error: String,
+    pub error: String,
 }
 
 impl Texts {
-    pub fn new(connected: String, disconnected: String, error: String) -> Self {
-        Self { connected, disconnected, error }
-    }
-
-    pub fn error(&self, reason: &str) -> String {
+    pub fn error_for(&self, reason: &str) -> String {
         self.error.replace("{reason}", reason)
     }
 }

@@ -7,6 +7,7 @@ mod hub;
 mod load;
 mod note;
 mod postgres;
+mod provider;
 mod proxy;
 
 pub use client::{Asked, Client, Ended, Frame, Notification};
@@ -16,6 +17,7 @@ pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use postgres::DurableServer;
+pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};
 
 use std::time::Duration;
