@@ -110,6 +110,8 @@ pub enum Held {
 pub enum Ending {
     /// Nothing is written: the row belongs to somebody else.
     LeaseLost,
+    /// Somebody else is to go on: at once, or after the wait that was begun, as it is written already.
+    HandedOver,
     /// Due again after this time, for whoever claims it.
     Waiting {
         after: Duration,
@@ -250,12 +252,7 @@ impl Machine {
                 self.writing.clear();
                 self.end(Ending::LeaseLost, &mut todo);
             }
-            Input::Stop => {
-                // Who goes on must not skip a wait that was begun.
-                let after =
-                    if let Phase::BackingOff { until } = self.phase { until.saturating_duration_since(now) } else { Duration::ZERO };
-                self.end(Ending::Waiting { after, why: None }, &mut todo);
-            }
+            Input::Stop => self.end(Ending::HandedOver, &mut todo),
             Input::Unwanted | Input::Release => self.end(Ending::Released, &mut todo),
             Input::Reconnect => {
                 (self.failures, self.refusals) = (0, 0);
