@@ -1,6 +1,7 @@
 //! Outward: what a provider is, how it is spoken to, and one session a user with it.
 
 pub mod addresses;
+pub mod cipher;
 pub mod dial;
 pub mod hosts;
 pub mod provider;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
+pub use cipher::Cipher;
 pub use dial::{DialError, Dialer, Socket};
 pub use provider::{Provider, Providers};
 pub use secret::Secret;
