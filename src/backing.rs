@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::Config;
+use crate::config::{Config, parse_key};
 use crate::secrets::{self, SecretError};
 use crate::store::server::{self, Environment, Event, PrivateServer, ServerError, ServerSettings, Stopped};
 use crate::store::{Database, StoreError, guard, migrate};
@@ -22,6 +22,8 @@ pub enum BackingError {
     Unfit(Vec<String>),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error("secrets/upstream-key in the data folder does not hold 32 bytes in hex; remove it to have a new one made")]
+    Key,
 }
 
 /// A database, and our mark on the private server where it is ours.
@@ -121,6 +123,17 @@ pub fn jwt_secret(config: &Config) -> Result<String, BackingError> {
         Some(secret) => Ok(secret.clone()),
         None => Ok(secrets::jwt_secret(&state_dir(config)?)?),
     }
+}
+
+/// The key that seals the providers' session ids: the given one, or the one that is kept here.
+///
+/// # Errors
+/// When there is none and none can be made.
+pub fn upstream_key(config: &Config) -> Result<[u8; 32], BackingError> {
+    if let Some(key) = config.upstream_key {
+        return Ok(key);
+    }
+    parse_key(&secrets::upstream_key(&state_dir(config)?)?).ok_or(BackingError::Key)
 }
 
 fn environment(config: &Config) -> Environment {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use super::{TABLE, Values};
 use crate::spelling;
 
@@ -110,6 +113,17 @@ impl Reading<'_> {
         Some(origins)
     }
 
+    /// A key of 32 bytes, as 64 hexadecimal digits or in base64.
+    pub(super) fn key(&mut self, name: &'static str) -> Option<[u8; 32]> {
+        let text = self.text(name)?;
+        let key = parse_key(&text);
+        if key.is_none() {
+            // Not the value: most of a key may be in it.
+            self.errors.push(format!("{name} must be 32 bytes, as 64 hexadecimal digits or in base64 (openssl rand -hex 32)"));
+        }
+        key
+    }
+
     pub(super) fn jwt_secret(&mut self) -> Option<String> {
         let secret = self.text("RECADO_JWT_SECRET")?;
         if secret.len() < 32 {
@@ -117,6 +131,17 @@ impl Reading<'_> {
         }
         Some(secret)
     }
+}
+
+/// 32 bytes, as 64 hexadecimal digits or in base64, either alphabet, padded or not.
+pub fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let hex = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(hex).collect();
+        return bytes?.try_into().ok();
+    }
+    let plain = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
+    STANDARD_NO_PAD.decode(plain).ok()?.try_into().ok()
 }
 
 /// `500MB`, `50GB`, `1TB` (powers of 1000), or a number of bytes.

@@ -32,16 +32,11 @@ pub struct Rules {
     pub tries: u32,
     /// How long a connection has to stand until what went wrong before is forgotten.
     pub reset_after: Duration,
-    pub keep_alive: Option<KeepAlive>,
+    pub keep_alive_every: Duration,
+    /// Something must come this long after a keep-alive, whatever it is.
+    pub answer_within: Duration,
     /// Nothing from the provider nor the user for this long ends the session.
-    pub idle_timeout: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct KeepAlive {
-    pub every: Duration,
-    /// `None`: the provider does not answer; only the socket tells that it is gone.
-    pub answer_within: Option<Duration>,
+    pub idle_timeout: Duration,
 }
 
 /// What happened.
@@ -157,7 +152,7 @@ enum Phase {
     Connecting,
     Live {
         since: Instant,
-        next_keep_alive: Option<Instant>,
+        next_keep_alive: Instant,
         answer_by: Option<Instant>,
         active: Instant,
     },
@@ -234,8 +229,8 @@ impl Machine {
             Phase::BackingOff { until } => Some(until),
             Phase::Live { since, next_keep_alive, answer_by, active } => {
                 let stable = (self.failures > 0).then(|| since + self.rules.reset_after);
-                let idle = self.rules.idle_timeout.map(|limit| active + limit);
-                [stable, idle, next_keep_alive, answer_by].into_iter().flatten().min()
+                let idle = active + self.rules.idle_timeout;
+                [stable, answer_by].into_iter().flatten().chain([idle, next_keep_alive]).min()
             }
             _ => None,
         }
@@ -311,7 +306,7 @@ impl Machine {
     }
 
     fn connected(&mut self, now: Instant, todo: &mut Vec<Action>) {
-        let next_keep_alive = self.rules.keep_alive.map(|keep| now + keep.every);
+        let next_keep_alive = now + self.rules.keep_alive_every;
         self.phase = Phase::Live { since: now, next_keep_alive, answer_by: None, active: now };
         todo.push(Action::Write { state: Held::Live, failures: self.failures, why: None, next_try: None });
     }
@@ -348,9 +343,7 @@ impl Machine {
         match self.phase {
             Phase::BackingOff { until } if now >= until => self.try_now(now, todo),
             Phase::Live { answer_by: Some(by), .. } if now >= by => self.lost("no answer to the keep-alive".to_owned(), now, todo),
-            Phase::Live { active, .. } if self.rules.idle_timeout.is_some_and(|limit| now >= active + limit) => {
-                self.end(Ending::Idle, todo);
-            }
+            Phase::Live { active, .. } if now >= active + self.rules.idle_timeout => self.end(Ending::Idle, todo),
             Phase::Live { since, .. } => {
                 if self.failures > 0 && now >= since + self.rules.reset_after {
                     self.failures = 0;
@@ -363,18 +356,15 @@ impl Machine {
     }
 
     fn keep_alive(&mut self, now: Instant, todo: &mut Vec<Action>) {
-        let (Phase::Live { next_keep_alive: Some(next), answer_by, .. }, Some(rule)) = (&mut self.phase, self.rules.keep_alive) else {
-            return;
-        };
+        let Phase::Live { next_keep_alive: next, answer_by, .. } = &mut self.phase else { return };
+        let every = self.rules.keep_alive_every;
         if now < *next {
             return;
         }
         todo.push(Action::KeepAlive);
         // In step with the first one; after a pause from now on, not one for each that was missed.
-        *next = if now < *next + rule.every { *next + rule.every } else { now + rule.every };
-        if answer_by.is_none() {
-            *answer_by = rule.answer_within.map(|limit| now + limit);
-        }
+        *next = if now < *next + every { *next + every } else { now + every };
+        answer_by.get_or_insert(now + self.rules.answer_within);
     }
 
     /// A connection that was open is gone.

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod backoff;
+pub mod cipher;
 pub mod clock;
 pub mod dial;
 pub mod gate;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
+pub use cipher::Cipher;
 pub use dial::{DialError, Dialer, Socket};
 pub use provider::{Provider, Providers};
 pub use secret::Secret;

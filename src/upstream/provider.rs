@@ -51,7 +51,7 @@ pub struct Provider {
     pub hosts: Hosts,
     pub sign_in: SignIn,
     pub socket: SocketRules,
-    pub keepalive: Option<Keepalive>,
+    pub keepalive: Keepalive,
     pub messages: Messages,
     pub commands: Commands,
     pub backoff: BackoffRules,

@@ -151,7 +151,10 @@ impl Recorder {
                 }
             }
             if stop.is_stopped() {
-                return tracing::error!(messages = batch.len(), "providers' messages are lost: the database did not take them until the end");
+                return tracing::error!(
+                    messages = batch.len(),
+                    "providers' messages are lost: the database did not take them until the end"
+                );
             }
             tokio::time::sleep(self.backoff.failed()).await;
         }
@@ -179,7 +182,9 @@ impl Recorder {
 
 fn cause(failure: &Failure) -> String {
     match failure {
-        Failure::Again(error) | Failure::Unknown(error) | Failure::LogWentBack(error) | Failure::Refused(error) => StoreError::to_string(error),
+        Failure::Again(error) | Failure::Unknown(error) | Failure::LogWentBack(error) | Failure::Refused(error) => {
+            StoreError::to_string(error)
+        }
         Failure::OtherBodies(_) => "keys are known with other texts".to_owned(),
     }
 }

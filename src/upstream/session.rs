@@ -23,6 +23,7 @@ use super::holdings::Holdings;
 use super::ledger::{Ledger, Settlement};
 use super::machine::{self, Action, Ending, Held, Input, Machine, Outcome};
 use super::mailbox::{Letter, MESSAGES_UNDER_WAY, Mailbox};
+use super::now_ms;
 use super::pace::{Pace, Turn};
 use super::provider::{PingForm, Provider};
 use super::recorder::RecorderHandle;
@@ -30,7 +31,6 @@ use super::scribe::not_sent;
 use super::secret::Secret;
 use super::sign_in::{self, sign_in};
 use super::write::{Wrote, hang_up, write};
-use super::now_ms;
 use crate::domain::{CommandId, IdempotencyKey};
 use crate::store::upstream::commands::{Command, Sent};
 use crate::store::upstream::{Asked, Change, Claimed, UpstreamState};
@@ -199,7 +199,7 @@ impl Session {
         match frame {
             Some(Ok(Message::Text(text))) => {
                 self.pace.took_one(Instant::now());
-                if self.provider.keepalive.as_ref().is_some_and(|keepalive| keepalive.is_answer(&text)) {
+                if self.provider.keepalive.is_answer(&text) {
                     return Input::Answer;
                 }
                 self.message = Some(text);
@@ -281,7 +281,7 @@ impl Session {
     }
 
     async fn keep_alive(&mut self) {
-        let (Some(keepalive), Some(secret)) = (&self.provider.keepalive, &self.secret) else { return };
+        let (keepalive, Some(secret)) = (&self.provider.keepalive, &self.secret) else { return };
         let text = keepalive.fill(&self.mailbox.lease.user, secret, now_ms());
         let message = match keepalive.form {
             PingForm::Text => Message::text(text),
@@ -376,9 +376,7 @@ impl Session {
                 let attempts = self.machine.failures();
                 Some(Change { attempts, next_try_in: after, error: why.and_then(&error), ..ended(UpstreamState::BackingOff) })
             }
-            Ending::Refused { why } => {
-                Some(Change { next_try_in: AFTER_REFUSAL, error: error(why), ..ended(UpstreamState::Refused) })
-            }
+            Ending::Refused { why } => Some(Change { next_try_in: AFTER_REFUSAL, error: error(why), ..ended(UpstreamState::Refused) }),
             Ending::Idle => Some(ended(UpstreamState::Idle)),
             Ending::Released => Some(ended(UpstreamState::Released)),
         };
@@ -448,10 +446,8 @@ pub fn rules_of(provider: &Provider) -> machine::Rules {
         longest_wait: provider.backoff.most,
         tries: provider.backoff.tries,
         reset_after: provider.backoff.reset_after,
-        keep_alive: provider.keepalive.as_ref().map(|keepalive| machine::KeepAlive {
-            every: keepalive.interval,
-            answer_within: Some(keepalive.deadline),
-        }),
-        idle_timeout: Some(provider.idle_timeout),
+        keep_alive_every: provider.keepalive.interval,
+        answer_within: provider.keepalive.deadline,
+        idle_timeout: provider.idle_timeout,
     }
 }

@@ -12,8 +12,9 @@ fn rules() -> Rules {
         longest_wait: SECOND * 30,
         tries: 5,
         reset_after: SECOND * 60,
-        keep_alive: Some(KeepAlive { every: SECOND * 30, answer_within: Some(SECOND * 10) }),
-        idle_timeout: Some(SECOND * 600),
+        keep_alive_every: SECOND * 30,
+        answer_within: SECOND * 10,
+        idle_timeout: SECOND * 600,
     }
 }
 
