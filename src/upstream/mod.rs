@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod cipher;
 pub mod dial;
+pub mod file;
 pub mod hosts;
 pub mod provider;
 pub mod rule;
