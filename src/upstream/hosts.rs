@@ -154,6 +154,8 @@ pub struct UrlTemplate {
     /// Where the URL is `{session}` and nothing else: it is checked when it is there.
     given: bool,
     path_names_user: bool,
+    /// Scheme and host, for people.
+    shown: String,
 }
 
 /// Why a URL cannot be made for this user.
@@ -166,22 +168,26 @@ impl UrlTemplate {
     pub fn parse(text: &str, scheme: Scheme, hosts: &Hosts, allowed: &[What], credentials: Credentials<'_>) -> Result<Self, Vec<String>> {
         if text == "{session}" && allowed.contains(&What::Session) {
             let whole = Template::parse(text, Place::Plain, allowed, credentials)?;
-            return Ok(Self { text: whole, scheme, given: true, path_names_user: false });
+            return Ok(Self { text: whole, scheme, given: true, path_names_user: false, shown: "(from the answer)".to_owned() });
         }
         let template = Template::parse(text, Place::Encoded, allowed, credentials);
         let mut errors = template.as_ref().err().cloned().unwrap_or_default();
+        let mut shown = String::new();
         let path = text.find("//").and_then(|at| text[at + 2..].find(['/', '?']).map(|end| at + 2 + end));
         match (has_place(text), path) {
             (Some(place), path) if path.is_none_or(|path| place < path) => {
                 errors.push("the host must stand in the file: {…} is allowed only after it".to_owned());
             }
             // With every place filled by a letter it must be a URL of a listed host.
-            _ => errors.extend(hosts.check(&sample(text), scheme).err()),
+            _ => match hosts.check(&sample(text), scheme) {
+                Ok(target) => shown = target.url[..url::Position::BeforePath].to_owned(),
+                Err(error) => errors.push(error),
+            },
         }
         match template {
             Ok(template) if errors.is_empty() => {
                 let query = text.find('?').unwrap_or(text.len());
-                Ok(Self { text: template, scheme, given: false, path_names_user: text[..query].contains('{') })
+                Ok(Self { text: template, scheme, given: false, path_names_user: text[..query].contains('{'), shown })
             }
             _ => Err(errors),
         }
@@ -205,6 +211,11 @@ impl UrlTemplate {
     /// Whether the URL comes from the provider's answer.
     pub fn is_given(&self) -> bool {
         self.given
+    }
+
+    /// Scheme and host, never the path and the query.
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 }
 

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod cipher;
 pub mod clock;
 pub mod dial;
+pub mod file;
 pub mod gate;
 pub mod holdings;
 pub mod hosts;

@@ -75,6 +75,9 @@ pub struct Template {
     place: Place,
 }
 
+/// What is said of a text that should be JSON and is not.
+pub(super) const NOT_JSON: &str = "must be JSON once it is filled in";
+
 /// Looks up a credential of the environment, by name.
 pub type Credentials<'a> = &'a dyn Fn(&str) -> Result<Option<Secret>, String>;
 
@@ -100,7 +103,7 @@ impl Template {
         parts.push(Part::Text(rest.to_owned()));
         let template = Self { parts, place };
         if errors.is_empty() && place == Place::Json && !template.is_json() {
-            errors.push("must be JSON once it is filled in".to_owned());
+            errors.push(NOT_JSON.to_owned());
         }
         if errors.is_empty() { Ok(template) } else { Err(errors) }
     }
