@@ -110,10 +110,12 @@ END $$;
 CREATE TRIGGER command_goes_forward BEFORE UPDATE ON recado.upstream_command
     FOR EACH ROW EXECUTE FUNCTION recado.command_goes_forward();
 
--- A hint, as every NOTIFY. `what` is want, ask, state or command; the last two name the session.
-CREATE FUNCTION recado.upstream_hint(what text, p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL) RETURNS void
+-- A hint, as every NOTIFY. `what` is want, ask, state or command; the last two name the session. Returns something, so that
+-- a statement can count for how many rows it was given.
+CREATE FUNCTION recado.upstream_hint(what text, p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL) RETURNS boolean
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pg_notify('recado_upstream', concat_ws(' ', what, p_provider, p_user_id))
+    SELECT pg_notify('recado_upstream', concat_ws(' ', what, p_provider, p_user_id));
+    SELECT true;
 $$;
 
 -- Takes sessions that are wanted, due, and free or left by their owner, each under a new term. What the last owner had

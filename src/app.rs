@@ -11,6 +11,8 @@ use crate::backing;
 use crate::backing::{Backing, BackingError};
 use crate::config::{Config, SessionPolicy};
 use crate::delivery::clerk::Clerk;
+use crate::delivery::desk::{CommandRules, Desk};
+use crate::delivery::herald::Herald;
 use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
@@ -27,6 +29,12 @@ use crate::wire::close::Close;
 const COMMITTED_BATCHES: usize = 64;
 /// Hints that the tailer has not looked at. Full: it is awake anyway.
 const HINTS: usize = 256;
+/// Hints about upstream sessions that one reader has not looked at. Full: it polls.
+const UPSTREAM_HINTS: usize = 1024;
+/// Database connections over which commands are stored.
+const COMMAND_CONNECTIONS: u32 = 2;
+/// A command that nobody takes in this time is rejected.
+const COMMAND_WAIT: Duration = Duration::from_secs(10);
 /// Open files beside the clients' sockets: services' connections, the database, the listener, logs, and some air.
 const FILES_RESERVED: usize = 192;
 /// Connections of services, admins and health checks, beside the clients' sockets.
@@ -113,7 +121,14 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
-    tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
+    let mut upstream_hints = Vec::new();
+    if let Some(desk) = &hub.delivery.desk {
+        let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
+        upstream_hints.push(hints_in);
+        let herald = Herald::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(desk));
+        tasks.essential("herald", herald.run(hints, stop_following.clone()));
+    }
+    tasks.essential("listener", listener::run(database.clone(), hints_in, upstream_hints, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
     tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
     tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
@@ -145,7 +160,7 @@ fn hub(
     let hub = Hub {
         instance,
         appender: handle,
-        delivery: Delivery::new(Arc::clone(registry), reader.clone()),
+        delivery: Delivery::new(Arc::clone(registry), reader.clone()).with_desk(desk(database)),
         auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
@@ -157,6 +172,17 @@ fn hub(
         tasks,
     };
     ((Arc::new(hub), pulse), committed, appender)
+}
+
+/// What the browsers' side has to know of the providers.
+fn command_rules() -> CommandRules {
+    CommandRules { wait: COMMAND_WAIT, ..CommandRules::default() }
+}
+
+/// `None` where no provider is configured.
+fn desk(database: &Database) -> Option<Arc<Desk>> {
+    let rules = command_rules();
+    (!rules.providers.is_empty()).then(|| Desk::new(rules, database.reader("commands", COMMAND_CONNECTIONS)))
 }
 
 /// The registry, standing where the log stands now.
@@ -226,6 +252,9 @@ async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
     hub.auth.close().await;
+    if let Some(desk) = &hub.delivery.desk {
+        desk.close().await;
+    }
     hub.reader.close().await;
     if !running.is_empty() {
         tracing::warn!(?running, "these still ran when the time to stop was over");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::acks::AckBook;
+use super::desk::Desk;
 use super::registry::Registry;
 use super::sessions::SessionBook;
 use crate::store::Reader;
@@ -13,11 +14,19 @@ pub struct Delivery {
     pub registry: Arc<Registry>,
     pub acks: Arc<AckBook>,
     pub sessions: Arc<SessionBook>,
+    /// For users' upstream sessions; `None` where no provider is configured.
+    pub desk: Option<Arc<Desk>>,
     pub(super) reader: Reader,
 }
 
 impl Delivery {
     pub fn new(registry: Arc<Registry>, reader: Reader) -> Self {
-        Self { registry, acks: Arc::default(), sessions: Arc::default(), reader }
+        Self { registry, acks: Arc::default(), sessions: Arc::default(), desk: None, reader }
+    }
+
+    #[must_use]
+    pub fn with_desk(mut self, desk: Option<Arc<Desk>>) -> Self {
+        self.desk = desk;
+        self
     }
 }

@@ -173,6 +173,21 @@ impl Registry {
         self.inside().members.iter().map(|(_, member)| Arc::clone(member)).collect()
     }
 
+    /// Whether this user is connected.
+    pub fn has(&self, user: &UserId) -> bool {
+        self.inside().by_user.contains_key(user)
+    }
+
+    pub fn users(&self) -> Vec<UserId> {
+        self.inside().by_user.keys().cloned().collect()
+    }
+
+    pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
+        let inside = self.inside();
+        let keys = inside.by_user.get(user);
+        keys.into_iter().flatten().map(|key| Arc::clone(&inside.members[*key])).collect()
+    }
+
     /// Lets a connection in. From now on everything above the returned position comes to its outbox.
     ///
     /// # Errors

@@ -135,8 +135,8 @@ pub async fn ask(connection: &mut PgConnection, of: &UserId, with: Option<&Provi
                       version = nextval('recado.upstream_version'), updated_at = clock_timestamp()
                 WHERE s.user_id = $1 AND (s.provider = $2 OR $2 IS NULL)
             RETURNING s.provider, s.user_id)
-           SELECT count(recado.upstream_hint('ask')::text || recado.upstream_hint('want')::text
-                        || recado.upstream_hint('state', provider, user_id)::text) AS "done!"
+           SELECT count(recado.upstream_hint('ask') AND recado.upstream_hint('want')
+                        AND recado.upstream_hint('state', provider, user_id)) AS "done!"
              FROM asked"#,
         of.as_str(),
         with.map(ProviderName::as_str),

@@ -50,7 +50,7 @@ pub async fn reject_stale(connection: &mut PgConnection) -> Result<u64, StoreErr
                  FROM stale s
                 WHERE c.command_id = s.command_id AND c.state = 'accepted'
             RETURNING c.provider, c.user_id)
-           SELECT count(recado.upstream_hint('command', provider, user_id)::text) AS "rejected!" FROM rejected"#,
+           SELECT count(recado.upstream_hint('command', provider, user_id)) AS "rejected!" FROM rejected"#,
         STEP_ROWS,
     )
     .fetch_one(connection);
@@ -81,7 +81,7 @@ pub async fn orphans(connection: &mut PgConnection) -> Result<u64, StoreError> {
                  FROM orphans o
                 WHERE c.command_id = o.command_id AND c.state = 'sending'
             RETURNING c.provider, c.user_id)
-           SELECT count(recado.upstream_hint('command', provider, user_id)::text) AS "marked!" FROM marked"#,
+           SELECT count(recado.upstream_hint('command', provider, user_id)) AS "marked!" FROM marked"#,
         STEP_ROWS,
     )
     .fetch_one(connection);
@@ -109,7 +109,7 @@ pub async fn release_abandoned(connection: &mut PgConnection) -> Result<u64, Sto
                  FROM abandoned a
                 WHERE s.provider = a.provider AND s.user_id = a.user_id
             RETURNING s.provider, s.user_id)
-           SELECT count(recado.upstream_hint('state', provider, user_id)::text) AS "released!" FROM released"#,
+           SELECT count(recado.upstream_hint('state', provider, user_id)) AS "released!" FROM released"#,
         STEP_ROWS,
     )
     .fetch_one(connection);

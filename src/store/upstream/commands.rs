@@ -167,7 +167,7 @@ pub async fn settle(
                   SET state = $3, settled_at = clock_timestamp(), detail = $4
                 WHERE command_id = $1 AND term = $2 AND state = 'sending'
             RETURNING provider, user_id)
-           SELECT count(recado.upstream_hint('command', provider, user_id)::text) AS "settled!" FROM settled"#,
+           SELECT count(recado.upstream_hint('command', provider, user_id)) AS "settled!" FROM settled"#,
         id.0,
         term.get(),
         outcome.as_str(),

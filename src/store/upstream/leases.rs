@@ -209,7 +209,7 @@ pub async fn checkpoint(connection: &mut PgConnection, instance: InstanceId, lea
                   updated_at = clock_timestamp()
             WHERE s.provider = $2 AND s.user_id = $3 AND s.owner = $1 AND s.term = $14 AND s.lease_until > clock_timestamp()
         RETURNING s.provider, s.user_id)
-           SELECT count(recado.upstream_hint('state', provider, user_id)::text) AS "said!" FROM said"#,
+           SELECT count(recado.upstream_hint('state', provider, user_id)) AS "said!" FROM said"#,
         instance.0,
         lease.provider.as_str(),
         lease.user.as_str(),
@@ -252,7 +252,7 @@ pub async fn release(connection: &mut PgConnection, instance: InstanceId, leases
                  FROM mine m
                 WHERE s.provider = m.provider AND s.user_id = m.user_id
             RETURNING s.provider, s.user_id, s.term)
-           SELECT f.provider, f.user_id, f.term, recado.upstream_hint('want')::text AS told FROM freed f"#,
+           SELECT f.provider, f.user_id, f.term, recado.upstream_hint('want') AS told FROM freed f"#,
         instance.0,
         &columns.provider as _,
         &columns.user as _,

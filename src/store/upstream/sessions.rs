@@ -95,7 +95,7 @@ pub async fn want(
                 WHERE s.wanted_until < excluded.wanted_until - make_interval(secs => $3 / 5)
                    OR $4 AND s.state IN ('refused', 'idle', 'released')
             RETURNING s.owner)
-           SELECT recado.upstream_hint('want')::text AS told FROM wanted WHERE owner IS NULL LIMIT 1"#,
+           SELECT recado.upstream_hint('want') AS told FROM wanted WHERE owner IS NULL LIMIT 1"#,
         &providers as _,
         &users as _,
         linger.as_secs_f64(),
