@@ -37,6 +37,10 @@ impl Holdings {
         self.all().get(&key).filter(|mailbox| mailbox.lease.term == lease.term).cloned()
     }
 
+    pub fn holds(&self, provider: &ProviderName, user: &UserId) -> bool {
+        self.all().contains_key(&(provider.clone(), user.clone()))
+    }
+
     pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
         self.all().values().cloned().collect()
     }

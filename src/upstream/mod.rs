@@ -20,6 +20,7 @@ pub mod scribe;
 pub mod secret;
 pub mod session;
 pub mod sign_in;
+pub mod start;
 pub mod supervisor;
 pub mod template;
 pub mod write;
@@ -33,6 +34,7 @@ pub use dial::{DialError, Dialer, Socket};
 pub use provider::{Provider, Providers};
 pub use secret::Secret;
 pub use sign_in::{Outcome, sign_in};
+pub use start::{SUPERVISOR_TASK, Setup, StartError, start};
 
 /// A provider that asks for more than this is asked again all the same.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
 use super::holdings::Holdings;
 use super::ledger::{Dues, Ledger, Settlement};
@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::domain::InstanceId;
 use crate::store::lane::Lane;
 use crate::store::upstream::commands::{self, Command, Sent};
-use crate::store::upstream::{Checkpoint, Lease, leases};
+use crate::store::upstream::{Checkpoint, Hint, Lease, leases};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
@@ -32,31 +32,29 @@ pub struct Scribe {
     instance: InstanceId,
     holdings: Arc<Holdings>,
     ledger: Arc<Ledger>,
-    /// Somebody hints at a command.
-    hinted: Arc<Notify>,
     backoff: Backoff,
 }
 
 impl Scribe {
-    pub fn new(database: Database, instance: InstanceId, holdings: Arc<Holdings>, ledger: Arc<Ledger>, hinted: Arc<Notify>) -> Self {
+    pub fn new(database: Database, instance: InstanceId, holdings: Arc<Holdings>, ledger: Arc<Ledger>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        Self { lane: Lane::new(database, "upstream scribe"), instance, holdings, ledger, hinted, backoff }
+        Self { lane: Lane::new(database, "upstream scribe"), instance, holdings, ledger, backoff }
     }
 
-    /// Runs until stopped, then writes what is left.
-    pub async fn run(mut self, mut stop: Stop) {
+    /// Runs until stopped, then writes what is left. `hints` is bounded; what finds no room is found by the next look.
+    pub async fn run(mut self, mut hints: mpsc::Receiver<Hint>, mut stop: Stop) {
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let ledger = Arc::clone(&self.ledger);
         while !stop.is_stopped() {
             let look = tokio::select! {
-                () = self.ledger.noted() => false,
-                () = self.hinted.notified() => true,
+                () = ledger.noted() => false,
+                Some(hint) = hints.recv() => self.concerns_us(&hint),
                 _ = poll.tick() => true,
                 () = stop.wait() => break,
             };
-            let done = self.round(look).await;
-            if let Err(error) = done {
-                tracing::warn!(%error, "the states of upstream sessions could not be written; they are kept and tried again");
+            if let Err(error) = self.round(look, &mut hints).await {
+                tracing::warn!(%error, "the rows of upstream sessions could not be written; it is kept and tried again");
                 self.lane.discard();
                 tokio::select! {
                     () = tokio::time::sleep(self.backoff.failed()) => {}
@@ -64,16 +62,33 @@ impl Scribe {
                 }
             }
         }
-        let _ = tokio::time::timeout(LAST_WORDS, async { while !self.ledger.is_empty() && self.write(STEP).await.is_ok() {} }).await;
+        let last_words = async { while !self.ledger.is_empty() && self.write(STEP).await.is_ok() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
     }
 
-    async fn round(&mut self, look: bool) -> Result<(), StoreError> {
-        if look {
-            self.take_commands().await?;
+    /// Whether there may be a command for a session of ours.
+    fn concerns_us(&self, hint: &Hint) -> bool {
+        match hint {
+            Hint::Command { provider, user } => self.holdings.holds(provider, user),
+            Hint::Everything => true,
+            Hint::Want | Hint::Ask | Hint::State { .. } => false,
         }
-        while !self.ledger.is_empty() {
+    }
+
+    /// Commands first, and again between two steps of writing, as soon as somebody hints at one.
+    async fn round(&mut self, mut look: bool, hints: &mut mpsc::Receiver<Hint>) -> Result<(), StoreError> {
+        loop {
+            if look {
+                self.take_commands().await?;
+            }
+            if self.ledger.is_empty() {
+                break;
+            }
             self.write(STEP).await?;
-            self.take_commands().await?;
+            look = false;
+            while let Ok(hint) = hints.try_recv() {
+                look |= self.concerns_us(&hint);
+            }
         }
         self.backoff.succeeded();
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::clock::{LeaseRule, Moment};
@@ -13,7 +13,7 @@ use super::provider::Providers;
 use super::session::{Outward, Session};
 use crate::domain::{InstanceId, ProviderName};
 use crate::store::lane::Lane;
-use crate::store::upstream::{Claimed, Held, Lease, leases};
+use crate::store::upstream::{Claimed, Held, Hint, Lease, leases};
 use crate::store::{Database, StoreError};
 use crate::tasks::{Stop, Tasks};
 
@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// Between two looks at the trust of all sessions. A session looks at its own before it does anything; this is for one
 /// that has nothing to do, and would keep its socket open.
 const WATCH: Duration = Duration::from_millis(200);
+/// A renewal also says whether a session is still wanted, and that should not wait for a long lease's third.
+const LONGEST_RENEWAL: Duration = Duration::from_secs(5);
 /// How long the sessions may take to say goodbye and to be written down when the hub stops.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -43,42 +45,48 @@ pub struct Supervisor {
     shared: Arc<Outward>,
     holdings: Arc<Holdings>,
     limits: Limits,
-    /// Somebody hints at a session to claim, or at an admin's wish.
-    hinted: Arc<Notify>,
     tasks: Tasks,
 }
 
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Claim,
+    Asks,
+}
+
 impl Supervisor {
-    pub fn new(
-        database: Database,
-        instance: InstanceId,
-        providers: Providers,
-        shared: Arc<Outward>,
-        limits: Limits,
-        hinted: Arc<Notify>,
-        tasks: Tasks,
-    ) -> Self {
+    pub fn new(database: Database, instance: InstanceId, providers: Providers, shared: Arc<Outward>, limits: Limits, tasks: Tasks) -> Self {
         let (names, holdings) = (providers.names(), Arc::clone(&shared.holdings));
-        Self { lane: Lane::new(database, "upstream supervisor"), instance, providers, names, shared, holdings, limits, hinted, tasks }
+        Self { lane: Lane::new(database, "upstream supervisor"), instance, providers, names, shared, holdings, limits, tasks }
     }
 
-    /// Runs until stopped; then ends all sessions and waits until they are given back, for a while.
-    pub async fn run(mut self, mut stop: Stop) {
+    /// Runs until stopped; then ends all sessions and waits until they are given back, for a while. `hints` is bounded;
+    /// what finds no room is found by the next look.
+    pub async fn run(mut self, mut hints: mpsc::Receiver<Hint>, mut stop: Stop) {
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renew_at = Instant::now();
         while !stop.is_stopped() {
-            tokio::select! {
-                () = self.hinted.notified() => {}
-                _ = poll.tick() => {}
-                () = tokio::time::sleep_until(renew_at) => {}
+            let due = tokio::select! {
+                Some(hint) = hints.recv() => match hint {
+                    Hint::Want | Hint::Everything => Some(Due::Claim),
+                    Hint::Ask => Some(Due::Asks),
+                    Hint::State { .. } | Hint::Command { .. } => None,
+                },
+                _ = poll.tick() => Some(Due::Claim),
+                () = tokio::time::sleep_until(renew_at) => None,
                 () = stop.wait() => break,
-            }
+            };
             if Instant::now() >= renew_at {
-                renew_at = Instant::now() + self.limits.lease.renew_every().min(POLL * 5);
+                renew_at = Instant::now() + self.limits.lease.renew_every().min(LONGEST_RENEWAL);
                 self.tried("renewed", Self::renew).await;
             }
-            self.tried("claimed", Self::claim).await;
+            match due {
+                Some(Due::Claim) => self.tried("claimed", Self::claim).await,
+                Some(Due::Asks) => self.tried("asked for", Self::take_asks).await,
+                None => {}
+            }
         }
         self.holdings.mailboxes().iter().for_each(|mailbox| mailbox.stop());
         let end = Instant::now() + FAREWELL;
@@ -124,6 +132,9 @@ impl Supervisor {
 
     async fn take_asks(&mut self) -> Result<(), StoreError> {
         let leases = self.holdings.leases_of(|_| true);
+        if leases.is_empty() {
+            return Ok(());
+        }
         let instance = self.instance;
         for (lease, asked) in leases::take_asks(self.lane.get().await?, instance, &leases).await? {
             if let Some(mailbox) = self.holdings.get(&lease) {
