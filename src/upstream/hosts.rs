@@ -130,7 +130,9 @@ fn listed(entry: &str, insecure: bool) -> Result<Listed, String> {
     let name = host.to_string();
     let port = url.port().or_else(|| entry.ends_with(":443").then_some(443));
     let as_written = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
-    if as_written != entry || url.path() != "/" {
+    // A star would be taken for a pattern by whoever wrote it, and it is none.
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if as_written != entry || !entry.bytes().all(plain) || url.path() != "/" {
         return Err(wrong.to_owned());
     }
     let address = match host {
@@ -226,4 +228,120 @@ fn sample(text: &str) -> String {
         out.replace_range(at..=end, "x");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(entries: &[&str], insecure: bool) -> Hosts {
+        Hosts::parse(&entries.iter().map(|entry| (*entry).to_owned()).collect::<Vec<_>>(), insecure).unwrap()
+    }
+
+    #[test]
+    fn only_a_listed_host_written_plainly_passes() {
+        let listed = hosts(&["games.example.com", "games.example.com:8443", "xn--gmes-0qa.example.com"], false);
+        for good in [
+            "wss://games.example.com/ws?id=1",
+            "wss://games.example.com",
+            "wss://games.example.com:443/",
+            "wss://games.example.com:8443/",
+            "wss://GAMES.example.com/",
+            "wss://xn--gmes-0qa.example.com/",
+        ] {
+            assert!(listed.check(good, Scheme::Socket).is_ok(), "{good}: {:?}", listed.check(good, Scheme::Socket));
+        }
+        for bad in [
+            "ws://games.example.com/",
+            "http://games.example.com/",
+            "https://games.example.com/",
+            "file:///etc/passwd",
+            "wss://other.example.com/",
+            "wss://games.example.com.evil.example/",
+            "wss://evil.example/games.example.com",
+            "wss://sub.games.example.com/",
+            "wss://games.example.com./",
+            "wss://good@games.example.com/",
+            "wss://games.example.com@evil.example/",
+            "wss://games.example.com:x@evil.example/",
+            "wss://games.example.com:22/",
+            "wss://games.example.com:80/",
+            "wss://g\u{430}mes.example.com/",
+            "wss://\u{ff47}ames.example.com/",
+            "wss://games.ex%61mple.com/",
+            "wss://games.example.com\\@evil.example/",
+            "wss:\\\\games.example.com/",
+            "wss:games.example.com/",
+            "wss:///games.example.com/",
+            "wss://games.example.com/\n",
+            " wss://games.example.com/",
+            "wss://games.exam\tple.com/",
+            "wss://games.example.com/#a",
+            "wss://127.0.0.1/",
+            "wss://0x7f.1/",
+            "wss://[::1]/",
+            "//games.example.com/",
+            "",
+        ] {
+            assert!(listed.check(bad, Scheme::Socket).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn without_tls_only_where_the_file_says_so() {
+        let own = hosts(&["127.0.0.1:9000", "localhost:9000", "[::1]:9000"], true);
+        for good in ["ws://127.0.0.1:9000/", "wss://localhost:9000/", "ws://[::1]:9000/"] {
+            assert!(own.check(good, Scheme::Socket).is_ok(), "{good}: {:?}", own.check(good, Scheme::Socket));
+        }
+        assert_eq!(own.check("http://[::1]:9000/a?b", Scheme::Http).unwrap().authority(), "[::1]:9000");
+        assert_eq!(own.check("http://[::1]:9000/a?b", Scheme::Http).unwrap().path(), "/a?b");
+        for bad in ["ws://127.0.0.1/", "ws://127.0.0.1:9001/", "ws://127.1:9000/", "ws://2130706433:9000/", "ws://10.0.0.1:9000/"] {
+            assert!(own.check(bad, Scheme::Socket).is_err(), "{bad}");
+        }
+        for entry in ["10.0.0.1:9000", "0.0.0.0", "169.254.169.254", "[::]:1"] {
+            assert!(Hosts::parse(&[entry.to_owned()], true).is_err(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_a_host_and_nothing_more() {
+        for bad in [
+            "",
+            "*",
+            "*.example.com",
+            "https://a.example",
+            "a.example/",
+            "a.example/b",
+            "A.example",
+            "a b",
+            "a@b",
+            "a.example:0x50",
+            "b\u{fc}.example",
+        ] {
+            assert!(Hosts::parse(&[bad.to_owned()], false).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_dots_does_not_climb_in_a_path() {
+        let listed = hosts(&["a.example"], false);
+        let none = |_: &str| Ok(None);
+        let url = UrlTemplate::parse("https://a.example/users/{user_id}/in", Scheme::Http, &listed, &[What::UserId], &none).unwrap();
+        let fill = |user: &str| {
+            let user = crate::domain::UserId::parse(user).unwrap();
+            url.fill(&listed, &Filling { user: Some(&user), ..Filling::default() }).map(|target| target.path().to_owned())
+        };
+        assert_eq!(fill("4:2").unwrap(), "/users/4%3A2/in");
+        assert!(fill("..").is_err() && fill(".").is_err());
+    }
+
+    #[test]
+    fn a_url_that_the_provider_gives_is_checked_when_it_is_there() {
+        let listed = hosts(&["a.example"], false);
+        let url = UrlTemplate::parse("{session}", Scheme::Socket, &listed, &[What::Session], &|_| Ok(None)).unwrap();
+        let fill = |session: &str| url.fill(&listed, &Filling { session: Some(&super::super::Secret::new(session)), ..Filling::default() });
+        assert_eq!(fill("wss://a.example/s?t=1").unwrap().path(), "/s?t=1");
+        assert!(fill("wss://b.example/s?t=1").is_err());
+        assert!(!format!("{:?}", fill("wss://a.example/s?t=1")).contains("t=1"));
+    }
 }

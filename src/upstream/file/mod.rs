@@ -2,6 +2,8 @@
 
 mod part;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -682,7 +682,7 @@ pub const BROKEN_FRAMES: [(&str, &[u8]); 10] = [
     ("a reserved control opcode", b"\x8b\x00"),
     ("a reserved bit", b"\xc1\x01a"),
     ("a fragmented ping", b"\x09\x00"),
-    ("a ping over 125 bytes", b"\x89\x7e\x00\x80"),
+    ("a ping over 125 bytes", b"\x89\x7e\x00\x7eaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
     ("a continuation of nothing", b"\x80\x01a"),
     ("a text that is not UTF-8", b"\x81\x02\xc3\x28"),
     ("a close of one byte", b"\x88\x01\x03"),
