@@ -15,6 +15,7 @@ mod output;
 mod serve;
 mod stats;
 mod token;
+mod upstream;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -78,6 +79,8 @@ enum Command {
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
     Log(log::Log),
+    /// Look at the sessions with outside providers, or ask something of them
+    Upstream(upstream::Upstream),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
     /// Ask a hub whether it is ready; for containers
@@ -117,6 +120,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Log(log) => log.run(&config, format).await,
+        Command::Upstream(upstream) => upstream.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
