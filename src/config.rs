@@ -83,6 +83,12 @@ pub const TABLE: &[Setting] = &[
         "8",
         "database connections for resuming clients and statistics; seven more serve the hub itself, and six with a provider file",
     ),
+    row(
+        "RECADO_RETENTION_UPSTREAM",
+        "",
+        "commands to providers that were settled longer ago, and upstream sessions that nobody wanted for as long, are forgotten, \
+         such as 30d (default: kept for ever)",
+    ),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_UPSTREAM_FILE", "", "file of the outside providers whose sessions the hub holds, in TOML (docs/upstream.md); absent: none"),
     secret(
@@ -134,6 +140,7 @@ pub struct Retention {
     pub age: Option<Duration>,
     pub bytes: Option<u64>,
     pub sessions: Option<Duration>,
+    pub upstream: Option<Duration>,
 }
 
 /// How this hub holds providers' sessions.
@@ -257,6 +264,7 @@ impl Config {
                 age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+                upstream: read.optional("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
             },
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),

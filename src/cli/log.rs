@@ -32,6 +32,9 @@ enum Action {
         /// Sessions that ended longer ago go, such as 30d (RECADO_RETENTION_SESSIONS)
         #[arg(long)]
         sessions: Option<String>,
+        /// Settled commands and unwanted upstream sessions that are older go, such as 30d (RECADO_RETENTION_UPSTREAM)
+        #[arg(long)]
+        upstream: Option<String>,
     },
     /// Give the log a new id after it was restored by hand: every client is told to reset
     NewId,
@@ -59,7 +62,7 @@ impl Log {
     async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), Failure> {
         match &self.action {
             Action::Info => info(database, format).await,
-            Action::Retain { age, size, sessions } => {
+            Action::Retain { age, size, sessions, upstream } => {
                 let duration =
                     |text: &String| parse_duration(text).ok_or_else(|| Failure::other(format!("{text:?} is no time such as 90d")));
                 let bytes = |text: &String| parse_bytes(text).ok_or_else(|| Failure::other(format!("{text:?} is no size such as 50GB")));
@@ -67,6 +70,7 @@ impl Log {
                     age: age.as_ref().map(duration).transpose()?.or(config.retention.age),
                     bytes: size.as_ref().map(bytes).transpose()?.or(config.retention.bytes),
                     sessions: sessions.as_ref().map(duration).transpose()?.or(config.retention.sessions),
+                    upstream: upstream.as_ref().map(duration).transpose()?.or(config.retention.upstream),
                 };
                 output::one(format, &retention::round(database, policy).await?)
             }

@@ -79,7 +79,7 @@ enum Command {
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
     Log(log::Log),
-    /// Check a provider file, and try it out
+    /// Check a provider file and try it out; look at the sessions with providers, or ask something of them
     Upstream(upstream::Upstream),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
@@ -120,8 +120,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Log(log) => log.run(&config, format).await,
-        Command::Stats => stats::run(&config, format).await,
         Command::Upstream(upstream) => upstream.run(&config, format).await,
+        Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Config(_) => Ok(()),

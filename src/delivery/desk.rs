@@ -48,6 +48,9 @@ pub enum Given {
     Unknown,
 }
 
+/// Most connections that follow one command. A further one takes the place of the first.
+const MOST_FOLLOWERS: usize = 8;
+
 /// Shared by the connections and the herald.
 #[derive(Debug)]
 pub struct Desk {
@@ -60,7 +63,8 @@ pub struct Desk {
 #[derive(Debug, Default)]
 struct Left {
     newcomers: Vec<Weak<Member>>,
-    open: HashMap<CommandId, Weak<Member>>,
+    /// Who follows a command: the one that gave it, and who has repeated it since.
+    open: HashMap<CommandId, Vec<Weak<Member>>>,
 }
 
 impl Desk {
@@ -95,22 +99,31 @@ impl Desk {
     /// This connection is to be told how the command ends.
     pub(super) fn follow(&self, id: CommandId, member: &Arc<Member>) {
         let mut left = self.left();
-        if left.open.len() < MOST_OPEN || left.open.contains_key(&id) {
-            left.open.insert(id, Arc::downgrade(member));
+        if left.open.len() >= MOST_OPEN && !left.open.contains_key(&id) {
+            return;
         }
+        let followers = left.open.entry(id).or_default();
+        let is_member = |known: &Weak<Member>| known.upgrade().is_some_and(|known| known.session == member.session);
+        if followers.iter().any(is_member) {
+            return;
+        }
+        if followers.len() >= MOST_FOLLOWERS {
+            followers.remove(0);
+        }
+        followers.push(Arc::downgrade(member));
     }
 
     /// The commands that are followed by somebody who is still connected.
     pub(super) fn open(&self) -> Vec<CommandId> {
         let mut left = self.left();
-        left.open.retain(|_, member| member.strong_count() > 0);
+        left.open.retain(|_, followers| followers.iter().any(|member| member.strong_count() > 0));
         left.open.keys().copied().collect()
     }
 
     /// Tells an outcome to whoever follows it, once.
     pub(super) fn settle(&self, outcome: &CommandOutcome) {
-        let follower = self.left().open.remove(&outcome.id);
-        if let Some(member) = follower.and_then(|member| member.upgrade()) {
+        let followers = self.left().open.remove(&outcome.id).unwrap_or_default();
+        for member in followers.iter().filter_map(Weak::upgrade) {
             member.outbox.notify(|notices| notices.result(outcome));
         }
     }

@@ -16,6 +16,7 @@ use super::registry::{Member, Registry};
 use crate::backoff::Backoff;
 use crate::domain::UserId;
 use crate::store::lane::Lane;
+use crate::store::upstream::commands::Device;
 use crate::store::upstream::{Hint, SessionView, chores, commands, sessions};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
@@ -127,11 +128,12 @@ impl Herald {
         let users: Vec<UserId> = members.iter().map(|member| member.who.user.clone()).collect::<HashSet<_>>().into_iter().collect();
         self.want(&users, true).await?;
         self.show(&users).await?;
-        for member in members {
-            let connection = self.lane.get().await?;
-            let recent = commands::recent_of_device(connection, &member.who.user, &member.client, member.session).await?;
-            for outcome in recent {
-                self.desk.follow(outcome.id, &member);
+        for chunk in members.chunks(ROWS) {
+            let device = |m: &Arc<Member>| Device { user: m.who.user.clone(), client: m.client.clone(), session: m.session };
+            let devices: Vec<Device> = chunk.iter().map(device).collect();
+            for (at, outcome) in commands::recent_of_devices(self.lane.get().await?, &devices).await? {
+                let Some(member) = chunk.get(at) else { continue };
+                self.desk.follow(outcome.id, member);
                 if outcome.state.is_settled() {
                     self.desk.settle(&outcome);
                 }

@@ -1,4 +1,5 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys, and sessions that ended long ago.
+//! Forgetting: whole partitions of the log that are old or too many, their keys, and what ended long ago: sessions, commands
+//! that are settled, upstream sessions that nobody wants.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
@@ -14,7 +15,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::database::{ASK_LIMIT, limited};
-use super::{Database, StoreError, read};
+use super::{Database, StoreError, read, upstream};
 use crate::backoff::jitter;
 use crate::domain::Seq;
 use crate::tasks::Stop;
@@ -36,6 +37,8 @@ pub struct Policy {
     pub bytes: Option<u64>,
     /// Sessions that ended longer ago go.
     pub sessions: Option<Duration>,
+    /// Commands that were settled longer ago go, and upstream sessions that nobody has wanted for as long.
+    pub upstream: Option<Duration>,
 }
 
 impl Policy {
@@ -62,6 +65,8 @@ pub struct Outcome {
     pub busy_elsewhere: bool,
     pub partitions_dropped: u32,
     pub sessions_deleted: u64,
+    pub commands_deleted: u64,
+    pub upstream_sessions_deleted: u64,
 }
 
 /// Does a round each minute until stopped. A round that fails is tried again with the next.
@@ -79,10 +84,12 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             () = stop.wait() => return,
         };
         match done {
-            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 => {
+            Ok(done) if done != Outcome::default() && !done.busy_elsewhere => {
                 tracing::info!(
                     partitions = done.partitions_dropped,
                     sessions = done.sessions_deleted,
+                    commands = done.commands_deleted,
+                    upstream_sessions = done.upstream_sessions_deleted,
                     "what was over its time was dropped"
                 );
             }
@@ -129,6 +136,10 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Ou
     }
     if let Some(age) = policy.sessions {
         done.sessions_deleted = delete_sessions(connection, age).await?;
+    }
+    if let Some(age) = policy.upstream {
+        done.commands_deleted = upstream::forget::commands(connection, age).await?;
+        done.upstream_sessions_deleted = upstream::forget::sessions(connection, age).await?;
     }
     Ok(done)
 }

@@ -195,31 +195,48 @@ pub async fn settled_among(connection: &mut PgConnection, ids: &[CommandId]) -> 
     rows.into_iter().map(|row| outcome(row.command_id, &row.id, &row.state, row.detail)).collect::<Result<_, _>>().map_err(Into::into)
 }
 
-/// The commands that a device gave in the last minute over other connections than this one, the newest few, in their order.
+/// A device that has come, and its new connection.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub user: UserId,
+    pub client: ClientId,
+    pub session: SessionId,
+}
+
+/// The commands that these devices gave in the last minute over other connections than the present ones, the newest few of
+/// each, in their order; each with its device's place in the list.
 ///
 /// # Errors
 /// When the database is away or slow.
-pub async fn recent_of_device(
-    connection: &mut PgConnection,
-    user: &UserId,
-    client: &ClientId,
-    but: SessionId,
-) -> Result<Vec<CommandOutcome>, StoreError> {
+pub async fn recent_of_devices(connection: &mut PgConnection, devices: &[Device]) -> Result<Vec<(usize, CommandOutcome)>, StoreError> {
+    let users: Vec<&str> = devices.iter().map(|d| d.user.as_str()).collect();
+    let clients: Vec<&str> = devices.iter().map(|d| d.client.as_str()).collect();
+    let sessions: Vec<Uuid> = devices.iter().map(|d| d.session.0).collect();
     let rows = sqlx::query!(
-        r#"SELECT command_id, id, state, detail
-             FROM recado.upstream_command
-            WHERE user_id = $1 AND client_id = $2 AND accepted_at > clock_timestamp() - make_interval(secs => $3) AND session_id <> $4
-            ORDER BY accepted_at DESC, place DESC
-            LIMIT $5"#,
-        user.as_str(),
-        client.as_str(),
+        r#"SELECT d.device AS "device!", c.command_id, c.id, c.state, c.detail
+             FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS d (user_id, client_id, session_id, device)
+             CROSS JOIN LATERAL (
+                  SELECT r.command_id, r.id, r.state, r.detail, r.place
+                    FROM recado.upstream_command r
+                   WHERE r.user_id = d.user_id AND r.client_id = d.client_id AND r.session_id <> d.session_id
+                     AND r.accepted_at > clock_timestamp() - make_interval(secs => $4)
+                   ORDER BY r.accepted_at DESC, r.place DESC
+                   LIMIT $5) c
+            ORDER BY d.device, c.place"#,
+        &users as _,
+        &clients as _,
+        &sessions,
         RECENT.as_secs_f64(),
-        but.0,
         RECENT_MOST,
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;
-    rows.into_iter().rev().map(|row| outcome(row.command_id, &row.id, &row.state, row.detail)).collect::<Result<_, _>>().map_err(Into::into)
+    rows.into_iter()
+        .map(|row| {
+            let device = usize::try_from(row.device - 1).unwrap_or(usize::MAX);
+            Ok((device, outcome(row.command_id, &row.id, &row.state, row.detail)?))
+        })
+        .collect()
 }
 
 fn outcome(id: Uuid, tag: &str, state: &str, detail: Option<String>) -> Result<CommandOutcome, sqlx::Error> {

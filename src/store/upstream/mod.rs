@@ -23,6 +23,7 @@ pub mod admin;
 pub mod append;
 pub mod chores;
 pub mod commands;
+pub mod forget;
 pub mod leases;
 pub mod sessions;
 
