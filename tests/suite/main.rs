@@ -31,6 +31,7 @@ mod sessions;
 mod slow;
 mod sse;
 mod stop;
+mod upstream;
 mod upstream_provider;
 mod upstream_store;
 mod wakeup;
