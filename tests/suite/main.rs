@@ -31,5 +31,6 @@ mod sessions;
 mod slow;
 mod sse;
 mod stop;
+mod upstream_frames;
 mod upstream_store;
 mod wakeup;
