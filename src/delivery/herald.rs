@@ -181,7 +181,11 @@ impl Herald {
                 self.seen = changed.last().map(|view| view.version).or(self.seen);
             }
         }
-        for chunk in self.desk.open().chunks(ROWS) {
+        let open = self.desk.open();
+        if !open.is_empty() {
+            chores::reject_stale(self.lane.get().await?).await?;
+        }
+        for chunk in open.chunks(ROWS) {
             for outcome in commands::settled_among(self.lane.get().await?, chunk).await? {
                 self.desk.settle(&outcome);
             }

@@ -33,5 +33,6 @@ mod sse;
 mod stop;
 mod upstream;
 mod upstream_provider;
+mod upstream_frames;
 mod upstream_store;
 mod wakeup;
