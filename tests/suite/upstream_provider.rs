@@ -99,22 +99,26 @@ async fn a_sign_in_ends_as_the_provider_answered_and_within_its_deadline() {
         (body(r#"{"success":true,"data":{"jsessionId":{}}}"#), Later("no session id", None)),
         (body(r#"{"success":true,"data":{"jsessionId":"a"},"data":{"jsessionId":"b"}}"#), Later("not JSON", None)),
     ];
-    let tried = table.into_iter().map(async |(script, expected)| {
-        let fake = FakeProvider::start().await;
-        fake.sign_ins(script.clone());
-        let begun = Instant::now();
-        let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
-        assert!(begun.elapsed() < PATIENCE, "{script:?} took {:?}", begun.elapsed());
-        let fits = match (&outcome, &expected) {
-            (Outcome::SignedIn { session }, Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
-            (Outcome::RefusedForGood { reason }, Refused(wanted)) => reason == wanted,
-            (Outcome::TryLater { after, why }, Later(part, wanted)) => why.contains(part) && after.map(|after| after.as_secs()) == *wanted,
-            _ => false,
-        };
-        assert!(fits, "{script:?}: {outcome:?}");
-        assert_eq!(fake.record().sign_ins.len(), 1, "{script:?} is asked for once");
-    });
-    join_all(tried).await;
+    join_all(table.into_iter().map(|(script, expected)| ends_as(script, expected))).await;
+}
+
+/// One sign-in at a provider of its own.
+async fn ends_as(script: SignIn, expected: Expected) {
+    let fake = FakeProvider::start().await;
+    fake.sign_ins(script.clone());
+    let begun = Instant::now();
+    let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
+    assert!(begun.elapsed() < PATIENCE, "{script:?} took {:?}", begun.elapsed());
+    let fits = match (&outcome, &expected) {
+        (Outcome::SignedIn { session }, Expected::Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
+        (Outcome::RefusedForGood { reason }, Expected::Refused(wanted)) => reason == wanted,
+        (Outcome::TryLater { after, why }, Expected::Later(part, wanted)) => {
+            why.contains(part) && after.map(|after| after.as_secs()) == *wanted
+        }
+        _ => false,
+    };
+    assert!(fits, "{script:?}: {outcome:?}");
+    assert_eq!(fake.record().sign_ins.len(), 1, "{script:?} is asked for once");
 }
 
 #[tokio::test]
