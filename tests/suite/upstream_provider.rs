@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::{SinkExt, StreamExt};
 use recado::domain::UserId;
 use recado::upstream::dial::Names;
-use recado::upstream::{self, DialError, Dialer, Outcome, Provider, Secret};
+use recado::upstream::{self, DialError, Dialer, Outcome, Provider, Secret, Socket};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -20,7 +20,9 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, Hub, PATIENCE, ProviderFile, SignIn, TestDb, run_to_the_end};
+use crate::support::{
+    BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, Hub, PATIENCE, ProviderFile, Record, SignIn, TestDb, run_to_the_end,
+};
 
 fn provider(toml: &str) -> Arc<Provider> {
     let credentials = |name: &str| Ok((name == "KEY").then(|| Secret::new("the-credential")));
@@ -443,4 +445,67 @@ fn the_former_services_provider_is_spoken_to_as_before() {
     assert_eq!(old.texts.error_for(&old.texts.refused), "Erro na conexão: Falha na autenticação");
     let waits = (old.backoff.first.as_secs(), old.backoff.most.as_secs(), old.backoff.tries);
     assert_eq!((waits, old.idle_timeout, old.keepalive.interval), ((2, 30, 5), Duration::from_secs(600), Duration::from_secs(30)));
+}
+
+/// Signs in and opens a socket.
+async fn socket_of(fake: &FakeProvider, id: &str) -> Socket {
+    let (dialer, fake_provider) = (dialer(), provider(&fake.toml("")));
+    let outcome = upstream::sign_in(&dialer, &fake_provider, &user(id)).await;
+    let Outcome::SignedIn { session } = outcome else { panic!("{id}: {outcome:?}") };
+    dialer.socket(&fake_provider, &user(id), &session).await.unwrap()
+}
+
+async fn next_of(socket: &mut Socket) -> Option<Message> {
+    timeout(PATIENCE, socket.next()).await.expect("something comes").and_then(Result::ok)
+}
+
+fn code(message: Option<Message>) -> Option<u16> {
+    if let Some(Message::Close(Some(frame))) = message { Some(frame.code.into()) } else { None }
+}
+
+/// What the other tests of sessions are built on.
+#[tokio::test]
+async fn the_fake_provider_does_as_it_is_told() {
+    let fake = FakeProvider::start().await;
+    fake.sign_ins_of("refused", SignIn::Refuse(403));
+    let refused = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("refused")).await;
+    assert!(matches!(refused, Outcome::RefusedForGood { .. }), "{refused:?}");
+
+    let (mut one, mut two) = (socket_of(&fake, "1").await, socket_of(&fake, "2").await);
+    fake.say_numbered("1", 1..=3).await;
+    for n in 1..=3 {
+        assert_eq!(next_of(&mut one).await, Some(Message::text(format!("{{\"n\":{n}}}"))));
+    }
+    for text in [r#"{"bet":1}"#, r#"{"method":"protocol/v1/ping"}"#, r#"{"bet":2}"#] {
+        one.send(Message::text(text)).await.unwrap();
+    }
+    assert_eq!(next_of(&mut one).await, Some(Message::text(r#"{"jsonrpc":"2.0","id":"1","result":"pong"}"#)));
+    let commands = [r#"{"bet":1}"#, r#"{"bet":2}"#];
+    fake.until("both commands", |record: &Record| (record.commands_of("1") == commands).then_some(())).await;
+    assert_eq!((fake.record().open(), fake.record().open_of("2"), fake.record().sign_ins_of("1")), (2, 1, 1));
+
+    fake.close("1", 4401);
+    assert_eq!(code(next_of(&mut one).await), Some(4401));
+    fake.cut("2");
+    assert_eq!(next_of(&mut two).await, None);
+    fake.until("both ended", |record| (record.open() == 0).then_some(())).await;
+
+    fake.sockets_of("3", Behaviour::default().flapping(Duration::from_millis(10), 4000));
+    assert_eq!(code(next_of(&mut socket_of(&fake, "3").await).await), Some(4000));
+    let wait = Duration::from_millis(200);
+    fake.sockets_of("4", Behaviour::default().ponging_after(wait));
+    let (mut slow, begun) = (socket_of(&fake, "4").await, Instant::now());
+    slow.send(Message::text(r#"{"method":"protocol/v1/ping"}"#)).await.unwrap();
+    assert!(next_of(&mut slow).await.is_some() && begun.elapsed() >= wait);
+
+    // What was said to the deaf one before is not heard when the other, later, is.
+    fake.sockets_of("5", Behaviour::default().deaf());
+    let mut deaf = socket_of(&fake, "5").await;
+    deaf.send(Message::text("1")).await.unwrap();
+    slow.send(Message::text("2")).await.unwrap();
+    fake.until("the later text", |record| (record.commands_of("4") == ["2"]).then_some(())).await;
+    let record = fake.record();
+    assert!(record.commands_of("5").is_empty());
+    assert!(record.sign_ins.is_sorted_by_key(|asked| asked.at) && record.connections.is_sorted_by_key(|connection| connection.at));
+    assert_eq!(record.of("1").next().unwrap().said, 4);
 }
