@@ -140,10 +140,8 @@ fn listed(entry: &str, insecure: bool) -> Result<Listed, String> {
         Host::Ipv6(address) => Some(IpAddr::V6(address)),
         Host::Domain(_) => None,
     };
-    if let Some(address) = address {
-        if !(insecure && address.is_loopback()) {
-            return Err("must be a name: an address is allowed only with insecure = true, and then only a loopback address".to_owned());
-        }
+    if address.is_some_and(|address| !(insecure && address.is_loopback())) {
+        return Err("must be a name: an address is allowed only with insecure = true, and then only a loopback address".to_owned());
     }
     Ok(Listed { host: name, port })
 }

@@ -210,7 +210,7 @@ pub(super) fn percent_encoded(text: &str) -> String {
 fn next_place(text: &str) -> Option<(&str, &str, &str)> {
     for (at, _) in text.match_indices('{') {
         let inside = &text[at + 1..];
-        let Some(end) = inside.find('}') else { return None };
+        let end = inside.find('}')?;
         let name = &inside[..end];
         let letters = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if letters(name.strip_prefix("env:").unwrap_or(name)) {

@@ -12,12 +12,17 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::{SinkExt, StreamExt};
 use recado::domain::UserId;
 use recado::upstream::dial::Names;
-use recado::upstream::{self, DialError, Dialer, Outcome, Provider, Secret};
+use recado::upstream::{self, DialError, Dialer, Outcome, Provider, Secret, Socket};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, Hub, PATIENCE, ProviderFile, SignIn, TestDb, run_to_the_end};
+use crate::support::{
+    BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, Hub, PATIENCE, ProviderFile, Record, SignIn, TestDb, run_to_the_end,
+};
 
 fn provider(toml: &str) -> Arc<Provider> {
     let credentials = |name: &str| Ok((name == "KEY").then(|| Secret::new("the-credential")));
@@ -99,22 +104,26 @@ async fn a_sign_in_ends_as_the_provider_answered_and_within_its_deadline() {
         (body(r#"{"success":true,"data":{"jsessionId":{}}}"#), Later("no session id", None)),
         (body(r#"{"success":true,"data":{"jsessionId":"a"},"data":{"jsessionId":"b"}}"#), Later("not JSON", None)),
     ];
-    let tried = table.into_iter().map(async |(script, expected)| {
-        let fake = FakeProvider::start().await;
-        fake.sign_ins(script.clone());
-        let begun = Instant::now();
-        let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
-        assert!(begun.elapsed() < PATIENCE, "{script:?} took {:?}", begun.elapsed());
-        let fits = match (&outcome, &expected) {
-            (Outcome::SignedIn { session }, Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
-            (Outcome::RefusedForGood { reason }, Refused(wanted)) => reason == wanted,
-            (Outcome::TryLater { after, why }, Later(part, wanted)) => why.contains(part) && after.map(|after| after.as_secs()) == *wanted,
-            _ => false,
-        };
-        assert!(fits, "{script:?}: {outcome:?}");
-        assert_eq!(fake.record().sign_ins.len(), 1, "{script:?} is asked for once");
-    });
-    join_all(tried).await;
+    join_all(table.into_iter().map(|(script, expected)| ends_as(script, expected))).await;
+}
+
+/// One sign-in at a provider of its own.
+async fn ends_as(script: SignIn, expected: Expected) {
+    let fake = FakeProvider::start().await;
+    fake.sign_ins(script.clone());
+    let begun = Instant::now();
+    let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
+    assert!(begun.elapsed() < PATIENCE, "{script:?} took {:?}", begun.elapsed());
+    let fits = match (&outcome, &expected) {
+        (Outcome::SignedIn { session }, Expected::Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
+        (Outcome::RefusedForGood { reason }, Expected::Refused(wanted)) => reason == wanted,
+        (Outcome::TryLater { after, why }, Expected::Later(part, wanted)) => {
+            why.contains(part) && after.map(|after| after.as_secs()) == *wanted
+        }
+        _ => false,
+    };
+    assert!(fits, "{script:?}: {outcome:?}");
+    assert_eq!(fake.record().sign_ins.len(), 1, "{script:?} is asked for once");
 }
 
 #[tokio::test]
@@ -211,6 +220,55 @@ async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     assert!(matches!(again, Err(DialError::Forbidden(_))), "{again:?}");
     socket.close(None).await.unwrap();
     fake.until("the hub's close", |record| (record.connections[0].closed.as_ref()?.1 == Ending::ByHub(None)).then_some(())).await;
+}
+
+/// A door with TLS before a provider; returns its port and the certificate, which is for `fake.example`.
+async fn behind_tls(fake: &FakeProvider) -> (u16, CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(vec!["fake.example".to_owned()]).unwrap();
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
+    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(server)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (port, behind) = (listener.local_addr().unwrap().port(), fake.address.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            tokio::spawn(async move {
+                let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                let mut inside = TcpStream::connect(behind).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    (port, certificate)
+}
+
+/// The certificate must be trusted, and be for the name in the file, whatever the address.
+#[tokio::test]
+async fn a_certificate_for_another_name_is_not_taken() {
+    let fake = FakeProvider::start().await;
+    let (port, certificate) = behind_tls(&fake).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let own = format!("127.0.0.1:{port}");
+    for (host, roots, trusted) in
+        [("fake.example", roots.clone(), true), ("other.example", roots, false), ("fake.example", rustls::RootCertStore::empty(), false)]
+    {
+        let toml =
+            fake.toml("").replace(&fake.address, &format!("{host}:{port}")).replace("http://", "https://").replace("ws://", "wss://");
+        let fake_provider = provider(&toml);
+        let dialer = Dialer::with(Scripted::new(&[&[own.as_str()]]), roots).unwrap();
+        let outcome = upstream::sign_in(&dialer, &fake_provider, &user("42")).await;
+        let fits = match &outcome {
+            Outcome::SignedIn { session } => trusted && dialer.socket(&fake_provider, &user("42"), session).await.is_ok(),
+            Outcome::TryLater { why, .. } => !trusted && why.contains("TLS with"),
+            Outcome::RefusedForGood { .. } => false,
+        };
+        assert!(fits, "{host}, to be trusted: {trusted}: {outcome:?}");
+    }
+    assert_eq!(fake.record().sign_ins.len(), 1);
 }
 
 #[tokio::test]
@@ -387,4 +445,67 @@ fn the_former_services_provider_is_spoken_to_as_before() {
     assert_eq!(old.texts.error_for(&old.texts.refused), "Erro na conexão: Falha na autenticação");
     let waits = (old.backoff.first.as_secs(), old.backoff.most.as_secs(), old.backoff.tries);
     assert_eq!((waits, old.idle_timeout, old.keepalive.interval), ((2, 30, 5), Duration::from_secs(600), Duration::from_secs(30)));
+}
+
+/// Signs in and opens a socket.
+async fn socket_of(fake: &FakeProvider, id: &str) -> Socket {
+    let (dialer, fake_provider) = (dialer(), provider(&fake.toml("")));
+    let outcome = upstream::sign_in(&dialer, &fake_provider, &user(id)).await;
+    let Outcome::SignedIn { session } = outcome else { panic!("{id}: {outcome:?}") };
+    dialer.socket(&fake_provider, &user(id), &session).await.unwrap()
+}
+
+async fn next_of(socket: &mut Socket) -> Option<Message> {
+    timeout(PATIENCE, socket.next()).await.expect("something comes").and_then(Result::ok)
+}
+
+fn code(message: Option<Message>) -> Option<u16> {
+    if let Some(Message::Close(Some(frame))) = message { Some(frame.code.into()) } else { None }
+}
+
+/// What the other tests of sessions are built on.
+#[tokio::test]
+async fn the_fake_provider_does_as_it_is_told() {
+    let fake = FakeProvider::start().await;
+    fake.sign_ins_of("refused", SignIn::Refuse(403));
+    let refused = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("refused")).await;
+    assert!(matches!(refused, Outcome::RefusedForGood { .. }), "{refused:?}");
+
+    let (mut one, mut two) = (socket_of(&fake, "1").await, socket_of(&fake, "2").await);
+    fake.say_numbered("1", 1..=3).await;
+    for n in 1..=3 {
+        assert_eq!(next_of(&mut one).await, Some(Message::text(format!("{{\"n\":{n}}}"))));
+    }
+    for text in [r#"{"bet":1}"#, r#"{"method":"protocol/v1/ping"}"#, r#"{"bet":2}"#] {
+        one.send(Message::text(text)).await.unwrap();
+    }
+    assert_eq!(next_of(&mut one).await, Some(Message::text(r#"{"jsonrpc":"2.0","id":"1","result":"pong"}"#)));
+    let commands = [r#"{"bet":1}"#, r#"{"bet":2}"#];
+    fake.until("both commands", |record: &Record| (record.commands_of("1") == commands).then_some(())).await;
+    assert_eq!((fake.record().open(), fake.record().open_of("2"), fake.record().sign_ins_of("1")), (2, 1, 1));
+
+    fake.close("1", 4401);
+    assert_eq!(code(next_of(&mut one).await), Some(4401));
+    fake.cut("2");
+    assert_eq!(next_of(&mut two).await, None);
+    fake.until("both ended", |record| (record.open() == 0).then_some(())).await;
+
+    fake.sockets_of("3", Behaviour::default().flapping(Duration::from_millis(10), 4000));
+    assert_eq!(code(next_of(&mut socket_of(&fake, "3").await).await), Some(4000));
+    let wait = Duration::from_millis(200);
+    fake.sockets_of("4", Behaviour::default().ponging_after(wait));
+    let (mut slow, begun) = (socket_of(&fake, "4").await, Instant::now());
+    slow.send(Message::text(r#"{"method":"protocol/v1/ping"}"#)).await.unwrap();
+    assert!(next_of(&mut slow).await.is_some() && begun.elapsed() >= wait);
+
+    // What was said to the deaf one before is not heard when the other, later, is.
+    fake.sockets_of("5", Behaviour::default().deaf());
+    let mut deaf = socket_of(&fake, "5").await;
+    deaf.send(Message::text("1")).await.unwrap();
+    slow.send(Message::text("2")).await.unwrap();
+    fake.until("the later text", |record| (record.commands_of("4") == ["2"]).then_some(())).await;
+    let record = fake.record();
+    assert!(record.commands_of("5").is_empty());
+    assert!(record.sign_ins.is_sorted_by_key(|asked| asked.at) && record.connections.is_sorted_by_key(|connection| connection.at));
+    assert_eq!(record.of("1").next().unwrap().said, 4);
 }

@@ -282,7 +282,8 @@ fn messages(table: &Table<'_>, default_title: &str) -> Option<Messages> {
 
 fn commands(table: &Table<'_>, credentials: Credentials<'_>) -> Option<Commands> {
     let types = table.texts("types");
-    let fit = types.iter().map(|kind| check_type(table, "types", kind)).fold(true, |all, fits| all && fits);
+    // Each is looked at, so that each is said.
+    let fit = types.iter().filter(|kind| !check_type(table, "types", kind)).count() == 0;
     let payload = pointer(table, "payload");
     let allowed = [What::Payload, What::Id, What::Type, What::UserId, What::Session, What::Timestamp];
     let frame = table.text("frame").unwrap_or_else(|| "{payload}".to_owned());
