@@ -115,7 +115,8 @@ async fn run(
     let registry = registry(config, &database).await?;
     let seen = Arc::new(Seen::new(registry.position().log_id));
     let rules = outward.as_ref().map(|(providers, _)| command_rules(providers));
-    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, &seen, rules, tasks.clone());
+    let here = Here { instance, registry: &registry, seen: &seen };
+    let (hub, committed, appender) = hub(config, secret, &database, &here, rules, tasks.clone());
     let (hub, pulse) = hub;
 
     let (accepting, stop_accepting) = Stopper::new();
@@ -166,16 +167,15 @@ async fn run(
 
 type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
 
-fn hub(
-    config: &Config,
-    secret: &str,
-    database: &Database,
+/// What this instance is, and what it knows of the log.
+struct Here<'a> {
     instance: InstanceId,
-    registry: &Arc<Registry>,
-    seen: &Arc<Seen>,
-    rules: Option<CommandRules>,
-    tasks: Tasks,
-) -> HubParts {
+    registry: &'a Arc<Registry>,
+    seen: &'a Arc<Seen>,
+}
+
+fn hub(config: &Config, secret: &str, database: &Database, here: &Here<'_>, rules: Option<CommandRules>, tasks: Tasks) -> HubParts {
+    let Here { instance, registry, seen } = *here;
     let reader = database.reader("reader", config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);

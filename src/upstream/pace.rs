@@ -16,7 +16,7 @@ const BURST: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The measure of one connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
     /// When the burst is free again; the further ahead, the less is left of it.
     full_at: Option<Instant>,
@@ -33,10 +33,6 @@ pub enum Turn {
 }
 
 impl Pace {
-    pub const fn new() -> Self {
-        Self { full_at: None, held_since: None }
-    }
-
     /// A message was read.
     pub fn took_one(&mut self, now: Instant) {
         let from = self.full_at.map_or(now, |full| full.max(now));
@@ -83,7 +79,7 @@ mod tests {
     #[test]
     fn a_burst_is_taken_at_once_and_a_flood_at_the_steady_pace_until_patience_ends() {
         let begun = Instant::now();
-        let (read, flooded) = flood(&mut Pace::new(), begun, 100_000);
+        let (read, flooded) = flood(&mut Pace::default(), begun, 100_000);
         assert!(flooded);
         let at_once = read.iter().filter(|at| **at == begun).count();
         assert!((500..=501).contains(&at_once), "{at_once}");
@@ -93,7 +89,7 @@ mod tests {
 
     #[test]
     fn who_calms_down_is_forgiven() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         let begun = Instant::now();
         let (read, flooded) = flood(&mut pace, begun, 2500);
         assert!(!flooded);
@@ -105,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_table_that_talks_as_usual_is_never_held_back() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         let mut now = Instant::now();
         for _ in 0..10_000 {
             assert_eq!(pace.turn(now), Turn::Now);

@@ -54,15 +54,15 @@ impl RecorderHandle {
     ///
     /// # Errors
     /// Gives it back when there is none, for [`RecorderHandle::record_when_there_is_room`].
-    pub fn record(&self, notification: NewNotification, mailbox: &Arc<Mailbox>) -> Result<(), Waiting> {
-        let waiting = Waiting { notification, mailbox: Arc::clone(mailbox) };
+    pub fn record(&self, notification: NewNotification, mailbox: &Arc<Mailbox>) -> Result<(), Box<Waiting>> {
+        let waiting = Box::new(Waiting { notification, mailbox: Arc::clone(mailbox) });
         let Ok(own) = Arc::clone(&mailbox.room).try_acquire_owned() else { return Err(waiting) };
         let Ok(shared) = Arc::clone(&self.kib).try_acquire_many_owned(kib(&waiting.notification)) else { return Err(waiting) };
         self.give(waiting, [own, shared]);
         Ok(())
     }
 
-    pub async fn record_when_there_is_room(self, waiting: Waiting) {
+    pub async fn record_when_there_is_room(self, waiting: Box<Waiting>) {
         let own = Arc::clone(&waiting.mailbox.room).acquire_owned().await;
         let shared = Arc::clone(&self.kib).acquire_many_owned(kib(&waiting.notification)).await;
         // The semaphores are never closed.
@@ -71,8 +71,8 @@ impl RecorderHandle {
         }
     }
 
-    fn give(&self, waiting: Waiting, room: [OwnedSemaphorePermit; 2]) {
-        let Waiting { notification, mailbox } = waiting;
+    fn give(&self, waiting: Box<Waiting>, room: [OwnedSemaphorePermit; 2]) {
+        let Waiting { notification, mailbox } = *waiting;
         let received = Received { lease: mailbox.lease.clone(), notification };
         // The room is never more than the queue holds; closed means that the hub is at its end.
         let _ = self.queue.try_send(Message { received, mailbox, _room: room });

@@ -98,7 +98,7 @@ impl Session {
             passed_the_gate: false,
             work: None,
             socket: None,
-            pace: Pace::new(),
+            pace: Pace::default(),
             message: None,
             placing: None,
             excused: false,
@@ -186,7 +186,7 @@ impl Session {
             Worked::SignedIn(sign_in::Outcome::TryLater { after, why }) => Input::Failed { why, after },
             Worked::Dialled(Ok(socket)) => {
                 self.socket = Some(socket);
-                self.pace = Pace::new();
+                self.pace = Pace::default();
                 Input::Connected
             }
             Worked::Dialled(Err(DialError::Expired)) => Input::SessionNotTaken("the provider does not take the session".to_owned()),

@@ -32,7 +32,7 @@ mod slow;
 mod sse;
 mod stop;
 mod upstream;
-mod upstream_provider;
 mod upstream_frames;
+mod upstream_provider;
 mod upstream_store;
 mod wakeup;

@@ -266,9 +266,7 @@ async fn a_session_id_that_has_run_out_is_replaced() {
         provider.until("a new one", |record| record.of("42").find(|c| c.is_open() && c.session != first).map(|c| c.session.clone()));
     assert_ne!(second.await, first);
     assert_eq!(provider.record().sign_ins_of("42"), 2);
-    for secret in [&first] {
-        assert!(!hub.said().contains(secret.as_str()), "a session id is in the log");
-    }
+    assert!(!hub.said().contains(first.as_str()), "a session id is in the log");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
