@@ -15,6 +15,7 @@ mod output;
 mod serve;
 mod stats;
 mod token;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -74,6 +75,8 @@ enum Command {
     Listen(listen::Listen),
     /// Show every session of every instance
     Stats,
+    /// Tell whether a user has a notification, and why or why not
+    Why(why::Why),
     /// Measure a hub beside what the same machine does without one
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
@@ -117,6 +120,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Log(log) => log.run(&config, format).await,
+        Command::Why(why) => why.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
