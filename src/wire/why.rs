@@ -199,7 +199,7 @@ fn one_device(facts: &Facts, row: &LogRow, device: &DeviceWhy) -> String {
     };
     let acked = |at: Option<DateTime<Utc>>, how: &str| match at {
         Some(at) => format!("acknowledged it{how} after {}", after(at)),
-        None => format!("has acknowledged it{how}, when is no longer known"),
+        None => format!("has acknowledged it{how}, when is not known"),
     };
     match device.verdict {
         Verdict::Acked { sent, at, beside } => {
