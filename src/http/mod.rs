@@ -6,6 +6,7 @@
 mod ask;
 mod auth;
 mod batch;
+mod body;
 mod device;
 mod flow;
 mod health;
@@ -25,13 +26,14 @@ mod sse;
 mod stall;
 mod stats;
 mod stream;
+mod ticket;
 mod token;
 mod upgrade;
 
 pub use auth::Auth;
 pub use health::Health;
 pub use hub::{Hub, SocketRules};
-pub use limits::{BATCHES_AT_ONCE, Rates};
+pub use limits::{BATCHES_AT_ONCE, Rates, UserRates};
 pub use origin::Origins;
 pub use router::router;
 pub use server::Server;

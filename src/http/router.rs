@@ -12,7 +12,7 @@ use super::hub::Hub;
 use super::origin::Origins;
 use super::probes::{health, livez, readyz};
 use super::problems::Refused;
-use super::{batch, device, history, notify, request, sse, stats, upgrade};
+use super::{batch, device, history, notify, request, sse, stats, ticket, upgrade};
 use crate::wire::problem::Problem;
 
 /// The hub's HTTP side.
@@ -28,6 +28,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/notifications/head", get(history::head))
         .route("/api/whoami", get(device::whoami))
         .route("/api/notifications/stream", get(sse::stream))
+        .route("/api/ws-ticket", post(ticket::ws_ticket))
         .route("/ws", get(upgrade::ws))
         .route("/", get(upgrade::root))
         .route("/health", get(health))
@@ -36,7 +37,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(cors)
-        .layer(middleware::from_fn(request::frame))
+        .layer(middleware::from_fn_with_state(hub.tasks.clone(), request::frame))
         .with_state(hub)
 }
 

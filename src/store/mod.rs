@@ -31,6 +31,7 @@ pub mod retention;
 pub mod seen;
 pub mod server;
 pub mod sessions;
+pub mod tickets;
 pub mod yardstick;
 
 pub use database::{Database, Reader};
