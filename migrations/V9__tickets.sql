@@ -16,7 +16,8 @@ REVOKE ALL ON recado.ticket FROM PUBLIC;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
-        GRANT SELECT, INSERT, DELETE ON recado.ticket TO recado_hub;
+        -- UPDATE is for the row locks of the removal: two hubs that sweep pass each other by.
+        GRANT SELECT, INSERT, UPDATE, DELETE ON recado.ticket TO recado_hub;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;

@@ -31,4 +31,5 @@ mod sessions;
 mod slow;
 mod sse;
 mod stop;
+mod tickets;
 mod wakeup;

@@ -12,7 +12,7 @@ mod proxy;
 pub use client::{Asked, Client, Ended, Frame, Notification};
 pub use database::TestDb;
 pub use event_source::Page;
-pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
+pub use hub::{Hub, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use postgres::DurableServer;
