@@ -12,6 +12,7 @@ mod acks;
 mod append;
 mod bad_input;
 mod batch;
+mod browser;
 mod cli;
 mod cloudevents;
 mod crash;

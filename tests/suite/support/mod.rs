@@ -1,5 +1,6 @@
 //! The words in which the tests are told.
 
+mod browser;
 mod client;
 mod database;
 mod event_source;
@@ -9,6 +10,7 @@ mod note;
 mod postgres;
 mod proxy;
 
+pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
 pub use database::TestDb;
 pub use event_source::Page;
