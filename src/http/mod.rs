@@ -15,6 +15,7 @@ mod hub;
 mod limits;
 mod ndjson;
 mod notify;
+mod openapi;
 mod origin;
 mod probes;
 mod problems;

@@ -2,6 +2,7 @@
 
 mod browser;
 mod client;
+mod contract;
 mod database;
 mod event_source;
 mod hub;
@@ -12,6 +13,7 @@ mod proxy;
 
 pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use contract::{document, fits, matches_document};
 pub use database::TestDb;
 pub use event_source::Page;
 pub use hub::{Hub, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
