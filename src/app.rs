@@ -15,7 +15,7 @@ use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
-use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use crate::store::appender::Appender;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
@@ -35,6 +35,8 @@ const HTTP_CONNECTIONS: usize = 64;
 const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Database connections for looking up keys; a key is asked for once in ten seconds at most.
 const KEY_CONNECTIONS: u32 = 2;
+/// Tickets that a user may ask for at once; then one a second. As many as there are connections of one user, and some.
+const TICKET_BURST: u32 = 30;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -145,6 +147,8 @@ fn hub(
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
+        user_rates: UserRates::new(config.user_rate, config.user_rate),
+        ticket_rates: UserRates::new(TICKET_BURST, 1),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         health: Health::new(Arc::clone(&pulse)),
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },

@@ -9,7 +9,7 @@
 //!   so that no amount of resuming clients can keep the hub from appending or from noticing;
 //! - *listener*: LISTEN needs a connection of its own;
 //! - *keys*: two, so that a service is known while clients wait in line to resume;
-//! - *readers*: a small pool for resume and statistics.
+//! - *readers*: a small pool for resume, history, tickets and statistics.
 //!
 //! Every wait on the database has a limit, and a connection that missed one is thrown away, never reused: the answer
 //! of the old question may still be on its way.
@@ -32,6 +32,7 @@ pub mod retention;
 pub mod seen;
 pub mod server;
 pub mod sessions;
+pub mod tickets;
 pub mod why;
 pub mod yardstick;
 

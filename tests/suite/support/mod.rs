@@ -1,6 +1,8 @@
 //! The words in which the tests are told.
 
+mod browser;
 mod client;
+mod contract;
 mod database;
 mod event_source;
 mod hub;
@@ -9,10 +11,12 @@ mod note;
 mod postgres;
 mod proxy;
 
+pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use contract::{document, fits, matches_document};
 pub use database::TestDb;
 pub use event_source::Page;
-pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
+pub use hub::{Hub, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use postgres::DurableServer;
