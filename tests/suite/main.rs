@@ -23,6 +23,7 @@ mod guard;
 mod history;
 mod ndjson;
 mod old_clients;
+mod outbox;
 mod private_server;
 mod restored;
 mod resume;
