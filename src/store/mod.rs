@@ -16,6 +16,7 @@
 
 pub mod append;
 pub mod appender;
+pub mod business;
 pub mod caretaker;
 pub mod cursors;
 pub mod database;
