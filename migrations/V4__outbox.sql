@@ -286,6 +286,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off  -- an outbox that was just emptied has no statistics
+SET enable_bitmapscan = off  -- would gather a whole backlog before the first row
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -436,6 +437,7 @@ CREATE FUNCTION recado.outbox_tidy(p_quiet boolean) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 SET jit = off
 AS $$
 DECLARE

@@ -181,7 +181,7 @@ impl Mover {
             }
             Failure::Again(StoreError::Broken(_)) => {
                 append::ensure_partitions(self.lane.get().await?).await?;
-                Ok(Duration::ZERO)
+                Ok(BUSY)
             }
             Failure::Refused(error) if self.rows > 1 => {
                 self.rows /= 2;
