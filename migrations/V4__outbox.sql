@@ -78,8 +78,9 @@ END $$;
 
 -- Whether every later reader takes this JSON text as it is: RC013 if not. jsonb refuses \u0000, half a surrogate pair
 -- and numbers beyond all bounds, and drops a repeated key: its text then has fewer colons outside of strings.
+-- Called under the search path of recado.notify.
 CREATE FUNCTION recado.check_data(p_data text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     parsed jsonb;
     again  text;
@@ -130,7 +131,8 @@ AS $$
 DECLARE
     an_id  constant text := '^[A-Za-z0-9._:-]{1,128}$';
     rule   constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : -';
-    source constant text := session_user;
+    a_key  constant text := '^[ -~]{1,255}$';
+    reserved constant text[] := '{connection_established,caught_up,heartbeat,ping,pong,ack,auth,auth_ok,auth_expiring,status,error,command_result,goodbye}';
     json   text;
     users  text[];
     topic  text;
@@ -141,30 +143,38 @@ DECLARE
     place  bigint;
     id     uuid;
 BEGIN
-    IF notify.type IS NULL OR notify.type COLLATE "C" !~ '^[a-z0-9][a-z0-9._-]{0,63}$' THEN
-        PERFORM recado.refuse_argument('RC010', 'type', 'must be 1 to 64 characters of a-z 0-9 . _ - and begin with a letter or digit');
-    END IF;
-    IF notify.type IN ('connection_established', 'caught_up', 'heartbeat', 'ping', 'pong', 'ack', 'auth', 'auth_ok', 'auth_expiring',
-                       'status', 'error', 'command_result', 'goodbye') THEN
-        PERFORM recado.refuse_argument('RC011', 'type', 'is the name of a frame of the protocol; choose another');
-    END IF;
-    IF notify.title IS NULL THEN
-        PERFORM recado.refuse_argument('RC010', 'title', 'is required');
-    END IF;
-    IF notify.message IS NULL THEN
-        PERFORM recado.refuse_argument('RC010', 'message', 'is required');
-    END IF;
-    IF notify.user_id COLLATE "C" !~ an_id THEN
-        PERFORM recado.refuse_argument('RC010', 'user_id', rule);
-    END IF;
-    IF notify.account_id COLLATE "C" !~ an_id THEN
-        PERFORM recado.refuse_argument('RC010', 'account_id', rule);
-    END IF;
-    IF notify.ttl NOT BETWEEN 1 AND 2147483647 THEN
-        PERFORM recado.refuse_argument('RC010', 'ttl', 'must be a whole number of seconds from 1 to 2147483647');
-    END IF;
-    IF notify.idempotency_key COLLATE "C" !~ '^[ -~]{1,255}$' THEN
-        PERFORM recado.refuse_argument('RC010', 'idempotency_key', 'must be 1 to 255 printable ASCII characters');
+    -- All rules in one expression first: each expression is set up anew in each transaction, which costs more than it does.
+    IF (notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$'
+        AND notify.type <> ALL (reserved)
+        AND notify.title IS NOT NULL AND notify.message IS NOT NULL
+        AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
+        AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
+        AND (notify.ttl IS NULL OR notify.ttl BETWEEN 1 AND 2147483647)
+        AND (notify.idempotency_key IS NULL OR notify.idempotency_key COLLATE "C" ~ a_key)) IS NOT TRUE THEN
+        IF notify.type IS NULL OR notify.type COLLATE "C" !~ '^[a-z0-9][a-z0-9._-]{0,63}$' THEN
+            PERFORM recado.refuse_argument('RC010', 'type', 'must be 1 to 64 characters of a-z 0-9 . _ - and begin with a letter or digit');
+        END IF;
+        IF notify.type = ANY (reserved) THEN
+            PERFORM recado.refuse_argument('RC011', 'type', 'is the name of a frame of the protocol; choose another');
+        END IF;
+        IF notify.title IS NULL THEN
+            PERFORM recado.refuse_argument('RC010', 'title', 'is required');
+        END IF;
+        IF notify.message IS NULL THEN
+            PERFORM recado.refuse_argument('RC010', 'message', 'is required');
+        END IF;
+        IF notify.user_id COLLATE "C" !~ an_id THEN
+            PERFORM recado.refuse_argument('RC010', 'user_id', rule);
+        END IF;
+        IF notify.account_id COLLATE "C" !~ an_id THEN
+            PERFORM recado.refuse_argument('RC010', 'account_id', rule);
+        END IF;
+        IF notify.ttl NOT BETWEEN 1 AND 2147483647 THEN
+            PERFORM recado.refuse_argument('RC010', 'ttl', 'must be a whole number of seconds from 1 to 2147483647');
+        END IF;
+        IF notify.idempotency_key COLLATE "C" !~ a_key THEN
+            PERFORM recado.refuse_argument('RC010', 'idempotency_key', 'must be 1 to 255 printable ASCII characters');
+        END IF;
     END IF;
     IF notify.user_ids IS NOT NULL THEN
         IF cardinality(notify.user_ids) NOT BETWEEN 1 AND 10000 THEN
@@ -205,7 +215,7 @@ BEGIN
 
     IF notify.idempotency_key IS NOT NULL THEN
         -- The same hashes as the hub's: a service of the same name means the same key.
-        hashed := encode(substr(sha256(convert_to(source, 'UTF8') || '\x00' || convert_to(notify.idempotency_key, 'UTF8')), 1, 16), 'hex')::uuid;
+        hashed := encode(substr(sha256(convert_to(session_user, 'UTF8') || '\x00' || convert_to(notify.idempotency_key, 'UTF8')), 1, 16), 'hex')::uuid;
         SELECT ('x' || encode(substr(sha256(string_agg(int8send(octet_length(p.part)) || p.part, ''::bytea ORDER BY p.n)), 1, 8), 'hex'))::bit(64)::bigint
           INTO body
           FROM unnest(ARRAY[convert_to(notify.type, 'UTF8'), convert_to(notify.title, 'UTF8'), convert_to(notify.message, 'UTF8'),
@@ -241,7 +251,7 @@ BEGIN
                                ttl_seconds, replay, source, key, body, bytes)
     VALUES (place, (place / 16384) % 4, pg_current_xact_id(), clock_timestamp(), id, notify.type, notify.title, notify.message, json, topic,
             CASE WHEN users IS NULL THEN notify.user_id END, notify.account_id, users,
-            notify.ttl, coalesce(notify.replay, true), source, hashed, body, bytes);
+            notify.ttl, coalesce(notify.replay, true), session_user, hashed, body, bytes);
     RETURN id;
 END $$;
 
