@@ -17,6 +17,7 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use crate::store::appender::Appender;
+use crate::store::mover::Mover;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
@@ -106,10 +107,12 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
+    let mover = Mover::new(database.clone(), Arc::clone(&seen));
     let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
     let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential("mover", mover.run(stop_following.clone()));
     tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
     tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));

@@ -5,7 +5,7 @@
 //! keeps facts about readers. This room does not know who is connected or what a frame is.
 //!
 //! Connections, and why they are apart:
-//! - *appender*, *tailer*, *clerk* (acks, sessions, delivery facts), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
+//! - *appender*, *tailer*, *mover*, *clerk* (acks, sessions, delivery facts), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
 //!   so that no amount of resuming clients can keep the hub from appending or from noticing;
 //! - *listener*: LISTEN needs a connection of its own;
 //! - *keys*: two, so that a service is known while clients wait in line to resume;
@@ -16,6 +16,7 @@
 
 pub mod append;
 pub mod appender;
+pub mod business;
 pub mod caretaker;
 pub mod cursors;
 pub mod database;
@@ -26,6 +27,8 @@ pub mod keys;
 pub mod lane;
 pub mod listener;
 pub mod migrate;
+pub mod mover;
+pub mod outbox;
 pub mod progress;
 pub mod read;
 pub mod retention;

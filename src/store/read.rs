@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::database::{ASK_LIMIT, Reader, limited};
+use super::seen::Seen;
 use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, UserId};
 
 /// Most rows of one page.
@@ -47,6 +48,18 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
         sqlx::query!("UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1", old.0)
             .execute(connection);
     limited(ASK_LIMIT, renewed).await?;
+    Ok(())
+}
+
+/// What was known of the log `old` is not so any more. Its history is renamed before anything is appended to it, or every
+/// client that was there before would take the next number for the next of the old one. Another task, or another
+/// instance, may have done so already.
+///
+/// # Errors
+/// When the database is away.
+pub(super) async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) -> Result<(), StoreError> {
+    renew_log_id(connection, old).await?;
+    seen.start_over(state(connection).await?.log_id);
     Ok(())
 }
 

@@ -26,6 +26,7 @@ mod history;
 mod ndjson;
 mod old_clients;
 mod openapi;
+mod outbox;
 mod private_server;
 mod restored;
 mod resume;

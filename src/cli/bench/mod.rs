@@ -15,6 +15,7 @@ mod fill;
 mod ground;
 mod growth;
 mod hub_process;
+mod outbox;
 mod plain_fanout;
 mod post;
 mod post_client;
@@ -56,6 +57,8 @@ enum What {
     Publish(publish::Publish),
     /// One post to thousands of sockets, and the memory of an idle one
     Fanout(fanout::Fanout),
+    /// What recado.notify costs a caller's own transaction, and how soon it is on a socket
+    Outbox(outbox::Outbox),
     /// Many clients come back at once
     Resume(resume::Resume),
     /// Fill the log of a given database (--database-url or --data-dir)
@@ -99,6 +102,7 @@ impl Bench {
         match &self.what {
             What::Publish(publish) => publish.sockets(),
             What::Fanout(fanout) => fanout.sockets(),
+            What::Outbox(outbox) => outbox.sockets(),
             What::Resume(resume) => resume.sockets(),
             What::Fill(_) | What::Growth(_) | What::PlainServer { .. } => 0,
         }
@@ -127,6 +131,7 @@ impl Bench {
         match &self.what {
             What::Publish(publish) => publish.run(ground).await,
             What::Fanout(fanout) => fanout.run(ground).await,
+            What::Outbox(outbox) => outbox.run(ground).await,
             What::Resume(resume) => resume.run(ground).await,
             What::Fill(fill) => fill.run(ground).await,
             What::Growth(growth) => growth.run(ground).await,
