@@ -23,6 +23,9 @@ const HURRIED_ROUND: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at how far every live session has come.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Between two notes that those who are connected are still there: often enough that a device which is cut off with its
+/// hub was noted within the day, to which devices are forgotten.
+const SEEN: Duration = Duration::from_secs(3600);
 /// Most rows of one statement, so that its locks are short.
 const ROWS: usize = 1000;
 
@@ -34,11 +37,13 @@ pub struct Clerk {
     acks: Arc<AckBook>,
     sessions: Arc<SessionBook>,
     backoff: Backoff,
+    seen_at: Instant,
 }
 
 impl Clerk {
     pub fn new(database: Database, instance: InstanceId, registry: Arc<Registry>, acks: Arc<AckBook>, sessions: Arc<SessionBook>) -> Self {
-        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, backoff: Backoff::new(ROUND, LONGEST_PAUSE) }
+        let backoff = Backoff::new(ROUND, LONGEST_PAUSE);
+        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, backoff, seen_at: Instant::now() }
     }
 
     /// Runs until stopped, then writes once more.
@@ -80,6 +85,13 @@ impl Clerk {
             pause = self.backoff.failed();
             tracing::warn!(%error, "session facts could not be stored; they are kept and tried again");
         }
+        if self.seen_at.elapsed() >= SEEN {
+            self.seen_at = Instant::now();
+            if let Err(error) = self.write_seen().await {
+                self.lane.discard();
+                tracing::warn!(%error, "it could not be noted that devices are connected; the next note does");
+            }
+        }
         if pause.is_zero() {
             self.backoff.succeeded();
         }
@@ -104,6 +116,17 @@ impl Clerk {
     async fn write_sessions(&mut self, facts: &[sessions::SessionFact]) -> Result<(), StoreError> {
         for chunk in facts.chunks(ROWS) {
             sessions::store(self.lane.get().await?, self.instance, chunk).await?;
+            // After the fact that it is connected: between the two it is not forgotten for being connected.
+            let devices: Vec<_> = chunk.iter().map(|fact| (fact.who.user.clone(), fact.client.clone())).collect();
+            cursors::seen(self.lane.get().await?, &devices).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_seen(&mut self) -> Result<(), StoreError> {
+        let devices: Vec<_> = self.registry.members().iter().map(|member| (member.who.user.clone(), member.client.clone())).collect();
+        for chunk in devices.chunks(ROWS) {
+            cursors::seen(self.lane.get().await?, chunk).await?;
         }
         Ok(())
     }

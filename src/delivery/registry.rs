@@ -58,11 +58,12 @@ impl Member {
         }
     }
 
-    /// Sets the place that the connection begins at.
-    pub fn begin(&self, from: Seq) {
-        for number in [&self.from, &self.sent, &self.acked] {
+    /// Sets the place that the connection begins at, and up to where the device has confirmed.
+    pub fn begin(&self, from: Seq, acked: Seq) {
+        for number in [&self.from, &self.sent] {
             number.store(from.get(), Ordering::Relaxed);
         }
+        self.acked.store(acked.get(), Ordering::Relaxed);
     }
 
     pub fn from(&self) -> Seq {

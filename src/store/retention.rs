@@ -1,4 +1,4 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys, and sessions that ended long ago.
+//! Forgetting: whole partitions of the log that are old or too many, their keys, sessions that ended long ago, idle devices.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::database::{ASK_LIMIT, limited};
+use super::idle::{self, Reach};
 use super::{Database, StoreError, read};
 use crate::backoff::jitter;
 use crate::domain::Seq;
@@ -36,6 +37,8 @@ pub struct Policy {
     pub bytes: Option<u64>,
     /// Sessions that ended longer ago go.
     pub sessions: Option<Duration>,
+    /// Devices that were not here for longer go; see [`super::idle`].
+    pub devices: Option<Duration>,
 }
 
 impl Policy {
@@ -62,6 +65,7 @@ pub struct Outcome {
     pub busy_elsewhere: bool,
     pub partitions_dropped: u32,
     pub sessions_deleted: u64,
+    pub devices_forgotten: u64,
 }
 
 /// Does a round each minute until stopped. A round that fails is tried again with the next.
@@ -75,14 +79,15 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             () = stop.wait() => return,
         }
         let done = tokio::select! {
-            done = round(&database, policy) => done,
+            done = round_of(&database, policy, Reach::Part) => done,
             () = stop.wait() => return,
         };
         match done {
-            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 => {
+            Ok(done) if done != Outcome::default() && !done.busy_elsewhere => {
                 tracing::info!(
                     partitions = done.partitions_dropped,
                     sessions = done.sessions_deleted,
+                    devices = done.devices_forgotten,
                     "what was over its time was dropped"
                 );
             }
@@ -92,11 +97,19 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
     }
 }
 
-/// One round. Needs the owner of the tables, not the role that serves.
+/// One round, over all devices. Needs the owner of the tables, not the role that serves.
 ///
 /// # Errors
 /// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
 pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
+    round_of(database, policy, Reach::All).await
+}
+
+/// One round; how far it looks for idle devices is said.
+///
+/// # Errors
+/// As [`round`].
+pub async fn round_of(database: &Database, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     // A connection of its own: whatever happens, the lock goes with it.
     let mut connection = database.clone().under_role(None).connect("retention").await?;
     sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
@@ -104,7 +117,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
         return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
     }
-    let done = round_alone(&mut connection, policy).await?;
+    let done = round_alone(&mut connection, policy, reach).await?;
     // The end of the session would give the lock back as well, but a moment after we have returned.
     let unlocked = sqlx::query!("SELECT pg_advisory_unlock('recado.partition'::regclass::integer, 2)");
     limited(ASK_LIMIT, unlocked.fetch_one(&mut connection)).await?;
@@ -112,7 +125,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     Ok(done)
 }
 
-async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Outcome, StoreError> {
+async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     let mut done = Outcome::default();
     loop {
         let state = read::state(connection).await?;
@@ -129,6 +142,9 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Ou
     }
     if let Some(age) = policy.sessions {
         done.sessions_deleted = delete_sessions(connection, age).await?;
+    }
+    if let Some(age) = policy.devices {
+        done.devices_forgotten = idle::forget(connection, age, reach).await?;
     }
     Ok(done)
 }

@@ -8,7 +8,7 @@ use recado::store::retention::{self, Outcome, Policy};
 use super::support::*;
 
 /// Every partition that is full, whatever its age.
-pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None };
+pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None };
 
 pub async fn retain(db: &TestDb, policy: Policy) -> Outcome {
     retention::round(&Database::parse(&db.url(), None).unwrap(), policy).await.unwrap()
