@@ -66,8 +66,9 @@ impl Log {
                 let duration =
                     |text: &String| parse_duration(text).ok_or_else(|| Failure::other(format!("{text:?} is no time such as 90d")));
                 let bytes = |text: &String| parse_bytes(text).ok_or_else(|| Failure::other(format!("{text:?} is no size such as 50GB")));
-                let idle =
-                    |text: &String| parse_idle(text).ok_or_else(|| Failure::other(format!("{text:?} is no time of 2d or more, such as 180d")));
+                let idle = |text: &String| {
+                    parse_idle(text).ok_or_else(|| Failure::other(format!("{text:?} is no time of 2d or more, such as 180d")))
+                };
                 let policy = Policy {
                     age: age.as_ref().map(duration).transpose()?.or(config.retention.age),
                     bytes: size.as_ref().map(bytes).transpose()?.or(config.retention.bytes),

@@ -115,10 +115,10 @@ impl Clerk {
 
     async fn write_sessions(&mut self, facts: &[sessions::SessionFact]) -> Result<(), StoreError> {
         for chunk in facts.chunks(ROWS) {
-            sessions::store(self.lane.get().await?, self.instance, chunk).await?;
-            // After the fact that it is connected: between the two it is not forgotten for being connected.
+            // Whoever came or went was here, whether or not anything was acknowledged.
             let devices: Vec<_> = chunk.iter().map(|fact| (fact.who.user.clone(), fact.client.clone())).collect();
             cursors::seen(self.lane.get().await?, &devices).await?;
+            sessions::store(self.lane.get().await?, self.instance, chunk).await?;
         }
         Ok(())
     }

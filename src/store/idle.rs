@@ -83,10 +83,7 @@ pub async fn step(connection: &mut PgConnection, age: Duration, stand: &Stand) -
     .fetch_one(connection);
     let done = limited(ASK_LIMIT, done).await?;
     let next = done.last_user_id.zip(done.last_client_id).filter(|_| done.looked == STEP_ROWS);
-    Ok(Step {
-        forgotten: u64::try_from(done.forgotten).unwrap_or(0),
-        next: next.map(|(user, client)| Stand { user, client }),
-    })
+    Ok(Step { forgotten: u64::try_from(done.forgotten).unwrap_or(0), next: next.map(|(user, client)| Stand { user, client }) })
 }
 
 async fn stored(connection: &mut PgConnection) -> Result<Stand, StoreError> {

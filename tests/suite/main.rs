@@ -16,6 +16,7 @@ mod cli;
 mod cloudevents;
 mod crash;
 mod deliver;
+mod devices;
 mod docs;
 mod doors;
 mod frozen;
