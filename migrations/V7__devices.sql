@@ -101,6 +101,8 @@ CREATE FUNCTION recado.forget_devices(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+-- A step finds its rows by their keys, however few they are thought to be: the whole of a table is never read.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -166,6 +168,16 @@ BEGIN
     )
     SELECT count(*) INTO forgotten FROM gone;
 END $$;
+
+-- The function keeps its plans. One that was made when the partition of the head was known to be empty (a nightly VACUUM ANALYZE
+-- tells the partitions that lie ahead) reads it from end to end, and goes on doing so while it fills. Compiling pays for
+-- none of its statements; that some scan of one row has no index would look expensive enough to try.
+ALTER FUNCTION recado.append(
+    bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
+    integer[], boolean[], text[], uuid[], bigint[], boolean) SET enable_seqscan = off;
+ALTER FUNCTION recado.append(
+    bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
+    integer[], boolean[], text[], uuid[], bigint[], boolean) SET jit = off;
 
 REVOKE ALL ON recado.forgotten_device, recado.device_walk FROM PUBLIC;
 REVOKE ALL ON FUNCTION recado.device_hash(text), recado.device_place(text, text, uuid, bigint),

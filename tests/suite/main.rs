@@ -24,6 +24,7 @@ mod guard;
 mod history;
 mod ndjson;
 mod old_clients;
+mod plans;
 mod private_server;
 mod restored;
 mod resume;
