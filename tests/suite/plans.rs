@@ -50,7 +50,7 @@ async fn filled(rows: i64) -> TestDb {
         "INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq, acked_at, seen_at)
          SELECT 'u' || n % {USERS}, 'd' || n / {USERS}, log_id, n, t.at, t.at
            FROM recado.meta, generate_series(0, {} - 1) n,
-                LATERAL (SELECT now() - CASE WHEN n % 20 = 0 THEN interval '30 days' ELSE interval '0' END) AS t (at)
+                LATERAL (SELECT now() - CASE WHEN n / {USERS} % 20 = 7 THEN interval '30 days' ELSE interval '0' END) AS t (at)
           ORDER BY 1, 2",
         rows / 5
     ))
