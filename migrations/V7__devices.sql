@@ -179,6 +179,12 @@ ALTER FUNCTION recado.append(
     bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[], text[], text[],
     integer[], boolean[], text[], uuid[], bigint[], boolean) SET jit = off;
 
+-- Serves retention: "the keys of these numbers". The BRIN index of before led to them only while the rows lay in the order
+-- of seq: what is deleted makes room for new keys among the old ones, and each step then read most of the table. New
+-- entries go to the right end, so an append pays little for it.
+CREATE INDEX idempotency_by_seq ON recado.idempotency (seq);
+DROP INDEX recado.idempotency_seq;
+
 REVOKE ALL ON recado.forgotten_device, recado.device_walk FROM PUBLIC;
 REVOKE ALL ON FUNCTION recado.device_hash(text), recado.device_place(text, text, uuid, bigint),
                        recado.forget_devices(text, text, integer, double precision) FROM PUBLIC;

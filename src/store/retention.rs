@@ -25,8 +25,10 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
 /// finished by a later round.
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
-/// Keys and sessions that are deleted in one statement.
+/// Sessions that are deleted in one statement.
 const STEP_ROWS: i64 = 10_000;
+/// Numbers whose keys are deleted in one statement: some milliseconds, and no more of the disk at once than a few appends take.
+const STEP_KEYS: i64 = 2_000;
 
 /// What is kept. `None`: everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -180,7 +182,7 @@ async fn drop_partition(connection: &mut PgConnection, partition: &Partition) ->
     for parent in ["log", "log_member"] {
         detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
     }
-    delete_keys(connection, partition.hi).await?;
+    delete_keys(connection, partition).await?;
     let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
     limited(ASK_LIMIT, gone.execute(connection)).await?;
     Ok(())
@@ -203,18 +205,16 @@ async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &st
     Ok(())
 }
 
-async fn delete_keys(connection: &mut PgConnection, below: i64) -> Result<(), StoreError> {
-    loop {
-        let step = sqlx::query!(
-            r#"DELETE FROM recado.idempotency
-                WHERE key IN (SELECT i.key FROM recado.idempotency i WHERE i.seq < $1 LIMIT $2)"#,
-            below,
-            STEP_ROWS,
-        );
-        if limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() == 0 {
-            return Ok(());
-        }
+/// In windows of numbers, so that no step passes over what the ones before have deleted.
+async fn delete_keys(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+    let mut from = partition.lo;
+    while from < partition.hi {
+        let below = partition.hi.min(from + STEP_KEYS);
+        let step = sqlx::query!("DELETE FROM recado.idempotency WHERE seq >= $1 AND seq < $2", from, below);
+        limited(DETACH_LIMIT, step.execute(&mut *connection)).await?;
+        from = below;
     }
+    Ok(())
 }
 
 async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {

@@ -32,5 +32,6 @@ mod retention;
 mod sessions;
 mod slow;
 mod sse;
+mod stalls;
 mod stop;
 mod wakeup;
