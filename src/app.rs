@@ -175,7 +175,7 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
 
 fn policy(config: &Config) -> Policy {
     let kept = config.retention;
-    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions }
+    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices }
 }
 
 fn max_connections(config: &Config) -> usize {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reading::{Reading, parse_facts, unknown_names};
-pub use reading::{parse_bytes, parse_duration};
+pub use reading::{parse_bytes, parse_duration, parse_idle};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +79,11 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
     row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
     row(
+        "RECADO_RETENTION_DEVICES",
+        "",
+        "devices that were not here for longer are forgotten, such as 180d, 2d at least; one that comes back is told the gap (default: kept for ever)",
+    ),
+    row(
         "RECADO_DELIVERY_FACTS",
         "1s",
         "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
@@ -126,12 +131,13 @@ pub struct JwtRules {
     pub max_lifetime: Duration,
 }
 
-/// What is kept of the log and of the sessions; `None`: everything.
+/// What is kept of the log, of the sessions and of the devices; `None`: everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Retention {
     pub age: Option<Duration>,
     pub bytes: Option<u64>,
     pub sessions: Option<Duration>,
+    pub devices: Option<Duration>,
 }
 
 /// All settings, read and checked.
@@ -247,6 +253,7 @@ impl Config {
                 age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+                devices: read.optional("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
             delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),

@@ -22,6 +22,7 @@ pub mod cursors;
 pub mod database;
 pub mod error;
 pub mod guard;
+pub mod idle;
 pub mod instances;
 pub mod keys;
 pub mod lane;

@@ -8,6 +8,7 @@
 //! away afterwards. On a given hub or database the rows stay, because nothing takes rows out of a log; hence the
 //! question for [`ground::Allowed`].
 
+mod batches;
 mod ceilings;
 mod clocks;
 mod fanout;
@@ -19,6 +20,7 @@ mod outbox;
 mod plain_fanout;
 mod post;
 mod post_client;
+mod probes;
 mod publish;
 mod report;
 mod resume;

@@ -8,6 +8,7 @@ mod event_source;
 mod hub;
 mod load;
 mod note;
+mod plans;
 mod postgres;
 mod proxy;
 
@@ -19,6 +20,7 @@ pub use event_source::Page;
 pub use hub::{Hub, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
+pub use plans::{Listening, Plan, tell_plans};
 pub use postgres::DurableServer;
 pub use proxy::{Cut, Flow, Proxy};
 
