@@ -75,7 +75,7 @@ SELECT l.topic AS address, l.seq, l.id, l.created_at, l.type, l.title, l.message
   FROM recado.log l
  WHERE l.replay AND l.topic <> 'l'
  UNION ALL
-SELECT m.topic, l.seq, l.id, l.created_at, l.type, l.title, l.message, l.data, l.expires_at
+SELECT m.topic, m.seq, l.id, l.created_at, l.type, l.title, l.message, l.data, l.expires_at
   FROM recado.log_member m
  CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = m.seq LIMIT 1) l;
 
