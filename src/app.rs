@@ -105,7 +105,7 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
     let (hints_in, hints) = mpsc::channel(HINTS);
     let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
-    let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
+    let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
     tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
@@ -140,7 +140,7 @@ fn hub(
     let hub = Hub {
         instance,
         appender: handle,
-        delivery: Delivery::new(Arc::clone(registry), reader.clone()),
+        delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts),
         auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),

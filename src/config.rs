@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reading::{Reading, unknown_names};
+use reading::{Reading, parse_facts, unknown_names};
 pub use reading::{parse_bytes, parse_duration};
 
 /// One row of the table of settings.
@@ -78,6 +78,11 @@ pub const TABLE: &[Setting] = &[
     ),
     row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
     row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
+    row(
+        "RECADO_DELIVERY_FACTS",
+        "1s",
+        "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
+    ),
     row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; seven more serve the hub itself"),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
@@ -148,6 +153,8 @@ pub struct Config {
     pub poll_interval: Duration,
     pub drain_window: Duration,
     pub retention: Retention,
+    /// `None`: no facts.
+    pub delivery_facts: Option<Duration>,
     pub read_connections: u32,
     pub publish_rate: u32,
     pub log: String,
@@ -235,6 +242,7 @@ impl Config {
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
             },
+            delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             log: read.text("RECADO_LOG").unwrap_or_default(),

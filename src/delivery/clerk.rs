@@ -1,4 +1,4 @@
-//! Writes down what readers did: acknowledgements and sessions, in batches, over one connection.
+//! Writes down what readers did: acknowledgements, sessions and delivery facts, in batches, over one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::acks::AckBook;
+use super::live::Delivery;
+use super::progress::ProgressBook;
 use super::registry::Registry;
 use super::sessions::SessionBook;
 use crate::backoff::Backoff;
 use crate::domain::{InstanceId, LogId};
 use crate::store::cursors::{self, Ack};
 use crate::store::lane::Lane;
+use crate::store::progress::{self, ProgressFact};
 use crate::store::{Database, StoreError, sessions};
 use crate::tasks::Stop;
 
@@ -25,6 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const REFRESH: Duration = Duration::from_secs(5);
 /// Most rows of one statement, so that its locks are short.
 const ROWS: usize = 1000;
+/// Most delivery facts of one round, so that acknowledgements do not wait long behind them. A broadcast to more connections
+/// than this is written over several rounds, without harm: each fact knows its moment.
+const FACTS_A_ROUND: usize = 3000;
 
 /// The task that stores acks and sessions.
 pub struct Clerk {
@@ -33,12 +39,15 @@ pub struct Clerk {
     registry: Arc<Registry>,
     acks: Arc<AckBook>,
     sessions: Arc<SessionBook>,
+    progress: Arc<ProgressBook>,
     backoff: Backoff,
 }
 
 impl Clerk {
-    pub fn new(database: Database, instance: InstanceId, registry: Arc<Registry>, acks: Arc<AckBook>, sessions: Arc<SessionBook>) -> Self {
-        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, backoff: Backoff::new(ROUND, LONGEST_PAUSE) }
+    pub fn new(database: Database, instance: InstanceId, delivery: &Delivery) -> Self {
+        let Delivery { registry, acks, sessions, progress, .. } = delivery.clone();
+        let backoff = Backoff::new(ROUND, LONGEST_PAUSE);
+        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, progress, backoff }
     }
 
     /// Runs until stopped, then writes once more.
@@ -55,17 +64,23 @@ impl Clerk {
                 let members = self.registry.members();
                 self.sessions.refresh(members.iter().map(AsRef::as_ref), self.registry.position().log_id);
             }
-            let pause = self.round().await;
+            if self.progress.is_due() {
+                let members = self.registry.members();
+                self.progress.collect(members.iter().map(AsRef::as_ref));
+            }
+            let pause = self.round(FACTS_A_ROUND).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.wait() => break,
             }
         }
-        self.round().await;
+        let members = self.registry.members();
+        self.progress.collect(members.iter().map(AsRef::as_ref));
+        self.round(usize::MAX).await;
     }
 
     /// Writes what waits; how long to wait before the next round when the database does not take it.
-    async fn round(&mut self) -> Duration {
+    async fn round(&mut self, most_facts: usize) -> Duration {
         let mut pause = Duration::ZERO;
         if let Err(error) = self.write_acks().await {
             self.acks.not_stored();
@@ -79,6 +94,13 @@ impl Clerk {
             self.lane.discard();
             pause = self.backoff.failed();
             tracing::warn!(%error, "session facts could not be stored; they are kept and tried again");
+        }
+        let facts = self.progress.take(most_facts);
+        if let Err(error) = self.write_progress(&facts).await {
+            self.progress.not_stored(facts);
+            self.lane.discard();
+            pause = self.backoff.failed();
+            tracing::warn!(%error, "delivery facts could not be stored; they are kept and tried again");
         }
         if pause.is_zero() {
             self.backoff.succeeded();
@@ -104,6 +126,13 @@ impl Clerk {
     async fn write_sessions(&mut self, facts: &[sessions::SessionFact]) -> Result<(), StoreError> {
         for chunk in facts.chunks(ROWS) {
             sessions::store(self.lane.get().await?, self.instance, chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_progress(&mut self, facts: &[ProgressFact]) -> Result<(), StoreError> {
+        for chunk in facts.chunks(ROWS) {
+            progress::store(self.lane.get().await?, chunk).await?;
         }
         Ok(())
     }

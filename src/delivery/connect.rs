@@ -74,7 +74,7 @@ impl Delivery {
         let member = Member::new(opening.who.clone(), opening.client.clone(), opening.transport);
         let (seat, position) = self.registry.join(member)?;
         let (resume, position) = self.resume(&opening, &seat, position).await?;
-        seat.member().begin(resume.from());
+        seat.member().begin(position.log_id, resume.from());
         self.sessions.began(seat.member(), position.log_id);
         let connection = Connection::new(resume.from(), position.published);
         Ok((Subscription::new(self.clone(), self.reader.clone(), seat, connection, position.log_id), resume, position))

@@ -26,6 +26,8 @@ pub mod connection;
 pub mod event;
 pub mod live;
 pub mod outbox;
+pub mod progress;
+pub mod reached;
 pub mod registry;
 pub mod sessions;
 pub mod subscription;

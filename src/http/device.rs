@@ -30,10 +30,14 @@ pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, 
         let detail = "nothing of this number was sent: the log ends before it";
         return Err(Problem::new(409, "ack_ahead", detail).with_bounds(bounds(&state)).into());
     }
-    let place = cursors::store_one(&hub.reader, state.log_id, &Ack { user: who.user, client, acked: seq }).await?;
+    let ack = Ack { user: who.user, client, acked: seq };
+    let (place, moved) = cursors::store_one(&hub.reader, state.log_id, &ack).await?;
     if place.log_id != state.log_id {
         // The history was replaced between the two statements.
         return Err(Problem::new(409, "reset", "the place is of another history; connect again").into());
+    }
+    if moved {
+        hub.delivery.acked_beside(&ack.user, &ack.client, state.log_id, seq);
     }
     Ok((no_store(), Json(json!({ "acked": place.acked }))).into_response())
 }

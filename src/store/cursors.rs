@@ -54,11 +54,11 @@ pub struct Ack {
 }
 
 /// Stores acknowledgements of one history. A place never goes back; one of another history than the log's present one
-/// is not stored. `acks` must be sorted: two instances that lock the same rows in two orders would deadlock.
+/// is not stored. Says how many moved. `acks` must be sorted: two instances that lock the same rows in two orders would deadlock.
 ///
 /// # Errors
 /// When the database is away or slow. Nothing is stored then, and storing again is right.
-pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -> Result<(), StoreError> {
+pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -> Result<u64, StoreError> {
     debug_assert!(acks.is_sorted(), "unsorted acknowledgements deadlock two instances");
     let users: Vec<&str> = acks.iter().map(|a| a.user.as_str()).collect();
     let clients: Vec<&str> = acks.iter().map(|a| a.client.as_str()).collect();
@@ -77,18 +77,17 @@ pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -
         &seqs,
     )
     .execute(connection);
-    limited(ASK_LIMIT, stored).await?;
-    Ok(())
+    Ok(limited(ASK_LIMIT, stored).await?.rows_affected())
 }
 
-/// Stores one device's acknowledgement, and says what its place is then.
+/// Stores one device's acknowledgement, and says what its place is then, and whether this moved it.
 ///
 /// # Errors
 /// When the database is away or slow. Storing again is right.
-pub async fn store_one(reader: &Reader, log_id: LogId, ack: &Ack) -> Result<Place, StoreError> {
+pub async fn store_one(reader: &Reader, log_id: LogId, ack: &Ack) -> Result<(Place, bool), StoreError> {
     let mut checkout = reader.checkout().await?;
-    store(checkout.connection(), log_id, std::slice::from_ref(ack)).await?;
+    let moved = store(checkout.connection(), log_id, std::slice::from_ref(ack)).await?;
     checkout.done();
     let (place, _) = place_or_start(reader, &ack.user, &ack.client, Place { log_id, acked: ack.acked }).await?;
-    Ok(place)
+    Ok((place, moved > 0))
 }

@@ -28,6 +28,7 @@ pub mod keys;
 pub mod lane;
 pub mod listener;
 pub mod migrate;
+pub mod progress;
 pub mod read;
 pub mod retention;
 pub mod seen;

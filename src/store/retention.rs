@@ -1,9 +1,9 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys, and sessions that ended long ago.
+//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, and sessions that ended long ago.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
 //! 2. The partition is detached CONCURRENTLY: the plain form locks the log against appends for as long as any reader reads.
-//! 3. It is dropped, its keys are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
+//! 3. It is dropped, its keys and the facts about its numbers are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
 //!    behind is found there and finished by the next round.
 //!
 //! The partition that holds the head is never dropped: the next number comes from it.
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
 
 use super::database::{ASK_LIMIT, limited};
 use super::{Database, StoreError, read};
@@ -24,8 +25,10 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
 /// finished by a later round.
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
-/// Keys and sessions that are deleted in one statement.
+/// Keys and facts that are deleted in one statement.
 const STEP_ROWS: i64 = 10_000;
+/// Sessions that are deleted in one statement, after their facts.
+const STEP_SESSIONS: i64 = 1000;
 
 /// What is kept. `None`: everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +65,8 @@ pub struct Outcome {
     pub busy_elsewhere: bool,
     pub partitions_dropped: u32,
     pub sessions_deleted: u64,
+    /// Delivery facts, of numbers that were dropped or of sessions that were forgotten.
+    pub facts_deleted: u64,
 }
 
 /// Does a round each minute until stopped. A round that fails is tried again with the next.
@@ -79,10 +84,11 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             () = stop.wait() => return,
         };
         match done {
-            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 => {
+            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 || done.facts_deleted > 0 => {
                 tracing::info!(
                     partitions = done.partitions_dropped,
                     sessions = done.sessions_deleted,
+                    facts = done.facts_deleted,
                     "what was over its time was dropped"
                 );
             }
@@ -121,14 +127,16 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Ou
         let is_left_over = oldest.hi <= state.floor.next().get();
         let is_full = oldest.hi <= state.head.get();
         if is_left_over || is_full && goes(oldest, &all, policy) {
-            drop_partition(connection, oldest).await?;
+            done.facts_deleted += drop_partition(connection, oldest).await?;
             done.partitions_dropped += 1;
         } else {
             break;
         }
     }
     if let Some(age) = policy.sessions {
-        done.sessions_deleted = delete_sessions(connection, age).await?;
+        let (sessions, facts) = delete_sessions(connection, age).await?;
+        done.sessions_deleted = sessions;
+        done.facts_deleted += facts + delete_facts_beside(connection, age).await?;
     }
     Ok(done)
 }
@@ -157,7 +165,8 @@ pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>,
     limited(ASK_LIMIT, rows).await
 }
 
-async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+/// How many facts went with it.
+async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<u64, StoreError> {
     let floor = Seq::from_db(partition.hi - 1);
     let raised = sqlx::query!("UPDATE recado.meta SET floor_seq = $1 WHERE floor_seq < $1", floor.get());
     limited(ASK_LIMIT, raised.execute(&mut *connection)).await?;
@@ -165,9 +174,10 @@ async fn drop_partition(connection: &mut PgConnection, partition: &Partition) ->
         detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
     }
     delete_keys(connection, partition.hi).await?;
+    let facts = delete_facts_below(connection, partition.hi).await?;
     let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
     limited(ASK_LIMIT, gone.execute(connection)).await?;
-    Ok(())
+    Ok(facts)
 }
 
 /// Both names are of our own making: a fixed word and a number.
@@ -201,20 +211,73 @@ async fn delete_keys(connection: &mut PgConnection, below: i64) -> Result<(), St
     }
 }
 
-async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
+/// Facts that speak of numbers below only. One that also says something of a later number stays until that goes.
+async fn delete_facts_below(connection: &mut PgConnection, below: i64) -> Result<u64, StoreError> {
     let mut deleted = 0;
     loop {
         let step = sqlx::query!(
-            r#"DELETE FROM recado.session
-                WHERE session_id IN (SELECT s.session_id FROM recado.session s
-                                      WHERE s.ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2)"#,
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p WHERE greatest(p.sent_seq, p.acked_seq) < $1 LIMIT $2))"#,
+            below,
+            STEP_ROWS,
+        );
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
+        }
+    }
+}
+
+/// Sessions that ended longer ago, each after its facts: what a crash leaves is found by the next round. How many of both.
+async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<(u64, u64), StoreError> {
+    let (mut sessions, mut facts) = (0, 0);
+    loop {
+        let old = sqlx::query_scalar!(
+            "SELECT session_id FROM recado.session WHERE ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2",
+            age.as_secs_f64(),
+            STEP_SESSIONS,
+        );
+        let old = limited(DETACH_LIMIT, old.fetch_all(&mut *connection)).await?;
+        if old.is_empty() {
+            return Ok((sessions, facts));
+        }
+        facts += delete_facts_of(connection, &old).await?;
+        let gone = sqlx::query!("DELETE FROM recado.session WHERE session_id = ANY ($1)", &old);
+        sessions += limited(DETACH_LIMIT, gone.execute(&mut *connection)).await?.rows_affected();
+    }
+}
+
+async fn delete_facts_of(connection: &mut PgConnection, sessions: &[Uuid]) -> Result<u64, StoreError> {
+    let mut deleted = 0;
+    loop {
+        let step = sqlx::query!(
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p WHERE p.session_id = ANY ($1) LIMIT $2))"#,
+            sessions,
+            STEP_ROWS,
+        );
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
+        }
+    }
+}
+
+/// Acknowledgements that came beside a session have the age of one that ended with them.
+async fn delete_facts_beside(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
+    let mut deleted = 0;
+    loop {
+        let step = sqlx::query!(
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p
+                                         WHERE p.session_id IS NULL AND p.acked_at < clock_timestamp() - make_interval(secs => $1)
+                                         LIMIT $2))"#,
             age.as_secs_f64(),
             STEP_ROWS,
         );
-        let rows = limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected();
-        deleted += rows;
-        if rows == 0 {
-            return Ok(deleted);
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
         }
     }
 }
