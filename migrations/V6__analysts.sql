@@ -118,8 +118,10 @@ SELECT d.day::date AS day, c.type, c.audience, c.notifications, c.bytes, c.first
 -- began is left out: it was passed over.
 CREATE VIEW recado_views.deliveries AS
 SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.client_id, d.session_id, d.transport,
-       p.sent_at, a.acked_at, greatest(p.sent_at - d.created_at, interval '0') AS time_to_send,
-       greatest(a.acked_at - p.sent_at, interval '0') AS time_to_ack
+       p.sent_at, a.acked_at,
+       -- greatest() alone would make 0 of what is not known.
+       CASE WHEN p.sent_at IS NOT NULL THEN greatest(p.sent_at - d.created_at, interval '0') END AS time_to_send,
+       CASE WHEN a.acked_at IS NOT NULL AND p.sent_at IS NOT NULL THEN greatest(a.acked_at - p.sent_at, interval '0') END AS time_to_ack
   FROM (SELECT l.seq, l.id, l.created_at, l.type, l.title, CASE WHEN l.topic = 'l' THEN 'users' ELSE 'user' END AS audience,
                u.user_id, s.client_id, s.session_id, s.transport, s.log_id
           FROM recado.log l
@@ -162,7 +164,8 @@ SELECT d.day::date AS day, t.type, t.notifications, t.devices, t.acked,
        interval '1 day') AS d (day)
  CROSS JOIN LATERAL (
        SELECT f.type, count(DISTINCT f.seq) AS notifications, count(*) AS devices, count(f.acked_at) AS acked,
-              percentile_cont(ARRAY[0.5, 0.95, 0.99, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM greatest(f.acked_at - f.sent_at, interval '0'))) AS p
+              percentile_cont(ARRAY[0.5, 0.95, 0.99, 1]) WITHIN GROUP (ORDER BY extract(epoch FROM greatest(f.acked_at - f.sent_at, interval '0')))
+              FILTER (WHERE f.acked_at IS NOT NULL AND f.sent_at IS NOT NULL) AS p
          FROM (SELECT v.seq, v.type, v.user_id, v.client_id, min(v.sent_at) AS sent_at, min(v.acked_at) AS acked_at
                  FROM recado_views.deliveries v
                 WHERE v.created_at >= d.day AT TIME ZONE 'UTC' AND v.created_at < (d.day + interval '1 day') AT TIME ZONE 'UTC'

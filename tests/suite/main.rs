@@ -9,6 +9,7 @@
 mod support;
 
 mod acks;
+mod analysts;
 mod append;
 mod bad_input;
 mod batch;
@@ -18,6 +19,7 @@ mod crash;
 mod deliver;
 mod docs;
 mod doors;
+mod export;
 mod frozen;
 mod guard;
 mod history;
@@ -29,6 +31,7 @@ mod resume;
 mod retention;
 mod sessions;
 mod slow;
+mod sql_page;
 mod sse;
 mod stop;
 mod wakeup;

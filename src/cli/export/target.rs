@@ -46,18 +46,13 @@ impl Target {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let found = last_record(&mut file, shape).map_err(failed)?;
+        let strange = || Failure::settings(format!("{} was not written by recado export in this format", path.display()));
         let (end, place) = match found {
-            None => (0, None),
+            None if may_be_half_a_start(&mut file, shape).map_err(failed)? => (0, None),
             Some(Found { end, text, is_head: true }) if text == shape.head() => (end, None),
-            Some(Found { end, text, is_head: false }) => (end, shape.place(&text)),
-            Some(_) => (0, None),
+            Some(Found { end, text, is_head: false }) => (end, Some(shape.place(&text).ok_or_else(strange)?)),
+            _ => return Err(strange()),
         };
-        let length = file.metadata().map_err(failed)?.len();
-        if place.is_none() && end == 0 && length > 0 && !may_be_half_a_start(&mut file, shape, length).map_err(failed)?
-            || place.is_none() && end as usize > shape.head().len()
-        {
-            return Err(Failure::settings(format!("{} was not written by recado export in this format", path.display())));
-        }
         file.set_len(end).map_err(failed)?;
         file.seek(SeekFrom::Start(end)).map_err(failed)?;
         let mut target = Self::File(file);
@@ -137,14 +132,14 @@ fn last_record(file: &mut File, shape: Shape) -> io::Result<Option<Found>> {
 }
 
 /// Whether a file without a whole record is what a killed run left of its first bytes, and no stranger's.
-fn may_be_half_a_start(file: &mut File, shape: Shape, length: u64) -> io::Result<bool> {
+fn may_be_half_a_start(file: &mut File, shape: Shape) -> io::Result<bool> {
     let start = match shape {
         Shape::Csv => shape.head(),
         Shape::Ndjson => "{\"log_id\":\"".to_owned(),
     };
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    Read::take(&mut *file, length.min(start.len() as u64)).read_to_end(&mut bytes)?;
+    Read::take(&mut *file, start.len() as u64).read_to_end(&mut bytes)?;
     Ok(start.as_bytes().starts_with(&bytes))
 }
 
