@@ -281,6 +281,10 @@ async fn conditions_reach_the_partitions_and_the_indexes() {
          INSERT INTO recado.log (seq, id, created_at, type, title, message, data, topic, user_id, replay, source, bytes)
          SELECT n, gen_random_uuid(), '2026-03-01'::timestamptz + n * interval '1 minute', 'order_created', 't', 'm', '{}', 'u/' || n % 100, n % 100,
                 true, 's', 10 FROM generate_series(9001, 19000) n;
+         INSERT INTO recado.session (session_id, instance_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq, acked_seq,
+                                     connected_at, last_activity_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), n % 100, '{}', 'web', 'websocket', m.log_id, n * 6, n * 6 + 300, n * 6 + 300, now(), now()
+           FROM recado.meta m, generate_series(1, 3000) n;
          ANALYZE",
     )
     .await;
