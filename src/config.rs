@@ -87,8 +87,8 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),
-    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats and bench talk to"),
-    secret("RECADO_KEY", "service key of notify and stats (default: a token made from the secret on this machine)"),
+    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats, why and bench talk to"),
+    secret("RECADO_KEY", "service key of notify, stats and why (default: a token made from the secret on this machine)"),
     secret("RECADO_TOKEN", "token of listen (default: made from the secret on this machine, for --user)"),
 ];
 

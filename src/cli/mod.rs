@@ -17,6 +17,7 @@ mod output;
 mod serve;
 mod stats;
 mod token;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -76,6 +77,8 @@ enum Command {
     Listen(listen::Listen),
     /// Show every session of every instance
     Stats,
+    /// Tell whether a user has a notification, and why or why not
+    Why(why::Why),
     /// Measure a hub beside what the same machine does without one
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
@@ -125,6 +128,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Log(log) => log.run(&config, format).await,
         Command::Analyst(analyst) => analyst.run(&config, format).await,
         Command::Export(export) => export.run(&config).await,
+        Command::Why(why) => why.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,

@@ -27,6 +27,7 @@ mod stats;
 mod stream;
 mod token;
 mod upgrade;
+mod why;
 
 pub use auth::Auth;
 pub use health::Health;

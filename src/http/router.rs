@@ -12,7 +12,7 @@ use super::hub::Hub;
 use super::origin::Origins;
 use super::probes::{health, livez, readyz};
 use super::problems::Refused;
-use super::{batch, device, history, notify, request, sse, stats, upgrade};
+use super::{batch, device, history, notify, request, sse, stats, upgrade, why};
 use crate::wire::problem::Problem;
 
 /// The hub's HTTP side.
@@ -23,6 +23,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/internal/notify/batch", post(batch::notify_batch))
         .route("/api/internal/ws-stats", get(stats::stats))
         .route("/stats", get(stats::stats))
+        .route("/api/admin/why", get(why::why))
         .route("/api/notifications", get(history::list))
         .route("/api/notifications/ack", post(device::ack))
         .route("/api/notifications/head", get(history::head))

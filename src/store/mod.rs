@@ -5,7 +5,7 @@
 //! keeps facts about readers. This room does not know who is connected or what a frame is.
 //!
 //! Connections, and why they are apart:
-//! - *appender*, *tailer*, *clerk* (acks and sessions), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
+//! - *appender*, *tailer*, *clerk* (acks, sessions, delivery facts), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
 //!   so that no amount of resuming clients can keep the hub from appending or from noticing;
 //! - *listener*: LISTEN needs a connection of its own;
 //! - *keys*: two, so that a service is known while clients wait in line to resume;
@@ -34,6 +34,7 @@ pub mod retention;
 pub mod seen;
 pub mod server;
 pub mod sessions;
+pub mod why;
 pub mod yardstick;
 
 pub use database::{Database, Reader};
