@@ -237,6 +237,9 @@ const ODD: [&str; 18] = [
     r#"{"order_id": "a", "order_id": "b", "total": 1.0}"#,
 ];
 
+/// Order, total and items of a row.
+type Read = (Option<String>, Option<String>, Option<i64>);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_data_holds_every_view_answers() {
     let db = TestDb::new().await;
@@ -257,7 +260,7 @@ async fn whatever_the_data_holds_every_view_answers() {
         assert_eq!(rows.unwrap_or_else(|error| panic!("{kind}: {error}")).len(), ODD.len() + 1);
     }
     let found = "SELECT data::text, order_id, total::text, items FROM recado_views.order_created WHERE order_id IS NOT NULL OR total IS NOT NULL OR items IS NOT NULL";
-    let found: BTreeMap<String, (Option<String>, Option<String>, Option<i64>)> =
+    let found: BTreeMap<String, Read> =
         sqlx::query(found).fetch_all(&mut connection).await.unwrap().iter().map(|r| (r.get(0), (r.get(1), r.get(2), r.get(3)))).collect();
     let text = |text: &str| Some(text.to_owned());
     let expected = [
