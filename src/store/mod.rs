@@ -14,6 +14,7 @@
 //! Every wait on the database has a limit, and a connection that missed one is thrown away, never reused: the answer
 //! of the old question may still be on its way.
 
+pub mod analysts;
 pub mod append;
 pub mod appender;
 pub mod business;
@@ -21,6 +22,7 @@ pub mod caretaker;
 pub mod cursors;
 pub mod database;
 pub mod error;
+pub mod export;
 pub mod guard;
 pub mod idle;
 pub mod instances;

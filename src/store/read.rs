@@ -39,6 +39,15 @@ pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError
     Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head) })
 }
 
+/// The name of the database that this connection is to.
+///
+/// # Errors
+/// When the database is away.
+pub async fn database_name(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let name = sqlx::query_scalar!(r#"SELECT current_database() AS "name!""#).fetch_one(connection);
+    limited(ASK_LIMIT, name).await
+}
+
 /// Gives the history a new name, unless another instance has done so already. Clients that knew the old one are reset.
 ///
 /// # Errors

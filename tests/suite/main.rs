@@ -9,6 +9,7 @@
 mod support;
 
 mod acks;
+mod analysts;
 mod append;
 mod bad_input;
 mod batch;
@@ -20,6 +21,7 @@ mod deliver;
 mod devices;
 mod docs;
 mod doors;
+mod export;
 mod facts;
 mod frozen;
 mod guard;
@@ -35,6 +37,7 @@ mod resume;
 mod retention;
 mod sessions;
 mod slow;
+mod sql_page;
 mod sse;
 mod stalls;
 mod stop;
