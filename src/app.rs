@@ -64,6 +64,11 @@ pub enum ServeError {
 /// See [`ServeError`].
 pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let secret = backing::jwt_secret(&config)?;
+    // Before anything is started: a hub with half of its providers would look well and not be.
+    let providers = backing::providers(&config)?;
+    if !providers.is_empty() {
+        tracing::info!(providers = ?providers.names(), "the provider file is read");
+    }
     let mut backing = Backing::open(&config).await?;
     let migrated = backing.prepare(&config).await?;
     tracing::info!(applied = ?migrated.applied, version = migrated.version, "the schema is up to date");

@@ -18,6 +18,7 @@ mod serve;
 mod stats;
 mod token;
 mod why;
+mod upstream;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -87,6 +88,8 @@ enum Command {
     Analyst(analyst::Analyst),
     /// Write the log, or a part of it, to a file or stdout
     Export(export::Export),
+    /// Check a provider file, and try it out
+    Upstream(upstream::Upstream),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
     /// Ask a hub whether it is ready; for containers
@@ -130,6 +133,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(export) => export.run(&config).await,
         Command::Why(why) => why.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
+        Command::Upstream(upstream) => upstream.run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Config(_) => Ok(()),

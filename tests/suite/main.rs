@@ -42,5 +42,6 @@ mod sse;
 mod stalls;
 mod stop;
 mod tickets;
+mod upstream_provider;
 mod wakeup;
 mod why;

@@ -10,6 +10,7 @@ mod load;
 mod note;
 mod plans;
 mod postgres;
+mod provider;
 mod proxy;
 
 pub use browser::Browser;
@@ -22,6 +23,7 @@ pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use plans::{Listening, Plan, tell_plans};
 pub use postgres::DurableServer;
+pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};
 
 use std::time::Duration;
