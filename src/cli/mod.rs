@@ -17,8 +17,8 @@ mod output;
 mod serve;
 mod stats;
 mod token;
-mod why;
 mod upstream;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 
