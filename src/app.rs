@@ -17,8 +17,9 @@ use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
-use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use crate::store::appender::Appender;
+use crate::store::mover::Mover;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
@@ -44,6 +45,8 @@ const HTTP_CONNECTIONS: usize = 64;
 const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Database connections for looking up keys; a key is asked for once in ten seconds at most.
 const KEY_CONNECTIONS: u32 = 2;
+/// Tickets that a user may ask for at once; then one a second. As many as there are connections of one user, and some.
+const TICKET_BURST: u32 = 30;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -134,10 +137,12 @@ async fn run(
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
+    let mover = Mover::new(database.clone(), Arc::clone(&seen));
     let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
-    let clerk = Clerk::new(database.clone(), instance, registry, Arc::clone(&hub.delivery.acks), Arc::clone(&hub.delivery.sessions));
+    let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential("mover", mover.run(stop_following.clone()));
     let mut upstream_hints = Vec::new();
     if let Some(desk) = &hub.delivery.desk {
         let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
@@ -183,12 +188,14 @@ fn hub(config: &Config, secret: &str, database: &Database, here: &Here<'_>, rule
     let hub = Hub {
         instance,
         appender: handle,
-        delivery: Delivery::new(Arc::clone(registry), reader.clone())
+        delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
             .with_desk(rules.map(|rules| Desk::new(rules, database.reader("commands", COMMAND_CONNECTIONS)))),
         auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
+        user_rates: UserRates::new(config.user_rate, config.user_rate),
+        ticket_rates: UserRates::new(TICKET_BURST, 1),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         health: Health::new(Arc::clone(&pulse)),
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
@@ -222,7 +229,7 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
 
 fn policy(config: &Config) -> Policy {
     let kept = config.retention;
-    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, upstream: kept.upstream }
+    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
 }
 
 fn max_connections(config: &Config) -> usize {

@@ -96,6 +96,16 @@ impl Backing {
         Ok(migrated)
     }
 
+    /// The URL that was given, or the private server's.
+    pub fn url(&self, config: &Config) -> String {
+        let private = self.private.as_ref().map(PrivateServer::connection_url);
+        private.or_else(|| config.database_url.clone()).unwrap_or_default()
+    }
+
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
     /// Takes our mark off the private server, and stops it when nobody else uses it.
     pub async fn close(self) {
         let Some(private) = self.private else { return };

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reading::{Reading, unknown_names};
-pub use reading::{parse_bytes, parse_duration, parse_key};
+use reading::{Reading, parse_facts, unknown_names};
+pub use reading::{parse_bytes, parse_duration, parse_idle, parse_key};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +79,9 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
     row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
     row(
-        "RECADO_READ_CONNECTIONS",
-        "8",
-        "database connections for resuming clients and statistics; seven more serve the hub itself, and six with a provider file",
+        "RECADO_RETENTION_DEVICES",
+        "",
+        "devices that were not here for longer are forgotten, such as 180d, 2d at least; one that comes back is told the gap (default: kept for ever)",
     ),
     row(
         "RECADO_RETENTION_UPSTREAM",
@@ -89,7 +89,22 @@ pub const TABLE: &[Setting] = &[
         "commands to providers that were settled longer ago, and upstream sessions that nobody wanted for as long, are forgotten, \
          such as 30d (default: kept for ever)",
     ),
+    row(
+        "RECADO_DELIVERY_FACTS",
+        "1s",
+        "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
+    ),
+    row(
+        "RECADO_READ_CONNECTIONS",
+        "8",
+        "database connections for resuming clients and statistics; eight more serve the hub itself, and six with a provider file",
+    ),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
+    row(
+        "RECADO_USER_RATE",
+        "100",
+        "most requests a second of one user to one instance beside streams: history, head, whoami, acknowledgements; 0: no limit",
+    ),
     row("RECADO_UPSTREAM_FILE", "", "file of the outside providers whose sessions the hub holds, in TOML (docs/upstream.md); absent: none"),
     secret(
         "RECADO_UPSTREAM_KEY",
@@ -100,8 +115,8 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_UPSTREAM_SESSIONS", "1000", "most providers' sessions that one hub holds; each takes an open file"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),
-    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats and bench talk to"),
-    secret("RECADO_KEY", "service key of notify and stats (default: a token made from the secret on this machine)"),
+    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats, why and bench talk to"),
+    secret("RECADO_KEY", "service key of notify, stats and why (default: a token made from the secret on this machine)"),
     secret("RECADO_TOKEN", "token of listen (default: made from the secret on this machine, for --user)"),
 ];
 
@@ -134,12 +149,13 @@ pub struct JwtRules {
     pub max_lifetime: Duration,
 }
 
-/// What is kept of the log and of the sessions; `None`: everything.
+/// What is kept of the log, of the sessions and of the devices; `None`: everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Retention {
     pub age: Option<Duration>,
     pub bytes: Option<u64>,
     pub sessions: Option<Duration>,
+    pub devices: Option<Duration>,
     pub upstream: Option<Duration>,
 }
 
@@ -175,8 +191,11 @@ pub struct Config {
     pub poll_interval: Duration,
     pub drain_window: Duration,
     pub retention: Retention,
+    /// `None`: no facts.
+    pub delivery_facts: Option<Duration>,
     pub read_connections: u32,
     pub publish_rate: u32,
+    pub user_rate: u32,
     pub upstream_file: Option<PathBuf>,
     pub upstream_key: Option<[u8; 32]>,
     pub upstream: Upstream,
@@ -265,9 +284,12 @@ impl Config {
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
                 upstream: read.optional("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
+                devices: read.optional("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
+            delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            user_rate: read.number("RECADO_USER_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             upstream_file: read.text("RECADO_UPSTREAM_FILE").map(PathBuf::from),
             upstream_key: read.key("RECADO_UPSTREAM_KEY"),
             upstream: Upstream {

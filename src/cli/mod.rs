@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand. Data on stdout, talk on stderr.
 
+mod analyst;
 mod bench;
 mod config;
 mod error;
+mod export;
 mod healthcheck;
 mod hub_client;
 mod key;
@@ -16,6 +18,7 @@ mod serve;
 mod stats;
 mod token;
 mod upstream;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -75,10 +78,16 @@ enum Command {
     Listen(listen::Listen),
     /// Show every session of every instance
     Stats,
+    /// Tell whether a user has a notification, and why or why not
+    Why(why::Why),
     /// Measure a hub beside what the same machine does without one
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
     Log(log::Log),
+    /// Make, list and drop logins that read the views in SQL
+    Analyst(analyst::Analyst),
+    /// Write the log, or a part of it, to a file or stdout
+    Export(export::Export),
     /// Check a provider file and try it out; look at the sessions with providers, or ask something of them
     Upstream(upstream::Upstream),
     /// Show all settings and their meaning
@@ -120,6 +129,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Log(log) => log.run(&config, format).await,
+        Command::Analyst(analyst) => analyst.run(&config, format).await,
+        Command::Export(export) => export.run(&config).await,
+        Command::Why(why) => why.run(&config, format).await,
         Command::Upstream(upstream) => upstream.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,

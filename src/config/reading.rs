@@ -173,6 +173,18 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
 }
 
+/// `off`, or a time that neither floods the database nor says nothing any more.
+pub(super) fn parse_facts(text: &str) -> Option<Option<Duration>> {
+    let bounds = Duration::from_millis(200)..=Duration::from_secs(3600);
+    if text == "off" { Some(None) } else { parse_duration(text).filter(|every| bounds.contains(every)).map(Some) }
+}
+
+/// A time after which a device counts as idle. That one is connected is noted once a day, so less than two days would
+/// forget devices that come every day.
+pub fn parse_idle(text: &str) -> Option<Duration> {
+    parse_duration(text).filter(|idle| *idle >= Duration::from_secs(2 * 86_400))
+}
+
 /// A variable that begins like ours and is none is a typing error that would otherwise be silent.
 pub(super) fn unknown_names(values: &Values) -> Vec<String> {
     let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));

@@ -30,6 +30,8 @@ pub mod herald;
 pub mod live;
 pub mod notices;
 pub mod outbox;
+pub mod progress;
+pub mod reached;
 pub mod registry;
 pub mod sessions;
 pub mod subscription;

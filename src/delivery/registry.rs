@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::event::Event;
 use super::outbox::{Ending, Outbox};
+use super::reached::{News, Reached};
 use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, SessionId, UserId};
 use crate::wire::close::Close;
 
@@ -35,9 +36,7 @@ pub struct Member {
     pub transport: &'static str,
     pub connected_at: DateTime<Utc>,
     pub outbox: Outbox,
-    from: AtomicI64,
-    sent: AtomicI64,
-    acked: AtomicI64,
+    reached: Mutex<Reached>,
     last_activity_ms: AtomicI64,
 }
 
@@ -51,39 +50,50 @@ impl Member {
             transport,
             connected_at: now,
             outbox: Outbox::default(),
-            from: AtomicI64::new(0),
-            sent: AtomicI64::new(0),
-            acked: AtomicI64::new(0),
+            reached: Mutex::default(),
             last_activity_ms: AtomicI64::new(now.timestamp_millis()),
         }
     }
 
-    /// Sets the place that the connection begins at.
-    pub fn begin(&self, from: Seq) {
-        for number in [&self.from, &self.sent, &self.acked] {
-            number.store(from.get(), Ordering::Relaxed);
-        }
+    /// Sets the place that the connection begins at, and up to where the device has confirmed.
+    pub fn begin(&self, log_id: LogId, from: Seq, acked: Seq) {
+        *self.reached() = Reached::begin(log_id, from, acked);
+    }
+
+    /// Held for moments, never across an await.
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn from(&self) -> Seq {
-        Seq::from_db(self.from.load(Ordering::Relaxed))
+        self.reached().from()
     }
 
     pub fn sent(&self) -> Seq {
-        Seq::from_db(self.sent.load(Ordering::Relaxed))
+        self.reached().sent()
     }
 
     pub fn set_sent(&self, sent: Seq) {
-        self.sent.fetch_max(sent.get(), Ordering::Relaxed);
+        self.reached().send(sent);
     }
 
     pub fn acked(&self) -> Seq {
-        Seq::from_db(self.acked.load(Ordering::Relaxed))
+        self.reached().acked()
     }
 
-    /// Whether this moved the place forward.
+    /// Whether this says something new of the place.
     pub fn set_acked(&self, acked: Seq) -> bool {
-        self.acked.fetch_max(acked.get(), Ordering::Relaxed) < acked.get()
+        self.reached().ack(acked)
+    }
+
+    /// The device has acknowledged beside this connection.
+    pub(super) fn acked_beside(&self, acked: Seq) {
+        self.reached().acked_beside(acked);
+    }
+
+    /// What moved since the last call.
+    pub(super) fn take_news(&self) -> Option<News> {
+        self.reached().take_news()
     }
 
     /// The client has said something.
@@ -186,6 +196,13 @@ impl Registry {
         let inside = self.inside();
         let keys = inside.by_user.get(user);
         keys.into_iter().flatten().map(|key| Arc::clone(&inside.members[*key])).collect()
+    }
+
+    /// The connections of one device.
+    pub(super) fn of_device(&self, user: &UserId, client: &ClientId) -> Vec<Arc<Member>> {
+        let mut members = self.of_user(user);
+        members.retain(|member| member.client == *client);
+        members
     }
 
     /// Lets a connection in. From now on everything above the returned position comes to its outbox.

@@ -163,8 +163,7 @@ impl Subscription {
 
     /// The client has everything up to where its stream began: by naming that place it has confirmed it.
     pub fn ack_start(&self) {
-        let member = self.seat.member();
-        self.delivery.acks.note(&member.who.user, &member.client, self.log_id, member.from());
+        self.confirm(self.seat.member().from());
     }
 
     /// The client has everything up to `seq`.
@@ -172,15 +171,27 @@ impl Subscription {
     /// # Errors
     /// When it was never sent that far; nothing is noted then.
     pub fn ack(&self, seq: Seq) -> Result<(), AckAhead> {
-        let member = self.seat.member();
         let sent = self.sent();
         if seq > sent {
             return Err(AckAhead { sent });
         }
+        self.confirm(seq);
+        Ok(())
+    }
+
+    /// The client's library has everything up to `seq`. That it has nothing yet confirms nothing: the place where the
+    /// stream began is confirmed by the client's own word alone.
+    pub fn pong(&self, seq: Seq) {
+        if seq > self.seat.member().acked() && seq <= self.sent() {
+            self.confirm(seq);
+        }
+    }
+
+    fn confirm(&self, seq: Seq) {
+        let member = self.seat.member();
         if member.set_acked(seq) {
             self.delivery.acks.note(&member.who.user, &member.client, self.log_id, seq);
         }
-        Ok(())
     }
 
     /// Says why the session ends.
@@ -226,6 +237,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.delivery.progress.ended(self.seat.member());
         self.delivery.sessions.ended(self.seat.member(), self.log_id, self.end);
         self.delivery.acks.hurry();
     }

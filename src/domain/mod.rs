@@ -1,4 +1,4 @@
-//! The words of the business, pure: identifiers, numbers, audiences, who is asking, what is sent.
+//! The words of the business, pure: identifiers, numbers, audiences, who is asking, what is sent, and why it arrived or did not.
 //!
 //! This room knows no other. Nothing here waits, reads a clock or talks to anyone.
 
@@ -9,6 +9,7 @@ mod notification;
 mod principal;
 mod provider;
 mod seq;
+pub mod why;
 
 pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
 pub use command::{CommandState, Term, message_source};

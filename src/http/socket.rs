@@ -235,7 +235,7 @@ impl Line {
         self.pinged = None;
         self.subscription.member().touch();
         if self.ack_mode == AckMode::Pong {
-            let _ = self.subscription.ack(seq);
+            self.subscription.pong(seq);
             if self.subscription.sent() > seq {
                 self.ping_at = self.last_ping.map(|at| at + ACK_PING_SPACING);
             }

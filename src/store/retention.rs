@@ -1,10 +1,10 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys, and what ended long ago: sessions, commands
-//! that are settled, upstream sessions that nobody wants.
+//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, and what ended long ago: sessions, idle
+//! devices, commands that are settled, upstream sessions that nobody wants.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
 //! 2. The partition is detached CONCURRENTLY: the plain form locks the log against appends for as long as any reader reads.
-//! 3. It is dropped, its keys are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
+//! 3. It is dropped, its keys and the facts about its numbers are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
 //!    behind is found there and finished by the next round.
 //!
 //! The partition that holds the head is never dropped: the next number comes from it.
@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
 
 use super::database::{ASK_LIMIT, limited};
+use super::idle::{self, Reach};
 use super::{Database, StoreError, read, upstream};
 use crate::backoff::jitter;
 use crate::domain::Seq;
@@ -25,8 +27,12 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
 /// finished by a later round.
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
-/// Keys and sessions that are deleted in one statement.
+/// Facts that are deleted in one statement.
 const STEP_ROWS: i64 = 10_000;
+/// Sessions that are deleted in one statement, after their facts.
+const STEP_SESSIONS: i64 = 1000;
+/// Numbers whose keys are deleted in one statement: some milliseconds, and no more of the disk at once than a few appends take.
+const STEP_KEYS: i64 = 2_000;
 
 /// What is kept. `None`: everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +43,8 @@ pub struct Policy {
     pub bytes: Option<u64>,
     /// Sessions that ended longer ago go.
     pub sessions: Option<Duration>,
+    /// Devices that were not here for longer go; see [`super::idle`].
+    pub devices: Option<Duration>,
     /// Commands that were settled longer ago go, and upstream sessions that nobody has wanted for as long.
     pub upstream: Option<Duration>,
 }
@@ -65,6 +73,9 @@ pub struct Outcome {
     pub busy_elsewhere: bool,
     pub partitions_dropped: u32,
     pub sessions_deleted: u64,
+    /// Delivery facts, of numbers that were dropped or of sessions that were forgotten.
+    pub facts_deleted: u64,
+    pub devices_forgotten: u64,
     pub commands_deleted: u64,
     pub upstream_sessions_deleted: u64,
 }
@@ -80,7 +91,7 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             () = stop.wait() => return,
         }
         let done = tokio::select! {
-            done = round(&database, policy) => done,
+            done = round_of(&database, policy, Reach::Part) => done,
             () = stop.wait() => return,
         };
         match done {
@@ -90,6 +101,8 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
                     sessions = done.sessions_deleted,
                     commands = done.commands_deleted,
                     upstream_sessions = done.upstream_sessions_deleted,
+                    facts = done.facts_deleted,
+                    devices = done.devices_forgotten,
                     "what was over its time was dropped"
                 );
             }
@@ -99,11 +112,19 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
     }
 }
 
-/// One round. Needs the owner of the tables, not the role that serves.
+/// One round, over all devices. Needs the owner of the tables, not the role that serves.
 ///
 /// # Errors
 /// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
 pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
+    round_of(database, policy, Reach::All).await
+}
+
+/// One round; how far it looks for idle devices is said.
+///
+/// # Errors
+/// As [`round`].
+pub async fn round_of(database: &Database, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     // A connection of its own: whatever happens, the lock goes with it.
     let mut connection = database.clone().under_role(None).connect("retention").await?;
     sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
@@ -111,7 +132,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
         return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
     }
-    let done = round_alone(&mut connection, policy).await?;
+    let done = round_alone(&mut connection, policy, reach).await?;
     // The end of the session would give the lock back as well, but a moment after we have returned.
     let unlocked = sqlx::query!("SELECT pg_advisory_unlock('recado.partition'::regclass::integer, 2)");
     limited(ASK_LIMIT, unlocked.fetch_one(&mut connection)).await?;
@@ -119,7 +140,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     Ok(done)
 }
 
-async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Outcome, StoreError> {
+async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     let mut done = Outcome::default();
     loop {
         let state = read::state(connection).await?;
@@ -128,14 +149,19 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Ou
         let is_left_over = oldest.hi <= state.floor.next().get();
         let is_full = oldest.hi <= state.head.get();
         if is_left_over || is_full && goes(oldest, &all, policy) {
-            drop_partition(connection, oldest).await?;
+            done.facts_deleted += drop_partition(connection, oldest).await?;
             done.partitions_dropped += 1;
         } else {
             break;
         }
     }
     if let Some(age) = policy.sessions {
-        done.sessions_deleted = delete_sessions(connection, age).await?;
+        let (sessions, facts) = delete_sessions(connection, age).await?;
+        done.sessions_deleted = sessions;
+        done.facts_deleted += facts + delete_facts_beside(connection, age).await?;
+    }
+    if let Some(age) = policy.devices {
+        done.devices_forgotten = idle::forget(connection, age, reach).await?;
     }
     if let Some(age) = policy.upstream {
         done.commands_deleted = upstream::forget::commands(connection, age).await?;
@@ -168,17 +194,19 @@ pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>,
     limited(ASK_LIMIT, rows).await
 }
 
-async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+/// How many facts went with it.
+async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<u64, StoreError> {
     let floor = Seq::from_db(partition.hi - 1);
     let raised = sqlx::query!("UPDATE recado.meta SET floor_seq = $1 WHERE floor_seq < $1", floor.get());
     limited(ASK_LIMIT, raised.execute(&mut *connection)).await?;
     for parent in ["log", "log_member"] {
         detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
     }
-    delete_keys(connection, partition.hi).await?;
+    delete_keys(connection, partition).await?;
+    let facts = delete_facts_below(connection, partition.hi).await?;
     let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
     limited(ASK_LIMIT, gone.execute(connection)).await?;
-    Ok(())
+    Ok(facts)
 }
 
 /// Both names are of our own making: a fixed word and a number.
@@ -198,34 +226,85 @@ async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &st
     Ok(())
 }
 
-async fn delete_keys(connection: &mut PgConnection, below: i64) -> Result<(), StoreError> {
+/// In windows of numbers, so that no step passes over what the ones before have deleted.
+async fn delete_keys(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+    let mut from = partition.lo;
+    while from < partition.hi {
+        let below = partition.hi.min(from + STEP_KEYS);
+        let step = sqlx::query!("DELETE FROM recado.idempotency WHERE seq >= $1 AND seq < $2", from, below);
+        limited(DETACH_LIMIT, step.execute(&mut *connection)).await?;
+        from = below;
+    }
+    Ok(())
+}
+
+/// Facts that speak of numbers below only. One that also says something of a later number stays until that goes.
+async fn delete_facts_below(connection: &mut PgConnection, below: i64) -> Result<u64, StoreError> {
+    let mut deleted = 0;
     loop {
         let step = sqlx::query!(
-            r#"DELETE FROM recado.idempotency
-                WHERE key IN (SELECT i.key FROM recado.idempotency i WHERE i.seq < $1 LIMIT $2)"#,
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p WHERE greatest(p.sent_seq, p.acked_seq) < $1 LIMIT $2))"#,
             below,
             STEP_ROWS,
         );
-        if limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() == 0 {
-            return Ok(());
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
         }
     }
 }
 
-async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
+/// Sessions that ended longer ago, each after its facts: what a crash leaves is found by the next round. How many of both.
+async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<(u64, u64), StoreError> {
+    let (mut sessions, mut facts) = (0, 0);
+    loop {
+        let old = sqlx::query_scalar!(
+            "SELECT session_id FROM recado.session WHERE ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2",
+            age.as_secs_f64(),
+            STEP_SESSIONS,
+        );
+        let old = limited(DETACH_LIMIT, old.fetch_all(&mut *connection)).await?;
+        if old.is_empty() {
+            return Ok((sessions, facts));
+        }
+        facts += delete_facts_of(connection, &old).await?;
+        let gone = sqlx::query!("DELETE FROM recado.session WHERE session_id = ANY ($1)", &old);
+        sessions += limited(DETACH_LIMIT, gone.execute(&mut *connection)).await?.rows_affected();
+    }
+}
+
+async fn delete_facts_of(connection: &mut PgConnection, sessions: &[Uuid]) -> Result<u64, StoreError> {
     let mut deleted = 0;
     loop {
         let step = sqlx::query!(
-            r#"DELETE FROM recado.session
-                WHERE session_id IN (SELECT s.session_id FROM recado.session s
-                                      WHERE s.ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2)"#,
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p WHERE p.session_id = ANY ($1) LIMIT $2))"#,
+            sessions,
+            STEP_ROWS,
+        );
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
+        }
+    }
+}
+
+/// Acknowledgements that came beside a session have the age of one that ended with them.
+async fn delete_facts_beside(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
+    let mut deleted = 0;
+    loop {
+        let step = sqlx::query!(
+            r#"DELETE FROM recado.progress
+                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p
+                                         WHERE p.session_id IS NULL AND p.acked_at < clock_timestamp() - make_interval(secs => $1)
+                                         LIMIT $2))"#,
             age.as_secs_f64(),
             STEP_ROWS,
         );
-        let rows = limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected();
-        deleted += rows;
-        if rows == 0 {
-            return Ok(deleted);
+        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
+            0 => return Ok(deleted),
+            rows => deleted += rows,
         }
     }
 }

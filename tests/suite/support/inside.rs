@@ -13,7 +13,7 @@ use recado::delivery::registry::{Limits, Position};
 use recado::delivery::tailer::{Pulse, Tailer};
 use recado::delivery::{Delivery, Registry};
 use recado::domain::InstanceId;
-use recado::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use recado::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use recado::store::appender::Appender;
 use recado::store::seen::Seen;
 use recado::store::{listener, read};
@@ -78,7 +78,7 @@ impl InsideBuilder {
         };
         let desk = Desk::new(rules, database.reader("commands", 2));
         let reader = database.reader("reader", 4);
-        let delivery = Delivery::new(Arc::clone(&registry), reader.clone()).with_desk(Some(Arc::clone(&desk)));
+        let delivery = Delivery::new(Arc::clone(&registry), reader.clone(), None).with_desk(Some(Arc::clone(&desk)));
         let jwt = JwtRules {
             issuer: None,
             audience: None,
@@ -95,6 +95,8 @@ impl InsideBuilder {
             reader,
             origins: Origins::Loopback,
             rates: Rates::new(0),
+            user_rates: UserRates::new(0, 0),
+            ticket_rates: UserRates::new(0, 0),
             batch_room: Semaphore::new(BATCHES_AT_ONCE),
             health: Health::new(Arc::clone(&pulse)),
             sockets: SocketRules {
@@ -112,13 +114,7 @@ impl InsideBuilder {
         let (upstream_in, upstream) = mpsc::channel(256);
         let to_herald = if self.hears { vec![upstream_in] } else { Vec::new() };
         let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, Duration::from_secs(1));
-        let clerk = Clerk::new(
-            database.clone(),
-            instance,
-            Arc::clone(&registry),
-            Arc::clone(&hub.delivery.acks),
-            Arc::clone(&hub.delivery.sessions),
-        );
+        let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
         tasks.essential("appender", appending.run(stop.clone()));
         tasks.essential("tailer", tailer.run(committed, hints, stop.clone()));
         tasks.essential("clerk", clerk.run(stop.clone()));

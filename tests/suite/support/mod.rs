@@ -1,6 +1,8 @@
 //! The words in which the tests are told.
 
+mod browser;
 mod client;
+mod contract;
 mod database;
 mod event_source;
 mod hub;
@@ -8,18 +10,22 @@ mod inside;
 mod load;
 mod note;
 mod owner;
+mod plans;
 mod postgres;
 pub mod provider;
 mod proxy;
 
+pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use contract::{document, fits, matches_document};
 pub use database::TestDb;
 pub use event_source::Page;
-pub use hub::{Hub, HubBuilder, SECRET, brief_token, run_to_the_end, service_token, token};
+pub use hub::{Hub, HubBuilder, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use inside::inside;
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use owner::{LONG, Owner, command, give, message, provider, user, want};
+pub use plans::{Listening, Plan, tell_plans};
 pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};

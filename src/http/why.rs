@@ -1,0 +1,21 @@
+//! `GET /api/admin/why`: whether a user has a notification, and why or why not, for admins.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+
+use super::history::{Pairs, no_store, pairs};
+use super::hub::Hub;
+use super::problems::Refused;
+use crate::store;
+use crate::wire::why::{WhyQuery, body};
+
+pub async fn why(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
+    hub.auth.admin(&headers).await?;
+    let WhyQuery { user, seq } = WhyQuery::parse(&pairs(query)?)?;
+    let facts = store::why::facts(&hub.reader, &user, seq).await?;
+    Ok((no_store(), Json(body(&facts, &facts.why()))).into_response())
+}

@@ -1,0 +1,193 @@
+//! What is known about one notification and one user.
+//!
+//! Every query walks an index from a place that it is given and stops at a limit, so the answer costs the same in a log of any
+//! length. All see one snapshot: what a later one finds fits what an earlier one found.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::StoreError;
+use super::database::{ASK_LIMIT, Reader, limited};
+use crate::domain::why::{DeviceSeen, Facts, LogRow, SessionSeen, Whom};
+use crate::domain::{EVERYONE_TOPIC, LIST_TOPIC, LogId, Seq, UserId};
+
+/// Most sessions that lived when it was appended, and most devices.
+const MANY: i64 = 200;
+/// Most sessions since.
+const SESSIONS_SINCE: i64 = 500;
+/// Sessions from which the user's accounts are known, the newest.
+const ACCOUNT_SESSIONS: i64 = 200;
+/// Facts of a device above the number in which the earliest is looked for. One is enough, but for connections of one
+/// device that acknowledged side by side.
+const FACTS: i64 = 1000;
+
+/// # Errors
+/// When the database is away or slow.
+pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<Facts, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let connection = checkout.connection();
+    limited(ASK_LIMIT, sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection)).await?;
+    let mut facts = log_row(connection, user, seq).await?;
+    let since = facts.row.as_ref().map_or(facts.now, |row| row.created_at);
+    facts.sessions = sessions(connection, user, facts.log_id, since, seq).await?;
+    facts.devices = devices(connection, user, facts.log_id, seq).await?;
+    (facts.ever_connected, facts.accounts) = accounts(connection, user).await?;
+    limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
+    checkout.done();
+    Ok(facts)
+}
+
+/// The log's bounds, and what stands under the number.
+async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Result<Facts, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT m.log_id, m.floor_seq, clock_timestamp() AS "now!",
+                  greatest(m.floor_seq, coalesce((SELECT h.seq FROM recado.log h ORDER BY h.seq DESC LIMIT 1), 0)) AS "head!",
+                  l.created_at AS "created_at?", l.kind AS "kind?", l.source AS "source?", l.topic AS "topic?", l.user_id AS "user_id?",
+                  l.account_id AS "account_id?", l.is_listed AS "is_listed?", l.replay AS "replay?", l.expires_at AS "expires_at?"
+             FROM recado.meta m
+             LEFT JOIN LATERAL (
+                   SELECT o.created_at, o.type AS kind, o.source, o.topic, o.user_id, o.account_id, $2 = ANY (o.user_ids) AS is_listed,
+                          o.replay, o.expires_at
+                     FROM recado.log o
+                    WHERE o.seq = $1
+                    LIMIT 1) l
+               ON true"#,
+        seq.get(),
+        user.as_str(),
+    )
+    .fetch_one(connection);
+    let row = limited(ASK_LIMIT, row).await?;
+    let named = row.user_id.as_deref() == Some(user.as_str());
+    let whom = match row.topic.as_deref() {
+        Some(EVERYONE_TOPIC) => Whom::Everyone,
+        Some(LIST_TOPIC) if row.is_listed == Some(true) => Whom::User { in_list: true, account: row.account_id },
+        Some(topic) if topic != LIST_TOPIC && named => Whom::User { in_list: false, account: row.account_id },
+        Some(_) if row.user_id.is_none() && row.is_listed.is_none() => row.account_id.map_or(Whom::Others, Whom::Account),
+        _ => Whom::Others,
+    };
+    let log_row = row.created_at.zip(row.kind).zip(row.source).map(|((created_at, kind), source)| LogRow {
+        created_at,
+        kind,
+        source,
+        whom,
+        replay: row.replay.unwrap_or(true),
+        expires_at: row.expires_at,
+    });
+    Ok(Facts {
+        user: user.clone(),
+        seq,
+        log_id: LogId(row.log_id),
+        floor: Seq::from_db(row.floor_seq),
+        head: Seq::from_db(row.head),
+        now: row.now,
+        row: log_row,
+        sessions: Vec::new(),
+        devices: Vec::new(),
+        ever_connected: false,
+        accounts: Vec::new(),
+    })
+}
+
+/// The user's sessions that lived at a moment or began since, with the first fact of each that it was sent `seq`. A hub's clock may be a
+/// minute off the database's.
+async fn sessions(
+    connection: &mut PgConnection,
+    user: &UserId,
+    log_id: LogId,
+    since: DateTime<Utc>,
+    seq: Seq,
+) -> Result<Vec<SessionSeen>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT s.session_id AS "session_id!", s.instance_id AS "instance_id!", s.client_id AS "client_id!", s.transport AS "transport!",
+                  s.account_ids AS "account_ids!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
+                  s.ended_at, s.end_reason, f.sent_seq AS "reached_seq?", f.sent_at AS "reached_at?"
+             FROM ((SELECT a.*
+                      FROM recado.session a
+                     WHERE a.user_id = $1 AND a.log_id = $2 AND a.connected_at < $3
+                       AND (a.ended_at IS NULL OR a.ended_at >= $3 - interval '1 minute')
+                     ORDER BY a.connected_at DESC
+                     LIMIT $5)
+                   UNION ALL
+                   (SELECT b.*
+                      FROM recado.session b
+                     WHERE b.user_id = $1 AND b.log_id = $2 AND b.connected_at >= $3
+                     ORDER BY b.connected_at
+                     LIMIT $6)) s
+             LEFT JOIN LATERAL (
+                   SELECT p.sent_seq, p.sent_at
+                     FROM recado.progress p
+                    WHERE p.session_id = s.session_id AND p.sent_seq >= $4
+                    ORDER BY p.sent_seq
+                    LIMIT 1) f
+               ON true
+            ORDER BY s.connected_at"#,
+        user.as_str(),
+        log_id.0,
+        since,
+        seq.get(),
+        MANY,
+        SESSIONS_SINCE,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let seen = rows.into_iter().map(|row| SessionSeen {
+        session: row.session_id,
+        instance: row.instance_id,
+        client: row.client_id,
+        transport: row.transport,
+        accounts: row.account_ids,
+        from: Seq::from_db(row.from_seq),
+        sent: Seq::from_db(row.sent_seq),
+        connected_at: row.connected_at,
+        ended: row.ended_at.zip(row.end_reason),
+        reached: row.reached_seq.map(Seq::from_db).zip(row.reached_at),
+    });
+    Ok(seen.collect())
+}
+
+/// The places of the user's devices, with the earliest fact of each that it has acknowledged `seq`.
+async fn devices(connection: &mut PgConnection, user: &UserId, log_id: LogId, seq: Seq) -> Result<Vec<DeviceSeen>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT c.client_id, c.created_at, CASE WHEN c.log_id = $2 THEN c.acked_seq ELSE 0 END AS "acked!",
+                  f.acked_at AS "acked_at?", f.is_beside AS "is_beside?"
+             FROM (SELECT * FROM recado.cursor WHERE user_id = $1 ORDER BY client_id LIMIT $4) c
+             LEFT JOIN LATERAL (
+                   SELECT k.acked_at, k.is_beside
+                     FROM (SELECT p.acked_at, p.session_id IS NULL AS is_beside
+                             FROM recado.progress p
+                            WHERE p.user_id = c.user_id AND p.client_id = c.client_id AND p.log_id = $2 AND p.acked_seq >= $3
+                            ORDER BY p.acked_seq
+                            LIMIT $5) k
+                    ORDER BY k.acked_at
+                    LIMIT 1) f
+               ON true"#,
+        user.as_str(),
+        log_id.0,
+        seq.get(),
+        MANY,
+        FACTS,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let seen = rows.into_iter().map(|row| DeviceSeen {
+        client: row.client_id,
+        created_at: row.created_at,
+        acked: Seq::from_db(row.acked),
+        fact: row.acked_at.zip(row.is_beside),
+    });
+    Ok(seen.collect())
+}
+
+/// Whether a session of the user is kept at all, and the accounts of the newest.
+async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>), StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) > 0 AS "any!", coalesce(array_agg(DISTINCT a.account_id) FILTER (WHERE a.account_id IS NOT NULL), '{}') AS "accounts!"
+             FROM (SELECT account_ids FROM recado.session WHERE user_id = $1 ORDER BY connected_at DESC LIMIT $2) s
+             LEFT JOIN LATERAL unnest(s.account_ids) AS a (account_id) ON true"#,
+        user.as_str(),
+        ACCOUNT_SESSIONS,
+    )
+    .fetch_one(connection);
+    let row = limited(ASK_LIMIT, row).await?;
+    Ok((row.any, row.accounts))
+}
