@@ -43,6 +43,8 @@ mod stalls;
 mod stop;
 mod tickets;
 mod upstream;
+mod upstream_chaos;
+mod upstream_checker;
 mod upstream_frames;
 mod upstream_provider;
 mod upstream_store;

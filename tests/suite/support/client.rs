@@ -333,6 +333,11 @@ impl Client {
         self.say.send(Message::text(text)).expect("the connection is open");
     }
 
+    /// Says it if the connection is open.
+    pub fn try_say(&self, text: &str) {
+        let _ = self.say.send(Message::text(text));
+    }
+
     pub async fn ack(&self, seq: i64) {
         self.say(&format!("{{\"type\":\"ack\",\"seq\":{seq}}}")).await;
     }

@@ -26,7 +26,8 @@ impl Addresses {
         *self.0.write().unwrap() = hubs.into_iter().map(|hub| hub.address.clone()).collect();
     }
 
-    fn pick(&self, n: usize) -> Option<String> {
+    /// Any of them, by a number that is thrown.
+    pub fn pick(&self, n: usize) -> Option<String> {
         let addresses = self.0.read().unwrap();
         addresses.get(n % addresses.len().max(1)).cloned()
     }

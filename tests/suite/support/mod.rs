@@ -11,9 +11,12 @@ mod load;
 mod note;
 mod owner;
 mod plans;
+mod player;
 mod postgres;
 pub mod provider;
 mod proxy;
+pub mod storm;
+mod upstream_history;
 
 pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
@@ -29,6 +32,7 @@ pub use plans::{Listening, Plan, tell_plans};
 pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};
+pub use upstream_history::{CommandRow, Entry, Heard, Link, SignedIn, Stream, Term, Told, UpstreamHistory};
 
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};

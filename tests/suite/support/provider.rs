@@ -12,6 +12,7 @@
 //! provider.close("42", 4000); provider.cut("42");      // the user's sockets: a close frame, a broken connection
 //! provider.expire("42");                               // the user's session ids are spent: sockets get 401 from now on
 //! provider.until("two sockets", |record| (record.open() == 2).then_some(())).await;
+//! provider.say_next_everywhere();                      // {"c":CONNECTION,"n":N} over each open socket, N counts on each
 //! provider.record()                                    // sign-ins, connections with what was heard on them
 //! ```
 
@@ -162,12 +163,29 @@ pub struct Connection {
     pub heard: Vec<(Duration, String)>,
     /// How many texts were sent to the hub.
     pub said: usize,
+    /// The last number of those that count on this socket: sent, or at least begun.
+    pub numbered: u64,
 }
 
 impl Connection {
+    /// The port by which the hub came, where proxies stand in between.
+    pub fn port(&self) -> u16 {
+        port_of(&self.head)
+    }
+
     pub fn is_open(&self) -> bool {
         self.opened.is_some() && self.closed.is_none()
     }
+}
+
+impl Asked {
+    pub fn port(&self) -> u16 {
+        port_of(&self.head)
+    }
+}
+
+fn port_of(head: &str) -> u16 {
+    header(head, "host").and_then(|host| host.rsplit_once(':')?.1.parse().ok()).unwrap_or(0)
 }
 
 /// How a socket ended.
@@ -216,13 +234,14 @@ impl Record {
     }
 }
 
-fn is_ping(text: &str) -> bool {
+pub fn is_ping(text: &str) -> bool {
     text.contains("/ping\"")
 }
 
 /// What a connection's task is told.
 enum Order {
     Say(String),
+    SayNext,
     Close(u16),
     Cut,
 }
@@ -240,6 +259,7 @@ struct Script {
 
 struct State {
     begun: Instant,
+    begun_at: std::time::SystemTime,
     script: Mutex<Script>,
     record: Mutex<Record>,
     open: Mutex<BTreeMap<usize, (String, mpsc::Sender<Order>)>>,
@@ -266,7 +286,13 @@ impl FakeProvider {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(State { begun: Instant::now(), script: Mutex::default(), record: Mutex::default(), open: Mutex::default() });
+        let state = Arc::new(State {
+            begun: Instant::now(),
+            begun_at: std::time::SystemTime::now(),
+            script: Mutex::default(),
+            record: Mutex::default(),
+            open: Mutex::default(),
+        });
         let shared = Arc::clone(&state);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -363,6 +389,17 @@ most = "1s"
         for n in numbers {
             assert!(self.say(user, &format!("{{\"n\":{n}}}")).await > 0, "user {user} has no socket for number {n}");
         }
+    }
+
+    /// Sends the next number of each open socket over it; returns over how many.
+    pub fn say_next_everywhere(&self) -> usize {
+        let open = self.state.open.lock().unwrap();
+        open.values().filter(|(_, orders)| orders.try_send(Order::SayNext).is_ok()).count()
+    }
+
+    /// The time that the record counts from, by the clock of the machine.
+    pub fn begun_at(&self) -> std::time::SystemTime {
+        self.state.begun_at
     }
 
     /// Closes the user's sockets with a code.
@@ -488,7 +525,7 @@ impl State {
             let mut record = self.record.lock().unwrap();
             let user = user.clone().unwrap_or_default();
             let (at, heard) = (self.now(), Vec::new());
-            record.connections.push(Connection { at, user, session, head, opened: None, closed: None, heard, said: 0 });
+            record.connections.push(Connection { at, user, session, head, opened: None, closed: None, heard, said: 0, numbered: 0 });
             record.connections.len() - 1
         };
         let door = if known { behaviour.door } else { Door::Refuse(401) };
@@ -543,6 +580,15 @@ impl State {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Say(text)) => {
+                        if self.say(number, &mut socket, text).await.is_err() { return Ending::Broken; }
+                    }
+                    Some(Order::SayNext) => {
+                        let n = {
+                            let mut record = self.record.lock().unwrap();
+                            record.connections[number].numbered += 1;
+                            record.connections[number].numbered
+                        };
+                        let text = format!("{{\"c\":{number},\"n\":{n}}}");
                         if self.say(number, &mut socket, text).await.is_err() { return Ending::Broken; }
                     }
                     Some(Order::Close(code)) => return close(&mut socket, code).await,

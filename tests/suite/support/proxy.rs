@@ -20,6 +20,8 @@ pub enum Flow {
     Hole,
     /// What the hub says arrives, what PostgreSQL answers does not.
     NoAnswers,
+    /// The other way round.
+    NoQuestions,
 }
 
 /// What happens, once, to the connections that are open.
@@ -148,11 +150,11 @@ async fn carry(mut client: TcpStream, target: Target, mut orders: watch::Receive
         };
         tokio::select! {
             changed = orders.changed() => if changed.is_err() { return },
-            read = client.read(&mut up) => match read {
+            read = client.read(&mut up), if flow != Flow::NoQuestions => match read {
                 Ok(0) | Err(_) => return,
                 Ok(n) => if server.write_all(&up[..n]).await.is_err() { return },
             },
-            read = server.read(&mut down), if flow == Flow::Pass => match read {
+            read = server.read(&mut down), if flow != Flow::NoAnswers => match read {
                 Ok(0) | Err(_) => return,
                 Ok(n) => if client.write_all(&down[..n]).await.is_err() { return },
             },
