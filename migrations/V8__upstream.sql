@@ -17,7 +17,8 @@ CREATE SEQUENCE recado.upstream_version;
 
 -- `secret`: the provider's own session id, encrypted by the hub. `status` is what the user was told last, `message` the
 -- text with it, `error` why the last try failed: they outlive the states in between, so that a hand-over is not seen.
--- `asked`: what an admin wants of the owner. fillfactor 50, and no index on what a renewal changes: renewals stay on
+-- `early_try_at`: a new connection of the user brings a long wait's next try forward to this. `was_live`: it has been live
+-- since it began, so the next connection follows a gap. `asked`: what an admin wants of the owner. fillfactor 50, and no index on what a renewal changes: renewals stay on
 -- their page (HOT).
 CREATE TABLE recado.upstream_session (
     provider        text        NOT NULL,
@@ -30,6 +31,8 @@ CREATE TABLE recado.upstream_session (
     secret          bytea,
     attempts        integer     NOT NULL DEFAULT 0 CONSTRAINT attempts_are_counted_up CHECK (attempts >= 0),
     next_try_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    early_try_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    was_live        boolean     NOT NULL DEFAULT false,
     connected_at    timestamptz,
     last_message_at timestamptz,
     last_ping_at    timestamptz,
@@ -122,7 +125,7 @@ $$;
 -- taken and not settled is unknown from now on. That is a statement of its own, after the lock: one that looked for it in
 -- the snapshot of the claim could miss a command that was taken while the claim began.
 CREATE FUNCTION recado.upstream_claim(p_instance uuid, p_lease_seconds double precision, p_most integer, p_providers text[])
-RETURNS TABLE (provider text, user_id text, term bigint, secret bytea, attempts integer, state text, unknown integer)
+RETURNS TABLE (provider text, user_id text, term bigint, secret bytea, attempts integer, state text, unknown integer, live_until timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -131,7 +134,10 @@ DECLARE
     marked    integer;
 BEGIN
     FOR due IN
-        SELECT s.provider, s.user_id, s.state, s.secret, s.attempts
+        SELECT s.provider, s.user_id, s.state, s.secret, s.attempts,
+               -- An owner that was lost may have been connected without having written so.
+               CASE WHEN s.was_live OR s.owner IS NOT NULL AND s.state = 'connecting'
+                    THEN coalesce(greatest(s.connected_at, s.last_message_at, s.last_ping_at), s.updated_at) END AS live_until
           FROM recado.upstream_session s
          WHERE s.provider = ANY (p_providers)
            AND s.state NOT IN ('refused', 'idle', 'released')
@@ -155,7 +161,7 @@ BEGIN
         IF marked > 0 THEN
             PERFORM recado.upstream_hint('command', due.provider, due.user_id);
         END IF;
-        RETURN QUERY SELECT due.provider, due.user_id, new_term, due.secret, due.attempts, due.state, marked;
+        RETURN QUERY SELECT due.provider, due.user_id, new_term, due.secret, due.attempts, due.state, marked, due.live_until;
     END LOOP;
 END $$;
 
@@ -215,7 +221,7 @@ DECLARE
 BEGIN
     -- First, and only where it ended: the session before the command, as everywhere.
     UPDATE recado.upstream_session s
-       SET state = 'waiting', attempts = 0, next_try_at = clock_timestamp(), updated_at = clock_timestamp(),
+       SET state = 'waiting', attempts = 0, next_try_at = clock_timestamp(), was_live = false, updated_at = clock_timestamp(),
            version = nextval('recado.upstream_version')
      WHERE s.provider = p_provider AND s.user_id = p_user_id AND s.state = 'idle'
        AND NOT EXISTS (SELECT FROM recado.upstream_command c

@@ -66,7 +66,7 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
 ///
 /// # Errors
 /// When the database is away.
-pub(super) async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) -> Result<(), StoreError> {
+pub async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) -> Result<(), StoreError> {
     renew_log_id(connection, old).await?;
     seen.start_over(state(connection).await?.log_id);
     Ok(())

@@ -19,6 +19,8 @@ pub const REFUSALS: u32 = 3;
 /// When the tries are used up: until the next single one. Longer than any provider's restart takes, short enough that
 /// somebody who leaves the page open is served again.
 pub const LONG_WAIT: Duration = Duration::from_secs(300);
+/// The same for a user who connects anew, as somebody who reloads the page does: one try a minute, however often.
+pub const EARLY_WAIT: Duration = Duration::from_secs(60);
 /// A provider that asks for more patience than this is waited for without holding the lease.
 const LONGEST_HELD_WAIT: Duration = Duration::from_secs(60);
 /// The longest wait that a provider may ask for.
@@ -110,6 +112,8 @@ pub enum Ending {
     /// Due again after this time, for whoever claims it.
     Waiting {
         after: Duration,
+        /// As soon as this, if the user connects anew.
+        early: Duration,
         why: Option<String>,
     },
     Refused {
@@ -388,10 +392,10 @@ impl Machine {
         self.failures = self.failures.saturating_add(1);
         let wait = self.backoff.after(self.failures).max(asked.unwrap_or_default().min(LONGEST_ASKED_WAIT));
         if self.failures >= self.rules.tries {
-            return self.end(Ending::Waiting { after: wait.max(LONG_WAIT), why }, todo);
+            return self.end(Ending::Waiting { after: wait.max(LONG_WAIT), early: wait.max(EARLY_WAIT), why }, todo);
         }
         if wait > LONGEST_HELD_WAIT {
-            return self.end(Ending::Waiting { after: wait, why }, todo);
+            return self.end(Ending::Waiting { after: wait, early: wait, why }, todo);
         }
         self.close(todo);
         self.back_off(wait, why, now, todo);

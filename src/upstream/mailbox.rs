@@ -4,7 +4,7 @@
 //! was said twice stands once. Only commands are a queue, and they are bounded: none is taken from the database for a
 //! session that has some waiting here.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 use super::clock::{Moment, Trust};
+use crate::domain::CommandId;
 use crate::store::upstream::{Asked, Command, Lease};
 
 /// Messages of one session that are on their way into the log. Full: its socket is not read.
@@ -49,6 +50,8 @@ struct Letters {
     unwanted: bool,
     asked: Option<Asked>,
     commands: VecDeque<Command>,
+    /// Taken from the database for it, and not settled there.
+    under_way: HashSet<CommandId>,
     /// Nobody reads any more.
     closed: bool,
 }
@@ -90,6 +93,7 @@ impl Mailbox {
     pub fn give(&self, command: Command) -> Result<(), Command> {
         {
             let mut letters = self.letters();
+            letters.under_way.insert(command.id);
             if letters.closed {
                 return Err(command);
             }
@@ -97,6 +101,17 @@ impl Mailbox {
         }
         self.posted.notify_one();
         Ok(())
+    }
+
+    /// The command's outcome stands in the database.
+    pub fn settled(&self, id: CommandId) {
+        self.letters().under_way.remove(&id);
+    }
+
+    /// Whether the command was given to this session, and its outcome is not in the database yet. One that was taken and is
+    /// not known here was never sent.
+    pub fn knows(&self, id: CommandId) -> bool {
+        self.letters().under_way.contains(&id)
     }
 
     /// Whether a command may be taken from the database for it.
@@ -180,7 +195,7 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CommandId, ProviderName, Term, UserId};
+    use crate::domain::{ProviderName, Term, UserId};
 
     fn mailbox() -> Mailbox {
         let (provider, user) = (ProviderName::parse("p").unwrap(), UserId::parse("u").unwrap());

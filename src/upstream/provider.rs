@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use hyper::header::HeaderName;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::hosts::{Hosts, UrlTemplate};
 use super::rule::{Pointer, Rule, any_matches};
 use super::secret::Secret;
 use super::template::{Filling, Template};
-use crate::domain::{Audience, BodyHash, NewNotification, NotificationId, ProviderName, UserId};
-use crate::wire::json;
+use crate::domain::{Audience, BodyHash, NewNotification, NotificationId, ProviderName, UserId, message_source};
+use crate::wire;
 
 /// All providers of the file, in its order. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -135,6 +136,30 @@ impl Keepalive {
     }
 }
 
+/// The type of the notification that stands in the log where a connection broke.
+const GAP: &str = "upstream_gap";
+
+impl Provider {
+    /// Tells the user that what the provider said after `since` may be missing; from `until` on it is heard again.
+    pub fn gap(&self, user: &UserId, since: DateTime<Utc>, until: DateTime<Utc>) -> NewNotification {
+        let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let data = json!({ "provider": self.name.as_str(), "since": time(since), "until": time(until) }).to_string();
+        NewNotification {
+            id: NotificationId::new(),
+            kind: GAP.to_owned(),
+            title: self.messages.title.clone(),
+            message: self.texts.gap.clone(),
+            body_hash: BodyHash::of(&[GAP.as_bytes(), data.as_bytes()]),
+            data: Some(data),
+            audience: Audience::User { user: user.clone(), account: None },
+            ttl_seconds: self.messages.ttl_seconds,
+            replay: true,
+            source: message_source(&self.name),
+            key: None,
+        }
+    }
+}
+
 /// How a provider's message becomes a notification to the user.
 #[derive(Debug, Clone)]
 pub struct Messages {
@@ -160,7 +185,7 @@ impl Messages {
     /// The notification that this text of the provider's makes.
     pub fn notification(&self, provider: &ProviderName, user: &UserId, text: &str) -> NewNotification {
         let data = match self.data {
-            DataForm::Json if json::check(text).is_ok() => text.to_owned(),
+            DataForm::Json if wire::json::check(text).is_ok() => text.to_owned(),
             // PostgreSQL takes no NUL within a JSON string.
             DataForm::Json | DataForm::Text => Value::from(text.replace('\0', "\u{fffd}")).to_string(),
         };
@@ -224,6 +249,8 @@ pub struct Texts {
     pub refused: String,
     /// With `{reason}`.
     pub error: String,
+    /// After a break: what the provider said meanwhile may be missing.
+    pub gap: String,
 }
 
 impl Texts {

@@ -3,19 +3,23 @@
 //! A message is read from its socket only when there is room for it: [`super::mailbox::MESSAGES_UNDER_WAY`] for its
 //! session, and [`QUEUE_KIB`] for all together. Full means that the socket is not read, so that the provider's own TCP
 //! window fills. After an unknown outcome the batch is repeated under the same keys; the log holds each message once.
-//! A message whose term has passed is not appended, and its session is told.
+//! A message whose term has passed is not appended, and its session is told. When the log went back, its history is renamed
+//! as the appender does it, and the batch goes on there. At the hub's end what is left is tried for [`LAST_WORDS`], and
+//! counted where that was not enough.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::mailbox::Mailbox;
 use crate::backoff::Backoff;
-use crate::domain::{InstanceId, NewNotification};
+use crate::domain::{InstanceId, LogId, NewNotification};
 use crate::store::append::{Appended, Failure};
 use crate::store::lane::Lane;
-use crate::store::seen::Seen;
+use crate::store::read;
+use crate::store::seen::{Seen, SeenEnd};
 use crate::store::upstream::append::{self, Batch, Received, Recorded};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
@@ -28,6 +32,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const QUEUE_KIB: usize = 16 << 10;
 /// Longest wait for a commit.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// After stopping: how long what is left is tried.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A message on its way, and the room that it takes.
 struct Message {
@@ -55,11 +61,15 @@ impl RecorderHandle {
     /// # Errors
     /// Gives it back when there is none, for [`RecorderHandle::record_when_there_is_room`].
     pub fn record(&self, notification: NewNotification, mailbox: &Arc<Mailbox>) -> Result<(), Box<Waiting>> {
-        let waiting = Box::new(Waiting { notification, mailbox: Arc::clone(mailbox) });
+        let waiting = Self::waiting(notification, mailbox);
         let Ok(own) = Arc::clone(&mailbox.room).try_acquire_owned() else { return Err(waiting) };
         let Ok(shared) = Arc::clone(&self.kib).try_acquire_many_owned(kib(&waiting.notification)) else { return Err(waiting) };
         self.give(waiting, [own, shared]);
         Ok(())
+    }
+
+    pub fn waiting(notification: NewNotification, mailbox: &Arc<Mailbox>) -> Box<Waiting> {
+        Box::new(Waiting { notification, mailbox: Arc::clone(mailbox) })
     }
 
     pub async fn record_when_there_is_room(self, waiting: Box<Waiting>) {
@@ -90,6 +100,10 @@ pub struct Recorder {
     instance: InstanceId,
     seen: Arc<Seen>,
     backoff: Backoff,
+    /// When the last words are over; `None` before the hub stops.
+    give_up_at: Option<Instant>,
+    /// Read, and given up.
+    lost: usize,
 }
 
 impl Recorder {
@@ -97,7 +111,7 @@ impl Recorder {
         let (sender, queue) = mpsc::channel(QUEUE_KIB);
         let handle = RecorderHandle { queue: sender, kib: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
-        (handle, Self { queue, lane: Lane::new(database, "upstream recorder"), instance, seen, backoff })
+        (handle, Self { queue, lane: Lane::new(database, "upstream recorder"), instance, seen, backoff, give_up_at: None, lost: 0 })
     }
 
     /// Runs until stopped; what was read from the providers by then is still appended.
@@ -108,9 +122,12 @@ impl Recorder {
                 first = self.queue.recv() => first,
                 () = stop.wait() => self.queue.try_recv().ok(),
             };
-            let Some(first) = first else { return };
+            let Some(first) = first else { break };
             let batch = self.gather(first);
             self.commit(batch, &stop).await;
+        }
+        if self.lost > 0 {
+            tracing::error!(messages = self.lost, "providers' messages are lost: the database did not take them until the end");
         }
     }
 
@@ -125,11 +142,11 @@ impl Recorder {
         batch
     }
 
-    /// Tries a batch until the database has said what became of it. Gives up only when the hub stops: by then its leases
-    /// are given back.
+    /// Tries a batch until the database has said what became of it. Gives up only when the last words are over.
     async fn commit(&mut self, mut batch: Vec<Message>, stop: &Stop) {
         while !batch.is_empty() {
-            match self.attempt(&batch).await {
+            let (log_id, end) = self.seen.end();
+            match self.attempt(&batch, end, stop).await {
                 Ok(done) => {
                     self.backoff.succeeded();
                     return self.settle(&batch, &done);
@@ -144,30 +161,56 @@ impl Recorder {
                     }
                     return;
                 }
+                Err(Failure::LogWentBack(error)) => {
+                    tracing::error!(%error, "the log went back; it gets a new id, and providers' messages go on at its present end");
+                    if let Err(error) = self.start_over(log_id).await {
+                        tracing::warn!(%error, "the log's new id could not be had; the append is tried again");
+                        self.lane.discard();
+                    }
+                }
                 Err(failure) => {
                     let error = cause(&failure);
                     tracing::warn!(%error, messages = batch.len(), "providers' messages could not be appended; they are tried again");
                     self.lane.discard();
                 }
             }
-            if stop.is_stopped() {
-                return tracing::error!(
-                    messages = batch.len(),
-                    "providers' messages are lost: the database did not take them until the end"
-                );
+            if stop.is_stopped() && Instant::now() >= *self.give_up_at.get_or_insert_with(|| Instant::now() + LAST_WORDS) {
+                self.lost += batch.len();
+                return;
             }
             tokio::time::sleep(self.backoff.failed()).await;
         }
     }
 
-    async fn attempt(&mut self, batch: &[Message]) -> Result<Batch, Failure> {
-        let connection = self.lane.get().await.map_err(Failure::Again)?;
-        let rows: Vec<&Received> = batch.iter().map(|message| &message.received).collect();
-        let (_, end) = self.seen.end();
-        append::append(connection, end, self.instance, &rows, COMMIT_LIMIT).await
+    async fn attempt(&mut self, batch: &[Message], end: SeenEnd, stop: &Stop) -> Result<Batch, Failure> {
+        let (mut stop, give_up_at) = (stop.clone(), self.give_up_at);
+        let over = async {
+            stop.wait().await;
+            tokio::time::sleep_until(give_up_at.unwrap_or_else(|| Instant::now() + LAST_WORDS)).await;
+        };
+        let tried = async {
+            let connection = self.lane.get().await.map_err(Failure::Again)?;
+            let rows: Vec<&Received> = batch.iter().map(|message| &message.received).collect();
+            append::append(connection, end, self.instance, &rows, COMMIT_LIMIT).await
+        };
+        tokio::select! {
+            done = tried => done,
+            () = over => {
+                self.give_up_at = Some(Instant::now());
+                Err(Failure::Unknown(StoreError::TimedOut(LAST_WORDS)))
+            }
+        }
+    }
+
+    async fn start_over(&mut self, old: LogId) -> Result<(), StoreError> {
+        read::start_over(self.lane.get().await?, &self.seen, old).await
     }
 
     fn settle(&self, batch: &[Message], done: &Batch) {
+        let passed = done.outcomes.iter().filter(|outcome| **outcome == Recorded::TermPassed).count();
+        if passed > 0 {
+            tracing::warn!(messages = passed, "what providers said was read too late for its term, and is not in the log");
+        }
         for (message, outcome) in batch.iter().zip(&done.outcomes) {
             match outcome {
                 Recorded::TermPassed => message.mailbox.lose(),

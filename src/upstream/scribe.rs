@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::holdings::Holdings;
 use super::ledger::{Dues, Ledger, Settlement};
 use super::mailbox::Mailbox;
 use crate::backoff::Backoff;
-use crate::domain::InstanceId;
+use crate::domain::{CommandId, InstanceId};
 use crate::store::lane::Lane;
 use crate::store::upstream::commands::{self, Command, Sent};
 use crate::store::upstream::{Checkpoint, Hint, Lease, leases};
@@ -24,6 +25,8 @@ const STEP: usize = 32;
 const COMMANDS: usize = 256;
 /// With less left of its lease, no command is taken for a session: it could end before the bytes have left.
 const LEAST_TRUST: Duration = Duration::from_secs(1);
+/// Between two looks for commands that were taken by a call that failed, so that they wait here with nobody.
+const LOOK_FOR_STRAYS: Duration = Duration::from_secs(2);
 /// After stopping: how long what was noted is tried to be written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -33,12 +36,16 @@ pub struct Scribe {
     holdings: Arc<Holdings>,
     ledger: Arc<Ledger>,
     backoff: Backoff,
+    strays_due: Instant,
+    /// Taken for a session that had ended by then.
+    strays: Vec<(Lease, CommandId)>,
 }
 
 impl Scribe {
     pub fn new(database: Database, instance: InstanceId, holdings: Arc<Holdings>, ledger: Arc<Ledger>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        Self { lane: Lane::new(database, "upstream scribe"), instance, holdings, ledger, backoff }
+        let lane = Lane::new(database, "upstream scribe");
+        Self { lane, instance, holdings, ledger, backoff, strays_due: Instant::now(), strays: Vec::new() }
     }
 
     /// Runs until stopped, then writes what is left. `hints` is bounded; what finds no room is found by the next look.
@@ -79,6 +86,7 @@ impl Scribe {
     async fn round(&mut self, mut look: bool, hints: &mut mpsc::Receiver<Hint>) -> Result<(), StoreError> {
         loop {
             if look {
+                self.settle_strays().await?;
                 self.take_commands().await?;
             }
             if self.ledger.is_empty() {
@@ -107,9 +115,29 @@ impl Scribe {
         Ok(())
     }
 
-    fn hand_out(&self, command: Command) {
+    /// What was taken under a term of ours and given to no session has not been sent, and never will be: only what is given
+    /// is sent. It waits for nothing, so its user is told. A call that failed may be done late, so this is looked for always.
+    async fn settle_strays(&mut self) -> Result<(), StoreError> {
+        if Instant::now() >= self.strays_due {
+            self.strays_due = Instant::now() + LOOK_FOR_STRAYS;
+            if self.holdings.count() > 0 {
+                let taken = commands::taken(self.lane.get().await?, self.instance).await?;
+                // Of a session that is gone from here, the ledger may still know better.
+                let is_stray = |(lease, id): &(Lease, CommandId)| self.holdings.get(lease).is_some_and(|mailbox| !mailbox.knows(*id));
+                self.strays.extend(taken.into_iter().filter(is_stray));
+            }
+        }
+        while let Some((lease, id)) = self.strays.last() {
+            commands::settle(self.lane.get().await?, lease.term, *id, Sent::Failed, Some("not_given")).await?;
+            tracing::warn!(command = %id, "a command was taken and never given to its session; it has failed");
+            self.strays.pop();
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, command: Command) {
         let Some(mailbox) = self.holdings.get(&command.lease) else {
-            return tracing::warn!(command = %command.id, "a command was taken for a session that has just ended; it will be unknown");
+            return self.strays.push((command.lease, command.id));
         };
         if let Err(late) = mailbox.give(command) {
             self.ledger.settle(&mailbox, not_sent(&late));
@@ -143,6 +171,7 @@ impl Scribe {
         while let Some(settlement) = dues.settled.first() {
             let connection = self.lane.get().await?;
             commands::settle(connection, dues.mailbox.lease.term, settlement.id, settlement.outcome, settlement.detail).await?;
+            dues.mailbox.settled(settlement.id);
             dues.settled.remove(0);
         }
         let Some(change) = dues.change.clone() else { return Ok(()) };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -31,7 +32,7 @@ use super::scribe::not_sent;
 use super::secret::Secret;
 use super::sign_in::{self, sign_in};
 use super::write::{Wrote, hang_up, write};
-use crate::domain::{CommandId, IdempotencyKey};
+use crate::domain::{CommandId, IdempotencyKey, NewNotification};
 use crate::store::upstream::commands::{Command, Sent};
 use crate::store::upstream::{Asked, Change, Claimed, UpstreamState};
 
@@ -75,6 +76,8 @@ pub struct Session {
     message: Option<Utf8Bytes>,
     /// A message that waits for room on its way into the log; until then the socket is not read.
     placing: Option<BoxFuture<'static, ()>>,
+    /// When something was heard last over any connection of this session, here or at an earlier owner.
+    heard_at: Option<DateTime<Utc>>,
     /// The machine was told that nothing is heard because nothing is read.
     excused: bool,
     command: Option<Command>,
@@ -101,6 +104,7 @@ impl Session {
             pace: Pace::default(),
             message: None,
             placing: None,
+            heard_at: claimed.live_until,
             excused: false,
             command: None,
             next: VecDeque::new(),
@@ -187,6 +191,7 @@ impl Session {
             Worked::Dialled(Ok(socket)) => {
                 self.socket = Some(socket);
                 self.pace = Pace::default();
+                self.tell_the_gap();
                 Input::Connected
             }
             Worked::Dialled(Err(DialError::Expired)) => Input::SessionNotTaken("the provider does not take the session".to_owned()),
@@ -196,6 +201,9 @@ impl Session {
     }
 
     fn heard(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Input {
+        if matches!(frame, Some(Ok(_))) {
+            self.heard_at = Some(Utc::now());
+        }
         match frame {
             Some(Ok(Message::Text(text))) => {
                 self.pace.took_one(Instant::now());
@@ -313,12 +321,33 @@ impl Session {
     fn append(&mut self) {
         let Some(text) = self.message.take() else { return };
         let lease = &self.mailbox.lease;
-        self.counter += 1;
-        let mut notification = self.provider.messages.notification(&lease.provider, &lease.user, &text);
-        notification.key = Some(IdempotencyKey::of_message(&lease.provider, &lease.user, lease.term, self.counter));
+        let notification = self.provider.messages.notification(&lease.provider, &lease.user, &text);
         self.mailbox.heard_a_message();
-        if let Err(waiting) = self.shared.recorder.record(notification, &self.mailbox) {
-            self.placing = Some(self.shared.recorder.clone().record_when_there_is_room(waiting).boxed());
+        self.record(notification);
+    }
+
+    /// There was a connection before this one. What the provider said in between, nobody has heard: the user is told so, in
+    /// the log, before anything that this connection brings.
+    fn tell_the_gap(&mut self) {
+        let now = Utc::now();
+        let Some(since) = self.heard_at.replace(now) else { return };
+        let lease = &self.mailbox.lease;
+        let gap = self.provider.gap(&lease.user, since, now);
+        self.record(gap);
+    }
+
+    /// In order, whatever waits for room.
+    fn record(&mut self, mut notification: NewNotification) {
+        let lease = &self.mailbox.lease;
+        self.counter += 1;
+        notification.key = Some(IdempotencyKey::of_message(&lease.provider, &lease.user, lease.term, self.counter));
+        let recorder = &self.shared.recorder;
+        if let Some(earlier) = self.placing.take() {
+            let (recorder, waiting) = (recorder.clone(), RecorderHandle::waiting(notification, &self.mailbox));
+            let after = earlier.then(move |()| recorder.record_when_there_is_room(waiting));
+            self.placing = Some(after.boxed());
+        } else if let Err(waiting) = recorder.record(notification, &self.mailbox) {
+            self.placing = Some(recorder.clone().record_when_there_is_room(waiting).boxed());
         }
     }
 
@@ -360,21 +389,26 @@ impl Session {
     async fn end(&mut self, ending: Ending) {
         tracing::info!(session = ?self.mailbox.lease, ?ending, "an upstream session is not held any more");
         for command in self.mailbox.close() {
-            if ending != Ending::LeaseLost {
-                self.shared.ledger.settle(&self.mailbox, not_sent(&command));
-            }
+            self.shared.ledger.settle(&self.mailbox, not_sent(&command));
         }
         if ending == Ending::LeaseLost {
-            return self.shared.holdings.remove(&self.mailbox.lease);
+            // What is known of bytes that have left, or not, stays true; the next owner may have called it unknown.
+            for input in std::mem::take(&mut self.next) {
+                if let Input::Written(id, outcome) = input {
+                    self.settle(CommandId(id), outcome);
+                }
+            }
+            self.shared.holdings.remove(&self.mailbox.lease);
         }
         self.until_recorded().await;
         let ended = |state| Change { message: Some(self.provider.texts.disconnected.clone()), ..Change::to(state) };
         let error = |why: String| Some(self.provider.texts.error_for(&why));
         let change = match ending {
             Ending::LeaseLost | Ending::HandedOver => None,
-            Ending::Waiting { after, why } => {
-                let attempts = self.machine.failures();
-                Some(Change { attempts, next_try_in: after, error: why.and_then(&error), ..ended(UpstreamState::BackingOff) })
+            Ending::Waiting { after, early, why } => {
+                let (attempts, error) = (self.machine.failures(), why.and_then(&error));
+                let ended = ended(UpstreamState::BackingOff);
+                Some(Change { attempts, next_try_in: after, early_try_in: Some(early), error, ..ended })
             }
             Ending::Refused { why } => Some(Change { next_try_in: AFTER_REFUSAL, error: error(why), ..ended(UpstreamState::Refused) }),
             Ending::Idle => Some(ended(UpstreamState::Idle)),
@@ -383,6 +417,7 @@ impl Session {
         if let Some(change) = change {
             self.change(change);
         }
+        // A lease that was lost by our own clock alone may still stand in the row: nobody needs to wait for its end.
         self.shared.ledger.release(&self.mailbox);
     }
 

@@ -46,6 +46,7 @@ mod upstream;
 mod upstream_chaos;
 mod upstream_checker;
 mod upstream_frames;
+mod upstream_gaps;
 mod upstream_provider;
 mod upstream_store;
 mod wakeup;

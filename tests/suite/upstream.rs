@@ -11,7 +11,7 @@ use super::support::*;
 
 const LEASE: Duration = Duration::from_secs(3);
 
-fn holding(builder: HubBuilder, file: &ProviderFile) -> HubBuilder {
+pub fn holding(builder: HubBuilder, file: &ProviderFile) -> HubBuilder {
     let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
     let builder = builder.with("RECADO_UPSTREAM_FILE", file.path()).with("RECADO_UPSTREAM_KEY", key);
     builder.with("RECADO_UPSTREAM_LEASE", "3s").with("RECADO_DRAIN_WINDOW", "1s")
@@ -31,7 +31,7 @@ async fn numbers_to(client: &mut Client, last: u64) -> Vec<u64> {
 }
 
 /// The next frame of this type, whatever else comes.
-async fn next_of(client: &mut Client, kind: &str) -> Value {
+pub async fn next_of(client: &mut Client, kind: &str) -> Value {
     loop {
         match client.next_frame().await {
             Frame::Other(value) if value["type"] == kind => return value,
@@ -42,7 +42,7 @@ async fn next_of(client: &mut Client, kind: &str) -> Value {
 }
 
 /// The hub that holds the user's session, as its place in the list.
-async fn owner(db: &TestDb, hubs: &[Hub]) -> usize {
+pub async fn owner(db: &TestDb, hubs: &[Hub]) -> usize {
     eventually("somebody holds the session", PATIENCE, async || {
         let owner = "SELECT coalesce(max(split_part(i.address, ':', 2)), '0')::bigint FROM recado.upstream_session s \
                      JOIN recado.instance i ON i.instance_id = s.owner WHERE s.state = 'live'";
@@ -52,7 +52,7 @@ async fn owner(db: &TestDb, hubs: &[Hub]) -> usize {
     .await
 }
 
-fn bet(id: u64) -> String {
+pub fn bet(id: u64) -> String {
     json!({"type": "bet", "id": format!("b-{id}"), "payload": {"chip": id}}).to_string()
 }
 

@@ -17,7 +17,7 @@ fn row(id: &str, state: &str, term: Option<i64>, settled: i64) -> CommandRow {
 }
 
 fn entry(seq: i64, link: usize, n: u64) -> Entry {
-    Entry { seq, user: "u".into(), link, n }
+    Entry { seq, user: "u".into(), said: Some((link, n)) }
 }
 
 /// Hub 0 owns the session under term 1, is killed at 5000, and hub 1 goes on under term 2 at 8000.
@@ -39,10 +39,10 @@ fn good() -> UpstreamHistory {
         ],
         sign_ins: vec![SignedIn { user: "u".into(), hub: 0, asked: heard(1050, None) }],
         commands: rows.into_iter().map(|(id, state, term, settled)| row(id, state, term, settled)).collect(),
-        log: vec![entry(10, 0, 1), entry(11, 0, 2), entry(14, 1, 1), entry(15, 1, 2)],
+        log: vec![entry(10, 0, 1), entry(11, 0, 2), Entry { said: None, ..entry(13, 0, 0) }, entry(14, 1, 1), entry(15, 1, 2)],
         streams: vec![
-            Stream { user: "u".into(), device: "d0".into(), from: 0, got: vec![10, 11, 14, 15] },
-            Stream { user: "u".into(), device: "d1".into(), from: 11, got: vec![14, 15] },
+            Stream { user: "u".into(), device: "d0".into(), from: 0, got: vec![10, 11, 13, 14, 15] },
+            Stream { user: "u".into(), device: "d1".into(), from: 11, got: vec![13, 14, 15] },
         ],
         given: rows.iter().map(|row| row.0.to_owned()).collect::<BTreeSet<_>>(),
         told: rows.iter().map(|row| Told { id: row.0.into(), status: row.1.into() }).collect(),
@@ -137,12 +137,17 @@ fn the_log_is_what_was_read_in_order_and_not_after_the_next_owner() {
         history.log.push(entry(16, 0, 3));
         history.streams.iter_mut().for_each(|stream| stream.got.push(16));
     };
-    assert_eq!(spoiled(late), ["too late"]);
+    assert_eq!(spoiled(late), ["gap untold", "too late"]);
+    let unsaid = |history: &mut UpstreamHistory| {
+        history.log.remove(2);
+        history.streams.iter_mut().for_each(|stream| stream.got.retain(|seq| *seq != 13));
+    };
+    assert_eq!(spoiled(unsaid), ["gap untold"]);
 }
 
 #[test]
 fn streams_are_the_log_without_hole_or_double() {
-    assert_eq!(spoiled(|h| h.streams[0].got.truncate(3)), ["stream"]);
+    assert_eq!(spoiled(|h| h.streams[0].got.truncate(4)), ["stream"]);
     assert_eq!(spoiled(|h| h.streams[0].got.insert(1, 10)), ["stream"]);
     assert_eq!(spoiled(|h| h.streams[0].got.swap(0, 1)), ["stream"]);
     assert_eq!(spoiled(|h| h.streams[1].got.insert(0, 11)), ["stream"], "below its beginning");

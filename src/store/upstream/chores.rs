@@ -103,7 +103,7 @@ pub async fn release_abandoned(connection: &mut PgConnection) -> Result<u64, Sto
                   FOR UPDATE SKIP LOCKED),
            released AS (
                UPDATE recado.upstream_session s
-                  SET owner = NULL, lease_until = NULL, state = 'released', updated_at = clock_timestamp(),
+                  SET owner = NULL, lease_until = NULL, state = 'released', was_live = false, updated_at = clock_timestamp(),
                       status = NULL, message = NULL,
                       version = nextval('recado.upstream_version')
                  FROM abandoned a

@@ -90,7 +90,7 @@ pub struct Command {
 }
 
 /// Takes the next commands of sessions that are held, in their order, at most `most`. They are `sending` from now on: their
-/// bytes may leave. What is taken and never settled will be `unknown`; also when this call fails after it was done.
+/// bytes may leave. What is taken and never settled will be `unknown`. When this call fails after it was done, [`taken`] has them.
 ///
 /// # Errors
 /// When the database is away or slow.
@@ -116,6 +116,29 @@ pub async fn next_commands(
         .map(|row| {
             let lease = Lease { provider: name(&row.provider)?, user: user(&row.user_id)?, term: Term::from_db(row.term) };
             Ok(Command { id: CommandId(row.command_id), lease, kind: row.kind, payload: row.payload })
+        })
+        .collect()
+}
+
+/// What this instance has taken under terms that it holds, and not settled: each with its lease. Longer than what it knows
+/// to have taken when a call of [`next_commands`] failed after it was done.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn taken(connection: &mut PgConnection, instance: InstanceId) -> Result<Vec<(Lease, CommandId)>, StoreError> {
+    let taken = sqlx::query!(
+        r#"SELECT c.command_id, c.provider, c.user_id, s.term
+             FROM recado.upstream_command c
+             JOIN recado.upstream_session s ON s.provider = c.provider AND s.user_id = c.user_id AND s.term = c.term
+            WHERE c.state = 'sending' AND s.owner = $1"#,
+        instance.0,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, taken).await?;
+    rows.into_iter()
+        .map(|row| {
+            let lease = Lease { provider: name(&row.provider)?, user: user(&row.user_id)?, term: Term::from_db(row.term) };
+            Ok((lease, CommandId(row.command_id)))
         })
         .collect()
 }

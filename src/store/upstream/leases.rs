@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::sessions::{UpstreamState, state};
@@ -23,6 +24,8 @@ pub struct Claimed {
     pub state: UpstreamState,
     /// Commands whose outcome nobody will know.
     pub unknown: u32,
+    /// It was live under an earlier owner, and heard something at this time. What the provider said later may be missing.
+    pub live_until: Option<DateTime<Utc>>,
 }
 
 impl Claimed {
@@ -46,7 +49,7 @@ pub async fn claim(
     let providers: Vec<&str> = providers.iter().map(ProviderName::as_str).collect();
     let claimed = sqlx::query!(
         r#"SELECT provider AS "provider!", user_id AS "user_id!", term AS "term!", secret, attempts AS "attempts!", state AS "state!",
-                  unknown AS "unknown!"
+                  unknown AS "unknown!", live_until
              FROM recado.upstream_claim($1, $2, $3, $4)"#,
         instance.0,
         lease.as_secs_f64(),
@@ -65,6 +68,7 @@ pub async fn claim(
                 attempts: u32::try_from(row.attempts).unwrap_or(0),
                 state: state(&row.state)?,
                 unknown: u32::try_from(row.unknown).unwrap_or(0),
+                live_until: row.live_until,
             })
         })
         .collect()
@@ -169,6 +173,8 @@ pub struct Change {
     pub attempts: u32,
     /// From now; zero: at once.
     pub next_try_in: Duration,
+    /// From now: to when a new connection of the user brings that forward. `None`: not at all.
+    pub early_try_in: Option<Duration>,
     /// The text of the `status` frame that the user is given: for `live` that of "connected", else that of "disconnected".
     /// Given only where the status changes.
     pub message: Option<String>,
@@ -178,7 +184,7 @@ pub struct Change {
 
 impl Change {
     pub fn to(state: UpstreamState) -> Self {
-        Self { state, secret: None, attempts: 0, next_try_in: Duration::ZERO, message: None, error: None }
+        Self { state, secret: None, attempts: 0, next_try_in: Duration::ZERO, early_try_in: None, message: None, error: None }
     }
 }
 
@@ -202,6 +208,8 @@ pub async fn checkpoint(connection: &mut PgConnection, instance: InstanceId, lea
                   secret = CASE WHEN $9 THEN $10 ELSE s.secret END,
                   attempts = $11,
                   next_try_at = clock_timestamp() + make_interval(secs => $12),
+                  early_try_at = clock_timestamp() + make_interval(secs => $15),
+                  was_live = ($5 OR s.was_live) AND NOT $13,
                   connected_at = CASE WHEN NOT $5 THEN s.connected_at WHEN s.state = 'live' THEN s.connected_at ELSE clock_timestamp() END,
                   owner = CASE WHEN $13 THEN NULL ELSE s.owner END,
                   lease_until = CASE WHEN $13 THEN NULL ELSE s.lease_until END,
@@ -224,6 +232,7 @@ pub async fn checkpoint(connection: &mut PgConnection, instance: InstanceId, lea
         change.next_try_in.as_secs_f64(),
         ends,
         lease.term.get(),
+        change.early_try_in.unwrap_or(change.next_try_in).as_secs_f64(),
     )
     .fetch_one(connection);
     if limited(ASK_LIMIT, said).await? == 0 { Err(Fenced.into()) } else { Ok(()) }

@@ -59,7 +59,8 @@ pub(super) fn state(text: &str) -> Result<UpstreamState, sqlx::Error> {
 }
 
 /// Says that these users want their sessions with these providers, for `linger` from now. `fresh`: they have just
-/// connected, so what had ended begins again; a refused session not before the time that its last try has set.
+/// connected, so what had ended begins again; a refused session not before the time that its last try has set. The long wait
+/// after used-up tries is shortened for them, to what that try has set.
 ///
 /// A row is written only when that moves its end by a fifth of `linger`: most calls of an instance write next to nothing.
 ///
@@ -87,13 +88,17 @@ pub async fn want(
                       status = CASE WHEN $4 AND s.state IN ('refused', 'idle', 'released') THEN NULL ELSE s.status END,
                       message = CASE WHEN $4 AND s.state IN ('refused', 'idle', 'released') THEN NULL ELSE s.message END,
                       error = CASE WHEN $4 AND s.state IN ('refused', 'idle', 'released') THEN NULL ELSE s.error END,
-                      next_try_at = CASE WHEN $4 AND s.state IN ('idle', 'released') THEN clock_timestamp() ELSE s.next_try_at END,
+                      was_live = s.was_live AND NOT ($4 AND s.state IN ('refused', 'idle', 'released')),
+                      next_try_at = CASE WHEN $4 AND s.state IN ('idle', 'released') THEN clock_timestamp()
+                                         WHEN $4 AND s.state = 'backing_off' AND s.owner IS NULL THEN least(s.next_try_at, s.early_try_at)
+                                         ELSE s.next_try_at END,
                       version = CASE WHEN $4 AND s.state IN ('refused', 'idle', 'released')
                                      THEN nextval('recado.upstream_version') ELSE s.version END,
                       updated_at = CASE WHEN $4 AND s.state IN ('refused', 'idle', 'released')
                                         THEN clock_timestamp() ELSE s.updated_at END
                 WHERE s.wanted_until < excluded.wanted_until - make_interval(secs => $3 / 5)
                    OR $4 AND s.state IN ('refused', 'idle', 'released')
+                   OR $4 AND s.state = 'backing_off' AND s.owner IS NULL AND s.early_try_at < s.next_try_at
             RETURNING s.owner)
            SELECT recado.upstream_hint('want') AS told FROM wanted WHERE owner IS NULL LIMIT 1"#,
         &providers as _,

@@ -309,6 +309,7 @@ fn backoff(table: &Table<'_>) -> BackoffRules {
 fn texts(table: &Table<'_>, name: &str) -> Texts {
     Texts {
         connected: text(table, "connected", &format!("Connected to {name}")),
+        gap: text(table, "gap", "Some messages may be missing"),
         disconnected: text(table, "disconnected", &format!("Disconnected from {name}")),
         refused: text(table, "refused", "Sign-in refused"),
         error: text(table, "error", "Connection error: {reason}"),

@@ -118,7 +118,10 @@ fn the_tries_are_bounded_and_the_row_then_waits_for_long() {
         story.tick();
     }
     let todo = story.on(failed("500"));
-    assert!(matches!(ending(&todo), Some(Ending::Waiting { after, why: Some(why) }) if *after >= LONG_WAIT && why == "500"), "{todo:?}");
+    assert!(
+        matches!(ending(&todo), Some(Ending::Waiting { after, early, why: Some(why) }) if *after >= LONG_WAIT && *early == EARLY_WAIT && why == "500"),
+        "{todo:?}"
+    );
     assert_eq!(story.machine.failures(), 5);
     // Who claims it next has one try.
     let mut next = Machine::new(Arc::new(rules()), 5, false, 1);
@@ -133,7 +136,10 @@ fn a_provider_that_asks_for_patience_gets_it() {
     assert_eq!(wait_of(&todo), Some(SECOND * 45));
     story.tick();
     let todo = story.on(Input::Failed { why: "429".into(), after: Some(SECOND * 100_000) });
-    assert!(matches!(ending(&todo), Some(Ending::Waiting { after, .. }) if *after == LONGEST_ASKED_WAIT), "{todo:?}");
+    assert!(
+        matches!(ending(&todo), Some(Ending::Waiting { after, early, .. }) if *after == LONGEST_ASKED_WAIT && early == after),
+        "{todo:?}"
+    );
 }
 
 #[test]

@@ -370,12 +370,15 @@ impl Storm {
         let rows: Vec<(String, String, String, Option<i64>, Option<i64>)> =
             sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
         history.commands.extend(rows.into_iter().map(|(user, id, state, term, settled)| CommandRow { user, id, state, term, settled }));
-        let sql = "SELECT seq, user_id, data #>> '{}' FROM recado.log WHERE source = 'upstream/fake' ORDER BY seq";
-        let rows: Vec<(i64, String, String)> = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
-        history.log.extend(rows.into_iter().map(|(seq, user, text)| {
+        let sql = "SELECT seq, user_id, type, data #>> '{}' FROM recado.log WHERE source = 'upstream/fake' ORDER BY seq";
+        let rows: Vec<(i64, String, String, String)> = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
+        history.log.extend(rows.into_iter().map(|(seq, user, kind, text)| {
+            if kind == "upstream_gap" {
+                return Entry { seq, user, said: None };
+            }
             let said: Value = serde_json::from_str(&text).unwrap();
             let link = usize::try_from(said["c"].as_u64().unwrap()).unwrap();
-            Entry { seq, user, link, n: said["n"].as_u64().unwrap() }
+            Entry { seq, user, said: Some((link, said["n"].as_u64().unwrap())) }
         }));
     }
 

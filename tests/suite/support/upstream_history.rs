@@ -71,8 +71,8 @@ pub struct CommandRow {
 pub struct Entry {
     pub seq: i64,
     pub user: String,
-    pub link: usize,
-    pub n: u64,
+    /// The socket that it came over, and its number there; `None`: the user is told that something may be missing.
+    pub said: Option<(usize, u64)>,
 }
 
 /// All that a device was given, over all its connections.
@@ -237,16 +237,25 @@ impl UpstreamHistory {
         let links: BTreeMap<usize, &Link> = self.links.iter().map(|link| (link.number, link)).collect();
         let mut last: BTreeMap<usize, u64> = BTreeMap::new();
         let mut terms: BTreeMap<&str, i64> = BTreeMap::new();
+        // User → the socket of the last message, while no gap was told since.
+        let mut unbroken: BTreeMap<&str, usize> = BTreeMap::new();
         for entry in &self.log {
-            let Some(link) = links.get(&entry.link).filter(|link| link.user == entry.user && entry.n <= link.numbered) else {
+            let Some((number, n)) = entry.said else {
+                unbroken.remove(entry.user.as_str());
+                continue;
+            };
+            let Some(link) = links.get(&number).filter(|link| link.user == entry.user && n <= link.numbered) else {
                 faults.push(format!("unheard of: {entry:?} was not said by the provider"));
                 continue;
             };
-            let last = last.entry(entry.link).or_default();
-            if entry.n != *last + 1 {
+            if unbroken.insert(&entry.user, number).is_some_and(|before| before != number) {
+                faults.push(format!("gap untold: before {entry:?}"));
+            }
+            let last = last.entry(number).or_default();
+            if n != *last + 1 {
                 faults.push(format!("not in order: {entry:?} after {last}"));
             }
-            *last = entry.n;
+            *last = n;
             let Some(term) = self.term_of(link) else { continue };
             let newest = terms.entry(entry.user.as_str()).or_insert(term);
             if term < *newest {
