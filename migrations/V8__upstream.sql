@@ -285,6 +285,12 @@ BEGIN
         -- Nothing holds: the lock of the log is not taken for it.
         RETURN;
     END IF;
+    -- Of a session that has brought something, the next connection follows a gap, whatever else its owner could write down.
+    -- The rows are held already, in the order of locks.
+    UPDATE recado.upstream_session s
+       SET was_live = true
+      FROM unnest(held_provider, held_user_id) AS h (provider, user_id)
+     WHERE s.provider = h.provider AND s.user_id = h.user_id AND NOT s.was_live;
     IF passed <> '{}' THEN
         SELECT array_agg(p_id[at] ORDER BY n), array_agg(p_type[at] ORDER BY n), array_agg(p_title[at] ORDER BY n),
                array_agg(p_message[at] ORDER BY n), array_agg(p_data[at] ORDER BY n), array_agg(p_topic[at] ORDER BY n),

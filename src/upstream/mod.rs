@@ -28,10 +28,12 @@
 //!    term or not at all, and before the lease is given back.
 //!
 //! # Failures
+//! - *A connection follows another*, of whichever owner: the user is told in the log that messages may be missing between.
 //! - *The owner dies*: its lease runs out, another claims the next term with the session id; commands that it had taken and
 //!   not settled are unknown. *It is frozen*: the same, and when it wakes it hangs up without a word.
-//! - *The database is away*: trust ends before the lease does; the socket is closed. *An append's outcome is unknown*: it is
-//!   repeated under the same keys.
+//! - *The database is away*: trust ends before the lease does; the socket is closed, and the lease given back when it can be.
+//!   *An append's outcome is unknown*: it is repeated under the same keys. *Commands were taken and the answer was lost*: they
+//!   went to no session, so they are found by their term and have failed. *The log went back*: its history gets a new name.
 //! - *The provider is silent*: no answer to a keep-alive; back-off; the session id is used again if it has ever worked.
 //!   *It floods*: its messages are read at a steady pace and its own window fills ([`pace`]); half a minute later it is left.
 //!   *It takes no session id any more*: one new sign-in at once, then as any failure.

@@ -1,4 +1,4 @@
-//! What providers say, into the log: one task an instance, one batch in flight, never cancelled.
+//! What providers say, into the log: one task an instance, one batch in flight, cancelled by the hub's end alone.
 //!
 //! A message is read from its socket only when there is room for it: [`super::mailbox::MESSAGES_UNDER_WAY`] for its
 //! session, and [`QUEUE_KIB`] for all together. Full means that the socket is not read, so that the provider's own TCP
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
 
 use super::mailbox::Mailbox;
 use crate::backoff::Backoff;
@@ -100,10 +99,8 @@ pub struct Recorder {
     instance: InstanceId,
     seen: Arc<Seen>,
     backoff: Backoff,
-    /// When the last words are over; `None` before the hub stops.
-    give_up_at: Option<Instant>,
-    /// Read, and given up.
-    lost: usize,
+    /// Messages of the batch that is being appended.
+    under_way: usize,
 }
 
 impl Recorder {
@@ -111,23 +108,38 @@ impl Recorder {
         let (sender, queue) = mpsc::channel(QUEUE_KIB);
         let handle = RecorderHandle { queue: sender, kib: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
-        (handle, Self { queue, lane: Lane::new(database, "upstream recorder"), instance, seen, backoff, give_up_at: None, lost: 0 })
+        (handle, Self { queue, lane: Lane::new(database, "upstream recorder"), instance, seen, backoff, under_way: 0 })
     }
 
-    /// Runs until stopped; what was read from the providers by then is still appended.
+    /// Runs until stopped; what was read from the providers by then is still appended, or counted.
     pub async fn run(mut self, mut stop: Stop) {
+        let mut stopped = stop.clone();
+        let end = async {
+            stopped.wait().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = self.work(&mut stop) => {}
+            () = end => {}
+        }
+        let lost = self.under_way + std::iter::from_fn(|| self.queue.try_recv().ok()).count();
+        if lost > 0 {
+            tracing::error!(messages = lost, "providers' messages are lost: the database did not take them until the end");
+        }
+    }
+
+    async fn work(&mut self, stop: &mut Stop) {
         loop {
             let first = tokio::select! {
                 biased;
                 first = self.queue.recv() => first,
                 () = stop.wait() => self.queue.try_recv().ok(),
             };
-            let Some(first) = first else { break };
+            let Some(first) = first else { return };
             let batch = self.gather(first);
-            self.commit(batch, &stop).await;
-        }
-        if self.lost > 0 {
-            tracing::error!(messages = self.lost, "providers' messages are lost: the database did not take them until the end");
+            self.under_way = batch.len();
+            self.commit(batch).await;
+            self.under_way = 0;
         }
     }
 
@@ -142,11 +154,11 @@ impl Recorder {
         batch
     }
 
-    /// Tries a batch until the database has said what became of it. Gives up only when the last words are over.
-    async fn commit(&mut self, mut batch: Vec<Message>, stop: &Stop) {
+    /// Tries a batch until the database has said what became of it.
+    async fn commit(&mut self, mut batch: Vec<Message>) {
         while !batch.is_empty() {
             let (log_id, end) = self.seen.end();
-            match self.attempt(&batch, end, stop).await {
+            match self.attempt(&batch, end).await {
                 Ok(done) => {
                     self.backoff.succeeded();
                     return self.settle(&batch, &done);
@@ -157,7 +169,7 @@ impl Recorder {
                 Err(Failure::Refused(_)) => {
                     // One bad row must fail alone.
                     for message in batch.drain(..) {
-                        Box::pin(self.commit(vec![message], stop)).await;
+                        Box::pin(self.commit(vec![message])).await;
                     }
                     return;
                 }
@@ -174,32 +186,14 @@ impl Recorder {
                     self.lane.discard();
                 }
             }
-            if stop.is_stopped() && Instant::now() >= *self.give_up_at.get_or_insert_with(|| Instant::now() + LAST_WORDS) {
-                self.lost += batch.len();
-                return;
-            }
             tokio::time::sleep(self.backoff.failed()).await;
         }
     }
 
-    async fn attempt(&mut self, batch: &[Message], end: SeenEnd, stop: &Stop) -> Result<Batch, Failure> {
-        let (mut stop, give_up_at) = (stop.clone(), self.give_up_at);
-        let over = async {
-            stop.wait().await;
-            tokio::time::sleep_until(give_up_at.unwrap_or_else(|| Instant::now() + LAST_WORDS)).await;
-        };
-        let tried = async {
-            let connection = self.lane.get().await.map_err(Failure::Again)?;
-            let rows: Vec<&Received> = batch.iter().map(|message| &message.received).collect();
-            append::append(connection, end, self.instance, &rows, COMMIT_LIMIT).await
-        };
-        tokio::select! {
-            done = tried => done,
-            () = over => {
-                self.give_up_at = Some(Instant::now());
-                Err(Failure::Unknown(StoreError::TimedOut(LAST_WORDS)))
-            }
-        }
+    async fn attempt(&mut self, batch: &[Message], end: SeenEnd) -> Result<Batch, Failure> {
+        let connection = self.lane.get().await.map_err(Failure::Again)?;
+        let rows: Vec<&Received> = batch.iter().map(|message| &message.received).collect();
+        append::append(connection, end, self.instance, &rows, COMMIT_LIMIT).await
     }
 
     async fn start_over(&mut self, old: LogId) -> Result<(), StoreError> {

@@ -24,6 +24,8 @@ const POLL: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_millis(200);
 /// A renewal also says whether a session is still wanted, and that should not wait for a long lease's third.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(5);
+/// How long the database may take for an answer that is waited for when the hub stops.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// How long the sessions may take to say goodbye and to be written down when the hub stops.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -80,11 +82,11 @@ impl Supervisor {
             };
             if Instant::now() >= renew_at {
                 renew_at = Instant::now() + self.limits.lease.renew_every().min(LONGEST_RENEWAL);
-                self.tried("renewed", Self::renew).await;
+                self.tried(&mut stop, "renewed", Self::renew).await;
             }
             match due {
-                Some(Due::Claim) => self.tried("claimed", Self::claim).await,
-                Some(Due::Asks) => self.tried("asked for", Self::take_asks).await,
+                Some(Due::Claim) => self.tried(&mut stop, "claimed", Self::claim).await,
+                Some(Due::Asks) => self.tried(&mut stop, "asked for", Self::take_asks).await,
                 None => {}
             }
         }
@@ -95,8 +97,17 @@ impl Supervisor {
         }
     }
 
-    async fn tried(&mut self, what: &str, step: impl AsyncFnOnce(&mut Self) -> Result<(), StoreError>) {
-        if let Err(error) = step(self).await {
+    /// A stop does not wait for long for a database that does not answer: the sessions' sockets are to be closed now.
+    async fn tried(&mut self, stop: &mut Stop, what: &str, step: impl AsyncFnOnce(&mut Self) -> Result<(), StoreError>) {
+        let stopped = async {
+            stop.wait().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        let done = tokio::select! {
+            done = step(self) => done,
+            () = stopped => return,
+        };
+        if let Err(error) = done {
             tracing::warn!(%error, "upstream sessions could not be {what}");
             self.lane.discard();
         }

@@ -48,6 +48,7 @@ mod upstream_checker;
 mod upstream_frames;
 mod upstream_gaps;
 mod upstream_provider;
+mod upstream_race;
 mod upstream_store;
 mod wakeup;
 mod why;

@@ -253,7 +253,7 @@ impl Storm {
                 let after = Duration::from_millis(self.random.random_range(0..300));
                 self.provider.sockets(Behaviour::default().flapping(after, 1011));
                 some.iter().for_each(|user| self.provider.cut(user));
-                self.calm_at = Some(Instant::now() + Duration::from_millis(1500));
+                self.calm_at = Some(Instant::now() + Duration::from_millis(800));
             }
             Fault::SessionsExpire => some.iter().for_each(|user| {
                 self.provider.expire(user);
@@ -312,12 +312,14 @@ impl Storm {
         }
         self.phase.send_replace(Phase::AskAgain);
         self.everyone_is_connected(end.saturating_duration_since(Instant::now())).await;
+        eprintln!("healing: all connected {:?} before the limit", end.saturating_duration_since(Instant::now()));
         eventually("every command is settled and told", end.saturating_duration_since(Instant::now()), async || {
             let unsettled = "SELECT count(*) FROM recado.upstream_command WHERE settled_at IS NULL";
             let told = self.players.iter().all(|(open, player)| *open.borrow() == 0 || player.is_finished());
             (told && self.db.number(unsettled).await == 0).then_some(())
         })
         .await;
+        eprintln!("healing: all told {:?} before the limit", end.saturating_duration_since(Instant::now()));
         self.speaking.abort();
         eventually("what open sockets said is in the log", end.saturating_duration_since(Instant::now()), async || {
             let said: u64 = self.provider.record().connections.iter().filter(|link| link.is_open()).map(|link| link.numbered).sum();
