@@ -1,0 +1,248 @@
+//! A run: sets the stage, lets everybody play, heals, waits for quiet, and gathers what there is to say.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use recado::store::server::Environment;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::book::Book;
+use crate::cast::TENANTS;
+use crate::devices::{Device, Floor};
+use crate::fact::{Entry, Fact};
+use crate::hubs::Hub;
+use crate::nemesis::{Fault, Nemesis};
+use crate::postgres::Postgres;
+use crate::writers::{Desk, Writer};
+use crate::{Trouble, secrets, witness};
+
+const WRITERS: usize = 8;
+const DEVICES_A_TENANT: usize = 10;
+/// After the last fault, until everyone has everything.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Until the writers have brought to an end what they began.
+const SETTLE_LIMIT: Duration = Duration::from_secs(40);
+/// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and go.
+const FILES_SLACK: u64 = 24;
+/// Most memory of a hub, in KiB.
+const MEMORY_KIB: u64 = 400 << 10;
+/// Connections to the database of one hub: seven of its own, eight readers, two for keys.
+const CONNECTIONS_A_HUB: u64 = 18;
+
+/// What a run is to be.
+pub struct Plan {
+    pub seed: u64,
+    pub seconds: u64,
+    pub hubs: usize,
+    pub faults: Vec<Fault>,
+    pub mutant: Option<String>,
+    pub program: PathBuf,
+    pub folder: PathBuf,
+    pub environment: Environment,
+}
+
+/// What is there while a run goes on.
+pub struct Stage {
+    pub book: Arc<Book>,
+    pub postgres: Postgres,
+    pub hubs: Vec<Hub>,
+    pub program: PathBuf,
+    pub desk: Arc<Desk>,
+    floor: Arc<Floor>,
+    /// Name and text of each secret that must not be found anywhere.
+    canaries: Vec<(String, String)>,
+}
+
+impl Stage {
+    async fn set(plan: &Plan) -> Result<Self, Trouble> {
+        let postgres = Postgres::start(&plan.folder, plan.environment.clone()).await?;
+        let user = witness::user_of(&postgres.url)?;
+        let path = plan.environment.path.as_ref().and_then(|path| path.to_str()).unwrap_or_default();
+        let mut hubs = Vec::new();
+        for number in 0..plan.hubs {
+            hubs.push(Hub::place(number, &postgres, &user, plan.mutant.as_deref(), path).await?);
+        }
+        hubs[0].start(&plan.program).await?;
+        witness::prepare(&postgres.url, plan.mutant.as_deref()).await?;
+        for hub in &hubs[1..] {
+            hub.start(&plan.program).await?;
+        }
+        // The clock begins when there is something to see.
+        let book = Arc::new(Book::new());
+        let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
+        let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let desk = Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed });
+        let floor = Arc::new(Floor { book: Arc::clone(&book), addresses, staying: AtomicBool::new(false) });
+        let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
+        let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        Ok(Self { book, postgres, hubs, program: plan.program.clone(), desk, floor, canaries })
+    }
+
+    async fn note_base(&self) {
+        for hub in &self.hubs {
+            let files = hub.files_and_memory().await.map(|(files, _)| files);
+            *hub.base_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        }
+    }
+}
+
+/// Plays a run to its end; the history, whatever happened.
+pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
+    let mut stage = Stage::set(plan).await?;
+    stage.note_base().await;
+    let (mut writers, mut devices, mut reached) = (JoinSet::new(), JoinSet::new(), Vec::new());
+    for tenant in 0..TENANTS {
+        for number in 0..DEVICES_A_TENANT {
+            let device = Device::new(Arc::clone(&stage.floor), tenant, number, plan.seed)?;
+            stage.canaries.push((format!("the token of {}", device.name()), secrets::signature(device.token()).to_owned()));
+            reached.push((device.name().to_owned(), Arc::clone(&device.reached)));
+            devices.spawn(device.run());
+        }
+    }
+    for number in 0..WRITERS {
+        let writer = Writer::new(Arc::clone(&stage.desk), number, plan.seed)?;
+        stage.canaries.push((format!("the token of writer {number}"), secrets::signature(writer.token()).to_owned()));
+        writers.spawn(writer.run());
+    }
+    let mut watching = JoinSet::new();
+    watching.spawn(watch_the_clock(Arc::clone(&stage.book)));
+
+    let stage = Arc::new(stage);
+    let until = Instant::now() + Duration::from_secs(plan.seconds);
+    let outcome = disturb(plan, &stage, until).await;
+    let outcome = match outcome {
+        Ok(()) => finish(&stage, &mut writers, &reached).await,
+        broken => broken,
+    };
+    drop(devices);
+    drop(watching);
+    quotas(plan, &stage.book);
+    let gathered = match &outcome {
+        Ok(()) => gather(&stage).await,
+        Err(_) => Ok(()),
+    };
+    for hub in &stage.hubs {
+        hub.kill().await?;
+    }
+    stage.postgres.stop().await;
+    outcome?;
+    gathered?;
+    Ok(stage.book.take())
+}
+
+async fn disturb(plan: &Plan, stage: &Arc<Stage>, until: Instant) -> Result<(), Trouble> {
+    let mut nemesis = Nemesis::new(Arc::clone(stage), StdRng::seed_from_u64(plan.seed), plan.faults.clone());
+    nemesis.run(until).await?;
+    sleep(until.saturating_duration_since(Instant::now())).await;
+    Ok(())
+}
+
+/// No new wishes, all faults are over: the open ones are settled, and everyone gets everything.
+async fn finish(stage: &Stage, writers: &mut JoinSet<()>, reached: &[(String, Arc<AtomicI64>)]) -> Result<(), Trouble> {
+    stage.floor.staying.store(true, Ordering::SeqCst);
+    stage.desk.closed.store(true, Ordering::SeqCst);
+    let settled = timeout(SETTLE_LIMIT, async { while writers.join_next().await.is_some() {} }).await;
+    if settled.is_err() {
+        println!("the writers have not settled everything within {} s", SETTLE_LIMIT.as_secs());
+    }
+    stage.book.note(Fact::Drain);
+    let head = witness::head(&stage.postgres.url).await?;
+    let end = Instant::now() + DRAIN_LIMIT;
+    while Instant::now() < end && reached.iter().any(|(_, reached)| reached.load(Ordering::SeqCst) < head) {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let late: Vec<&str> = reached.iter().filter(|(_, seq)| seq.load(Ordering::SeqCst) < head).map(|(name, _)| name.as_str()).collect();
+    if !late.is_empty() {
+        println!("not at {head} within {} s: {late:?}", DRAIN_LIMIT.as_secs());
+    }
+    stage.book.note(Fact::Drained);
+    Ok(())
+}
+
+/// After everyone has left: the log, the places, the secrets, the resources.
+async fn gather(stage: &Stage) -> Result<(), Trouble> {
+    // The hubs notice that everyone is gone, and write down what they were told last.
+    sleep(Duration::from_secs(3)).await;
+    resources(stage).await?;
+    witness::testify(&stage.postgres.url, &stage.book).await?;
+    let mut places = Vec::new();
+    for hub in &stage.hubs {
+        places.push((format!("the log of hub {}", hub.number), std::fs::read_to_string(&hub.log)?));
+    }
+    places.push(("the log of the database".to_owned(), std::fs::read_to_string(&stage.postgres.log)?));
+    places.push(("/stats".to_owned(), stats(stage).await?));
+    for (place, text) in &places {
+        for (name, canary) in &stage.canaries {
+            if text.contains(canary.as_str()) {
+                stage.book.note(Fact::Secret { name: name.clone(), place: place.clone(), found: true });
+            }
+        }
+    }
+    let texts: Vec<String> = stage.canaries.iter().map(|(_, text)| text.clone()).collect();
+    for (text, table) in witness::tables_with(&stage.postgres.url, &texts).await? {
+        let name = stage.canaries.iter().find(|(_, canary)| *canary == text).map_or_else(String::new, |(name, _)| name.clone());
+        stage.book.note(Fact::Secret { name, place: format!("the table {table}"), found: true });
+    }
+    Ok(())
+}
+
+async fn stats(stage: &Stage) -> Result<String, Trouble> {
+    let token = secrets::token("boss", None, Some(recado::domain::Role::Admin))?;
+    let mut text = String::new();
+    for hub in &stage.hubs {
+        let request = reqwest::Client::new().get(format!("http://{}/stats", hub.url())).bearer_auth(&token);
+        text.push_str(&request.timeout(Duration::from_secs(10)).send().await?.error_for_status()?.text().await?);
+    }
+    Ok(text)
+}
+
+async fn resources(stage: &Stage) -> Result<(), Trouble> {
+    for hub in &stage.hubs {
+        let base = hub.base_files.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+        let Some((files, memory)) = hub.files_and_memory().await else { return Err(format!("hub {} is gone", hub.number).into()) };
+        let name = |what: &str| format!("{what} of hub {}", hub.number);
+        stage.book.note(Fact::Resource { name: name("open files"), base, end: files, allowed: base + FILES_SLACK });
+        stage.book.note(Fact::Resource { name: name("KiB of memory"), base: 0, end: memory, allowed: MEMORY_KIB });
+    }
+    let connections = witness::connections(&stage.postgres.url).await?;
+    let allowed = CONNECTIONS_A_HUB * stage.hubs.len() as u64;
+    stage.book.note(Fact::Resource { name: "connections to the database".to_owned(), base: 0, end: connections, allowed });
+    Ok(())
+}
+
+/// Enough has to happen, or a good result says nothing. By the second, so that a short run can be good.
+fn quotas(plan: &Plan, book: &Book) {
+    let seconds = plan.seconds;
+    let quota = |what: &str, wanted: u64, which: &dyn Fn(&Fact) -> bool| {
+        book.note(Fact::Quota { what: what.to_owned(), had: book.count(which), wanted });
+    };
+    quota("posts with a definite yes", seconds * 25, &|fact| matches!(fact, Fact::PostOk { .. }));
+    quota("notifications given", seconds * 200, &|fact| matches!(fact, Fact::Recv { .. }));
+    quota("connections", seconds * 5 / 3, &|fact| matches!(fact, Fact::ConnOpen { .. }));
+    quota("acknowledgements", seconds, &|fact| matches!(fact, Fact::AckSent { .. }));
+    quota("rows of pages", seconds, &|fact| matches!(fact, Fact::Page { .. }));
+    quota("refused posts", seconds / 12, &|fact| matches!(fact, Fact::PostFail { .. }));
+    if seconds >= 60 && plan.faults.len() > 4 {
+        quota("outcomes that were not known", 1, &|fact| matches!(fact, Fact::PostInfo { .. }));
+        quota("places of another log", 1, &|fact| matches!(fact, Fact::Liar { .. }));
+    }
+    quota("faults", (seconds / 10).max(1), &|fact| matches!(fact, Fact::FaultEnd { .. }));
+}
+
+/// This program sees that it got no turn; the hubs beside it got none either.
+async fn watch_the_clock(book: Arc<Book>) {
+    let tick = Duration::from_millis(50);
+    loop {
+        let begun = Instant::now();
+        sleep(tick).await;
+        let late = begun.elapsed().saturating_sub(tick);
+        if late > Duration::from_millis(100) {
+            book.note(Fact::Stall { ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX) });
+        }
+    }
+}
