@@ -53,10 +53,20 @@ pub async fn run(database: Database, hints: mpsc::Sender<Hint>, mut stop: Stop) 
 
 /// One connection, from its start to its death.
 async fn listen(database: &Database, hints: &mpsc::Sender<Hint>, backoff: &mut Backoff) -> Result<(), StoreError> {
+    #[cfg(feature = "mutants")]
+    if crate::mutants::is("reload-early") {
+        let _ = hints.try_send(Hint::Listening);
+    }
     let mut listener = limited(CONNECT_LIMIT, open(database)).await?;
     backoff.succeeded();
     // Only now: what was committed before LISTEN took hold was announced to nobody.
-    let _ = hints.try_send(Hint::Listening);
+    #[cfg(feature = "mutants")]
+    let has_looked = crate::mutants::is("reload-early");
+    #[cfg(not(feature = "mutants"))]
+    let has_looked = false;
+    if !has_looked {
+        let _ = hints.try_send(Hint::Listening);
+    }
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {

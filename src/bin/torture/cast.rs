@@ -53,7 +53,15 @@ impl Wish {
         let mut fields = self.fields.clone();
         fields.retain(|(name, _)| *name != "title");
         fields.push(("title", quoted(&title)));
-        Self { hash: "refused".to_owned(), title, fields, audience: self.audience.clone(), key: self.key.clone(), replay: self.replay, is_valid: false }
+        Self {
+            hash: "refused".to_owned(),
+            title,
+            fields,
+            audience: self.audience.clone(),
+            key: self.key.clone(),
+            replay: self.replay,
+            is_valid: false,
+        }
     }
 }
 

@@ -39,55 +39,171 @@ pub enum Since {
 pub enum Fact {
     // Posting. `ok` is a definite yes, `fail` a definite no, `info` an outcome that is not known; never mixed.
     /// A notification that somebody wants in the log, once. `title` names it in the row.
-    Wish { title: String, audience: Audience, hash: String, replay: bool },
-    PostInvoke { op: u64, title: String, hub: usize },
-    PostOk { op: u64, title: String, seq: i64, id: String },
-    PostFail { op: u64, title: String, why: String },
-    PostInfo { op: u64, title: String, why: String },
+    Wish {
+        title: String,
+        audience: Audience,
+        hash: String,
+        replay: bool,
+    },
+    PostInvoke {
+        op: u64,
+        title: String,
+        hub: usize,
+    },
+    PostOk {
+        op: u64,
+        title: String,
+        seq: i64,
+        id: String,
+    },
+    PostFail {
+        op: u64,
+        title: String,
+        why: String,
+    },
+    PostInfo {
+        op: u64,
+        title: String,
+        why: String,
+    },
 
     // Devices.
-    Device { device: String, user: String, account: String, slow: bool },
+    Device {
+        device: String,
+        user: String,
+        account: String,
+        slow: bool,
+    },
     /// A device wants to be connected from now on.
-    ConnTry { device: String },
-    ConnOpen { conn: u64, device: String, hub: usize, asked: Asked, told: Told },
-    Recv { conn: u64, seq: i64, prev: i64, id: String, hash: String, taint: String },
+    ConnTry {
+        device: String,
+    },
+    ConnOpen {
+        conn: u64,
+        device: String,
+        hub: usize,
+        asked: Asked,
+        told: Told,
+    },
+    Recv {
+        conn: u64,
+        seq: i64,
+        prev: i64,
+        id: String,
+        hash: String,
+        taint: String,
+    },
     /// Everything up to `seq` is given without a notification: caught_up, a heartbeat. `prev` where the frame names one;
     /// `silent` where the next notification's `prev` does not name it.
-    Passed { conn: u64, seq: i64, prev: Option<i64>, silent: bool },
+    Passed {
+        conn: u64,
+        seq: i64,
+        prev: Option<i64>,
+        silent: bool,
+    },
     /// `wanted`: the device itself left.
-    ConnClose { conn: u64, device: String, why: String, wanted: bool },
-    AckSent { device: String, seq: i64 },
+    ConnClose {
+        conn: u64,
+        device: String,
+        why: String,
+        wanted: bool,
+    },
+    AckSent {
+        device: String,
+        seq: i64,
+    },
     /// The hub has said that the place is stored.
-    AckConfirmed { device: String, seq: i64 },
+    AckConfirmed {
+        device: String,
+        seq: i64,
+    },
     /// A connection that came with a place of another log, for a moment.
-    Liar { conn: u64, device: String, asked: Asked, told: Told },
+    Liar {
+        conn: u64,
+        device: String,
+        asked: Asked,
+        told: Told,
+    },
     /// One row of a page of the history.
-    Page { device: String, seq: i64, id: String, hash: String, taint: String },
+    Page {
+        device: String,
+        seq: i64,
+        id: String,
+        hash: String,
+        taint: String,
+    },
     /// The frame breaks the contract in itself.
-    Broken { conn: u64, what: String },
+    Broken {
+        conn: u64,
+        what: String,
+    },
 
     // What is done to the system, and the proof that it had an effect.
-    FaultBegin { fault: String, on: String },
-    FaultEnd { fault: String, on: String, evidence: Option<String> },
+    FaultBegin {
+        fault: String,
+        on: String,
+    },
+    FaultEnd {
+        fault: String,
+        on: String,
+        evidence: Option<String>,
+    },
     /// The machine itself gave this program no turn for so long.
-    Stall { ms: u64 },
+    Stall {
+        ms: u64,
+    },
     /// The writers are silent from now on; everything must arrive.
     Drain,
     Drained,
 
     // Upstream sessions, as the provider saw them, and the command rows.
-    UpFrame { user: String, conn: u64, term: i64, command: Option<String> },
-    UpCommand { user: String, command: String, state: String },
+    UpFrame {
+        user: String,
+        conn: u64,
+        term: i64,
+        command: Option<String>,
+    },
+    UpCommand {
+        user: String,
+        command: String,
+        state: String,
+    },
 
     // At the end, from the database and the machine.
-    Log { log_id: String, floor: i64, head: i64 },
-    Row { seq: i64, id: String, title: String, hash: String },
+    Log {
+        log_id: String,
+        floor: i64,
+        head: i64,
+    },
+    Row {
+        seq: i64,
+        id: String,
+        title: String,
+        hash: String,
+    },
     /// A row of the audit of places; `before` is absent for a new place.
-    Place { device: String, before: Option<i64>, after: i64 },
-    Secret { name: String, place: String, found: bool },
-    Resource { name: String, base: u64, end: u64, allowed: u64 },
+    Place {
+        device: String,
+        before: Option<i64>,
+        after: i64,
+    },
+    Secret {
+        name: String,
+        place: String,
+        found: bool,
+    },
+    Resource {
+        name: String,
+        base: u64,
+        end: u64,
+        allowed: u64,
+    },
     /// Enough has to have happened, or the run says nothing.
-    Quota { what: String, had: u64, wanted: u64 },
+    Quota {
+        what: String,
+        had: u64,
+        wanted: u64,
+    },
 }
 
 /// What a device says when it connects.

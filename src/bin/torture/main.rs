@@ -32,7 +32,10 @@ pub type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// Break a system of hubs in every way, and judge what its clients saw.
 #[derive(Debug, Parser)]
-#[command(name = "torture", after_help = "Exit codes: 0 good · 1 a rule is broken (or, with --expect, is not) · 3 the run could not be made")]
+#[command(
+    name = "torture",
+    after_help = "Exit codes: 0 good · 1 a rule is broken (or, with --expect, is not) · 3 the run could not be made"
+)]
 struct Cli {
     /// How long things are broken; healing and waiting come on top
     #[arg(long, default_value_t = 60)]
@@ -104,8 +107,16 @@ async fn run(cli: &Cli) -> Result<ExitCode, Trouble> {
     let environment = Environment { path: machine.path, home: machine.home, tmpdir: machine.tmpdir, ..Environment::default() };
     let program = cli.hub.clone().map_or_else(std::env::current_exe, Ok)?;
     let faults = if cli.faults.is_empty() { Fault::ALL.to_vec() } else { cli.faults.clone() };
-    let plan =
-        Plan { seed, seconds: cli.seconds, hubs: cli.hubs.max(2), faults, mutant: cli.mutant.clone(), program, folder: folder.clone(), environment };
+    let plan = Plan {
+        seed,
+        seconds: cli.seconds,
+        hubs: cli.hubs.max(2),
+        faults,
+        mutant: cli.mutant.clone(),
+        program,
+        folder: folder.clone(),
+        environment,
+    };
     let played = stage::play(&plan).await;
     let history = match played {
         Ok(history) => history,

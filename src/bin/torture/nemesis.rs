@@ -13,6 +13,7 @@ use crate::fact::Fact;
 use crate::hubs::{Hub, signal, state};
 use crate::proxy::{Flow, Proxy};
 use crate::stage::Stage;
+use crate::writers::NONE;
 use crate::{Trouble, witness};
 
 /// What can be done to the system.
@@ -118,7 +119,7 @@ impl Nemesis {
     async fn strike(&mut self, fault: Fault) -> Result<(), Trouble> {
         let hub = self.random.random_range(0..self.stage.hubs.len());
         let on = match fault {
-            Fault::HubKillAll => "all hubs".to_owned(),
+            Fault::HubKillAll | Fault::ClientsReset => "all hubs".to_owned(),
             Fault::PostgresKill => "postgres".to_owned(),
             _ => format!("hub {hub}"),
         };
@@ -173,8 +174,19 @@ impl Nemesis {
                 let cut = [cut(&hub.database).await, cut(&hub.listen).await];
                 Ok(proof("connections were reset", cut.iter().sum()))
             }
-            Fault::ListenHole => Ok(hole(&hub.listen, Flow::NoAnswers, length * 3).await),
-            Fault::ListenReset => self.listen_reset(hub).await,
+            // Its own commits would tell the hub what LISTEN does not.
+            Fault::ListenHole => {
+                stage.desk.avoided.store(number, Ordering::SeqCst);
+                let proof = hole(&hub.listen, Flow::NoAnswers, length * 2 + Duration::from_secs(3)).await;
+                stage.desk.avoided.store(NONE, Ordering::SeqCst);
+                Ok(proof)
+            }
+            Fault::ListenReset => {
+                stage.desk.avoided.store(number, Ordering::SeqCst);
+                let proof = self.listen_reset(hub).await;
+                stage.desk.avoided.store(NONE, Ordering::SeqCst);
+                proof
+            }
             Fault::ClientsReset => {
                 let mut count = 0;
                 for hub in &stage.hubs {

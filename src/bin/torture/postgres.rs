@@ -25,7 +25,8 @@ impl Postgres {
         fs::create_dir_all(folder)?;
         // The server's user has to enter.
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-        let settings = ServerSettings { state_dir: Some(folder.join("state")), max_connections: 120, fetch: false, ..ServerSettings::default() };
+        let settings =
+            ServerSettings { state_dir: Some(folder.join("state")), max_connections: 120, fetch: false, ..ServerSettings::default() };
         let server = start(settings.clone(), environment.clone()).await?;
         let (url, socket) = (server.connection_url(), server.socket_dir().join(".s.PGSQL.5432"));
         let log = server.data_dir().join("postgres.log");

@@ -81,7 +81,13 @@ impl Proxy {
     }
 }
 
-async fn carry(mut near: TcpStream, target: Target, flow: watch::Receiver<Flow>, mut cuts: watch::Receiver<usize>, counters: Arc<Counters>) {
+async fn carry(
+    mut near: TcpStream,
+    target: Target,
+    flow: watch::Receiver<Flow>,
+    mut cuts: watch::Receiver<usize>,
+    counters: Arc<Counters>,
+) {
     cuts.mark_unchanged();
     let _ = near.set_nodelay(true);
     counters.open.fetch_add(1, Ordering::SeqCst);

@@ -1,7 +1,7 @@
 //! A run: sets the stage, lets everybody play, heals, waits for quiet, and gathers what there is to say.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::fact::{Entry, Fact};
 use crate::hubs::Hub;
 use crate::nemesis::{Fault, Nemesis};
 use crate::postgres::Postgres;
-use crate::writers::{Desk, Writer};
+use crate::writers::{Desk, NONE, Writer};
 use crate::{Trouble, secrets, witness};
 
 const WRITERS: usize = 8;
@@ -76,7 +76,8 @@ impl Stage {
         let book = Arc::new(Book::new());
         let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
         let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
-        let desk = Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed });
+        let avoided = AtomicUsize::new(NONE);
+        let desk = Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed, avoided });
         let floor = Arc::new(Floor { book: Arc::clone(&book), addresses, staying: AtomicBool::new(false) });
         let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();

@@ -102,7 +102,9 @@ pub async fn tables_with(url: &str, texts: &[String]) -> Result<Vec<(String, Str
     let mut found = Vec::new();
     for table in tables {
         // The names come from the catalogue.
-        let sql = format!("SELECT s FROM unnest($1::text[]) AS s WHERE EXISTS (SELECT FROM recado.\"{table}\" t WHERE position(s IN t::text) > 0)");
+        let sql = format!(
+            "SELECT s FROM unnest($1::text[]) AS s WHERE EXISTS (SELECT FROM recado.\"{table}\" t WHERE position(s IN t::text) > 0)"
+        );
         let texts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(texts).fetch_all(&mut connection).await?;
         found.extend(texts.into_iter().map(|text| (text, table.clone())));
     }

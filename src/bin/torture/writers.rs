@@ -1,7 +1,7 @@
 //! Services that post. An outcome that is not known is asked for again, with the same key, until it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -28,7 +28,12 @@ pub struct Desk {
     pub closed: AtomicBool,
     /// Nobody posts anything now.
     pub hushed: AtomicBool,
+    /// Nobody posts to this hub now; it must learn of everything from the log.
+    pub avoided: AtomicUsize,
 }
+
+/// No hub is avoided.
+pub const NONE: usize = usize::MAX;
 
 pub struct Writer {
     desk: Arc<Desk>,
@@ -104,7 +109,9 @@ impl Writer {
     }
 
     fn hub(&mut self) -> usize {
-        self.random.random_range(0..self.desk.addresses.len())
+        let count = self.desk.addresses.len();
+        let hub = self.random.random_range(0..count);
+        if hub == self.desk.avoided.load(Ordering::SeqCst) { (hub + 1) % count } else { hub }
     }
 
     /// Until the outcome is known; without a key there is one try.

@@ -33,20 +33,16 @@ fn posted_is_stored(index: &Index<'_>, found: &mut Findings<'_>) {
             && wish.audience.is_some()
             && wish.hash != row.hash
         {
-            found.add("C4", wish.first_invoked, format!("number {} ({}) is stored as {}, posted as {}", row.seq, row.title, row.hash, wish.hash));
+            found.add(
+                "C4",
+                wish.first_invoked,
+                format!("number {} ({}) is stored as {}, posted as {}", row.seq, row.title, row.hash, wish.hash),
+            );
         }
     }
 }
 
-fn one(
-    index: &Index<'_>,
-    name: &str,
-    device: &Device<'_>,
-    addressed: &HashSet<i64>,
-    t: u64,
-    given: Given<'_>,
-    found: &mut Findings<'_>,
-) {
+fn one(index: &Index<'_>, name: &str, device: &Device<'_>, addressed: &HashSet<i64>, t: u64, given: Given<'_>, found: &mut Findings<'_>) {
     let Given { seq, id, hash, taint } = given;
     if taint != "*" && taint != device.account {
         found.add("C12", Some(t), format!("{name} of account {} was given {seq}, which is of {taint}", device.account));
@@ -59,7 +55,11 @@ fn one(
         }
         Some(row) if !addressed.contains(&seq) => {
             let audience = index.wishes.get(row.title).and_then(|wish| wish.audience).unwrap_or(&Audience::Everyone);
-            found.add("C12", Some(t), format!("{name} (user {}, account {}) was given {seq}, which is for {audience:?}", device.user, device.account));
+            found.add(
+                "C12",
+                Some(t),
+                format!("{name} (user {}, account {}) was given {seq}, which is for {audience:?}", device.user, device.account),
+            );
         }
         Some(_) => {}
     }
@@ -96,6 +96,11 @@ fn complete(index: &Index<'_>, name: &str, device: &Device<'_>, found: &mut Find
     let at = index.row(*first_missing).and_then(|row| index.wishes.get(row.title)?.oks.first().map(|ok| ok.2));
     let shown = &missing[..missing.len().min(8)];
     let before = owed.iter().rev().find(|seq| *seq < first_missing).copied().unwrap_or(began);
-    let what = format!("{name} began after {began}, got {} of {} and lacks {} at {part}: {shown:?} (before: {before})", got.len(), owed.len(), missing.len());
+    let what = format!(
+        "{name} began after {began}, got {} of {} and lacks {} at {part}: {shown:?} (before: {before})",
+        got.len(),
+        owed.len(),
+        missing.len()
+    );
     found.add("C7", at, what);
 }

@@ -112,7 +112,8 @@ fn recovery(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
             let Some(wanting) = wanting(index, device, fault.end, horizon, target) else { continue };
             let allowed = limit + index.stalled_ms(fault.end, horizon);
             if wanting > allowed * MS {
-                let what = format!("{name} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
+                let what =
+                    format!("{name} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
                 found.add("C15", Some(fault.end), what);
             }
         }
@@ -126,7 +127,13 @@ fn wanting(index: &Index<'_>, device: &Device<'_>, from: Nanos, horizon: Nanos, 
     conns.first().filter(|first| first.told.from < target)?;
     let reached = conns
         .iter()
-        .flat_map(|conn| conn.steps.iter().filter(|(_, step)| step.seq() >= target).map(|(t, _)| *t).chain((conn.told.from >= target).then_some(conn.opened)))
+        .flat_map(|conn| {
+            conn.steps
+                .iter()
+                .filter(|(_, step)| step.seq() >= target)
+                .map(|(t, _)| *t)
+                .chain((conn.told.from >= target).then_some(conn.opened))
+        })
         .min()
         .unwrap_or(Nanos::MAX);
     let upto = reached.min(horizon);

@@ -12,7 +12,13 @@ pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
         for id in &device.conns {
             let Some(conn) = index.conns.get(id) else { continue };
             if let Some((log_id, floor, head)) = index.log {
-                told(index, &format!("{} asked for {:?}", conn.device, conn.asked.since), (conn.opened, conn.asked, conn.told), (log_id, floor, head), found);
+                told(
+                    index,
+                    &format!("{} asked for {:?}", conn.device, conn.asked.since),
+                    (conn.opened, conn.asked, conn.told),
+                    (log_id, floor, head),
+                    found,
+                );
             }
             resume(index, device, conn, reached, found);
             walk(*id, conn, &owed, found);
@@ -29,7 +35,13 @@ pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
 }
 
 /// C14: a reset where it is due, and nowhere else. Nothing is dropped from the log of a run, so no gap either.
-fn told(index: &Index<'_>, who: &str, (at, asked, told): (u64, &Asked, &Told), (log_id, floor, head): (&str, i64, i64), found: &mut Findings<'_>) {
+fn told(
+    index: &Index<'_>,
+    who: &str,
+    (at, asked, told): (u64, &Asked, &Told),
+    (log_id, floor, head): (&str, i64, i64),
+    found: &mut Findings<'_>,
+) {
     let mut add = |what: String| found.add("C14", Some(at), format!("{who}: {what}"));
     let other_log = asked.log_id.as_deref().is_some_and(|asked| asked != log_id);
     let beyond = matches!(asked.since, Since::Seq(seq) if seq > head);

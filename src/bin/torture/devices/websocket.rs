@@ -79,7 +79,9 @@ impl Device {
                     }
                 }
                 Some(Ok(Message::Close(frame))) => {
-                    return Left::Ended(frame.map_or_else(|| "closed".to_owned(), |frame| format!("{} {}", u16::from(frame.code), frame.reason)));
+                    return Left::Ended(
+                        frame.map_or_else(|| "closed".to_owned(), |frame| format!("{} {}", u16::from(frame.code), frame.reason)),
+                    );
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Left::Ended(error.to_string()),
