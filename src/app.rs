@@ -15,8 +15,9 @@ use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
-use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, router};
+use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use crate::store::appender::Appender;
+use crate::store::mover::Mover;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
@@ -35,6 +36,8 @@ const HTTP_CONNECTIONS: usize = 64;
 const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Database connections for looking up keys; a key is asked for once in ten seconds at most.
 const KEY_CONNECTIONS: u32 = 2;
+/// Tickets that a user may ask for at once; then one a second. As many as there are connections of one user, and some.
+const TICKET_BURST: u32 = 30;
 /// What is taken when the limit of open files is not known.
 const CONNECTIONS_FALLBACK: usize = 1000;
 /// After the drain window: how long what still runs may take.
@@ -61,6 +64,11 @@ pub enum ServeError {
 /// See [`ServeError`].
 pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let secret = backing::jwt_secret(&config)?;
+    // Before anything is started: a hub with half of its providers would look well and not be.
+    let providers = backing::providers(&config)?;
+    if !providers.is_empty() {
+        tracing::info!(providers = ?providers.names(), "the provider file is read");
+    }
     let mut backing = Backing::open(&config).await?;
     let migrated = backing.prepare(&config).await?;
     tracing::info!(applied = ?migrated.applied, version = migrated.version, "the schema is up to date");
@@ -104,10 +112,12 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     let address = server.address().map_err(bind_error)?;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
+    let mover = Mover::new(database.clone(), Arc::clone(&seen));
     let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
     let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential("mover", mover.run(stop_following.clone()));
     tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
     tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
@@ -145,6 +155,8 @@ fn hub(
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
         rates: Rates::new(config.publish_rate),
+        user_rates: UserRates::new(config.user_rate, config.user_rate),
+        ticket_rates: UserRates::new(TICKET_BURST, 1),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         health: Health::new(Arc::clone(&pulse)),
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
@@ -168,7 +180,7 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
 
 fn policy(config: &Config) -> Policy {
     let kept = config.retention;
-    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions }
+    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices }
 }
 
 fn max_connections(config: &Config) -> usize {

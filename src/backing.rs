@@ -1,11 +1,13 @@
-//! The database that a hub stands on: the given one, or a private server of its own.
+//! What a hub stands on: the given database or a private server of its own, its secrets, its provider file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, credential, parse_key};
 use crate::secrets::{self, SecretError};
 use crate::store::server::{self, Environment, Event, PrivateServer, ServerError, ServerSettings, Stopped};
 use crate::store::{Database, StoreError, guard, migrate};
+use crate::upstream::file::FileError;
+use crate::upstream::{self, Providers, Secret};
 
 /// Why there is no database to stand on.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,12 @@ pub enum BackingError {
     Unfit(Vec<String>),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error("secrets/upstream-key in the data folder does not hold 32 bytes in hex; remove it to have a new one made")]
+    Key,
+    #[error("RECADO_UPSTREAM_FILE {0} cannot be read: {1}")]
+    NoProviderFile(String, std::io::Error),
+    #[error("the provider file {0} is wrong:\n  {list}", list = .1.0.join("\n  "))]
+    ProviderFile(String, FileError),
 }
 
 /// A database, and our mark on the private server where it is ours.
@@ -88,6 +96,16 @@ impl Backing {
         Ok(migrated)
     }
 
+    /// The URL that was given, or the private server's.
+    pub fn url(&self, config: &Config) -> String {
+        let private = self.private.as_ref().map(PrivateServer::connection_url);
+        private.or_else(|| config.database_url.clone()).unwrap_or_default()
+    }
+
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
     /// Takes our mark off the private server, and stops it when nobody else uses it.
     pub async fn close(self) {
         let Some(private) = self.private else { return };
@@ -121,6 +139,36 @@ pub fn jwt_secret(config: &Config) -> Result<String, BackingError> {
         Some(secret) => Ok(secret.clone()),
         None => Ok(secrets::jwt_secret(&state_dir(config)?)?),
     }
+}
+
+/// The key that seals the providers' session ids: the given one, or the one that is kept here.
+///
+/// # Errors
+/// When there is none and none can be made.
+pub fn upstream_key(config: &Config) -> Result<[u8; 32], BackingError> {
+    if let Some(key) = config.upstream_key {
+        return Ok(key);
+    }
+    parse_key(&secrets::upstream_key(&state_dir(config)?)?).ok_or(BackingError::Key)
+}
+
+/// The providers of the file that the settings name; none where they name none.
+///
+/// # Errors
+/// When it cannot be read, and everything that is wrong with it.
+pub fn providers(config: &Config) -> Result<Providers, BackingError> {
+    config.upstream_file.as_deref().map_or_else(|| Ok(Providers::default()), provider_file)
+}
+
+/// A provider file, with its credentials from the environment.
+///
+/// # Errors
+/// As [`providers`].
+pub fn provider_file(path: &Path) -> Result<Providers, BackingError> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| BackingError::NoProviderFile(shown(), error))?;
+    let credentials = |name: &str| Ok(credential(name)?.map(Secret::new));
+    upstream::file::parse(&text, &credentials).map_err(|error| BackingError::ProviderFile(shown(), error))
 }
 
 fn environment(config: &Config) -> Environment {

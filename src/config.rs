@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reading::{Reading, parse_facts, unknown_names};
-pub use reading::{parse_bytes, parse_duration};
+pub use reading::{parse_bytes, parse_duration, parse_idle, parse_key};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -79,12 +79,27 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
     row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
     row(
+        "RECADO_RETENTION_DEVICES",
+        "",
+        "devices that were not here for longer are forgotten, such as 180d, 2d at least; one that comes back is told the gap (default: kept for ever)",
+    ),
+    row(
         "RECADO_DELIVERY_FACTS",
         "1s",
         "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
     ),
     row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; seven more serve the hub itself"),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
+    row(
+        "RECADO_USER_RATE",
+        "100",
+        "most requests a second of one user to one instance beside streams: history, head, whoami, acknowledgements; 0: no limit",
+    ),
+    row("RECADO_UPSTREAM_FILE", "", "file of the outside providers whose sessions the hub holds, in TOML (docs/upstream.md); absent: none"),
+    secret(
+        "RECADO_UPSTREAM_KEY",
+        "key that seals the providers' session ids in the database, 32 bytes in hex or base64 (default: made once and kept); the same on every hub",
+    ),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),
     row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats, why and bench talk to"),
@@ -121,12 +136,13 @@ pub struct JwtRules {
     pub max_lifetime: Duration,
 }
 
-/// What is kept of the log and of the sessions; `None`: everything.
+/// What is kept of the log, of the sessions and of the devices; `None`: everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Retention {
     pub age: Option<Duration>,
     pub bytes: Option<u64>,
     pub sessions: Option<Duration>,
+    pub devices: Option<Duration>,
 }
 
 /// All settings, read and checked.
@@ -157,6 +173,9 @@ pub struct Config {
     pub delivery_facts: Option<Duration>,
     pub read_connections: u32,
     pub publish_rate: u32,
+    pub user_rate: u32,
+    pub upstream_file: Option<PathBuf>,
+    pub upstream_key: Option<[u8; 32]>,
     pub log: String,
     pub log_format: LogFormat,
     pub url: String,
@@ -241,10 +260,14 @@ impl Config {
                 age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+                devices: read.optional("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
             delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            user_rate: read.number("RECADO_USER_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            upstream_file: read.text("RECADO_UPSTREAM_FILE").map(PathBuf::from),
+            upstream_key: read.key("RECADO_UPSTREAM_KEY"),
             log: read.text("RECADO_LOG").unwrap_or_default(),
             log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
@@ -254,6 +277,27 @@ impl Config {
             machine,
         };
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+    }
+}
+
+/// A credential that a provider file names: the variable `name`, or the file that `name_FILE` leads to.
+///
+/// # Errors
+/// For a setting of the hub's own, which no provider may be told, and for a file that cannot be read.
+pub fn credential(name: &str) -> Result<Option<String>, String> {
+    if name.starts_with("RECADO_") || TABLE.iter().any(|setting| setting.name == name) {
+        return Err(format!("{{env:{name}}}: a setting of the hub itself cannot be given to a provider; choose another name"));
+    }
+    #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (var(name), var(&format!("{name}_FILE"))) {
+        (Some(_), Some(_)) => Err(format!("{name} and {name}_FILE are both set; leave one out")),
+        (Some(value), None) => Ok(Some(value)),
+        (None, None) => Ok(None),
+        (None, Some(file)) => match std::fs::read_to_string(&file) {
+            Ok(content) => Ok(Some(content.trim_end_matches(['\r', '\n']).to_owned())),
+            Err(error) => Err(format!("{name}_FILE: {file} cannot be read: {error}")),
+        },
     }
 }
 
@@ -300,6 +344,27 @@ mod tests {
             .0;
         assert_eq!(errors.len(), 4, "{errors:?}");
         assert!(errors[0].contains("did you mean RECADO_BIND?"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_key_of_32_bytes_comes_in_hex_or_base64_and_is_not_shown_when_it_is_wrong() {
+        let hex = "00".repeat(31) + "ff";
+        let key = load(&[("RECADO_UPSTREAM_KEY", &hex)]).unwrap().upstream_key;
+        assert_eq!(key.unwrap()[31], 255);
+        let base64 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP8=";
+        assert_eq!(load(&[("RECADO_UPSTREAM_KEY", base64)]).unwrap().upstream_key, key);
+        for wrong in ["tooshort", &hex[1..], &format!("{hex}0"), "é"] {
+            let error = load(&[("RECADO_UPSTREAM_KEY", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("32 bytes") && !error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_provider_is_told_no_setting_of_the_hub() {
+        for own in ["RECADO_JWT_SECRET", "RECADO_NEW", "DATABASE_URL", "PORT"] {
+            assert!(credential(own).is_err(), "{own}");
+        }
+        assert_eq!(credential("A_NAME_THAT_NOBODY_SET"), Ok(None));
     }
 
     #[test]

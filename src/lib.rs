@@ -14,7 +14,9 @@ pub mod http;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod secrets;
+pub mod spelling;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod upstream;
 pub mod wire;

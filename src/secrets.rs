@@ -9,9 +9,10 @@ use rand::RngCore;
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {error}; give RECADO_JWT_SECRET, or a RECADO_DATA_DIR that this user can write to")]
+#[error("{path}: {error}; give {setting}, or a RECADO_DATA_DIR that this user can write to")]
 pub struct SecretError {
     path: String,
+    setting: &'static str,
     error: io::Error,
 }
 
@@ -20,9 +21,22 @@ pub struct SecretError {
 /// # Errors
 /// When it can neither be read nor made.
 pub fn jwt_secret(state_dir: &Path) -> Result<String, SecretError> {
+    kept(state_dir, "jwt-secret", "RECADO_JWT_SECRET")
+}
+
+/// The key that seals the providers' session ids, kept likewise.
+///
+/// # Errors
+/// When it can neither be read nor made.
+pub fn upstream_key(state_dir: &Path) -> Result<String, SecretError> {
+    kept(state_dir, "upstream-key", "RECADO_UPSTREAM_KEY")
+}
+
+/// 32 random bytes in hex, under this name.
+fn kept(state_dir: &Path, name: &str, setting: &'static str) -> Result<String, SecretError> {
     let folder = state_dir.join("secrets");
-    let file = folder.join("jwt-secret");
-    read_or_make(&folder, &file).map_err(|error| SecretError { path: file.display().to_string(), error })
+    let file = folder.join(name);
+    read_or_make(&folder, &file).map_err(|error| SecretError { path: file.display().to_string(), setting, error })
 }
 
 fn read_or_make(folder: &Path, file: &Path) -> io::Result<String> {
@@ -40,7 +54,7 @@ fn read_or_make(folder: &Path, file: &Path) -> io::Result<String> {
     rand::rng().fill_bytes(&mut secret);
     let text: String = secret.iter().map(|b| format!("{b:02x}")).collect();
     // Written aside and linked into place: whoever comes second finds the first one's, whole.
-    let aside = folder.join(format!("jwt-secret.{}", std::process::id()));
+    let aside = file.with_extension(std::process::id().to_string());
     let mut draft = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
     draft.write_all(text.as_bytes())?;
     draft.sync_all()?;

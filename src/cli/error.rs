@@ -48,8 +48,9 @@ impl From<BackingError> for Failure {
         let message = error.to_string();
         match error {
             BackingError::Store(_) | BackingError::Server(_) | BackingError::Migrate(MigrateError::Store(_)) => Self::unavailable(message),
-            BackingError::Url(_) | BackingError::Unfit(_) | BackingError::Secret(_) => Self::settings(message),
             BackingError::Migrate(_) => Self::other(message),
+            BackingError::Url(_) | BackingError::Unfit(_) | BackingError::Secret(_) | BackingError::Key => Self::settings(message),
+            BackingError::NoProviderFile(..) | BackingError::ProviderFile(..) => Self::settings(message),
         }
     }
 }

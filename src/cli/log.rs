@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::error::Failure;
 use super::output::{self, Format};
 use crate::backing::Backing;
-use crate::config::{Config, parse_bytes, parse_duration};
+use crate::config::{Config, parse_bytes, parse_duration, parse_idle};
 use crate::store::retention::{self, Partition, Policy};
 use crate::store::{Database, read};
 
@@ -32,6 +32,9 @@ enum Action {
         /// Sessions that ended longer ago go, such as 30d (RECADO_RETENTION_SESSIONS)
         #[arg(long)]
         sessions: Option<String>,
+        /// Devices that were not here for longer are forgotten, such as 180d, 2d at least (RECADO_RETENTION_DEVICES)
+        #[arg(long)]
+        devices: Option<String>,
     },
     /// Give the log a new id after it was restored by hand: every client is told to reset
     NewId,
@@ -59,14 +62,18 @@ impl Log {
     async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), Failure> {
         match &self.action {
             Action::Info => info(database, format).await,
-            Action::Retain { age, size, sessions } => {
+            Action::Retain { age, size, sessions, devices } => {
                 let duration =
                     |text: &String| parse_duration(text).ok_or_else(|| Failure::other(format!("{text:?} is no time such as 90d")));
                 let bytes = |text: &String| parse_bytes(text).ok_or_else(|| Failure::other(format!("{text:?} is no size such as 50GB")));
+                let idle = |text: &String| {
+                    parse_idle(text).ok_or_else(|| Failure::other(format!("{text:?} is no time of 2d or more, such as 180d")))
+                };
                 let policy = Policy {
                     age: age.as_ref().map(duration).transpose()?.or(config.retention.age),
                     bytes: size.as_ref().map(bytes).transpose()?.or(config.retention.bytes),
                     sessions: sessions.as_ref().map(duration).transpose()?.or(config.retention.sessions),
+                    devices: devices.as_ref().map(idle).transpose()?.or(config.retention.devices),
                 };
                 output::one(format, &retention::round(database, policy).await?)
             }

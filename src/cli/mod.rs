@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand. Data on stdout, talk on stderr.
 
+mod analyst;
 mod bench;
 mod config;
 mod error;
+mod export;
 mod healthcheck;
 mod hub_client;
 mod key;
@@ -15,6 +17,7 @@ mod output;
 mod serve;
 mod stats;
 mod token;
+mod upstream;
 mod why;
 
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +84,12 @@ enum Command {
     Bench(bench::Bench),
     /// Look at the log, drop what is over its time, or give it a new id
     Log(log::Log),
+    /// Make, list and drop logins that read the views in SQL
+    Analyst(analyst::Analyst),
+    /// Write the log, or a part of it, to a file or stdout
+    Export(export::Export),
+    /// Check a provider file, and try it out
+    Upstream(upstream::Upstream),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
     /// Ask a hub whether it is ready; for containers
@@ -120,8 +129,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Notify(notify) => notify.run(&config, format).await,
         Command::Listen(listen) => listen.run(&config, format).await,
         Command::Log(log) => log.run(&config, format).await,
+        Command::Analyst(analyst) => analyst.run(&config, format).await,
+        Command::Export(export) => export.run(&config).await,
         Command::Why(why) => why.run(&config, format).await,
         Command::Stats => stats::run(&config, format).await,
+        Command::Upstream(upstream) => upstream.run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Config(_) => Ok(()),

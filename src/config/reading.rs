@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use super::{TABLE, Values};
+use crate::spelling;
 
 /// Reads rows of the table and collects what is wrong with them.
 pub(super) struct Reading<'a> {
@@ -109,6 +113,17 @@ impl Reading<'_> {
         Some(origins)
     }
 
+    /// A key of 32 bytes, as 64 hexadecimal digits or in base64.
+    pub(super) fn key(&mut self, name: &'static str) -> Option<[u8; 32]> {
+        let text = self.text(name)?;
+        let key = parse_key(&text);
+        if key.is_none() {
+            // Not the value: most of a key may be in it.
+            self.errors.push(format!("{name} must be 32 bytes, as 64 hexadecimal digits or in base64 (openssl rand -hex 32)"));
+        }
+        key
+    }
+
     pub(super) fn jwt_secret(&mut self) -> Option<String> {
         let secret = self.text("RECADO_JWT_SECRET")?;
         if secret.len() < 32 {
@@ -116,6 +131,17 @@ impl Reading<'_> {
         }
         Some(secret)
     }
+}
+
+/// 32 bytes, as 64 hexadecimal digits or in base64, either alphabet, padded or not.
+pub fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let hex = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(hex).collect();
+        return bytes?.try_into().ok();
+    }
+    let plain = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
+    STANDARD_NO_PAD.decode(plain).ok()?.try_into().ok()
 }
 
 /// `500MB`, `50GB`, `1TB` (powers of 1000), or a number of bytes.
@@ -153,6 +179,12 @@ pub(super) fn parse_facts(text: &str) -> Option<Option<Duration>> {
     if text == "off" { Some(None) } else { parse_duration(text).filter(|every| bounds.contains(every)).map(Some) }
 }
 
+/// A time after which a device counts as idle. That one is connected is noted once a day, so less than two days would
+/// forget devices that come every day.
+pub fn parse_idle(text: &str) -> Option<Duration> {
+    parse_duration(text).filter(|idle| *idle >= Duration::from_secs(2 * 86_400))
+}
+
 /// A variable that begins like ours and is none is a typing error that would otherwise be silent.
 pub(super) fn unknown_names(values: &Values) -> Vec<String> {
     let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));
@@ -161,24 +193,8 @@ pub(super) fn unknown_names(values: &Values) -> Vec<String> {
 }
 
 fn did_you_mean(name: &str) -> String {
-    let nearest = TABLE.iter().map(|s| (distance(name, s.name), s.name)).min();
-    match nearest {
-        Some((distance, near)) if distance <= 1 + name.len() / 4 => format!("; did you mean {near}?"),
-        _ => "; see recado config for all of them".to_owned(),
+    match spelling::nearest(name, TABLE.iter().map(|setting| setting.name)) {
+        Some(near) => format!("; did you mean {near}?"),
+        None => "; see recado config for all of them".to_owned(),
     }
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

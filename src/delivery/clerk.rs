@@ -26,6 +26,9 @@ const HURRIED_ROUND: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at how far every live session has come.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Between two notes that those who are connected are still there: often enough that a device which is cut off with its
+/// hub was noted within the day, to which devices are forgotten.
+const SEEN: Duration = Duration::from_secs(3600);
 /// Most rows of one statement, so that its locks are short.
 const ROWS: usize = 1000;
 /// Most delivery facts of one round, so that acknowledgements do not wait long behind them. A broadcast to more connections
@@ -41,13 +44,14 @@ pub struct Clerk {
     sessions: Arc<SessionBook>,
     progress: Arc<ProgressBook>,
     backoff: Backoff,
+    seen_at: Instant,
 }
 
 impl Clerk {
     pub fn new(database: Database, instance: InstanceId, delivery: &Delivery) -> Self {
         let Delivery { registry, acks, sessions, progress, .. } = delivery.clone();
         let backoff = Backoff::new(ROUND, LONGEST_PAUSE);
-        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, progress, backoff }
+        Self { lane: Lane::new(database, "clerk"), instance, registry, acks, sessions, progress, backoff, seen_at: Instant::now() }
     }
 
     /// Runs until stopped, then writes once more.
@@ -102,6 +106,13 @@ impl Clerk {
             pause = self.backoff.failed();
             tracing::warn!(%error, "delivery facts could not be stored; they are kept and tried again");
         }
+        if self.seen_at.elapsed() >= SEEN {
+            self.seen_at = Instant::now();
+            if let Err(error) = self.write_seen().await {
+                self.lane.discard();
+                tracing::warn!(%error, "it could not be noted that devices are connected; the next note does");
+            }
+        }
         if pause.is_zero() {
             self.backoff.succeeded();
         }
@@ -125,6 +136,9 @@ impl Clerk {
 
     async fn write_sessions(&mut self, facts: &[sessions::SessionFact]) -> Result<(), StoreError> {
         for chunk in facts.chunks(ROWS) {
+            // Whoever came or went was here, whether or not anything was acknowledged.
+            let devices: Vec<_> = chunk.iter().map(|fact| (fact.who.user.clone(), fact.client.clone())).collect();
+            cursors::seen(self.lane.get().await?, &devices).await?;
             sessions::store(self.lane.get().await?, self.instance, chunk).await?;
         }
         Ok(())
@@ -133,6 +147,14 @@ impl Clerk {
     async fn write_progress(&mut self, facts: &[ProgressFact]) -> Result<(), StoreError> {
         for chunk in facts.chunks(ROWS) {
             progress::store(self.lane.get().await?, chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_seen(&mut self) -> Result<(), StoreError> {
+        let devices: Vec<_> = self.registry.members().iter().map(|member| (member.who.user.clone(), member.client.clone())).collect();
+        for chunk in devices.chunks(ROWS) {
+            cursors::seen(self.lane.get().await?, chunk).await?;
         }
         Ok(())
     }

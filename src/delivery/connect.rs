@@ -9,7 +9,7 @@ use super::live::Delivery;
 use super::registry::{Full, Member, Position, Seat};
 use super::subscription::Subscription;
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
-use crate::store::cursors::Place;
+use crate::store::cursors::{Known, Place};
 use crate::store::{StoreError, cursors, read};
 use crate::wire::server::Resume;
 
@@ -74,7 +74,7 @@ impl Delivery {
         let member = Member::new(opening.who.clone(), opening.client.clone(), opening.transport);
         let (seat, position) = self.registry.join(member)?;
         let (resume, position) = self.resume(&opening, &seat, position).await?;
-        seat.member().begin(position.log_id, resume.from());
+        seat.member().begin(position.log_id, resume.from(), resume.confirmed());
         self.sessions.began(seat.member(), position.log_id);
         let connection = Connection::new(resume.from(), position.published);
         Ok((Subscription::new(self.clone(), self.reader.clone(), seat, connection, position.log_id), resume, position))
@@ -90,9 +90,13 @@ impl Delivery {
             Since::Earliest => return Ok((Resume::Ok { from: at.floor }, at)),
             Since::Seq(seq) => seq,
             Since::Ack => match self.stored_place(opening, at).await? {
-                (_, true) => return Ok((Resume::Live { from: at.published }, at)),
-                (place, false) if place.log_id != at.log_id => return Ok(reset),
-                (place, false) => place.acked,
+                Known::New(_) => return Ok((Resume::Live { from: at.published }, at)),
+                known if known.place().log_id != at.log_id => return Ok(reset),
+                // How far it really was is forgotten, so nothing is replayed: it would have most of it twice.
+                Known::Forgotten(place) if place.acked < at.published => {
+                    return Ok((Resume::Gap { from: at.published, lost_from: place.acked.next(), lost_to: at.published }, at));
+                }
+                known => known.place().acked,
             },
         };
         let Some(at) = self.wait_until_read(place, seat, at).await? else { return Ok(reset) };
@@ -108,14 +112,17 @@ impl Delivery {
         Ok((Resume::Ok { from: place }, at))
     }
 
-    /// The device's place, and whether it has just been given its first one.
-    async fn stored_place(&self, opening: &Opening, at: Position) -> Result<(Place, bool), ConnectError> {
+    /// What the database knows of the device, and this instance beyond that.
+    async fn stored_place(&self, opening: &Opening, at: Position) -> Result<Known, ConnectError> {
         let start = Place { log_id: at.log_id, acked: at.published };
-        let (mut place, is_new) = cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start).await?;
-        if let Some(pending) = self.acks.pending(&opening.who.user, &opening.client, at.log_id) {
-            place = Place { log_id: at.log_id, acked: if place.log_id == at.log_id { place.acked.max(pending) } else { pending } };
-        }
-        Ok((place, is_new))
+        let known = cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start).await?;
+        let Some(pending) = self.acks.pending(&opening.who.user, &opening.client, at.log_id) else { return Ok(known) };
+        let acked = match known {
+            Known::At(place) if place.log_id == at.log_id => place.acked.max(pending),
+            Known::At(_) | Known::Forgotten(_) => pending,
+            Known::New(_) => return Ok(known),
+        };
+        Ok(Known::At(Place { log_id: at.log_id, acked }))
     }
 
     /// A place above what this instance has published is either one that another, quicker instance has given, or one

@@ -154,7 +154,7 @@ mod tests {
     fn member(name: &str) -> Member {
         let who = Principal { user: UserId::parse(name).unwrap(), accounts: vec![] };
         let member = Member::new(who, ClientId::default_device(), "test");
-        member.begin(LogId::new(), Seq::ZERO);
+        member.begin(LogId::new(), Seq::ZERO, Seq::ZERO);
         member
     }
 

@@ -55,9 +55,9 @@ impl Place {
 }
 
 impl Reached {
-    /// A stream that begins after `from`.
-    pub fn begin(log_id: LogId, from: Seq) -> Self {
-        Self { log_id: Some(log_id), from, sent: Place::begin(from), acked: Place::begin(from) }
+    /// A stream that begins after `from`, of a device that has confirmed everything up to `acked`: less, where it lost something.
+    pub fn begin(log_id: LogId, from: Seq, acked: Seq) -> Self {
+        Self { log_id: Some(log_id), from, sent: Place::begin(from), acked: Place::begin(acked) }
     }
 
     pub fn from(&self) -> Seq {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn news_are_told_once_and_only_of_what_moved() {
-        let mut reached = Reached::begin(LogId::new(), Seq::from_db(3));
+        let mut reached = Reached::begin(LogId::new(), Seq::from_db(3), Seq::from_db(3));
         assert_eq!(seqs(reached.take_news()), None, "nothing has moved");
         reached.send(Seq::from_db(3));
         assert_eq!(seqs(reached.take_news()), None, "the start was not sent here");
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_start_can_be_confirmed_once() {
-        let mut reached = Reached::begin(LogId::new(), Seq::from_db(3));
+        let mut reached = Reached::begin(LogId::new(), Seq::from_db(3), Seq::from_db(3));
         assert!(!reached.ack(Seq::from_db(2)));
         assert!(reached.ack(Seq::from_db(3)));
         assert!(!reached.ack(Seq::from_db(3)));
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_beside_moves_the_place_and_is_no_news() {
-        let mut reached = Reached::begin(LogId::new(), Seq::ZERO);
+        let mut reached = Reached::begin(LogId::new(), Seq::ZERO, Seq::ZERO);
         reached.send(Seq::from_db(5));
         reached.acked_beside(Seq::from_db(9));
         assert_eq!(reached.acked(), Seq::from_db(5), "not above what was sent");

@@ -55,9 +55,9 @@ impl Member {
         }
     }
 
-    /// Sets the place that the connection begins at.
-    pub fn begin(&self, log_id: LogId, from: Seq) {
-        *self.reached() = Reached::begin(log_id, from);
+    /// Sets the place that the connection begins at, and up to where the device has confirmed.
+    pub fn begin(&self, log_id: LogId, from: Seq, acked: Seq) {
+        *self.reached() = Reached::begin(log_id, from, acked);
     }
 
     /// Held for moments, never across an await.

@@ -81,7 +81,7 @@ fn fact(member: &Member, log_id: LogId, end: Option<(DateTime<Utc>, &'static str
     SessionFact {
         session: member.session,
         who: member.who.clone(),
-        client: member.client.as_str().to_owned(),
+        client: member.client.clone(),
         transport: member.transport,
         log_id,
         from: member.from(),

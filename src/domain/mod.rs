@@ -6,6 +6,7 @@ mod audience;
 mod ids;
 mod notification;
 mod principal;
+mod provider;
 mod seq;
 pub mod why;
 
@@ -13,4 +14,5 @@ pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
 pub use ids::{AccountId, ClientId, IdError, InstanceId, LogId, NotificationId, SessionId, UserId};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
 pub use principal::{Caller, Principal, Role};
+pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;

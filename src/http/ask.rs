@@ -19,6 +19,7 @@ use crate::wire::problem::{FieldError, Problem};
 #[derive(Debug, Deserialize)]
 pub struct Ask {
     pub token: Option<String>,
+    pub ticket: Option<String>,
     client_id: Option<String>,
     since: Option<String>,
     log_id: Option<String>,
@@ -70,6 +71,16 @@ pub fn check_origin(hub: &Hub, headers: &HeaderMap) -> Result<(), Refused> {
     }
     let detail = "pages of this origin may not connect; RECADO_ALLOWED_ORIGINS lists those that may";
     Err(Problem::new(403, "foreign_origin", detail).into())
+}
+
+/// # Errors
+/// 429 for a user who asks more often than one may.
+pub fn check_user_rate(hub: &Hub, who: &Principal) -> Result<(), Refused> {
+    if hub.user_rates.allow(who.user.as_str()) {
+        return Ok(());
+    }
+    let detail = "this user asks more often than RECADO_USER_RATE allows; a stream tells what is new without being asked";
+    Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
 }
 
 /// # Errors

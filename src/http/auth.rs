@@ -144,7 +144,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
-fn refused_token(error: &TokenError) -> Refused {
+/// What is said over HTTP of a token, or a ticket, that opens nothing.
+pub fn refused_token(error: &TokenError) -> Refused {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",

@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::ask::check_origin;
+use super::ask::{check_origin, check_user_rate};
 use super::history::{Pairs, bounds, no_store, pairs, token};
 use super::hub::Hub;
 use super::problems::Refused;
@@ -23,6 +23,7 @@ use crate::wire::server::timestamp;
 pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, body: Body) -> Result<Response, Refused> {
     check_origin(&hub, &headers)?;
     let who = hub.auth.user(&headers, token(&pairs(query)?))?.who;
+    check_user_rate(&hub, &who)?;
     media(&headers, &[Media::Json])?;
     let AckBody { client, seq } = AckBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
     let state = read::log_state(&hub.reader).await?;
@@ -45,6 +46,7 @@ pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, 
 pub async fn whoami(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
     check_origin(&hub, &headers)?;
     let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
+    check_user_rate(&hub, &claims.who)?;
     let answer = json!({
         "user_id": claims.who.user,
         "account_ids": claims.who.accounts,

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::ask::{Wish, check_origin, check_room};
+use super::ask::{Wish, check_origin, check_room, check_user_rate};
 use super::flow;
 use super::hub::Hub;
 use super::problems::Refused;
@@ -37,6 +37,7 @@ pub async fn list(
     check_origin(&hub, &headers)?;
     let pairs = pairs(query)?;
     let claims = hub.auth.listener(&headers, token(&pairs))?;
+    check_user_rate(&hub, &claims.who)?;
     let query = HistoryQuery::parse(&pairs)?;
     let state = read::log_state(&hub.reader).await?;
     check_place(&query, &state)?;
@@ -51,7 +52,8 @@ pub async fn list(
 
 pub async fn head(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
     check_origin(&hub, &headers)?;
-    hub.auth.user(&headers, token(&pairs(query)?))?;
+    let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
+    check_user_rate(&hub, &claims.who)?;
     let Bounds { head, earliest, log_id } = bounds(&read::log_state(&hub.reader).await?);
     Ok((no_store(), Json(json!({ "head": head, "earliest": earliest, "log_id": log_id }))).into_response())
 }

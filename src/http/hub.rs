@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::auth::Auth;
 use super::health::Health;
-use super::limits::Rates;
+use super::limits::{Rates, UserRates};
 use super::origin::Origins;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
@@ -23,6 +23,9 @@ pub struct Hub {
     pub auth: Auth,
     pub origins: Origins,
     pub rates: Rates,
+    /// Questions of users beside their streams.
+    pub user_rates: UserRates,
+    pub ticket_rates: UserRates,
     /// Room for the bodies of batches; who finds none waits a while.
     pub batch_room: Semaphore,
     pub health: Health,

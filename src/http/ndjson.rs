@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::batch::{Item, wished_item};
 use super::hub::Hub;
@@ -36,10 +36,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 /// Pause before a batch that found the queue full, or the service over its rate, is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What follows a bad line is read and dropped for so long, and so many bytes: a socket that is closed with bytes unread
-/// takes the answer with it.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-const DRAIN_MAX_BYTES: usize = 16 << 20;
 
 /// The answer to a stream: begins at once, ends with it.
 pub fn answer(hub: Arc<Hub>, headers: HeaderMap, key: Option<String>, request_id: String, body: Body) -> Response {
@@ -51,36 +47,18 @@ pub fn answer(hub: Arc<Hub>, headers: HeaderMap, key: Option<String>, request_id
 
 enum Stage {
     Reading(Box<Intake>),
-    /// A problem was answered.
-    Draining(Body),
     Done,
 }
 
 async fn step(stage: Stage) -> Option<(Result<Bytes, Infallible>, Stage)> {
-    let mut intake = match stage {
-        Stage::Reading(intake) => intake,
-        Stage::Draining(body) => {
-            let _ = timeout(DRAIN_LIMIT, drain(body)).await;
-            return None;
-        }
-        Stage::Done => return None,
-    };
+    let Stage::Reading(mut intake) = stage else { return None };
     let gathered = intake.gather().await;
     let (answers, end) = intake.append(gathered).await;
     let next = match end {
         End::NotYet => Stage::Reading(intake),
-        End::Clean => Stage::Done,
-        End::Refused { .. } => Stage::Draining(intake.body),
+        End::Clean | End::Refused { .. } => Stage::Done,
     };
     Some((Ok(answers.into()), next))
-}
-
-async fn drain(mut body: Body) {
-    let mut dropped = 0;
-    while dropped < DRAIN_MAX_BYTES {
-        let Some(Ok(frame)) = body.frame().await else { return };
-        dropped += frame.data_ref().map_or(0, Bytes::len);
-    }
 }
 
 /// Why a batch is the last one.

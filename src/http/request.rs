@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use uuid::Uuid;
 
+use super::body::ReadOn;
 use super::problems::{REQUEST_ID, Refused, finish};
+use crate::tasks::Tasks;
 use crate::wire::problem::Problem;
 
 /// Longest path and query, in bytes.
@@ -30,13 +32,13 @@ pub struct RequestId(pub String);
 
 /// Names the request, refuses what is out of bounds, writes the body of every refusal, and notes the outcome. The query
 /// is not noted: it may hold a token.
-pub async fn frame(mut request: Request, next: Next) -> Response {
+pub async fn frame(State(tasks): State<Tasks>, mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(128).collect();
     request.extensions_mut().insert(RequestId(id.clone()));
     let response = match check(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => next.run(ReadOn::over(request, tasks)).await,
         Err(problem) => Refused(problem).into_response(),
     };
     let mut response = finish(response, &id);

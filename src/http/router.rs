@@ -3,46 +3,79 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::hub::Hub;
 use super::origin::Origins;
 use super::probes::{health, livez, readyz};
 use super::problems::Refused;
-use super::{batch, device, history, notify, request, sse, stats, upgrade, why};
+use super::{batch, device, history, notify, openapi, request, sse, stats, ticket, upgrade, why};
 use crate::wire::problem::Problem;
 
 /// The hub's HTTP side.
 pub fn router(hub: Arc<Hub>) -> Router {
     let cors = cors(&hub.origins);
-    Router::new()
-        .route("/api/internal/notify", post(notify::notify))
-        .route("/api/internal/notify/batch", post(batch::notify_batch))
-        .route("/api/internal/ws-stats", get(stats::stats))
-        .route("/stats", get(stats::stats))
-        .route("/api/admin/why", get(why::why))
-        .route("/api/notifications", get(history::list))
-        .route("/api/notifications/ack", post(device::ack))
-        .route("/api/notifications/head", get(history::head))
-        .route("/api/whoami", get(device::whoami))
-        .route("/api/notifications/stream", get(sse::stream))
-        .route("/ws", get(upgrade::ws))
-        .route("/", get(upgrade::root))
-        .route("/health", get(health))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
+    routes()
+        .router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(cors)
-        .layer(middleware::from_fn(request::frame))
+        .layer(middleware::from_fn_with_state(hub.tasks.clone(), request::frame))
         .with_state(hub)
 }
 
+/// What is served. Each of them stands in `openapi.json` as well, or a test fails.
+pub fn routes() -> Routes {
+    Routes::default()
+        .post("/api/internal/notify", notify::notify)
+        .post("/api/internal/notify/batch", batch::notify_batch)
+        .get("/api/internal/ws-stats", stats::stats)
+        .get("/stats", stats::stats)
+        .get("/api/notifications", history::list)
+        .post("/api/notifications/ack", device::ack)
+        .get("/api/notifications/head", history::head)
+        .get("/api/notifications/stream", sse::stream)
+        .get("/api/whoami", device::whoami)
+        .post("/api/ws-ticket", ticket::ws_ticket)
+        .get("/ws", upgrade::ws)
+        .get("/", upgrade::root)
+        .get("/health", health)
+        .get("/livez", livez)
+        .get("/readyz", readyz)
+        .get("/api/admin/why", why::why)
+        .get("/openapi.json", openapi::openapi)
+}
+
+/// A router that can say what it serves.
+#[derive(Default)]
+pub struct Routes {
+    router: Router<Arc<Hub>>,
+    /// Path and method.
+    pub served: Vec<(&'static str, Method)>,
+}
+
+impl Routes {
+    fn get<H: Handler<T, Arc<Hub>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.serve(path, Method::GET, get(handler))
+    }
+
+    fn post<H: Handler<T, Arc<Hub>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.serve(path, Method::POST, post(handler))
+    }
+
+    fn serve(mut self, path: &'static str, method: Method, route: MethodRouter<Arc<Hub>>) -> Self {
+        self.served.push((path, method));
+        self.router = self.router.route(path, route);
+        self
+    }
+}
+
 async fn no_route() -> Refused {
-    Problem::new(404, "not_found", "there is nothing at this path; docs/protocol.md lists what there is").into()
+    Problem::new(404, "not_found", "there is nothing at this path; /openapi.json lists what there is").into()
 }
 
 async fn no_method() -> Refused {

@@ -16,6 +16,7 @@ use super::auth::bearer;
 use super::hub::Hub;
 use super::problems::Refused;
 use super::socket::{self, Admission};
+use super::ticket;
 use super::token::{Claims, TokenError};
 use crate::wire::close::Close;
 use crate::wire::problem::Problem;
@@ -58,7 +59,12 @@ pub async fn ws(
     check_room(&hub)?;
 
     // A browser cannot read the status of a refused upgrade, so a bad token is told over the socket.
-    let admission = match hub.auth.tokens.check(token(&headers, &ask).unwrap_or_default()) {
+    let checked = match (token(&headers), &ask.ticket) {
+        // Last of all checks: whoever is sent away for another reason keeps the ticket.
+        (None, Some(ticket)) => ticket::redeem(&hub.reader, ticket).await?,
+        (sent, _) => hub.auth.tokens.check(sent.or(ask.token.as_deref()).unwrap_or_default()),
+    };
+    let admission = match checked {
         Ok(Claims { role: Some(_), .. }) | Err(TokenError::Invalid(_)) => Admission::Refused(Close::Unauthorized),
         Err(TokenError::Expired) => Admission::Refused(Close::TokenExpired),
         Ok(Claims { who, expires_at, role: None }) => {
@@ -99,9 +105,9 @@ fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, WebSocketUpg
     Ok(upgrade)
 }
 
-/// The token: from the header, a subprotocol, or the query, in this order.
-fn token<'a>(headers: &'a HeaderMap, ask: &'a Ask) -> Option<&'a str> {
+/// The token of the header, or of a subprotocol. After them the query counts: its ticket, then its token.
+fn token(headers: &HeaderMap) -> Option<&str> {
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
-    bearer(headers).or_else(in_protocol).or(ask.token.as_deref())
+    bearer(headers).or_else(in_protocol)
 }

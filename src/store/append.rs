@@ -138,7 +138,7 @@ async fn call(
     Ok(Batch { created_at: row.created_at, outcomes, head: first.plus(i64::from(row.appended) - 1) })
 }
 
-fn failure(error: StoreError) -> Failure {
+pub(super) fn failure(error: StoreError) -> Failure {
     match error {
         StoreError::TimedOut(_) => Failure::Unknown(error),
         StoreError::LogWentBack(_) => Failure::LogWentBack(error),

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::append::{self, Appended, Conflict, Failure};
 use super::lane::Lane;
-use super::seen::Seen;
+use super::seen::{Seen, SeenEnd};
 use super::{Database, StoreError, read};
 use crate::backoff::Backoff;
 use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
@@ -277,8 +277,9 @@ impl Appender {
         loop {
             batch = drop_expired(batch);
             let Some(last_deadline) = batch.iter().map(|r| r.deadline).max() else { return };
-            match self.attempt(&batch, last_deadline).await {
-                Ok((log_id, done)) => {
+            let (log_id, end) = self.seen.end();
+            match self.attempt(&batch, end, last_deadline).await {
+                Ok(done) => {
                     self.backoff.succeeded();
                     return self.settle(batch, log_id, done);
                 }
@@ -290,7 +291,7 @@ impl Appender {
                 }
                 Err(Failure::LogWentBack(error)) => {
                     tracing::error!(%error, "the log went back; it gets a new id, and appending goes on at its present end");
-                    if let Err(error) = self.start_over().await {
+                    if let Err(error) = self.start_over(log_id).await {
                         tracing::warn!(%error, "the log's new id could not be had; the append is tried again");
                         self.lane.discard();
                     }
@@ -320,28 +321,21 @@ impl Appender {
         }
     }
 
-    /// Appends to the history that is known now, and says which that was.
-    async fn attempt(&mut self, batch: &[Request], deadline: Instant) -> Result<(LogId, append::Batch), Failure> {
+    /// Appends to the history that is known now.
+    async fn attempt(&mut self, batch: &[Request], end: SeenEnd, deadline: Instant) -> Result<append::Batch, Failure> {
         let connection = self.lane.get().await.map_err(Failure::Again)?;
         let rows: Vec<&NewNotification> = batch.iter().flat_map(|r| &r.rows).collect();
         let conflict = if batch.iter().any(|r| r.all_or_nothing) { Conflict::RefusesAll } else { Conflict::LeavesOut };
         let limit = deadline.saturating_duration_since(Instant::now());
-        let (log_id, end) = self.seen.end();
         #[cfg(feature = "mutants")]
-        if let Some(early) = mutants::delivered_early(&rows, log_id, end.seq) {
+        if let Some(early) = mutants::delivered_early(&rows, self.seen.end().0, end.seq) {
             let _ = self.committed.try_send(early);
         }
-        Ok((log_id, append::append(connection, end, self.origin, &rows, conflict, limit).await?))
+        append::append(connection, end, self.origin, &rows, conflict, limit).await
     }
 
-    /// What was known of the log is not so any more. Its history is renamed before anything is appended to it, or every
-    /// client that was there before would take the next number for the next of the old one.
-    async fn start_over(&mut self) -> Result<(), StoreError> {
-        let (old, _) = self.seen.end();
-        let connection = self.lane.get().await?;
-        read::renew_log_id(connection, old).await?;
-        self.seen.start_over(read::state(connection).await?.log_id);
-        Ok(())
+    async fn start_over(&mut self, old: LogId) -> Result<(), StoreError> {
+        read::start_over(self.lane.get().await?, &self.seen, old).await
     }
 
     fn settle(&mut self, batch: Vec<Request>, log_id: LogId, done: append::Batch) {

@@ -1,4 +1,4 @@
-//! Chores that any instance may do at any time: its own sign of life, the dead, the partitions ahead.
+//! Chores that any instance may do at any time: its own sign of life, the dead, the partitions ahead, old tickets.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::instances::{self, SIGN_OF_LIFE};
 use super::lane::Lane;
-use super::{Database, StoreError, append};
+use super::{Database, StoreError, append, tickets};
 use crate::domain::InstanceId;
 use crate::tasks::Stop;
 
@@ -38,6 +38,7 @@ async fn round(lane: &mut Lane, instance: InstanceId, address: &str, partitions_
     if ended > 0 {
         tracing::info!(sessions = ended, "sessions of an instance that died were ended");
     }
+    tickets::sweep(lane.get().await?).await?;
     if Instant::now() >= *partitions_at {
         let made = append::ensure_partitions(lane.get().await?).await?;
         if made > 0 {

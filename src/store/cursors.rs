@@ -1,4 +1,4 @@
-//! How far each device has acknowledged.
+//! How far each device has acknowledged, and when it was last here.
 
 use sqlx::PgConnection;
 
@@ -13,36 +13,80 @@ pub struct Place {
     pub acked: Seq,
 }
 
-/// The stored place of a device, and whether it was made now. One that has none yet gets `start`, for good: what is sent
-/// to it from now on and never acknowledged will come again, even if the hub dies before the first ack.
+/// What is known of a device that connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It has a place.
+    At(Place),
+    /// It had none, and has this one now, for good: what is sent to it from now on and never acknowledged will come
+    /// again, even if the hub dies before the first ack.
+    New(Place),
+    /// It was idle for so long that its place was forgotten; it had come at least so far. Nothing is stored: it is
+    /// forgotten until it acknowledges something.
+    Forgotten(Place),
+}
+
+impl Known {
+    /// The place, whatever it is worth.
+    pub fn place(self) -> Place {
+        match self {
+            Self::At(place) | Self::New(place) | Self::Forgotten(place) => place,
+        }
+    }
+}
+
+/// What is known of a device; one that was never seen gets `start`. Counts as seeing it. See `recado.device_place` in
+/// `migrations/V7__devices.sql` for the races.
 ///
 /// # Errors
 /// When the database is away or slow.
-pub async fn place_or_start(reader: &Reader, user: &UserId, client: &ClientId, start: Place) -> Result<(Place, bool), StoreError> {
+pub async fn place_or_start(reader: &Reader, user: &UserId, client: &ClientId, start: Place) -> Result<Known, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let known =
-        sqlx::query!("SELECT log_id, acked_seq FROM recado.cursor WHERE user_id = $1 AND client_id = $2", user.as_str(), client.as_str())
-            .fetch_optional(checkout.connection());
-    if let Some(known) = limited(ASK_LIMIT, known).await? {
-        checkout.done();
-        return Ok((Place { log_id: LogId(known.log_id), acked: Seq::from_db(known.acked_seq) }, false));
-    }
-    // Two first connections of one device may race: the one that comes second takes the first one's place.
-    let made = sqlx::query!(
-        r#"INSERT INTO recado.cursor AS c (user_id, client_id, log_id, acked_seq)
-           VALUES ($1, $2, $3, $4)
-           ON CONFLICT (user_id, client_id) DO UPDATE SET acked_seq = c.acked_seq
-           RETURNING log_id, acked_seq"#,
+    let found = sqlx::query!(
+        r#"SELECT log_id AS "log_id!", acked_seq AS "acked_seq!", is_new AS "is_new!", is_forgotten AS "is_forgotten!"
+             FROM recado.device_place($1, $2, $3, $4)"#,
         user.as_str(),
         client.as_str(),
         start.log_id.0,
         start.acked.get(),
     )
     .fetch_one(checkout.connection());
-    let made = limited(ASK_LIMIT, made).await?;
+    let found = limited(ASK_LIMIT, found).await?;
     checkout.done();
-    let place = Place { log_id: LogId(made.log_id), acked: Seq::from_db(made.acked_seq) };
-    Ok((place, place == start))
+    let place = Place { log_id: LogId(found.log_id), acked: Seq::from_db(found.acked_seq) };
+    Ok(match (found.is_new, found.is_forgotten) {
+        (true, _) => Known::New(place),
+        (false, true) => Known::Forgotten(place),
+        (false, false) => Known::At(place),
+    })
+}
+
+/// Notes that these devices are connected: a write a device and day, whatever the number of calls. Devices without a
+/// place have nothing that could be forgotten. Waits for nobody, so the order of `devices` does not matter: a row that
+/// somebody holds is being acknowledged or seen by them.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn seen(connection: &mut PgConnection, devices: &[(UserId, ClientId)]) -> Result<(), StoreError> {
+    let users: Vec<&str> = devices.iter().map(|(user, _)| user.as_str()).collect();
+    let clients: Vec<&str> = devices.iter().map(|(_, client)| client.as_str()).collect();
+    let noted = sqlx::query!(
+        r#"WITH due AS (
+               SELECT c.user_id, c.client_id
+                 FROM unnest($1::text[], $2::text[]) AS d (user_id, client_id)
+                 JOIN recado.cursor c ON c.user_id = d.user_id AND c.client_id = d.client_id
+                WHERE c.seen_at < clock_timestamp() - interval '1 day'
+                  FOR UPDATE OF c SKIP LOCKED)
+           UPDATE recado.cursor c
+              SET seen_at = clock_timestamp()
+             FROM due d
+            WHERE c.user_id = d.user_id AND c.client_id = d.client_id"#,
+        &users as _,
+        &clients as _,
+    )
+    .execute(connection);
+    limited(ASK_LIMIT, noted).await?;
+    Ok(())
 }
 
 /// One device's acknowledgement.
@@ -96,6 +140,6 @@ pub async fn store_one(reader: &Reader, log_id: LogId, ack: &Ack) -> Result<(Pla
     let mut checkout = reader.checkout().await?;
     let moved = store(checkout.connection(), log_id, std::slice::from_ref(ack)).await?;
     checkout.done();
-    let (place, _) = place_or_start(reader, &ack.user, &ack.client, Place { log_id, acked: ack.acked }).await?;
-    Ok((place, moved > 0))
+    let known = place_or_start(reader, &ack.user, &ack.client, Place { log_id, acked: ack.acked }).await?;
+    Ok((known.place(), moved > 0))
 }

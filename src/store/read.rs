@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::database::{ASK_LIMIT, Reader, limited};
+use super::seen::Seen;
 use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, UserId};
 
 /// Most rows of one page.
@@ -38,6 +39,15 @@ pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError
     Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head) })
 }
 
+/// The name of the database that this connection is to.
+///
+/// # Errors
+/// When the database is away.
+pub async fn database_name(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let name = sqlx::query_scalar!(r#"SELECT current_database() AS "name!""#).fetch_one(connection);
+    limited(ASK_LIMIT, name).await
+}
+
 /// Gives the history a new name, unless another instance has done so already. Clients that knew the old one are reset.
 ///
 /// # Errors
@@ -47,6 +57,18 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
         sqlx::query!("UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1", old.0)
             .execute(connection);
     limited(ASK_LIMIT, renewed).await?;
+    Ok(())
+}
+
+/// What was known of the log `old` is not so any more. Its history is renamed before anything is appended to it, or every
+/// client that was there before would take the next number for the next of the old one. Another task, or another
+/// instance, may have done so already.
+///
+/// # Errors
+/// When the database is away.
+pub(super) async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) -> Result<(), StoreError> {
+    renew_log_id(connection, old).await?;
+    seen.start_over(state(connection).await?.log_id);
     Ok(())
 }
 

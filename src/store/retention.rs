@@ -1,4 +1,4 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, and sessions that ended long ago.
+//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, sessions that ended long ago, idle devices.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use super::database::{ASK_LIMIT, limited};
+use super::idle::{self, Reach};
 use super::{Database, StoreError, read};
 use crate::backoff::jitter;
 use crate::domain::Seq;
@@ -25,10 +26,12 @@ const ROUND: Duration = Duration::from_secs(60);
 /// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
 /// finished by a later round.
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
-/// Keys and facts that are deleted in one statement.
+/// Facts that are deleted in one statement.
 const STEP_ROWS: i64 = 10_000;
 /// Sessions that are deleted in one statement, after their facts.
 const STEP_SESSIONS: i64 = 1000;
+/// Numbers whose keys are deleted in one statement: some milliseconds, and no more of the disk at once than a few appends take.
+const STEP_KEYS: i64 = 2_000;
 
 /// What is kept. `None`: everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +42,8 @@ pub struct Policy {
     pub bytes: Option<u64>,
     /// Sessions that ended longer ago go.
     pub sessions: Option<Duration>,
+    /// Devices that were not here for longer go; see [`super::idle`].
+    pub devices: Option<Duration>,
 }
 
 impl Policy {
@@ -67,6 +72,7 @@ pub struct Outcome {
     pub sessions_deleted: u64,
     /// Delivery facts, of numbers that were dropped or of sessions that were forgotten.
     pub facts_deleted: u64,
+    pub devices_forgotten: u64,
 }
 
 /// Does a round each minute until stopped. A round that fails is tried again with the next.
@@ -80,15 +86,16 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             () = stop.wait() => return,
         }
         let done = tokio::select! {
-            done = round(&database, policy) => done,
+            done = round_of(&database, policy, Reach::Part) => done,
             () = stop.wait() => return,
         };
         match done {
-            Ok(done) if done.partitions_dropped > 0 || done.sessions_deleted > 0 || done.facts_deleted > 0 => {
+            Ok(done) if done != Outcome::default() && !done.busy_elsewhere => {
                 tracing::info!(
                     partitions = done.partitions_dropped,
                     sessions = done.sessions_deleted,
                     facts = done.facts_deleted,
+                    devices = done.devices_forgotten,
                     "what was over its time was dropped"
                 );
             }
@@ -98,11 +105,19 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
     }
 }
 
-/// One round. Needs the owner of the tables, not the role that serves.
+/// One round, over all devices. Needs the owner of the tables, not the role that serves.
 ///
 /// # Errors
 /// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
 pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
+    round_of(database, policy, Reach::All).await
+}
+
+/// One round; how far it looks for idle devices is said.
+///
+/// # Errors
+/// As [`round`].
+pub async fn round_of(database: &Database, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     // A connection of its own: whatever happens, the lock goes with it.
     let mut connection = database.clone().under_role(None).connect("retention").await?;
     sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
@@ -110,7 +125,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
         return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
     }
-    let done = round_alone(&mut connection, policy).await?;
+    let done = round_alone(&mut connection, policy, reach).await?;
     // The end of the session would give the lock back as well, but a moment after we have returned.
     let unlocked = sqlx::query!("SELECT pg_advisory_unlock('recado.partition'::regclass::integer, 2)");
     limited(ASK_LIMIT, unlocked.fetch_one(&mut connection)).await?;
@@ -118,7 +133,7 @@ pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, Store
     Ok(done)
 }
 
-async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Outcome, StoreError> {
+async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
     let mut done = Outcome::default();
     loop {
         let state = read::state(connection).await?;
@@ -137,6 +152,9 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy) -> Result<Ou
         let (sessions, facts) = delete_sessions(connection, age).await?;
         done.sessions_deleted = sessions;
         done.facts_deleted += facts + delete_facts_beside(connection, age).await?;
+    }
+    if let Some(age) = policy.devices {
+        done.devices_forgotten = idle::forget(connection, age, reach).await?;
     }
     Ok(done)
 }
@@ -173,7 +191,7 @@ async fn drop_partition(connection: &mut PgConnection, partition: &Partition) ->
     for parent in ["log", "log_member"] {
         detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
     }
-    delete_keys(connection, partition.hi).await?;
+    delete_keys(connection, partition).await?;
     let facts = delete_facts_below(connection, partition.hi).await?;
     let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
     limited(ASK_LIMIT, gone.execute(connection)).await?;
@@ -197,18 +215,16 @@ async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &st
     Ok(())
 }
 
-async fn delete_keys(connection: &mut PgConnection, below: i64) -> Result<(), StoreError> {
-    loop {
-        let step = sqlx::query!(
-            r#"DELETE FROM recado.idempotency
-                WHERE key IN (SELECT i.key FROM recado.idempotency i WHERE i.seq < $1 LIMIT $2)"#,
-            below,
-            STEP_ROWS,
-        );
-        if limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() == 0 {
-            return Ok(());
-        }
+/// In windows of numbers, so that no step passes over what the ones before have deleted.
+async fn delete_keys(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
+    let mut from = partition.lo;
+    while from < partition.hi {
+        let below = partition.hi.min(from + STEP_KEYS);
+        let step = sqlx::query!("DELETE FROM recado.idempotency WHERE seq >= $1 AND seq < $2", from, below);
+        limited(DETACH_LIMIT, step.execute(&mut *connection)).await?;
+        from = below;
     }
+    Ok(())
 }
 
 /// Facts that speak of numbers below only. One that also says something of a later number stays until that goes.

@@ -7,14 +7,14 @@ use uuid::Uuid;
 use super::StoreError;
 use super::append::array_text;
 use super::database::{ASK_LIMIT, Reader, limited};
-use crate::domain::{InstanceId, LogId, Principal, Seq, SessionId};
+use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 
 /// What is known of a connection at one moment.
 #[derive(Debug, Clone)]
 pub struct SessionFact {
     pub session: SessionId,
     pub who: Principal,
-    pub client: String,
+    pub client: ClientId,
     pub transport: &'static str,
     pub log_id: LogId,
     pub from: Seq,

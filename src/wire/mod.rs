@@ -33,3 +33,15 @@ pub const RESERVED_TYPES: [&str; 13] = [
     "command_result",
     "goodbye",
 ];
+
+/// Longest type of a notification, in characters.
+const TYPE_MAX: usize = 64;
+/// What [`is_type`] asks for, for whoever gave another.
+pub const TYPE_RULE: &str = "must be 1 to 64 characters of a-z 0-9 . _ - and begin with a letter or digit";
+
+/// Whether a text can be the type of a notification, reserved or not.
+pub fn is_type(kind: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let rest = kind.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'));
+    rest && kind.len() <= TYPE_MAX && kind.bytes().next().is_some_and(plain)
+}

@@ -5,13 +5,11 @@ use std::collections::HashSet;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::RESERVED_TYPES;
 use super::json::{self, JsonError};
 use super::problem::{FieldError, Problem};
+use super::{RESERVED_TYPES, TYPE_RULE, is_type};
 use crate::domain::{AccountId, Audience, UserId};
 
-/// Longest `type`, in characters.
-const TYPE_MAX: usize = 64;
 /// Longest idempotency key, in bytes.
 pub const KEY_MAX_BYTES: usize = 255;
 /// Most entries of `user_ids`.
@@ -197,12 +195,10 @@ impl<'a> Fields<'a> {
 
     /// Whether the type is refused for being the name of a frame.
     fn check_type(&mut self, kind: &str) -> bool {
-        let first_ok = kind.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let rest_ok = kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
-        let well_formed = first_ok && rest_ok && kind.len() <= TYPE_MAX;
+        let well_formed = is_type(kind);
         // An absent type, or one of another JSON type, is listed already.
         if !well_formed && !self.errors.iter().any(|e| e.pointer == "/type") {
-            self.refuse("type", format!("must be 1 to {TYPE_MAX} characters of a-z 0-9 . _ - and begin with a letter or digit"));
+            self.refuse("type", TYPE_RULE);
         }
         let reserved = RESERVED_TYPES.contains(&kind);
         if reserved {

@@ -15,7 +15,7 @@ pub enum Resume {
     Live { from: Seq },
     /// Everything above `from` will come.
     Ok { from: Seq },
-    /// Retention dropped `lost_from` to `lost_to`; everything above `from` will come.
+    /// Retention dropped `lost_from` to `lost_to`, or the device was forgotten; everything above `from` will come.
     Gap { from: Seq, lost_from: Seq, lost_to: Seq },
     /// The place is of another history; drop local state. Everything above `from` will come.
     Reset { from: Seq },
@@ -26,6 +26,15 @@ impl Resume {
     pub const fn from(self) -> Seq {
         match self {
             Self::Live { from } | Self::Ok { from } | Self::Gap { from, .. } | Self::Reset { from } => from,
+        }
+    }
+
+    /// Up to where the client has confirmed. Below `from` for a gap: the first pong confirms that it was told, and the
+    /// gap is not told again.
+    pub fn confirmed(self) -> Seq {
+        match self {
+            Self::Gap { lost_from, .. } => Seq::from_db(lost_from.get() - 1),
+            Self::Live { from } | Self::Ok { from } | Self::Reset { from } => from,
         }
     }
 }

@@ -141,7 +141,7 @@ fn judge(output: &Output, expected: &[String]) -> Result<(), String> {
     }
 }
 
-fn psql() -> PathBuf {
+pub fn psql() -> PathBuf {
     let on_path = std::env::split_paths(&std::env::var_os("PATH").unwrap()).map(|folder| folder.join("psql")).find(|psql| psql.is_file());
     let installed = || {
         let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;

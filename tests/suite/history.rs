@@ -260,3 +260,36 @@ async fn a_token_says_who_it_is_for() {
     assert!(who["expires_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(hub.get(&format!("/api/whoami?token={}", token("ann", &[])), None).await.unwrap().0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_asks_without_end_is_slowed_down_and_the_others_are_not() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).with("RECADO_USER_RATE", "5").start().await;
+    let client = http_client();
+    let ask = async |path: &str, user: &str| {
+        let url = format!("http://{}{path}", hub.address);
+        let request = if path.ends_with("ack") {
+            client.post(url).header("content-type", "application/json").body("{\"seq\":0}")
+        } else {
+            client.get(url)
+        };
+        let response = request.bearer_auth(token(user, &[])).send().await.unwrap();
+        (response.status().as_u16(), response.headers().get("retry-after").map(|after| after.to_str().unwrap().to_owned()))
+    };
+    for path in ["/api/notifications", "/api/notifications/head", "/api/whoami", "/api/notifications/ack"] {
+        let user = path.replace('/', ".");
+        let mut asked = 0;
+        let refusal = loop {
+            let answer = ask(path, &user).await;
+            if answer.0 != 200 {
+                break answer;
+            }
+            asked += 1;
+            assert!(asked < 1000, "{path}: no limit");
+        };
+        assert_eq!(refusal, (429, Some("1".to_owned())), "{path}");
+        assert!(asked >= 5, "{path}: the burst is the rate");
+    }
+    assert_eq!(ask("/api/whoami", "another").await.0, 200);
+    eventually("the bucket fills again", PATIENCE, async || (ask("/api/whoami", ".api.whoami").await.0 == 200).then_some(())).await;
+}

@@ -184,3 +184,27 @@ async fn a_stopping_hub_ends_its_streams_in_time() {
     assert_eq!(sender.error().await, (2, "draining".into()));
     assert!(hub.ended(Duration::from_secs(15)).await.success());
 }
+
+/// The answers of a sender that never reads them fill the buffers between, and then the connection's deadline counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_reads_no_answers_is_cut_off_in_time() {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).with("RECADO_SEND_DEADLINE", "1s").start().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(hub.address.parse().unwrap()).await.unwrap();
+    let head = format!(
+        "POST /api/internal/notify/batch HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {}\r\n\
+         content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n",
+        db.key()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let lines = format!("{}\n", to_ann("x").body()).repeat(200);
+    let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
+    let broken = async { while stream.write_all(chunk.as_bytes()).await.is_ok() {} };
+    timeout(Duration::from_secs(90), broken).await.expect("the hub hangs up");
+    let appended = db.head().await;
+    assert!(appended > 200, "{appended} lines were appended before the answers stood still");
+    assert!(hub.is_ready().await);
+}

@@ -56,6 +56,12 @@ pub enum Fact {
         seq: i64,
         id: String,
     },
+    /// A definite yes that names no number: the transaction of a SQL producer is committed.
+    PostKept {
+        op: u64,
+        title: String,
+        id: String,
+    },
     PostFail {
         op: u64,
         title: String,

@@ -9,6 +9,7 @@ mod fact;
 mod hubs;
 mod nemesis;
 mod postgres;
+mod producers;
 mod proxy;
 mod secrets;
 mod stage;

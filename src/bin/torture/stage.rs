@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -18,10 +18,12 @@ use crate::fact::{Entry, Fact};
 use crate::hubs::Hub;
 use crate::nemesis::{Fault, Nemesis};
 use crate::postgres::Postgres;
+use crate::producers::Producer;
 use crate::writers::{Desk, NONE, Writer};
 use crate::{Trouble, secrets, witness};
 
 const WRITERS: usize = 8;
+const PRODUCERS: usize = 2;
 const DEVICES_A_TENANT: usize = 10;
 /// After the last fault, until everyone has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
@@ -31,8 +33,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 const FILES_SLACK: u64 = 24;
 /// Most memory of a hub, in KiB.
 const MEMORY_KIB: u64 = 400 << 10;
-/// Connections to the database of one hub: seven of its own, eight readers, two for keys.
-const CONNECTIONS_A_HUB: u64 = 18;
+/// Connections to the database of one hub: its own tasks', eight readers, two for keys.
+const CONNECTIONS_A_HUB: u64 = 22;
 
 /// What a run is to be.
 pub struct Plan {
@@ -77,7 +79,8 @@ impl Stage {
         let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
         let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
         let avoided = AtomicUsize::new(NONE);
-        let desk = Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed, avoided });
+        let desk =
+            Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed, avoided, kept: Mutex::default() });
         let floor = Arc::new(Floor { book: Arc::clone(&book), addresses, staying: AtomicBool::new(false) });
         let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
@@ -109,6 +112,9 @@ pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
         let writer = Writer::new(Arc::clone(&stage.desk), number, plan.seed)?;
         stage.canaries.push((format!("the token of writer {number}"), secrets::signature(writer.token()).to_owned()));
         writers.spawn(writer.run());
+    }
+    for number in 0..PRODUCERS {
+        writers.spawn(Producer::new(Arc::clone(&stage.desk), number, plan.seed, stage.postgres.url.clone()).run());
     }
     let mut watching = JoinSet::new();
     watching.spawn(watch_the_clock(Arc::clone(&stage.book)));
@@ -152,6 +158,11 @@ async fn finish(stage: &Stage, writers: &mut JoinSet<()>, reached: &[(String, Ar
         println!("the writers have not settled everything within {} s", SETTLE_LIMIT.as_secs());
     }
     stage.book.note(Fact::Drain);
+    let kept = stage.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let moved = Instant::now() + DRAIN_LIMIT;
+    while witness::count(&stage.postgres.url, &kept).await? < kept.len() && Instant::now() < moved {
+        sleep(Duration::from_millis(100)).await;
+    }
     let head = witness::head(&stage.postgres.url).await?;
     let end = Instant::now() + DRAIN_LIMIT;
     while Instant::now() < end && reached.iter().any(|(_, reached)| reached.load(Ordering::SeqCst) < head) {
@@ -223,6 +234,7 @@ fn quotas(plan: &Plan, book: &Book) {
         book.note(Fact::Quota { what: what.to_owned(), had: book.count(which), wanted });
     };
     quota("posts with a definite yes", seconds * 25, &|fact| matches!(fact, Fact::PostOk { .. }));
+    quota("transactions of SQL producers", seconds, &|fact| matches!(fact, Fact::PostKept { .. }));
     quota("notifications given", seconds * 200, &|fact| matches!(fact, Fact::Recv { .. }));
     quota("connections", seconds * 5 / 3, &|fact| matches!(fact, Fact::ConnOpen { .. }));
     quota("acknowledgements", seconds, &|fact| matches!(fact, Fact::AckSent { .. }));

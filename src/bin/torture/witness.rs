@@ -94,6 +94,61 @@ pub async fn testify(url: &str, book: &Book) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// How many of these are in the log.
+pub async fn count(url: &str, titles: &[String]) -> Result<usize, Trouble> {
+    let mut connection = PgConnection::connect(url).await?;
+    let sql = "SELECT count(DISTINCT title) FROM recado.log WHERE title = ANY ($1)";
+    let count: i64 = sqlx::query_scalar(sql).bind(titles).fetch_one(&mut connection).await?;
+    Ok(usize::try_from(count)?)
+}
+
+/// A program that notifies inside transactions of its own.
+pub struct Ledger(PgConnection);
+
+/// What `recado.notify` is called with.
+pub struct Call<'a> {
+    pub title: &'a str,
+    pub message: &'a str,
+    pub data: &'a str,
+    pub user: Option<&'a str>,
+    pub users: Option<&'a [String]>,
+    pub account: Option<&'a str>,
+    pub everyone: bool,
+    pub ttl: Option<i64>,
+    pub replay: bool,
+    pub key: Option<&'a str>,
+}
+
+impl Ledger {
+    pub async fn open(url: &str) -> Result<Self, Trouble> {
+        Ok(Self(PgConnection::connect(url).await?))
+    }
+
+    pub async fn begin(&mut self) -> Result<(), Trouble> {
+        sqlx::raw_sql("BEGIN").execute(&mut self.0).await?;
+        Ok(())
+    }
+
+    /// The id that the notification will have.
+    pub async fn notify(&mut self, call: &Call<'_>) -> Result<String, Trouble> {
+        let sql = "SELECT recado.notify('torture', $1, $2, $3::text, user_id => $4, user_ids => $5, account_id => $6,
+                                        broadcast => $7, ttl => $8, replay => $9, idempotency_key => $10)::text";
+        let query = sqlx::query_scalar(sql).bind(call.title).bind(call.message).bind(call.data).bind(call.user).bind(call.users);
+        let query = query.bind(call.account).bind(call.everyone).bind(call.ttl).bind(call.replay).bind(call.key);
+        Ok(query.fetch_one(&mut self.0).await?)
+    }
+
+    pub async fn commit(&mut self) -> Result<(), Trouble> {
+        sqlx::raw_sql("COMMIT").execute(&mut self.0).await?;
+        Ok(())
+    }
+
+    pub async fn rollback(&mut self) -> Result<(), Trouble> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.0).await?;
+        Ok(())
+    }
+}
+
 /// The tables in which one of these texts stands.
 pub async fn tables_with(url: &str, texts: &[String]) -> Result<Vec<(String, String)>, Trouble> {
     let mut connection = PgConnection::connect(url).await?;

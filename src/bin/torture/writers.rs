@@ -1,7 +1,7 @@
 //! Services that post. An outcome that is not known is asked for again, with the same key, until it is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -30,6 +30,8 @@ pub struct Desk {
     pub hushed: AtomicBool,
     /// Nobody posts to this hub now; it must learn of everything from the log.
     pub avoided: AtomicUsize,
+    /// What SQL producers have committed: it has to come into the log by itself.
+    pub kept: Mutex<Vec<String>>,
 }
 
 /// No hub is avoided.

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use rand::random_range;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::ceilings::append_rows;
 use super::ground::Ground;
-use super::post::{Mixture, Post};
+use super::post::{Mixture, Post, user};
 use super::report::Report;
 use crate::cli::error::Failure;
+use crate::domain::{ClientId, Seq};
+use crate::store::cursors::{self, Ack};
 use crate::store::{read, yardstick};
 
 /// Rows of one append.
@@ -33,16 +37,38 @@ pub struct Fill {
     /// Do not wait for the disk: a crash of the server loses the last rows
     #[arg(long)]
     relaxed: bool,
+    /// Give each row an idempotency key
+    #[arg(long)]
+    keyed: bool,
+    /// Devices with a place, shared out among the users
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    devices: u32,
+}
+
+/// What a log is filled with, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Filling {
+    pub mixture: Mixture,
+    /// Bytes of a post's body, about.
+    pub size: usize,
+    /// Each row has an idempotency key.
+    pub keyed: bool,
+    /// Commits do not wait for the disk.
+    pub relaxed: bool,
 }
 
 impl Fill {
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
         let mixture = Mixture { users: self.users as usize, accounts: self.accounts as usize };
-        let filled = fill(ground, mixture, self.rows, self.size.into(), self.relaxed).await?;
+        let filling = Filling { mixture, size: self.size.into(), keyed: self.keyed, relaxed: self.relaxed };
+        let filled = fill(ground, filling, self.rows).await?;
+        fill_devices(ground, mixture, self.devices as usize).await?;
         let mut report = Report::new("fill");
         report.setting("users", self.users);
         report.setting("accounts", self.accounts);
         report.setting("relaxed", self.relaxed);
+        report.setting("keyed", self.keyed);
+        report.setting("devices", self.devices);
         report.figure("rows", self.rows as f64, "rows");
         report.figure("rows_per_s", self.rows as f64 / filled.as_secs_f64(), "rows/s");
         report.figure("head", ground.head().await?.get() as f64, "");
@@ -51,9 +77,9 @@ impl Fill {
 }
 
 /// Appends so many rows; returns how long it took.
-pub async fn fill(ground: &Ground, mixture: Mixture, rows: u64, size: usize, relaxed: bool) -> Result<Duration, Failure> {
+pub async fn fill(ground: &Ground, filling: Filling, rows: u64) -> Result<Duration, Failure> {
     let mut connection = ground.owned_database().connect("bench").await?;
-    if relaxed {
+    if filling.relaxed {
         yardstick::relax_commits(&mut connection).await?;
     }
     let mut head = read::state(&mut connection).await?.head;
@@ -63,7 +89,10 @@ pub async fn fill(ground: &Ground, mixture: Mixture, rows: u64, size: usize, rel
     while n < rows {
         let some = u64::min(BATCH as u64, rows - n);
         let batch: Vec<_> = (n..n + some)
-            .map(|n| Ok(Post { n: usize::try_from(n).unwrap_or(0), size }.row(mixture.next()?, None)))
+            .map(|n| {
+                let key = filling.keyed.then(|| Uuid::new_v4().to_string());
+                Ok(Post { n: usize::try_from(n).unwrap_or(0), size: filling.size }.row(filling.mixture.next()?, key))
+            })
             .collect::<Result<_, Failure>>()?;
         head = append_rows(&mut connection, head, &batch).await?;
         n += some;
@@ -71,6 +100,22 @@ pub async fn fill(ground: &Ground, mixture: Mixture, rows: u64, size: usize, rel
     }
     bar.finish_and_clear();
     Ok(start.elapsed())
+}
+
+/// Gives the users so many devices, with places all over the log.
+pub async fn fill_devices(ground: &Ground, mixture: Mixture, devices: usize) -> Result<(), Failure> {
+    let mut connection = ground.database().connect("bench").await?;
+    let state = read::state(&mut connection).await?;
+    let device = |n: usize| -> Result<Ack, Failure> {
+        let client = ClientId::parse(&format!("device-{}", n / mixture.users.max(1))).map_err(|error| Failure::other(error.to_string()))?;
+        Ok(Ack { user: user(n % mixture.users.max(1))?, client, acked: Seq::from_db(random_range(0..=state.head.get())) })
+    };
+    for first in (0..devices).step_by(BATCH) {
+        let mut some: Vec<Ack> = (first..devices.min(first + BATCH)).map(device).collect::<Result<_, _>>()?;
+        some.sort_unstable();
+        cursors::store(&mut connection, state.log_id, &some).await?;
+    }
+    Ok(())
 }
 
 /// On stderr, where that is a terminal.

@@ -1,4 +1,4 @@
-//! `recado bench growth`: whether appending and resuming cost the same in a short log and in a long one.
+//! `recado bench growth`: whether what a hub does costs the same in a short log and in a long one.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::ceilings::{Shape, append_times};
-use super::fill::fill;
+use super::fill::{Filling, fill, fill_devices};
 use super::ground::Ground;
 use super::post::{Mixture, user};
+use super::probes;
 use super::report::{Goal, Report, Times};
 use super::resume::append_missed;
 use crate::cli::error::Failure;
@@ -32,22 +33,26 @@ const READINGS: usize = 3;
 /// How long the server may tidy up after the filling.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Cost of appending and resuming in a short log and in a long one, in a database of its own.
+/// What a hub does, in a short log and in a long one, in a database of its own.
 #[derive(Debug, Clone, Args)]
 pub struct Growth {
     /// Rows of the short log
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     small: u64,
     /// Rows of the long log
-    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     large: u64,
+    /// Devices beside the long log; beside the short one as many less as it is shorter
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    devices: u32,
+    /// Fill without waiting for the disk; what is measured waits for it all the same
+    #[arg(long)]
+    relaxed: bool,
 }
 
-/// The costs in one log: medians, in milliseconds.
+/// The costs in one log: medians, in milliseconds, under their names in the long and in the short one.
 struct Costs {
-    append: f64,
-    append_batch: f64,
-    resume: f64,
+    medians: Vec<([&'static str; 2], f64)>,
     filled_per_s: f64,
     rows_at_end: f64,
 }
@@ -57,17 +62,17 @@ impl Growth {
         if self.large <= self.small {
             return Err(Failure::other("--large must be above --small"));
         }
-        let small = self.costs_at(ground, self.small).await?;
-        let large = self.costs_at(ground, self.large).await?;
+        let few = u64::from(self.devices) * self.small / self.large;
+        let small = self.costs_at(ground, self.small, usize::try_from(few).unwrap_or(0).max(1)).await?;
+        let large = self.costs_at(ground, self.large, self.devices as usize).await?;
         let mut report = Report::new("growth");
         report.setting("small", self.small);
         report.setting("large", self.large);
-        let mut compare = |name, value, small_name, small| {
-            report.figure(name, value, "ms").beside(small_name, small).goal(Goal::AtMost(1.2));
-        };
-        compare("append_1_large_p50_ms", large.append, "append_1_small_p50_ms", small.append);
-        compare("append_100_large_p50_ms", large.append_batch, "append_100_small_p50_ms", small.append_batch);
-        compare("resume_100_large_p50_ms", large.resume, "resume_100_small_p50_ms", small.resume);
+        report.setting("devices", self.devices);
+        report.setting("relaxed", self.relaxed);
+        for (([name, _], large), ([_, small_name], small)) in large.medians.into_iter().zip(small.medians) {
+            report.figure(name, large, "ms").beside(small_name, small).goal(Goal::AtMost(1.2));
+        }
         report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
         report.figure("rows_large_at_end", large.rows_at_end, "rows").beside("rows_small_at_end", small.rows_at_end);
         report.note("measuring appends as well: the logs at the end are longer than they were filled");
@@ -75,25 +80,35 @@ impl Growth {
     }
 
     /// Fills the log up to so many rows and measures there.
-    async fn costs_at(&self, ground: &Ground, rows: u64) -> Result<Costs, Failure> {
+    async fn costs_at(&self, ground: &Ground, rows: u64, devices: usize) -> Result<Costs, Failure> {
         let head = u64::try_from(ground.head().await?.get()).unwrap_or(0);
         let missing = rows.saturating_sub(head);
         eprintln!("filling the log up to {rows} rows");
-        let time = fill(ground, MIXTURE, missing, SIZE, false).await?;
+        let filling = Filling { mixture: MIXTURE, size: SIZE, keyed: true, relaxed: self.relaxed };
+        let time = fill(ground, filling, missing).await?;
+        fill_devices(ground, MIXTURE, devices).await?;
         tokio::time::sleep(SETTLE).await;
         eprintln!("measuring at {rows} rows");
-        let append = appends(ground, 1, SINGLE_APPENDS).await?;
-        let resume = resumes(ground).await?;
-        let append_batch = appends(ground, BATCH, BATCH_APPENDS).await?;
+        // A line each; the same names at both lengths.
+        let medians = vec![
+            (["append_1_large_p50_ms", "append_1_small_p50_ms"], appends(ground, 1, SINGLE_APPENDS).await?),
+            (["resume_100_large_p50_ms", "resume_100_small_p50_ms"], resumes(ground).await?),
+            (["newest_page_large_p50_ms", "newest_page_small_p50_ms"], probes::newest_pages(ground, MIXTURE).await?),
+            (["head_large_p50_ms", "head_small_p50_ms"], probes::heads(ground).await?),
+            (["place_large_p50_ms", "place_small_p50_ms"], probes::places(ground, MIXTURE).await?),
+            (["retention_look_large_p50_ms", "retention_look_small_p50_ms"], probes::retention_looks(ground).await?),
+            (["device_step_large_p50_ms", "device_step_small_p50_ms"], probes::device_steps(ground).await?),
+            (["append_100_large_p50_ms", "append_100_small_p50_ms"], appends(ground, BATCH, BATCH_APPENDS).await?),
+        ];
         let filled_per_s = missing as f64 / time.as_secs_f64();
-        Ok(Costs { append, append_batch, resume, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
+        Ok(Costs { medians, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
     }
 }
 
 /// The median time of an append of so many rows.
 async fn appends(ground: &Ground, batch: usize, count: usize) -> Result<f64, Failure> {
     let mut connection = ground.database().connect("bench").await?;
-    let shape = Shape { batch, size: SIZE, users: MIXTURE.users, keyed: false };
+    let shape = Shape { batch, size: SIZE, users: MIXTURE.users, keyed: true };
     Ok(append_times(&mut connection, shape, count).await?.percentile_ms(50.0))
 }
 

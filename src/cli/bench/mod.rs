@@ -8,6 +8,7 @@
 //! away afterwards. On a given hub or database the rows stay, because nothing takes rows out of a log; hence the
 //! question for [`ground::Allowed`].
 
+mod batches;
 mod ceilings;
 mod clocks;
 mod fanout;
@@ -15,9 +16,11 @@ mod fill;
 mod ground;
 mod growth;
 mod hub_process;
+mod outbox;
 mod plain_fanout;
 mod post;
 mod post_client;
+mod probes;
 mod publish;
 mod report;
 mod resume;
@@ -56,6 +59,8 @@ enum What {
     Publish(publish::Publish),
     /// One post to thousands of sockets, and the memory of an idle one
     Fanout(fanout::Fanout),
+    /// What recado.notify costs a caller's own transaction, and how soon it is on a socket
+    Outbox(outbox::Outbox),
     /// Many clients come back at once
     Resume(resume::Resume),
     /// Fill the log of a given database (--database-url or --data-dir)
@@ -99,6 +104,7 @@ impl Bench {
         match &self.what {
             What::Publish(publish) => publish.sockets(),
             What::Fanout(fanout) => fanout.sockets(),
+            What::Outbox(outbox) => outbox.sockets(),
             What::Resume(resume) => resume.sockets(),
             What::Fill(_) | What::Growth(_) | What::PlainServer { .. } => 0,
         }
@@ -127,6 +133,7 @@ impl Bench {
         match &self.what {
             What::Publish(publish) => publish.run(ground).await,
             What::Fanout(fanout) => fanout.run(ground).await,
+            What::Outbox(outbox) => outbox.run(ground).await,
             What::Resume(resume) => resume.run(ground).await,
             What::Fill(fill) => fill.run(ground).await,
             What::Growth(growth) => growth.run(ground).await,

@@ -16,7 +16,7 @@ pub struct Post {
 }
 
 impl Post {
-    fn data(self) -> String {
+    pub fn data(self) -> String {
         // What the rest of a body takes.
         let filler = self.size.saturating_sub(150);
         format!("{{\"bench_n\":{},\"order_id\":\"{}\",\"filler\":\"{:x<filler$}\"}}", self.n, 1000 + self.n, "")

@@ -22,11 +22,15 @@ pub struct PostClient {
 
 impl PostClient {
     pub async fn connect(address: SocketAddr, token: &str) -> Result<Self, Failure> {
+        Self::connect_for(address, token, "/api/internal/notify").await
+    }
+
+    /// One that posts to this path.
+    pub async fn connect_for(address: SocketAddr, token: &str, path: &str) -> Result<Self, Failure> {
         let stream = TcpStream::connect(address).await.map_err(|error| broken(&error))?;
         stream.set_nodelay(true).map_err(|error| broken(&error))?;
-        let head = format!(
-            "POST /api/internal/notify HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
-        );
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n");
         Ok(Self { stream, head, out: Vec::with_capacity(2048), input: Vec::with_capacity(2048) })
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::batches::Batches;
 use super::ceilings::{Shape, Yardstick};
 use super::clocks::Clocks;
 use super::ground::{Ground, Hub};
@@ -47,6 +48,9 @@ pub struct Publish {
     /// Give each post an Idempotency-Key
     #[arg(long)]
     keyed: bool,
+    /// Post batches of so many instead of single notifications; no time to a socket is measured then
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    batch: u16,
 }
 
 /// What one round found.
@@ -74,11 +78,25 @@ impl Publish {
 
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
         let mut yardstick = Yardstick::make(ground).await?;
-        let outcome = self.measure(ground, &mut yardstick).await;
+        let outcome = match self.batches() {
+            Some(batches) => batches.measure(ground, &mut yardstick).await,
+            None => self.measure(ground, &mut yardstick).await,
+        };
         let dropped = yardstick.unmake().await;
         let report = outcome?;
         dropped?;
         Ok(report)
+    }
+
+    fn batches(&self) -> Option<Batches> {
+        (self.batch > 1).then_some(Batches {
+            connections: self.connections.into(),
+            batch: self.batch.into(),
+            size: self.size.into(),
+            keyed: self.keyed,
+            seconds: self.seconds,
+            rounds: self.rounds,
+        })
     }
 
     async fn measure(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Report, Failure> {

@@ -79,6 +79,8 @@ impl WsClient {
 /// The number that the bench wrote into a notification's data.
 pub fn mark(frame: &str) -> Option<usize> {
     let (_, rest) = frame.split_once("\"bench_n\":")?;
+    // jsonb puts a space there.
+    let rest = rest.trim_start();
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..digits].parse().ok()
 }

@@ -1,6 +1,6 @@
 //! What services post.
 
-use super::probe::{Answered, ask, request};
+use super::probe::{Answered, Wire, ask, request};
 use crate::support::{Client, Hub, TestDb, note, service_token, token};
 use recado::domain::Role;
 
@@ -220,4 +220,33 @@ async fn what_looks_dangerous_and_is_not_comes_out_as_it_went_in() {
     let got = client.expect_notification().await;
     assert_eq!(got.data, data);
     assert_eq!(got.title, "<b>'); DROP TABLE recado.log; --\r\n\u{1b}[2J");
+}
+
+/// A refusal that comes while the body is still being sent reaches whoever sends first and reads then: nothing of the
+/// body is left unread for so long that the connection is reset.
+#[tokio::test]
+async fn a_refusal_reaches_who_is_still_sending() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let (key, json) = (format!("Bearer {}", db.key()), "application/json");
+    let good = [("Authorization", key.as_str()), ("Content-Type", json)];
+    let stranger = [("Authorization", "Bearer rck_x"), ("Content-Type", json)];
+    for (what, path, headers, length, status) in [
+        ("too large for one", "/api/internal/notify", &good, 6 << 20, 413),
+        ("too large for a batch", "/api/internal/notify/batch", &good, 12 << 20, 413),
+        ("of a stranger", "/api/internal/notify/batch", &stranger, 7 << 20, 401),
+        ("to nowhere", "/nothing", &good, 5 << 20, 404),
+    ] {
+        let mut wire = Wire::to(&hub).await;
+        let bytes = request("POST", path, headers, &vec![b' '; length]);
+        let (first, rest) = bytes.split_at(100_000);
+        assert!(wire.send(first).await, "{what}");
+        // The hub has refused by now; what follows would meet a closed socket.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(wire.send(rest).await, "{what}: the hub hung up");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let answer = wire.answer().await.unwrap_or_else(|| panic!("{what}: the answer was lost"));
+        assert_eq!(answer.status, status, "{what}");
+    }
+    assert_eq!(db.head().await, 0);
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Ended, Hub, PATIENCE, token};
+use crate::support::{Ended, Hub, PATIENCE, matches_document, token};
 
 /// A TCP connection to a hub.
 pub struct Wire {
@@ -67,7 +67,12 @@ pub fn upgrade(target: &str) -> String {
 pub async fn ask(hub: &Hub, bytes: &[u8]) -> Answered {
     let mut wire = Wire::to(hub).await;
     wire.send(bytes).await;
-    wire.answer().await.unwrap_or_else(|| panic!("no answer to {}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)])))
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+    let answer = wire.answer().await.unwrap_or_else(|| panic!("no answer to {head}"));
+    if let [method, target, ..] = head.split(' ').collect::<Vec<_>>()[..] {
+        matches_document(method, target, answer.status, answer.header("content-type"), &answer.body);
+    }
+    answer
 }
 
 impl Wire {

@@ -157,6 +157,21 @@ impl TestDb {
         url.to_string()
     }
 
+    /// As another login of the cluster.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        let mut url = Url::parse(&self.url()).unwrap();
+        let others: Vec<(String, String)> =
+            url.query_pairs().into_owned().filter(|(name, _)| !["user", "password"].contains(&name.as_str())).collect();
+        let login = [("user", user), ("password", password)];
+        if url.has_host() && url.host_str().is_some_and(|host| !host.is_empty()) {
+            url.set_username(user).unwrap();
+            url.set_password(Some(password)).unwrap();
+            return url.to_string();
+        }
+        url.query_pairs_mut().clear().extend_pairs(others).extend_pairs(login);
+        url.to_string()
+    }
+
     pub async fn connect(&self) -> PgConnection {
         let options = PgConnectOptions::from_str(&self.url()).unwrap().application_name("test");
         options.disable_statement_logging().connect().await.expect("the test's own connection")

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::hub::token;
-use super::{Hub, PATIENCE};
+use super::{Hub, PATIENCE, matches_document};
 
 /// What a page opens, and its token.
 #[derive(Clone)]
@@ -82,8 +82,9 @@ impl Page {
         let response = self.send(hub).await;
         let status = response.status().as_u16();
         assert_ne!(status, 200, "{}", self.target());
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
-        let problem: Value = response.json().await.unwrap();
+        let body = response.text().await.unwrap();
+        matches_document("GET", &self.path, status, Some("application/problem+json"), &body);
+        let problem: Value = serde_json::from_str(&body).unwrap();
         (status, problem["code"].as_str().unwrap().to_owned())
     }
 }

@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
 use super::note::{Answer, Note, Receipt};
-use super::{PATIENCE, TestDb, eventually};
+use super::{PATIENCE, TestDb, eventually, matches_document};
 
 pub const SECRET: &str = "the-secret-of-the-test-suite-32-bytes";
 
@@ -168,9 +168,8 @@ impl Hub {
         }
         let begun = Instant::now();
         let response = request.send().await.expect("the hub answers");
-        let status = response.status().as_u16();
-        let body = response.json().await.expect("it answers in JSON");
-        Answer { status, body, took: begun.elapsed() }
+        let (status, body) = read("POST", path, response).await.expect("it answers whole");
+        Answer { status, body: serde_json::from_str(&body).expect("it answers in JSON"), took: begun.elapsed() }
     }
 
     /// The status and body of a GET, with or without a bearer.
@@ -180,7 +179,7 @@ impl Hub {
             request = request.bearer_auth(bearer);
         }
         let response = request.send().await?;
-        Ok((response.status().as_u16(), response.text().await?))
+        read("GET", path, response).await
     }
 
     pub async fn is_ready(&self) -> bool {
@@ -230,9 +229,17 @@ pub async fn post_to(client: &reqwest::Client, address: &str, bearer: &str, note
     }
     let begun = Instant::now();
     let response = request.send().await?;
+    let (status, body) = read("POST", "/api/internal/notify", response).await?;
+    Ok(Answer { status, body: serde_json::from_str(&body).expect("an answer in JSON"), took: begun.elapsed() })
+}
+
+/// Status and body of an answer, which must be what the hub's own document says of it.
+async fn read(method: &str, path: &str, response: reqwest::Response) -> Result<(u16, String), reqwest::Error> {
     let status = response.status().as_u16();
-    let body = response.json().await?;
-    Ok(Answer { status, body, took: begun.elapsed() })
+    let media = response.headers().get("content-type").map(|media| media.to_str().unwrap().to_owned());
+    let body = response.text().await?;
+    matches_document(method, path, status, media.as_deref(), &body);
+    Ok((status, body))
 }
 
 pub fn http_client() -> reqwest::Client {

@@ -99,6 +99,11 @@ impl Writers {
         self.diary.lock().unwrap().posted.len()
     }
 
+    /// The slowest answer since the last call.
+    pub fn take_slowest(&self) -> Duration {
+        std::mem::take(&mut self.diary.lock().unwrap().slowest)
+    }
+
     pub async fn until_count(&self, count: usize, limit: Duration) {
         eventually("so many receipts", limit, async || (self.count() >= count).then_some(())).await;
     }

@@ -1,21 +1,29 @@
 //! The words in which the tests are told.
 
+mod browser;
 mod client;
+mod contract;
 mod database;
 mod event_source;
 mod hub;
 mod load;
 mod note;
+mod plans;
 mod postgres;
+mod provider;
 mod proxy;
 
+pub use browser::Browser;
 pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use contract::{document, fits, matches_document};
 pub use database::TestDb;
 pub use event_source::Page;
-pub use hub::{Hub, SECRET, brief_token, run_to_the_end, service_token, token};
+pub use hub::{Hub, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
+pub use plans::{Listening, Plan, tell_plans};
 pub use postgres::DurableServer;
+pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};
 
 use std::time::Duration;

@@ -32,7 +32,7 @@ impl DurableServer {
         self.server = Some(tokio::task::spawn_blocking(start).await.unwrap().expect("a durable server"));
     }
 
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 

@@ -93,7 +93,7 @@ fn complete(index: &Index<'_>, name: &str, device: &Device<'_>, found: &mut Find
     } else {
         "the middle"
     };
-    let at = index.row(*first_missing).and_then(|row| index.wishes.get(row.title)?.oks.first().map(|ok| ok.2));
+    let at = index.row(*first_missing).and_then(|row| index.wishes.get(row.title)?.known());
     let shown = &missing[..missing.len().min(8)];
     let before = owed.iter().rev().find(|seq| *seq < first_missing).copied().unwrap_or(began);
     let what = format!(

@@ -21,7 +21,16 @@ pub struct Wish<'a> {
     pub fails: usize,
     /// Number, id, and when the answer was read.
     pub oks: Vec<(i64, &'a str, Nanos)>,
+    /// Committed by a SQL producer, under this id.
+    pub kept: Option<(&'a str, Nanos)>,
     pub first_invoked: Option<Nanos>,
+}
+
+impl Wish<'_> {
+    /// When it was first known to be in the log, or to come into it.
+    pub fn known(&self) -> Option<Nanos> {
+        self.oks.iter().map(|(_, _, t)| *t).chain(self.kept.map(|(_, t)| t)).min()
+    }
 }
 
 pub struct Device<'a> {
@@ -133,6 +142,7 @@ impl<'a> Index<'a> {
                 wish.first_invoked.get_or_insert(t);
             }
             Fact::PostOk { title, seq, id, .. } => self.wishes.entry(title).or_default().oks.push((*seq, id, t)),
+            Fact::PostKept { title, id, .. } => self.wishes.entry(title).or_default().kept = Some((id, t)),
             Fact::PostFail { title, .. } => self.wishes.entry(title).or_default().fails += 1,
             Fact::Device { device, user, account, slow } => {
                 let fresh = Device {

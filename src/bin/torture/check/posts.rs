@@ -46,17 +46,28 @@ fn once(index: &Index<'_>, found: &mut Findings<'_>) {
         }
     }
     for (title, wish) in &index.wishes {
-        if let Some((seq, id, t)) = wish.oks.first()
-            && !counts.contains_key(title)
-        {
+        if counts.contains_key(title) {
+            continue;
+        }
+        if let Some((seq, id, t)) = wish.oks.first() {
             let now = index.row(*seq).map_or_else(|| "nothing".to_owned(), |row| format!("{} ({})", row.title, row.id));
             found.add("C2", Some(*t), format!("{title} was answered with {seq} ({id}) and is lost; at {seq} stands {now}"));
+        }
+        if let Some((id, t)) = wish.kept {
+            found.add("C2", Some(t), format!("{title} ({id}) was committed by its producer and is lost"));
         }
     }
 }
 
 /// C3: number and id of every yes are the row's.
 fn answers(index: &Index<'_>, found: &mut Findings<'_>) {
+    for row in &index.rows {
+        if let Some((id, t)) = index.wishes.get(row.title).and_then(|wish| wish.kept)
+            && row.id != id
+        {
+            found.add("C3", Some(t), format!("{} was committed as {id}, and is {} ({})", row.title, row.seq, row.id));
+        }
+    }
     for (title, wish) in &index.wishes {
         for (seq, id, t) in &wish.oks {
             match index.row(*seq) {

@@ -222,6 +222,22 @@ fn c2_an_unknown_outcome_may_be_either() {
 }
 
 #[test]
+fn c2_what_a_producer_committed() {
+    let mut story = good();
+    story.wish("five", to("zoe")).note(Fact::PostKept { op: 0, title: "five".into(), id: "id-five".into() });
+    assert_eq!(story.broken(), ["C2"]);
+    story = story.without(|fact| matches!(fact, Fact::Log { .. }));
+    story.note(Fact::Row { seq: 5, id: "id-five".into(), title: "five".into(), hash: contents("five") });
+    assert_eq!(story.broken(), [""; 0]);
+    story = story.change(|fact| {
+        if let Fact::PostKept { id, .. } = fact {
+            *id = "another".into();
+        }
+    });
+    assert_eq!(story.broken(), ["C3"]);
+}
+
+#[test]
 fn c3_two_answers_with_two_numbers() {
     let mut story = good();
     story.ok("one", 2);

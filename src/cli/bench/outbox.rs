@@ -1,0 +1,263 @@
+//! `recado bench outbox`: what `recado.notify` costs a caller's own transaction, and how soon it is on a socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::clocks::Clocks;
+use super::ground::{Ground, Hub};
+use super::joined;
+use super::post::{Post, user};
+use super::post_client::PostClient;
+use super::report::{Report, Times, median};
+use super::ws_client::{WsClient, mark};
+use crate::cli::error::Failure;
+use crate::store::business::{self, Business};
+
+/// Clients of the business whose commits are counted.
+const CLIENTS: [u32; 2] = [8, 32];
+/// Connections that the paced part goes over.
+const PACED: u32 = 16;
+/// How long the last notifications may take to the listener.
+const LAST_LIMIT: Duration = Duration::from_secs(10);
+const LEAD: Duration = Duration::from_millis(100);
+
+/// Commits a second with and without recado.notify, and the time from COMMIT to socket beside that from POST to socket.
+#[derive(Debug, Clone, Args)]
+pub struct Outbox {
+    /// Length of each part
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How often all is measured; the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    rounds: u8,
+    /// Notifications a second while times are measured
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: u32,
+    /// Writing transactions that stay open in the second half of the parts
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=50))]
+    open: u32,
+}
+
+/// Commits a second of one number of clients.
+struct Rates {
+    clients: u32,
+    plain: f64,
+    notify: f64,
+    notify_beside_open: f64,
+}
+
+struct Round {
+    rates: Vec<Rates>,
+    sql: Times,
+    sql_beside_open: Times,
+    post: Times,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Sql,
+    Post,
+}
+
+impl Outbox {
+    /// Sockets of one process.
+    pub fn sockets(&self) -> usize {
+        (CLIENTS[1] + PACED + self.open) as usize
+    }
+
+    pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
+        let database = ground.owned_database();
+        business::make(&database, CLIENTS[1] + PACED + self.open).await?;
+        let outcome = self.measure(ground).await;
+        let dropped = business::unmake(&database).await;
+        let report = outcome?;
+        dropped?;
+        Ok(report)
+    }
+
+    async fn measure(&self, ground: &Ground) -> Result<Report, Failure> {
+        let hub = ground.hub().await?;
+        let mut rounds = Vec::new();
+        for round in 1..=self.rounds {
+            eprintln!("round {round} of {}", self.rounds);
+            rounds.push(self.round(ground, &hub).await?);
+        }
+        hub.stop().await?;
+        Ok(self.report(&rounds))
+    }
+
+    async fn round(&self, ground: &Ground, hub: &Hub) -> Result<Round, Failure> {
+        let post = self.paced(ground, hub, Way::Post).await?;
+        let sql = self.paced(ground, hub, Way::Sql).await?;
+        let mut rates = Vec::new();
+        for clients in CLIENTS {
+            let plain = self.commits_per_s(ground, clients, false).await?;
+            let notify = self.commits_per_s(ground, clients, true).await?;
+            rates.push(Rates { clients, plain, notify, notify_beside_open: 0.0 });
+        }
+        let open = self.leave_open(ground).await?;
+        let sql_beside_open = self.paced(ground, hub, Way::Sql).await?;
+        for rates in &mut rates {
+            rates.notify_beside_open = self.commits_per_s(ground, rates.clients, true).await?;
+            eprintln!(
+                "  {} clients: {:.0} commits/s, {:.0} with recado.notify, {:.0} beside {} open transactions",
+                rates.clients, rates.plain, rates.notify, rates.notify_beside_open, self.open
+            );
+        }
+        for mut open in open {
+            open.commit().await?;
+        }
+        let [by_sql, by_post] = [&sql, &post].map(|times| times.percentile_ms(50.0));
+        eprintln!("  COMMIT to socket at {} a second: {by_sql:.2} ms; POST to socket: {by_post:.2} ms", self.rate);
+        Ok(Round { rates, sql, sql_beside_open, post })
+    }
+
+    /// Transactions that have written and notified, and do not end.
+    async fn leave_open(&self, ground: &Ground) -> Result<Vec<Business>, Failure> {
+        let mut open = Vec::new();
+        for n in 0..self.open {
+            let mut one = Business::connect(&ground.owned_database(), CLIENTS[1] + PACED + n).await?;
+            one.begin(Some(("bench-open", "{}"))).await?;
+            open.push(one);
+        }
+        Ok(open)
+    }
+
+    async fn commits_per_s(&self, ground: &Ground, clients: u32, notify: bool) -> Result<f64, Failure> {
+        let mut working = JoinSet::new();
+        let mut ready = Vec::new();
+        for client in 0..clients {
+            let mut business = Business::connect(&ground.owned_database(), client).await?;
+            // A program's connections are warm: the first call reads the function and plans.
+            business.begin(notify.then_some(("bench-rate", "{}"))).await?;
+            business.commit().await?;
+            ready.push(business);
+        }
+        let start = Instant::now();
+        let end = start + Duration::from_secs(self.seconds);
+        for (n, mut business) in ready.into_iter().enumerate() {
+            working.spawn(async move {
+                let data = Post { n, size: 300 }.data();
+                let mut count = 0_u64;
+                while Instant::now() < end {
+                    business.begin(notify.then_some(("bench-rate", data.as_str()))).await?;
+                    business.commit().await?;
+                    count += 1;
+                }
+                Ok(count)
+            });
+        }
+        let count: u64 = joined(working).await?.into_iter().sum();
+        Ok(count as f64 / start.elapsed().as_secs_f64())
+    }
+
+    /// Notifies at an even rate one user who listens; the time counts from just before COMMIT, or POST, is sent.
+    async fn paced(&self, ground: &Ground, hub: &Hub, way: Way) -> Result<Times, Failure> {
+        let total = usize::try_from(u64::from(self.rate) * self.seconds).unwrap_or(usize::MAX);
+        let clocks = Arc::new(Clocks::new(total, 1));
+        let listener = user(0)?;
+        let (mut socket, _) = WsClient::connect(hub.address, &ground.user_token(&listener)?, "client_id=bench&since=live").await?;
+        socket.until_caught_up().await?;
+        let listening = Arc::clone(&clocks);
+        let mut listeners = JoinSet::new();
+        listeners.spawn(async move {
+            loop {
+                if let Some(n) = mark(&socket.text().await?)
+                    && listening.arrived(n, 0) == total
+                {
+                    return Ok(());
+                }
+            }
+        });
+        match way {
+            Way::Sql => self.by_sql(ground, &clocks, total).await?,
+            Way::Post => self.by_post(ground, hub, &clocks, total).await?,
+        }
+        if let Ok(Err(failure)) = tokio::time::timeout(LAST_LIMIT, joined::<()>(listeners)).await {
+            return Err(failure);
+        }
+        let times = clocks.times();
+        if times.len() < total {
+            return Err(Failure::other(format!("{} of {total} notifications did not come in time", total - times.len())));
+        }
+        Ok(times)
+    }
+
+    async fn by_sql(&self, ground: &Ground, clocks: &Arc<Clocks>, total: usize) -> Result<(), Failure> {
+        let mut clients = Vec::new();
+        for n in 0..PACED {
+            clients.push(Business::connect(&ground.owned_database(), CLIENTS[1] + n).await?);
+        }
+        let (begin, between) = (Instant::now() + LEAD, Duration::from_secs(1) / self.rate);
+        let mut working = JoinSet::new();
+        for (first, mut business) in clients.into_iter().enumerate() {
+            let clocks = Arc::clone(clocks);
+            working.spawn(async move {
+                for n in (first..total).step_by(PACED as usize) {
+                    tokio::time::sleep_until(begin + between * u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    business.begin(Some(("bench-0", &Post { n, size: 300 }.data()))).await?;
+                    clocks.starts(n);
+                    business.commit().await?;
+                }
+                Ok(())
+            });
+        }
+        joined::<()>(working).await?;
+        Ok(())
+    }
+
+    async fn by_post(&self, ground: &Ground, hub: &Hub, clocks: &Arc<Clocks>, total: usize) -> Result<(), Failure> {
+        let token = ground.service_token()?;
+        let mut clients = Vec::new();
+        for _ in 0..PACED {
+            clients.push(PostClient::connect(hub.address, &token).await?);
+        }
+        let (begin, between) = (Instant::now() + LEAD, Duration::from_secs(1) / self.rate);
+        let mut working = JoinSet::new();
+        for (first, mut client) in clients.into_iter().enumerate() {
+            let clocks = Arc::clone(clocks);
+            working.spawn(async move {
+                for n in (first..total).step_by(PACED as usize) {
+                    let body = Post { n, size: 300 }.body("\"user_id\":\"bench-0\"");
+                    tokio::time::sleep_until(begin + between * u32::try_from(n).unwrap_or(u32::MAX)).await;
+                    clocks.starts(n);
+                    client.post(&body, None).await?;
+                }
+                Ok(())
+            });
+        }
+        joined::<()>(working).await?;
+        Ok(())
+    }
+
+    fn report(&self, rounds: &[Round]) -> Report {
+        let mut report = Report::new("outbox");
+        report.setting("seconds", self.seconds);
+        report.setting("rate", self.rate);
+        report.setting("open", self.open);
+        let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+        for (name, beside, at) in
+            [("commit_to_socket_p50_ms", "post_to_socket_p50_ms", 50.0), ("commit_to_socket_p99_ms", "post_to_socket_p99_ms", 99.0)]
+        {
+            report.figure(name, of(&|r| r.sql.percentile_ms(at)), "ms").beside(beside, of(&|r| r.post.percentile_ms(at)));
+        }
+        for (name, at) in [("commit_to_socket_beside_open_p50_ms", 50.0), ("commit_to_socket_beside_open_p99_ms", 99.0)] {
+            let alone = of(&|r| r.sql.percentile_ms(at));
+            report.figure(name, of(&|r| r.sql_beside_open.percentile_ms(at)), "ms").beside("without them", alone);
+        }
+        for (at, with, beside_open) in
+            [(0, "commits_per_s_8_clients", "beside_open_8_clients"), (1, "commits_per_s_32_clients", "beside_open_32_clients")]
+        {
+            let plain = of(&|r| r.rates[at].plain);
+            report.figure(with, of(&|r| r.rates[at].notify), "1/s").beside("without recado.notify", plain);
+            report.figure(beside_open, of(&|r| r.rates[at].notify_beside_open), "1/s").beside("without recado.notify", plain);
+        }
+        report.note(format!("medians of {} rounds; the hub moves and delivers on the same machine meanwhile", self.rounds));
+        report.note("a transaction is BEGIN, one UPDATE, COMMIT, each a round trip; recado.notify is one more");
+        report
+    }
+}

@@ -1,0 +1,128 @@
+//! Reading the whole log in pages, for those who take it elsewhere.
+//!
+//! Every page is a statement of its own, over a window of numbers: whatever is asked for, it reads so many rows and no
+//! more, and between two pages no transaction is open. Numbers are dense and in commit order, so everything up to the
+//! head is there and stays as it is: a page below it misses nothing.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreError;
+use super::database::{ASK_LIMIT, limited};
+use crate::domain::{LogId, NotificationId, Seq};
+
+/// Numbers of one window. Twice as many take twice as long, and a page may end by its bytes after the first of them.
+const WINDOW: i64 = 2_000;
+/// A page ends before the row with which title, message and data would exceed this many bytes; one row always fits.
+const PAGE_BYTES: i64 = 1 << 20;
+
+/// What is taken; what is not given does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
+    /// Empty: all.
+    pub types: Vec<String>,
+}
+
+/// A notification as it lies in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    pub seq: i64,
+    pub id: Uuid,
+    pub created_at: DateTime<Utc>,
+    pub kind: String,
+    pub title: String,
+    pub message: String,
+    pub data: Option<String>,
+    pub address: String,
+    pub user_id: Option<String>,
+    pub account_id: Option<String>,
+    pub user_ids: Option<Vec<String>>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub replay: bool,
+    pub source: String,
+}
+
+/// A part of the log.
+#[derive(Debug)]
+pub struct Page {
+    pub records: Vec<Record>,
+    /// All that is wanted up to here is on this page or before it.
+    pub through: Seq,
+    /// The history that it was read from.
+    pub log_id: LogId,
+    /// The highest number that retention had dropped. Above the page's start: rows are lost.
+    pub floor: Seq,
+}
+
+/// What is wanted above `after` and up to `upto`, a page of it. `data` is unpacked after the cut: before it would be the
+/// whole window's.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn page(connection: &mut PgConnection, wanted: &Wanted, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+    let end = Seq::from_db(upto.get().min(after.get() + WINDOW));
+    let rows = sqlx::query!(
+        r#"SELECT m.log_id, m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!",
+                  r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
+                  r.message AS "message?", r.data::text AS "data?", r.topic AS "address?", r.user_id AS "user_id?",
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?", r.expires_at AS "expires_at?",
+                  r.replay AS "replay?", r.source AS "source?"
+             FROM recado.meta m
+             LEFT JOIN LATERAL (
+                   SELECT l.*, count(*) OVER () AS rows_found, sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
+                     FROM recado.log l
+                    WHERE l.seq > $1 AND l.seq <= $2
+                      AND ($3::timestamptz IS NULL OR l.created_at >= $3)
+                      AND ($4::timestamptz IS NULL OR l.created_at < $4)
+                      AND ($5::text[] = '{}' OR l.type = ANY ($5))) r
+               ON r.bytes_before < $6
+            ORDER BY r.seq"#,
+        after.get(),
+        end.get(),
+        wanted.since,
+        wanted.until,
+        &wanted.types,
+        PAGE_BYTES,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT * 3, rows).await?;
+    let Some(first) = rows.first() else { return Err(StoreError::Broken(sqlx::Error::RowNotFound)) };
+    let (log_id, floor, found) = (LogId(first.log_id), Seq::from_db(first.floor_seq), first.rows_found);
+    let records: Vec<Record> = rows
+        .into_iter()
+        .filter_map(|r| {
+            Some(Record {
+                seq: r.seq?,
+                id: r.id?,
+                created_at: r.created_at?,
+                kind: r.kind?,
+                title: r.title?,
+                message: r.message?,
+                data: r.data,
+                address: r.address?,
+                user_id: r.user_id,
+                account_id: r.account_id,
+                user_ids: r.user_ids,
+                expires_at: r.expires_at,
+                replay: r.replay?,
+                source: r.source?,
+            })
+        })
+        .collect();
+    // One that was cut by size says nothing about what lies after its last row.
+    let is_whole = i64::try_from(records.len()).is_ok_and(|read| read == found);
+    let through = records.last().filter(|_| !is_whole).map_or(end, |last| Seq::from_db(last.seq));
+    Ok(Page { records, through, log_id, floor })
+}
+
+/// The id of the notification with this number, if it is (still) there.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn id_at(connection: &mut PgConnection, seq: Seq) -> Result<Option<NotificationId>, StoreError> {
+    let id = sqlx::query_scalar!("SELECT id FROM recado.log WHERE seq = $1", seq.get()).fetch_optional(connection);
+    Ok(limited(ASK_LIMIT, id).await?.map(NotificationId))
+}

@@ -1,0 +1,220 @@
+//! Opening a connection to a provider. A name is resolved once, every address that it has is checked, and the address
+//! that was checked is the one that is dialled: a name that changes in between (DNS rebinding) changes nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::{error::Elapsed, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, http};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
+
+use super::addresses::may_be_dialled;
+use super::hosts::Target;
+use super::provider::{Header, Provider};
+use super::retry_after;
+use super::secret::Secret;
+use super::template::Filling;
+use crate::domain::UserId;
+
+/// Time for one address, so that a dead one leaves time for the next within the deadline of the whole.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(4);
+/// Most addresses that are tried.
+const ADDRESSES: usize = 4;
+/// What may wait to be written on one socket, in bytes. Full: the writer waits, under its own deadline.
+const WRITE_BUFFER: usize = 128 * 1024;
+
+/// The stream that carries a sign-in or a socket.
+pub type Stream = MaybeTlsStream<TcpStream>;
+/// A session's socket, open.
+pub type Socket = WebSocketStream<Stream>;
+
+/// Finds the addresses of a name.
+pub trait Names: Send + Sync {
+    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
+}
+
+/// The machine's own resolver.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemNames;
+
+impl Names for SystemNames {
+    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }.boxed()
+    }
+}
+
+/// Why there is no socket: what the session can do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DialError {
+    /// The file does not allow it; nothing was sent.
+    Forbidden(String),
+    /// The provider does not know this session id any more: sign in anew.
+    Expired,
+    /// Another try may do, after this time where the provider said one.
+    TryLater { after: Option<Duration>, why: String },
+}
+
+impl DialError {
+    pub(super) fn later(why: impl Into<String>) -> Self {
+        Self::TryLater { after: None, why: why.into() }
+    }
+}
+
+/// Opens connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Dialer {
+    names: Arc<dyn Names>,
+    tls: TlsConnector,
+}
+
+impl Dialer {
+    /// With the machine's resolver and its certificate authorities. Reads files: make one at start.
+    ///
+    /// # Errors
+    /// When the crypto library knows no usual version of TLS.
+    pub fn new() -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        found.errors.iter().for_each(|error| tracing::warn!(%error, "a certificate authority of this machine cannot be read"));
+        roots.add_parsable_certificates(found.certs);
+        Self::with(Arc::new(SystemNames), roots)
+    }
+
+    /// # Errors
+    /// When the crypto library knows no usual version of TLS.
+    pub fn with(names: Arc<dyn Names>, roots: RootCertStore) -> Result<Self, rustls::Error> {
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(crypto).with_safe_default_protocol_versions()?;
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// The socket of a session.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn socket(&self, provider: &Provider, user: &UserId, session: &Secret) -> Result<Socket, DialError> {
+        let rules = &provider.socket;
+        let values = Filling { user: Some(user), session: Some(session), timestamp_ms: super::now_ms(), ..Filling::default() };
+        let target = rules.url.fill(&provider.hosts, &values).map_err(|forbidden| DialError::Forbidden(forbidden.0))?;
+        let request = handshake(provider, &target, &values)?;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(rules.max_message))
+            .max_frame_size(Some(rules.max_message))
+            .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER);
+        let open = async {
+            let stream = self.stream(&target, provider.hosts.insecure).await?;
+            let opened = client_async_with_config(request, stream, Some(config)).await;
+            opened.map(|(socket, _)| socket).map_err(|error| refused(&error, &rules.expired_statuses))
+        };
+        timeout(rules.connect_deadline, open)
+            .await
+            .unwrap_or_else(|_| Err(DialError::later(format!("the provider's socket did not open within {:?}", rules.connect_deadline))))
+    }
+
+    /// A connection to an address of the target that was checked, with TLS where the target says so.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub(super) async fn stream(&self, target: &Target, insecure: bool) -> Result<Stream, DialError> {
+        let found = self.names.addresses(&target.host, target.port).await;
+        let addresses = found.map_err(|error| DialError::later(format!("the name {} cannot be resolved: {error}", target.host)))?;
+        // One inner address among public ones is no accident either.
+        if let Some(inner) = addresses.iter().find(|address| !may_be_dialled(address.ip(), insecure)) {
+            return Err(DialError::Forbidden(format!("{} leads to {}, which may not be dialled", target.host, inner.ip())));
+        }
+        let mut failed = format!("the name {} has no address", target.host);
+        for address in addresses.into_iter().take(ADDRESSES) {
+            match connect(address).await {
+                Ok(stream) => return self.secured(target, stream).await,
+                Err(error) => failed = format!("{} cannot be reached: {error}", target.host),
+            }
+        }
+        Err(DialError::later(failed))
+    }
+
+    async fn secured(&self, target: &Target, stream: TcpStream) -> Result<Stream, DialError> {
+        if !target.secure {
+            return Ok(MaybeTlsStream::Plain(stream));
+        }
+        let name = ServerName::try_from(target.host.clone()).map_err(|error| DialError::Forbidden(format!("{}: {error}", target.host)))?;
+        let secured = self.tls.connect(name, stream).await;
+        secured.map(MaybeTlsStream::Rustls).map_err(|error| DialError::later(format!("TLS with {}: {error}", target.host)))
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let late = |_: Elapsed| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+    let stream = timeout(ADDRESS_DEADLINE, TcpStream::connect(address)).await.map_err(late)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn handshake(provider: &Provider, target: &Target, values: &Filling<'_>) -> Result<Request, DialError> {
+    let unfit = |_| DialError::Forbidden("the socket's URL cannot be asked for".to_owned());
+    let mut request = target.url.as_str().into_client_request().map_err(unfit)?;
+    for (name, value) in filled(&provider.socket.headers, values).map_err(DialError::Forbidden)? {
+        request.headers_mut().append(name, value);
+    }
+    if let Some(subprotocol) = &provider.socket.subprotocol {
+        let value =
+            HeaderValue::from_str(subprotocol).map_err(|_| DialError::Forbidden("the subprotocol is no header value".to_owned()))?;
+        request.headers_mut().insert(http::header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
+    Ok(request)
+}
+
+/// Headers with their values.
+///
+/// # Errors
+/// When a value holds what no header may, such as a line break.
+pub(super) fn filled(headers: &[Header], values: &Filling<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let fill = |header: &Header| {
+        let value = HeaderValue::from_str(&header.value.fill(values));
+        let mut value = value.map_err(|_| format!("what is filled into the header {} cannot stand there", header.name))?;
+        value.set_sensitive(true);
+        Ok((header.name.clone(), value))
+    };
+    headers.iter().map(fill).collect()
+}
+
+/// What a failed handshake means. The library's own text may hold what the provider wrote, so it is not passed on.
+fn refused(error: &tungstenite::Error, expired: &[u16]) -> DialError {
+    let tungstenite::Error::Http(response) = error else {
+        return DialError::later(format!("the provider's handshake is broken: {}", kind(error)));
+    };
+    let status = response.status().as_u16();
+    if expired.contains(&status) {
+        return DialError::Expired;
+    }
+    let after = response.headers().get(RETRY_AFTER).and_then(retry_after);
+    DialError::TryLater { after, why: format!("the provider refused the socket with {status}") }
+}
+
+/// A library error in words of ours.
+pub fn kind(error: &tungstenite::Error) -> &'static str {
+    use tungstenite::Error;
+    match error {
+        Error::ConnectionClosed | Error::AlreadyClosed => "the connection was closed",
+        Error::Io(_) => "the connection broke",
+        Error::Tls(_) => "TLS failed",
+        Error::Capacity(_) => "a message is too big",
+        Error::Protocol(_) | Error::AttackAttempt => "it does not speak WebSocket",
+        Error::WriteBufferFull(_) => "it takes nothing",
+        Error::Utf8(_) => "a text is not UTF-8",
+        Error::Url(_) | Error::HttpFormat(_) | Error::Http(_) => "it was not accepted",
+    }
+}

@@ -1,0 +1,205 @@
+//! Signing a user in at a provider: one HTTP request, one JSON answer, all of it bounded in time, size and depth.
+//!
+//! The request goes over a connection of our own making ([`Dialer`]), so there are no redirects to follow, no proxy of
+//! the environment, no cookies and no compression.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::dial::{DialError, Dialer, filled};
+use super::hosts::Target;
+use super::provider::{Provider, SignIn};
+use super::retry_after;
+use super::secret::Secret;
+use super::template::Filling;
+use crate::domain::UserId;
+use crate::wire::json;
+
+/// Longest answer that is read, in bytes. A session id takes a few hundred.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Longest session id, in bytes: it goes into a URL, and servers take about 8 KiB of that.
+const MAX_SESSION: usize = 4096;
+/// How much of the provider's own words on a failure is passed on, in characters.
+const MAX_REASON: usize = 200;
+
+/// How a sign-in ended: what the session does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    SignedIn {
+        session: Secret,
+    },
+    /// This user is refused; asking again would not help. `reason` is for the user.
+    RefusedForGood {
+        reason: String,
+    },
+    /// Another try may do, after this time where the provider said one. `why` holds nothing of the answer.
+    TryLater {
+        after: Option<Duration>,
+        why: String,
+    },
+}
+
+impl Outcome {
+    fn later(why: impl Into<String>) -> Self {
+        Self::TryLater { after: None, why: why.into() }
+    }
+}
+
+impl From<DialError> for Outcome {
+    fn from(error: DialError) -> Self {
+        match error {
+            // An address may be put right at the provider's; the user is not to blame for it.
+            DialError::Forbidden(why) => Self::later(why),
+            DialError::Expired => Self::later("the provider closed the connection"),
+            DialError::TryLater { after, why } => Self::TryLater { after, why },
+        }
+    }
+}
+
+/// Asks the provider for a session of this user.
+pub async fn sign_in(dialer: &Dialer, provider: &Provider, user: &UserId) -> Outcome {
+    let rules = &provider.sign_in;
+    let values = Filling { user: Some(user), timestamp_ms: super::now_ms(), ..Filling::default() };
+    let target = match rules.url.fill(&provider.hosts, &values) {
+        Ok(target) => target,
+        Err(forbidden) => return Outcome::RefusedForGood { reason: forbidden.0 },
+    };
+    let request = match request(rules, &target, &values) {
+        Ok(request) => request,
+        Err(why) => return Outcome::later(why),
+    };
+    let asked = timeout(rules.deadline, ask(dialer, provider, &target, request)).await;
+    asked.unwrap_or_else(|_| Outcome::later(format!("the sign-in was not answered within {:?}", rules.deadline)))
+}
+
+fn request(rules: &SignIn, target: &Target, values: &Filling<'_>) -> Result<Request<Full<Bytes>>, String> {
+    let body = rules.body.as_ref().map(|body| Bytes::from(body.fill(values)));
+    let mut headers = HeaderMap::new();
+    let host = HeaderValue::from_str(&target.authority()).map_err(|_| "the host is no header value".to_owned())?;
+    headers.insert(HOST, host);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("recado/", env!("CARGO_PKG_VERSION"))));
+    if body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    for (name, value) in filled(&rules.headers, values)? {
+        headers.insert(name, value);
+    }
+    let mut request = Request::new(Full::new(body.unwrap_or_default()));
+    *request.method_mut() = rules.method.clone();
+    *request.uri_mut() = target.path().parse().map_err(|_| "the sign-in's URL cannot be asked for".to_owned())?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+async fn ask(dialer: &Dialer, provider: &Provider, target: &Target, request: Request<Full<Bytes>>) -> Outcome {
+    let stream = match dialer.stream(target, provider.hosts.insecure).await {
+        Ok(stream) => stream,
+        Err(error) => return error.into(),
+    };
+    let begun = http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(TokioIo::new(stream)).await;
+    let Ok((mut sender, connection)) = begun else { return Outcome::later("the connection broke") };
+    let exchange = async {
+        match sender.send_request(request).await {
+            Ok(response) => read(provider, response).await,
+            Err(_) => Outcome::later("the connection broke, or the answer is not HTTP"),
+        }
+    };
+    tokio::pin!(exchange, connection);
+    let mut closed = false;
+    loop {
+        tokio::select! {
+            outcome = &mut exchange => return outcome,
+            // The last bytes may still be on their way to us.
+            _ = &mut connection, if !closed => closed = true,
+        }
+    }
+}
+
+async fn read(provider: &Provider, response: Response<Incoming>) -> Outcome {
+    let status = response.status();
+    let after = response.headers().get(RETRY_AFTER).and_then(retry_after);
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return Outcome::TryLater { after, why: format!("the sign-in was answered with {}", status.as_u16()) };
+    }
+    if status.is_redirection() {
+        return Outcome::later(format!("the sign-in was answered with {}: redirects are not followed", status.as_u16()));
+    }
+    let value = body(response).await.and_then(|text| parse(&text));
+    if provider.sign_in.refused.contains(&status.as_u16()) {
+        return Outcome::RefusedForGood { reason: reason(provider, value.as_ref().ok()) };
+    }
+    if !status.is_success() {
+        return Outcome::TryLater { after, why: format!("the sign-in was answered with {}", status.as_u16()) };
+    }
+    match value {
+        Ok(value) => judge(provider, &value),
+        Err(why) => Outcome::later(why),
+    }
+}
+
+/// The body, as far as it may be long.
+async fn body(response: Response<Incoming>) -> Result<String, String> {
+    let too_long = || format!("the sign-in's answer is longer than {MAX_ANSWER} bytes");
+    let told: Option<usize> = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if told.is_some_and(|length| length > MAX_ANSWER) {
+        return Err(too_long());
+    }
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| "the sign-in's answer broke off".to_owned())?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > MAX_ANSWER {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(data);
+    }
+    String::from_utf8(bytes).map_err(|_| "the sign-in's answer is not UTF-8".to_owned())
+}
+
+/// Nothing of the answer stands in the error: it may hold a session id.
+fn parse(text: &str) -> Result<Value, String> {
+    let plain = || "the sign-in's answer is not JSON, or nested too deeply".to_owned();
+    json::check(text).map_err(|_| plain())?;
+    serde_json::from_str(text).map_err(|_| plain())
+}
+
+fn judge(provider: &Provider, value: &Value) -> Outcome {
+    let rules = &provider.sign_in;
+    if let Some(success) = &rules.success {
+        match success.find(value) {
+            Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) if rules.failure_is_final => {
+                return Outcome::RefusedForGood { reason: reason(provider, Some(value)) };
+            }
+            Some(Value::Bool(false)) => return Outcome::later(format!("{} is false in the sign-in's answer", success.as_str())),
+            _ => return Outcome::later(format!("{} is neither true nor false in the sign-in's answer", success.as_str())),
+        }
+    }
+    let session = match rules.session.find(value) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    if session.is_empty() || session.len() > MAX_SESSION || session.chars().any(char::is_control) {
+        return Outcome::later(format!("{} of the sign-in's answer is no session id", rules.session.as_str()));
+    }
+    Outcome::SignedIn { session: Secret::new(session) }
+}
+
+/// The provider's own words for the user, or ours.
+fn reason(provider: &Provider, value: Option<&Value>) -> String {
+    let found = provider.sign_in.error.as_ref().zip(value).and_then(|(error, value)| error.find(value)?.as_str());
+    let text: String = found.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+    if text.trim().is_empty() { provider.texts.refused.clone() } else { text }
+}

@@ -1,0 +1,143 @@
+//! Promise: `/openapi.json` is true. Every answer of the whole suite is held against it (`support/contract.rs`); here is
+//! the rest: the document itself, and that its examples work.
+
+use serde_json::Value;
+
+use super::support::*;
+
+/// Every operation: path, method, and what is said of it.
+fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
+    let paths = document()["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, methods)| {
+        methods.as_object().unwrap().iter().map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
+    })
+}
+
+/// What an operation asks for, or nothing.
+fn bearer(operation: &Value, db: &TestDb) -> Option<String> {
+    let first = operation["security"].as_array().expect("each operation says who may").first()?.as_object().unwrap();
+    Some(match first.keys().next()?.as_str() {
+        "serviceKey" => db.key(),
+        "adminKey" => db.admin_key(),
+        "userToken" => token("42", &["7"]),
+        other => panic!("a scheme of which the test knows nothing: {other}"),
+    })
+}
+
+fn resolved(value: &'static Value) -> &'static Value {
+    value["$ref"].as_str().map_or(value, |to| document().pointer(&to[1..]).unwrap_or_else(|| panic!("{to} leads nowhere")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hub_serves_the_document() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let (status, body) = hub.get("/openapi.json", None).await.unwrap();
+    assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()), (200, document()));
+    let client = http_client();
+    for (path, method, operation) in operations() {
+        let request = client.request(method.to_uppercase().parse().unwrap(), format!("http://{}{path}", hub.address));
+        let answer = request.send().await.unwrap();
+        // Whoever brings nothing is refused, or nothing was needed.
+        let status = answer.status().as_u16();
+        let open = operation["security"].as_array().unwrap().iter().all(|way| way == &serde_json::json!({}));
+        assert_eq!(status == 401, !open && path != "/ws" && path != "/", "{method} {path}: {status}");
+        let media = answer.headers().get("content-type").map(|media| media.to_str().unwrap().to_owned());
+        matches_document(method, path, status, media.as_deref(), &answer.text().await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_of_a_request_is_taken() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let client = http_client();
+    let mut sent = 0;
+    for (path, method, operation) in operations() {
+        let url = format!("http://{}{path}", hub.address);
+        let mut requests = Vec::new();
+        for (media, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+            for (name, example) in content["examples"].as_object().unwrap_or_else(|| panic!("{path} {media} has no examples")) {
+                let body = &example["value"];
+                fits_request(path, method, media, body);
+                let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+                requests.push((format!("{media} {name}"), client.post(&url).header("content-type", media).body(body)));
+            }
+        }
+        let examples = operation["parameters"].as_array().into_iter().flatten().map(resolved).filter(|p| !p["example"].is_null());
+        if method == "get" && path != "/ws" && path != "/" {
+            let query: Vec<(&str, String)> = examples
+                .map(|p| (p["name"].as_str().unwrap(), p["example"].as_str().map_or_else(|| p["example"].to_string(), str::to_owned)))
+                .collect();
+            let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            requests.push(("the query".to_owned(), client.get(format!("{url}?{}", query.join("&")))));
+        }
+        for (what, mut request) in requests {
+            if let Some(bearer) = bearer(operation, &db) {
+                request = request.bearer_auth(bearer);
+            }
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16();
+            let media = answer.headers()["content-type"].to_str().unwrap().to_owned();
+            assert!(matches!(status, 200 | 201), "{method} {path} {what}: {status} {}", answer.text().await.unwrap());
+            sent += 1;
+            if media == "text/event-stream" {
+                continue;
+            }
+            let body = answer.text().await.unwrap();
+            assert!(!(media.contains("ndjson") && body.contains("\"error\"")), "{path} {what}: {body}");
+            matches_document(method, path, status, Some(&media), &body);
+        }
+    }
+    assert!(sent > 15, "{sent} examples");
+    assert!(db.head().await >= 8, "what was posted is in the log");
+}
+
+fn fits_request(path: &str, method: &str, media: &str, body: &Value) {
+    let at = format!("/paths/{}/{method}/requestBody/content/{}/schema", path.replace('/', "~1"), media.replace('/', "~1"));
+    fits(&at, body).unwrap_or_else(|why| panic!("an example of {path} does not fit its own schema: {why}"));
+}
+
+#[test]
+fn every_example_of_an_answer_fits_its_schema() {
+    let mut seen = 0;
+    let mut look = |at: String, response: &Value| {
+        for (media, content) in response["content"].as_object().into_iter().flatten() {
+            if let Some(example) = content.get("example") {
+                fits(&format!("{at}/content/{}/schema", media.replace('/', "~1")), example).unwrap_or_else(|why| panic!("{at}: {why}"));
+                seen += 1;
+            }
+        }
+    };
+    for (name, response) in document()["components"]["responses"].as_object().unwrap() {
+        look(format!("/components/responses/{name}"), response);
+    }
+    for (path, method, operation) in operations() {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            look(format!("/paths/{}/{method}/responses/{status}", path.replace('/', "~1")), response);
+        }
+    }
+    assert!(seen > 20, "{seen} examples");
+}
+
+/// What the check itself must notice: another status, another type, a field more, a field less, a wrong form.
+#[test]
+fn an_answer_that_is_not_documented_is_noticed() {
+    let good = r#"{"acked":7}"#;
+    let noticed = |method: &str, path: &str, status: u16, media: &str, body: &str| {
+        std::panic::catch_unwind(|| matches_document(method, path, status, Some(media), body)).is_err()
+    };
+    let ack = "/api/notifications/ack?x=1";
+    assert!(!noticed("POST", ack, 200, "application/json", good));
+    for (status, media, body) in [
+        (202, "application/json", good),
+        (200, "text/plain", good),
+        (200, "application/json", r#"{"acked":7,"more":1}"#),
+        (200, "application/json", "{}"),
+        (200, "application/json", r#"{"acked":"7"}"#),
+        (401, "application/problem+json", good),
+    ] {
+        assert!(noticed("POST", ack, status, media, body), "{status} {media} {body}");
+    }
+    assert!(noticed("GET", "/nothing", 200, "application/json", "{}"));
+}

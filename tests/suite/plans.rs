@@ -1,0 +1,196 @@
+//! What the store asks costs the same in a log that is ten times as long: the same pages are looked at, by the same indexes.
+//!
+//! The statements are those that the store sends, told by the server as it executed them; nothing is copied here. Pages are
+//! counted, not seconds, so that a busy machine changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use recado::domain::{Audience, BodyHash, ClientId, IdempotencyKey, InstanceId, NewNotification, NotificationId, Principal, Seq, UserId};
+use recado::store::append::{self, Conflict};
+use recado::store::cursors::{self, Ack, Place};
+use recado::store::idle::{self, Stand};
+use recado::store::seen::SeenEnd;
+use recado::store::{Database, read, retention};
+
+use super::support::*;
+
+/// How many partitions a log has rows in, whatever its length. Asking backwards for what is rare looks into each partition
+/// once, some pages in millions of rows; that is not what is measured here.
+const PARTITIONS: i64 = 4;
+/// Users of the log; each has a row in fifty, and is on a list in each fifty-first.
+const USERS: i64 = 50;
+
+/// What a question did, inner statements first.
+type Plans = BTreeMap<&'static str, Vec<Plan>>;
+
+fn user(n: i64) -> UserId {
+    UserId::parse(&format!("u{}", n % USERS)).unwrap()
+}
+
+/// A log of so many rows, each with a key, a list of three in ten; a device for each five rows, stored in the order of its key.
+async fn filled(rows: i64) -> TestDb {
+    let db = TestDb::new().await;
+    let partition = rows / PARTITIONS;
+    db.with_partitions(&format!("UPDATE recado.meta SET partition_rows = {partition}; SELECT recado.ensure_partitions();")).await;
+    for first in (1..=rows).step_by(2500) {
+        db.run(&format!(
+            "SELECT recado.ensure_partitions();
+             SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg('t'::text), array_agg('title'::text), array_agg('m'::text),
+                    array_agg(NULL::text), array_agg(CASE n % 10 WHEN 0 THEN 'l' ELSE 'u/u' || n % {USERS} END),
+                    array_agg(CASE n % 10 WHEN 0 THEN NULL ELSE 'u' || n % {USERS} END), array_agg(NULL::text),
+                    array_agg(CASE n % 10 WHEN 0 THEN format('{{u%s,u%s,u%s}}', n % {USERS}, n / 10 % {USERS}, n / 7 % {USERS}) END),
+                    array_agg(NULL::integer), array_agg(true), array_agg('test'::text), array_agg(md5(n::text)::uuid), array_agg(0::bigint))
+               FROM generate_series({first}, {}) n",
+            first + 2499
+        ))
+        .await;
+    }
+    db.run(&format!(
+        "INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq, acked_at, seen_at)
+         SELECT 'u' || n % {USERS}, 'd' || n / {USERS}, log_id, n, t.at, t.at
+           FROM recado.meta, generate_series(0, {} - 1) n,
+                LATERAL (SELECT now() - CASE WHEN n / {USERS} % 20 = 7 THEN interval '30 days' ELSE interval '0' END) AS t (at)
+          ORDER BY 1, 2",
+        rows / 5
+    ))
+    .await;
+    // The partitions ahead are known to be empty then, and a plan may be made for that which is wrong when they fill.
+    db.run("VACUUM ANALYZE").await;
+    db
+}
+
+/// Asks each question twice and keeps what the second asking did: the first one fills the caches of its connection.
+async fn ask_all(db: &TestDb) -> Plans {
+    tell_plans(db).await;
+    let listening = Listening::start();
+    let database = Database::parse(&db.url(), None).unwrap();
+    let mut connection = database.connect("test").await.unwrap();
+    let reader = database.reader("test", 1);
+    let state = read::state(&mut connection).await.unwrap();
+    let (log_id, head) = (state.log_id, state.head);
+    let who = Principal { user: user(7), accounts: Vec::new() };
+    let client = ClientId::parse("d3").unwrap();
+    let start = Place { log_id, acked: head };
+    let mut plans = Plans::new();
+    for round in 0..2 {
+        listening.take();
+        let mut told = |name| {
+            let found = listening.take();
+            assert!(!found.is_empty(), "{name}: the server told no plan");
+            plans.insert(name, found);
+        };
+        read::state(&mut connection).await.unwrap();
+        told("state");
+        read::tail(&mut connection, Seq::from_db(head.get() - 20)).await.unwrap();
+        told("tail");
+        let page = read::page(&reader, &who, Seq::from_db(head.get() - 3000), head).await.unwrap();
+        assert!(page.notifications.len() > 50, "{}", page.notifications.len());
+        told("page");
+        assert_eq!(read::page_before(&reader, &who, head.next(), Seq::ZERO, 50).await.unwrap().notifications.len(), 50);
+        told("page_before");
+        assert_eq!(read::page_of(&reader, &who, Seq::ZERO, head, 50).await.unwrap().notifications.len(), 50);
+        told("page_from_the_start");
+        read::id_at(&reader, Seq::from_db(head.get() / 2)).await.unwrap().unwrap();
+        told("id_at");
+        cursors::place_or_start(&reader, &who.user, &client, start).await.unwrap();
+        told("place");
+        cursors::store(&mut connection, log_id, &acks(head, round)).await.unwrap();
+        told("acks");
+        cursors::seen(&mut connection, &[(who.user.clone(), client.clone())]).await.unwrap();
+        told("seen");
+        retention::partitions(&mut connection).await.unwrap();
+        told("partitions");
+        idle::step(&mut connection, Duration::from_secs(86_400), &Stand::default()).await.unwrap();
+        told("idle");
+        append(&mut connection, round).await;
+        told("append");
+        append::ensure_partitions(&mut connection).await.unwrap();
+        told("ensure_partitions");
+    }
+    reader.close().await;
+    plans
+}
+
+fn acks(head: Seq, round: i64) -> Vec<Ack> {
+    let ack = |n| Ack { user: user(n), client: ClientId::parse("d3").unwrap(), acked: Seq::from_db(head.get() - 1 + round) };
+    let mut acks: Vec<Ack> = (0..20).map(ack).collect();
+    acks.sort_unstable();
+    acks
+}
+
+/// Ten new rows with keys, and ten whose keys are known.
+async fn append(connection: &mut sqlx::PgConnection, round: i64) {
+    let hint = read::state(connection).await.unwrap().head;
+    let row = |n: i64| NewNotification {
+        id: NotificationId::new(),
+        kind: "t".to_owned(),
+        title: "title".to_owned(),
+        message: "m".to_owned(),
+        data: None,
+        audience: Audience::User { user: user(n), account: None },
+        ttl_seconds: None,
+        replay: true,
+        source: "test".to_owned(),
+        key: Some(IdempotencyKey::new("test", &format!("{}", if n < 10 { n } else { round * 100 + n }))),
+        body_hash: BodyHash(0),
+    };
+    let rows: Vec<NewNotification> = (0..20).map(row).collect();
+    let refs: Vec<&NewNotification> = rows.iter().collect();
+    let seen = SeenEnd { seq: hint, id: None };
+    append::append(connection, seen, InstanceId::new(), &refs, Conflict::LeavesOut, Duration::from_secs(10)).await.unwrap();
+}
+
+fn pages(plans: &[Plan]) -> i64 {
+    plans.last().map_or(0, Plan::pages)
+}
+
+fn indexes(plans: &[Plan]) -> Vec<String> {
+    // Names of partitions' indexes begin with the partition's, of which only the number differs.
+    let mut names: Vec<String> =
+        plans.iter().flat_map(Plan::scans).map(|(_, _, index)| index.replace(|c: char| c.is_ascii_digit(), "")).collect();
+    names.retain(|name| !name.is_empty());
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[tokio::test]
+async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
+    let _turn = heavy().await;
+    let short = ask_all(&filled(10_000).await).await;
+    let long = ask_all(&filled(100_000).await).await;
+    let mut faults = Vec::new();
+    for (name, plans) in &long {
+        let (few, many) = (pages(&short[name]), pages(plans));
+        eprintln!("{name}: {few} → {many} pages by {:?}", indexes(plans));
+        for plan in plans {
+            for (kind, table, _) in plan.scans() {
+                let grows = ["log_p", "log_member_p", "idempotency", "cursor", "session"].iter().any(|big| table.starts_with(big));
+                if kind == "Seq Scan" && (grows || table == "forgotten_device") {
+                    faults.push(format!("{name} reads the whole of {table}: {}", plan.text()));
+                }
+            }
+        }
+        if many as f64 > few as f64 * 1.2 + 10.0 {
+            faults.push(format!("{name}: {few} pages in the short log, {many} in the long one: {}", plans.last().unwrap().text()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let by = |name: &str, index: &str| {
+        let used = indexes(&long[name]);
+        assert!(used.iter().any(|used| used.contains(index)), "{name} uses {used:?}, not {index}");
+    };
+    for name in ["page", "page_before", "page_from_the_start"] {
+        by(name, "topic_seq_idx");
+        by(name, "log_member_p_pkey");
+        by(name, "log_p_pkey");
+    }
+    for name in ["state", "tail", "id_at", "append", "partitions", "ensure_partitions"] {
+        by(name, "log_p_pkey");
+    }
+    by("append", "idempotency_pkey");
+    for name in ["place", "seen", "idle"] {
+        by(name, "cursor_pkey");
+    }
+}

@@ -1,0 +1,103 @@
+//! The hub's own OpenAPI document, against which every answer that a test gets is held.
+
+use std::sync::OnceLock;
+
+use boon::{Compiler, Schemas};
+use serde_json::Value;
+
+const ROOT: &str = "http://hub/openapi.json";
+
+/// Before a route is looked at, any of these may be said; a path that is served answers another method with 405.
+const OF_ANY_ROUTE: [u16; 5] = [400, 404, 405, 414, 431];
+
+/// The document that the hub serves.
+pub fn document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| serde_json::from_str(include_str!("../../../src/http/openapi.json")).unwrap())
+}
+
+/// The document, but a field that it does not name is wrong: that a client may meet new ones is said to clients, not to us.
+fn strict() -> &'static Value {
+    static STRICT: OnceLock<Value> = OnceLock::new();
+    STRICT.get_or_init(|| {
+        let mut strict = document().clone();
+        close(&mut strict["components"]["schemas"]);
+        strict
+    })
+}
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if members.contains_key("properties") && members.get("type") == Some(&Value::from("object")) {
+                members.entry("additionalProperties").or_insert(Value::Bool(false));
+            }
+            members.values_mut().for_each(close);
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+/// Panics unless the document says that this may be answered.
+pub fn matches_document(method: &str, target: &str, status: u16, media: Option<&str>, body: &str) {
+    if let Err(difference) = check(method, target, status, media, body) {
+        panic!("{method} {} is answered with {status} {}: {difference}\n{body}", path(target), media.unwrap_or("nothing"));
+    }
+}
+
+fn path(target: &str) -> &str {
+    target.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &str) -> Result<(), String> {
+    let method = method.to_lowercase();
+    if method == "options" {
+        return Ok(());
+    }
+    let operation = &strict()["paths"][path(target)][&method];
+    if operation.is_null() {
+        return if OF_ANY_ROUTE.contains(&status) {
+            matches_schema("/components/schemas/Problem", body)
+        } else {
+            Err("no such route".into())
+        };
+    }
+    let at = format!("/paths/{}/{method}/responses/{status}", path(target).replace('/', "~1"));
+    let Some(response) = strict().pointer(&at) else { return Err("the status is not documented".into()) };
+    let (at, response) = match response["$ref"].as_str() {
+        Some(to) => (to[1..].to_owned(), strict().pointer(&to[1..]).ok_or("a reference to nothing")?),
+        None => (at, response),
+    };
+    let Some(content) = response["content"].as_object() else {
+        return if body.is_empty() { Ok(()) } else { Err("a body is not documented".into()) };
+    };
+    let media = media.and_then(|media| media.split(';').next()).unwrap_or_default();
+    if !content.contains_key(media) {
+        return Err(format!("the type is not documented, but {:?} are", content.keys()));
+    }
+    if media.ends_with("json") && !media.contains("ndjson") {
+        matches_schema(&format!("{at}/content/{}/schema", media.replace('/', "~1")), body)?;
+    }
+    if media == "application/problem+json" {
+        let problem: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        if problem["status"] != status {
+            return Err("the body says another status".into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether JSON text fits the schema at a place of the document.
+pub fn matches_schema(at: &str, body: &str) -> Result<(), String> {
+    let value: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    fits(at, &value)
+}
+
+pub fn fits(at: &str, value: &Value) -> Result<(), String> {
+    let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
+    compiler.enable_format_assertions();
+    compiler.add_resource(ROOT, strict().clone()).map_err(|error| error.to_string())?;
+    let schema = compiler.compile(&format!("{ROOT}#{at}"), &mut schemas).map_err(|error| format!("{at}: {error}"))?;
+    schemas.validate(value, schema).map_err(|error| format!("{error:#}"))
+}

@@ -1,0 +1,107 @@
+//! What PostgreSQL really did for a statement of the store: auto_explain tells it to the connection that asked.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, Registry};
+
+use super::TestDb;
+
+/// One executed statement.
+#[derive(Debug, Clone)]
+pub struct Plan(Value);
+
+impl Plan {
+    /// Pages that were looked at, in memory or on disk, by the statement and by all that it called.
+    pub fn pages(&self) -> i64 {
+        let root = &self.0["Plan"];
+        ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| root[name].as_i64()).sum()
+    }
+
+    /// The scans that were carried out: kind, table, index.
+    pub fn scans(&self) -> Vec<(String, String, String)> {
+        let mut scans = Vec::new();
+        collect(&self.0["Plan"], &mut scans);
+        scans
+    }
+
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(&self.0).unwrap()
+    }
+}
+
+fn collect(node: &Value, scans: &mut Vec<(String, String, String)>) {
+    let word = |name: &str| node[name].as_str().unwrap_or_default().to_owned();
+    if word("Node Type").ends_with("Scan") && node["Actual Loops"].as_f64() > Some(0.0) {
+        scans.push((word("Node Type"), word("Relation Name"), word("Index Name")));
+    }
+    for below in node["Plans"].as_array().into_iter().flatten() {
+        collect(below, scans);
+    }
+}
+
+/// Makes every later connection to this database tell its plans, those inside functions included.
+pub async fn tell_plans(db: &TestDb) {
+    for setting in [
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_analyze = on",
+        "auto_explain.log_timing = off",
+        "auto_explain.log_buffers = on",
+        "auto_explain.log_nested_statements = on",
+        "auto_explain.log_format = 'json'",
+        "auto_explain.log_level = 'notice'",
+    ] {
+        db.run(&format!("ALTER DATABASE {} SET {setting}", db.name)).await;
+    }
+}
+
+/// Listens to what the connections of this thread are told.
+pub struct Listening {
+    told: Arc<Mutex<Vec<Plan>>>,
+    _guard: DefaultGuard,
+}
+
+impl Listening {
+    pub fn start() -> Self {
+        let told: Arc<Mutex<Vec<Plan>>> = Arc::default();
+        let guard = tracing::subscriber::set_default(Registry::default().with(Ear(Arc::clone(&told))));
+        Self { told, _guard: guard }
+    }
+
+    /// What was executed since the last call; a statement that calls functions stands after what they did.
+    pub fn take(&self) -> Vec<Plan> {
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+}
+
+struct Ear(Arc<Mutex<Vec<Plan>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Ear {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Message(String);
+        impl Visit for Message {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+            fn record_str(&mut self, field: &Field, value: &str) {
+                if field.name() == "message" {
+                    self.0 = value.to_owned();
+                }
+            }
+        }
+        if event.metadata().target() != "sqlx::postgres::notice" {
+            return;
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        if let Some((_, plan)) = message.0.split_once("plan:\n") {
+            self.0.lock().unwrap().push(Plan(serde_json::from_str(plan).unwrap_or_else(|error| panic!("{error}: {plan}"))));
+        }
+    }
+}
