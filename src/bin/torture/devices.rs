@@ -3,8 +3,8 @@
 mod sse;
 mod websocket;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -27,9 +27,13 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(6);
 /// What all devices share.
 pub struct Floor {
     pub book: Arc<Book>,
+    /// One for all: to make one reads all certificates of the machine.
+    pub http: reqwest::Client,
     pub addresses: Vec<String>,
     /// Nobody leaves any more.
     pub staying: AtomicBool,
+    /// Those that were given out. None may be found in a log.
+    pub tickets: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +89,7 @@ impl Device {
         let name = format!("{user}/{client}");
         floor.book.note(Fact::Device { device: name.clone(), user: user.clone(), account: account.clone(), slow: is_slow });
         let token = secrets::token(&user, Some(&account), None)?;
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).pool_max_idle_per_host(1).build()?;
+        let http = floor.http.clone();
         let reached = Arc::default();
         Ok(Self { floor, name, user, client, token, acks, is_slow, is_sse, random, http, place: None, log_id: None, given: 0, reached })
     }

@@ -18,10 +18,13 @@ mod writers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use recado::config::{Config, Values};
 use recado::store::server::Environment;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use check::{Limits, Violation, check, latency, seconds};
 use fact::{Entry, Fact};
@@ -30,6 +33,9 @@ use stage::Plan;
 
 /// Why a run has no history. That is no finding; the machine, or this program, did not do its part.
 pub type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+/// Healing, waiting and gathering are over by then.
+const LONGEST_END: Duration = Duration::from_secs(300);
 
 /// Break a system of hubs in every way, and judge what its clients saw.
 #[derive(Debug, Parser)]
@@ -118,7 +124,12 @@ async fn run(cli: &Cli) -> Result<ExitCode, Trouble> {
         folder: folder.clone(),
         environment,
     };
-    let played = stage::play(&plan).await;
+    let played = tokio::select! {
+        played = timeout(Duration::from_secs(cli.seconds) + LONGEST_END, stage::play(&plan)) => {
+            played.unwrap_or_else(|_| Err("the run did not come to its end".into()))
+        }
+        () = told_to_stop() => Err("told to stop".into()),
+    };
     let history = match played {
         Ok(history) => history,
         Err(error) => {
@@ -139,6 +150,17 @@ async fn run(cli: &Cli) -> Result<ExitCode, Trouble> {
         println!("logs: {}", folder.display());
     }
     Ok(verdict(cli, &history, &violations))
+}
+
+/// Dropping the run ends its hubs and its database.
+async fn told_to_stop() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn verdict(cli: &Cli, history: &[Entry], violations: &[Violation]) -> ExitCode {

@@ -55,3 +55,11 @@ async fn start(settings: ServerSettings, environment: Environment) -> Result<Pri
     let start = move || PrivateServer::start(&settings, &environment, &mut |_| {});
     Ok(tokio::task::spawn_blocking(start).await??)
 }
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let Some(server) = self.server.get_mut().take() else { return };
+        // Blocking; not on a thread of the runtime.
+        let _ = std::thread::spawn(move || server.stop()).join();
+    }
+}

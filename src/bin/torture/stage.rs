@@ -31,6 +31,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 /// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and go.
 const FILES_SLACK: u64 = 24;
+/// Of all tickets; each is looked for in every log.
+const TICKETS_LOOKED_FOR: usize = 30;
 /// Most memory of a hub, in KiB.
 const MEMORY_KIB: u64 = 400 << 10;
 /// Connections to the database of one hub: its own tasks', eight readers, two for keys.
@@ -78,10 +80,24 @@ impl Stage {
         let book = Arc::new(Book::new());
         let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
         let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
         let avoided = AtomicUsize::new(NONE);
-        let desk =
-            Arc::new(Desk { book: Arc::clone(&book), addresses: addresses.clone(), closed, hushed, avoided, kept: Mutex::default() });
-        let floor = Arc::new(Floor { book: Arc::clone(&book), addresses, staying: AtomicBool::new(false) });
+        let desk = Arc::new(Desk {
+            book: Arc::clone(&book),
+            http: http.clone(),
+            addresses: addresses.clone(),
+            closed,
+            hushed,
+            avoided,
+            kept: Mutex::default(),
+        });
+        let floor = Arc::new(Floor {
+            book: Arc::clone(&book),
+            http: http.clone(),
+            addresses,
+            staying: AtomicBool::new(false),
+            tickets: Mutex::default(),
+        });
         let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         Ok(Self { book, postgres, hubs, program: plan.program.clone(), desk, floor, canaries })
@@ -188,16 +204,20 @@ async fn gather(stage: &Stage) -> Result<(), Trouble> {
     }
     places.push(("the log of the database".to_owned(), std::fs::read_to_string(&stage.postgres.log)?));
     places.push(("/stats".to_owned(), stats(stage).await?));
+    let mut canaries = stage.canaries.clone();
+    let tickets = stage.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let step = (tickets.len() / TICKETS_LOOKED_FOR).max(1);
+    canaries.extend(tickets.into_iter().step_by(step).map(|ticket| ("a ticket".to_owned(), ticket)));
     for (place, text) in &places {
-        for (name, canary) in &stage.canaries {
+        for (name, canary) in &canaries {
             if text.contains(canary.as_str()) {
                 stage.book.note(Fact::Secret { name: name.clone(), place: place.clone(), found: true });
             }
         }
     }
-    let texts: Vec<String> = stage.canaries.iter().map(|(_, text)| text.clone()).collect();
+    let texts: Vec<String> = canaries.iter().map(|(_, text)| text.clone()).collect();
     for (text, table) in witness::tables_with(&stage.postgres.url, &texts).await? {
-        let name = stage.canaries.iter().find(|(_, canary)| *canary == text).map_or_else(String::new, |(name, _)| name.clone());
+        let name = canaries.iter().find(|(_, canary)| *canary == text).map_or_else(String::new, |(name, _)| name.clone());
         stage.book.note(Fact::Secret { name, place: format!("the table {table}"), found: true });
     }
     Ok(())
@@ -207,7 +227,7 @@ async fn stats(stage: &Stage) -> Result<String, Trouble> {
     let token = secrets::token("boss", None, Some(recado::domain::Role::Admin))?;
     let mut text = String::new();
     for hub in &stage.hubs {
-        let request = reqwest::Client::new().get(format!("http://{}/stats", hub.url())).bearer_auth(&token);
+        let request = stage.floor.http.get(format!("http://{}/stats", hub.url())).bearer_auth(&token);
         text.push_str(&request.timeout(Duration::from_secs(10)).send().await?.error_for_status()?.text().await?);
     }
     Ok(text)

@@ -22,6 +22,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// What all writers share.
 pub struct Desk {
     pub book: Arc<Book>,
+    pub http: reqwest::Client,
     /// By hub.
     pub addresses: Vec<String>,
     /// No new wishes; those that are open are brought to an end.
@@ -53,7 +54,7 @@ enum Outcome {
 impl Writer {
     pub fn new(desk: Arc<Desk>, number: usize, seed: u64) -> Result<Self, Trouble> {
         let token = secrets::token(&format!("service-{number}"), None, Some(Role::Service))?;
-        let client = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
+        let client = desk.http.clone();
         let random = StdRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(number as u64));
         Ok(Self { desk, number, random, token, client })
     }
@@ -196,7 +197,7 @@ impl Writer {
 
 /// Status and body, or why there is none.
 async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
-    let response = request.send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
+    let response = request.timeout(ANSWER_LIMIT).send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
     let status = response.status().as_u16();
     let body = response.json().await.map_err(|error| format!("{status}, and no body: {}", error.without_url()))?;
     Ok((status, body))

@@ -1,6 +1,7 @@
 //! A device by WebSocket.
 
 use std::net::SocketAddr;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -33,14 +34,18 @@ impl Device {
         left
     }
 
-    async fn dial(&self, hub: usize, asked: &Asked) -> Result<(Socket, Value), Trouble> {
-        let address = &self.floor.addresses[hub];
+    async fn dial(&mut self, hub: usize, asked: &Asked) -> Result<(Socket, Value), Trouble> {
+        let address = self.floor.addresses[hub].clone();
+        let ticket = if self.random.random_bool(0.15) { self.ticket(hub).await } else { None };
         let ack = if self.acks == Acks::Pong { "pong" } else { "client" };
         let mut url = format!("ws://{address}/ws?client_id={}&ack={ack}&since={}", self.client, since(&asked.since));
         url.extend(asked.log_id.iter().map(|id| format!("&log_id={id}")));
         url.extend(asked.last_id.iter().map(|id| format!("&last_id={id}")));
+        url.extend(ticket.iter().map(|ticket| format!("&ticket={ticket}")));
         let mut request = url.into_client_request()?;
-        request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {}", self.token))?);
+        if ticket.is_none() {
+            request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {}", self.token))?);
+        }
         let stream = TcpSocket::new_v4()?;
         if self.is_slow {
             stream.set_recv_buffer_size(4096)?;
@@ -108,6 +113,15 @@ impl Device {
             Acks::Rest => self.ack_by_rest(hub).await,
             Acks::Pong | Acks::Never => {}
         }
+    }
+
+    /// As a page does that wants no token in an address.
+    async fn ticket(&self, hub: usize) -> Option<String> {
+        let request = self.http.post(self.url(hub, "/api/ws-ticket")).bearer_auth(&self.token).timeout(CONNECT_LIMIT);
+        let answer: Value = request.send().await.ok()?.error_for_status().ok()?.json().await.ok()?;
+        let ticket = answer["ticket"].as_str()?.to_owned();
+        self.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).push(ticket.clone());
+        Some(ticket)
     }
 
     /// With a word or without.
