@@ -9,8 +9,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::backing;
 use crate::backing::{Backing, BackingError};
-use crate::config::{Config, SessionPolicy};
+use crate::config::{Config, SessionPolicy, Upstream};
 use crate::delivery::clerk::Clerk;
+use crate::delivery::desk::{CommandRules, Desk, ProviderRules};
+use crate::delivery::herald::Herald;
 use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
@@ -22,12 +24,19 @@ use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
 use crate::store::{Database, StoreError, caretaker, listener, read};
 use crate::tasks::{Stopper, Tasks};
+use crate::upstream::{self, Provider, Providers, Setup};
 use crate::wire::close::Close;
 
 /// Batches that this instance has committed and its tailer has not looked at. Full: the tailer reads the table.
 const COMMITTED_BATCHES: usize = 64;
 /// Hints that the tailer has not looked at. Full: it is awake anyway.
 const HINTS: usize = 256;
+/// Hints about upstream sessions that one reader has not looked at. Full: it polls.
+const UPSTREAM_HINTS: usize = 1024;
+/// Database connections over which commands are stored.
+const COMMAND_CONNECTIONS: u32 = 2;
+/// A command that nobody takes in this time is rejected.
+const COMMAND_WAIT: Duration = Duration::from_secs(10);
 /// Open files beside the clients' sockets: services' connections, the database, the listener, logs, and some air.
 const FILES_RESERVED: usize = 192;
 /// Connections of services, admins and health checks, beside the clients' sockets.
@@ -54,6 +63,8 @@ pub enum ServeError {
     Bind { address: SocketAddr, error: std::io::Error },
     #[error("signals cannot be received: {0}")]
     Signals(std::io::Error),
+    #[error(transparent)]
+    Upstream(#[from] upstream::StartError),
     #[error("the task {0} failed; the hub cannot work without it")]
     TaskFailed(&'static str),
 }
@@ -75,7 +86,8 @@ pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(),
     if migrated.newer {
         tracing::warn!(version = migrated.version, "the database was made by a newer hub; serving beside it");
     }
-    let outcome = run(&config, &secret, backing.database.clone(), ready).await;
+    let outward = if providers.is_empty() { None } else { Some((providers, backing::upstream_key(&config)?)) };
+    let outcome = run(&config, &secret, backing.database.clone(), outward, ready).await;
     backing.close().await;
     outcome
 }
@@ -83,25 +95,38 @@ pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(),
 /// The stop signals of a hub's parts, in the order in which they stop.
 struct Stoppers {
     accepting: Stopper,
+    holding: Stopper,
     appending: Stopper,
     following: Stopper,
     writing_down: Stopper,
 }
 
-async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+/// The providers, and the key that seals their session ids; `None` where no provider is configured.
+type Outward = Option<(Providers, [u8; 32])>;
+
+async fn run(
+    config: &Config,
+    secret: &str,
+    database: Database,
+    outward: Outward,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
     // Before we are called ready: a signal that nobody waits for yet ends the process on the spot.
     let signals = Signals::receive()?;
     let (tasks, mut failed) = Tasks::new();
     let instance = InstanceId::new();
     let registry = registry(config, &database).await?;
     let seen = Arc::new(Seen::new(registry.position().log_id));
-    let (hub, committed, appender) = hub(config, secret, &database, instance, &registry, &seen, tasks.clone());
+    let rules = outward.as_ref().map(|(providers, _)| command_rules(providers));
+    let here = Here { instance, registry: &registry, seen: &seen };
+    let (hub, committed, appender) = hub(config, secret, &database, &here, rules, tasks.clone());
     let (hub, pulse) = hub;
 
     let (accepting, stop_accepting) = Stopper::new();
     let (appending, stop_appending) = Stopper::new();
     let (following, stop_following) = Stopper::new();
     let (writing_down, stop_writing) = Stopper::new();
+    let (holding, stop_holding) = Stopper::new();
 
     let wanted = SocketAddr::new(config.bind, config.port);
     let bind_error = |error| ServeError::Bind { address: wanted, error };
@@ -113,12 +138,25 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
 
     let (hints_in, hints) = mpsc::channel(HINTS);
     let mover = Mover::new(database.clone(), Arc::clone(&seen));
-    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, config.poll_interval);
+    let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
     let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
     tasks.essential("mover", mover.run(stop_following.clone()));
-    tasks.essential("listener", listener::run(database.clone(), hints_in, stop_following.clone()));
+    let mut upstream_hints = Vec::new();
+    if let Some(desk) = &hub.delivery.desk {
+        let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
+        upstream_hints.push(hints_in);
+        let herald = Herald::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(desk));
+        tasks.essential("herald", herald.run(hints, stop_following.clone()));
+    }
+    if let Some((providers, key)) = outward {
+        let Upstream { lease, starts_per_second, most_sessions } = config.upstream;
+        let (database, seen) = (database.clone(), Arc::clone(&seen));
+        let setup = Setup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
+        upstream_hints.extend(upstream::start(setup, &tasks, stop_holding, &stop_following)?);
+    }
+    tasks.essential("listener", listener::run(database.clone(), hints_in, upstream_hints, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
     tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
     tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
@@ -127,22 +165,22 @@ async fn run(config: &Config, secret: &str, database: Database, ready: impl FnOn
     ready(address);
 
     let outcome = signals.until_told(&mut failed).await;
-    let stoppers = Stoppers { accepting, appending, following, writing_down };
+    let stoppers = Stoppers { accepting, holding, appending, following, writing_down };
     stop(config, &hub, &tasks, stoppers).await;
     outcome
 }
 
 type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
 
-fn hub(
-    config: &Config,
-    secret: &str,
-    database: &Database,
+/// What this instance is, and what it knows of the log.
+struct Here<'a> {
     instance: InstanceId,
-    registry: &Arc<Registry>,
-    seen: &Arc<Seen>,
-    tasks: Tasks,
-) -> HubParts {
+    registry: &'a Arc<Registry>,
+    seen: &'a Arc<Seen>,
+}
+
+fn hub(config: &Config, secret: &str, database: &Database, here: &Here<'_>, rules: Option<CommandRules>, tasks: Tasks) -> HubParts {
+    let Here { instance, registry, seen } = *here;
     let reader = database.reader("reader", config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);
@@ -150,7 +188,8 @@ fn hub(
     let hub = Hub {
         instance,
         appender: handle,
-        delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts),
+        delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
+            .with_desk(rules.map(|rules| Desk::new(rules, database.reader("commands", COMMAND_CONNECTIONS)))),
         auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
         reader,
         origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
@@ -164,6 +203,16 @@ fn hub(
         tasks,
     };
     ((Arc::new(hub), pulse), committed, appender)
+}
+
+/// What the browsers' side has to know of the providers.
+fn command_rules(providers: &Providers) -> CommandRules {
+    let rules = |provider: &Arc<Provider>| ProviderRules { name: provider.name.clone(), linger: provider.linger };
+    let types = |provider: &Arc<Provider>| {
+        let name = provider.name.clone();
+        provider.commands.types.clone().into_iter().map(move |kind| (kind, name.clone()))
+    };
+    CommandRules { providers: providers.iter().map(rules).collect(), types: providers.iter().flat_map(types).collect(), wait: COMMAND_WAIT }
 }
 
 /// The registry, standing where the log stands now.
@@ -180,11 +229,14 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
 
 fn policy(config: &Config) -> Policy {
     let kept = config.retention;
-    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices }
+    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
 }
 
 fn max_connections(config: &Config) -> usize {
-    let by_files = open_file_limit().map_or(CONNECTIONS_FALLBACK, |files| files.saturating_sub(FILES_RESERVED));
+    // Each session with a provider takes one, too; but a small limit is not all theirs.
+    let outward = config.upstream_file.as_ref().map_or(0, |_| config.upstream.most_sessions);
+    let left = |files: usize| files.saturating_sub(FILES_RESERVED).saturating_sub(outward.min(files / 2)).max(1);
+    let by_files = open_file_limit().map_or(CONNECTIONS_FALLBACK, left);
     config.max_connections.unwrap_or(by_files)
 }
 
@@ -223,16 +275,23 @@ impl Signals {
 async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
     hub.health.stop();
     stoppers.accepting.stop();
+    // At once, beside the goodbyes: another hub goes on with the providers' sessions meanwhile.
+    stoppers.holding.stop();
     hub.delivery.registry.end_all(Close::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
     // The appender outlives the requests: one that was on its way when the signal came still gets its number.
     let end = tokio::time::Instant::now() + GRACE;
     let mut running = tasks.join_named(&["http", "websocket", "stream"], GRACE).await;
     stoppers.appending.stop();
-    running.extend(tasks.join_named(&["appender"], end.saturating_duration_since(tokio::time::Instant::now())).await);
+    running.extend(
+        tasks.join_named(&["appender", upstream::SUPERVISOR_TASK], end.saturating_duration_since(tokio::time::Instant::now())).await,
+    );
     stoppers.following.stop();
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
     hub.auth.close().await;
+    if let Some(desk) = &hub.delivery.desk {
+        desk.close().await;
+    }
     hub.reader.close().await;
     if !running.is_empty() {
         tracing::warn!(?running, "these still ran when the time to stop was over");

@@ -84,11 +84,21 @@ pub const TABLE: &[Setting] = &[
         "devices that were not here for longer are forgotten, such as 180d, 2d at least; one that comes back is told the gap (default: kept for ever)",
     ),
     row(
+        "RECADO_RETENTION_UPSTREAM",
+        "",
+        "commands to providers that were settled longer ago, and upstream sessions that nobody wanted for as long, are forgotten, \
+         such as 30d (default: kept for ever)",
+    ),
+    row(
         "RECADO_DELIVERY_FACTS",
         "1s",
         "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
     ),
-    row("RECADO_READ_CONNECTIONS", "8", "database connections for resuming clients and statistics; seven more serve the hub itself"),
+    row(
+        "RECADO_READ_CONNECTIONS",
+        "8",
+        "database connections for resuming clients and statistics; eight more serve the hub itself, and six with a provider file",
+    ),
     row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
     row(
         "RECADO_USER_RATE",
@@ -100,6 +110,9 @@ pub const TABLE: &[Setting] = &[
         "RECADO_UPSTREAM_KEY",
         "key that seals the providers' session ids in the database, 32 bytes in hex or base64 (default: made once and kept); the same on every hub",
     ),
+    row("RECADO_UPSTREAM_LEASE", "15s", "a provider's session whose hub is gone is taken over after this time; 3s to 5m"),
+    row("RECADO_UPSTREAM_STARTS", "20", "most sign-ins and connections to providers that one hub begins in a second"),
+    row("RECADO_UPSTREAM_SESSIONS", "1000", "most providers' sessions that one hub holds; each takes an open file"),
     row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
     row("RECADO_LOG_FORMAT", "text", "text or json"),
     row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats, why and bench talk to"),
@@ -143,6 +156,15 @@ pub struct Retention {
     pub bytes: Option<u64>,
     pub sessions: Option<Duration>,
     pub devices: Option<Duration>,
+    pub upstream: Option<Duration>,
+}
+
+/// How this hub holds providers' sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct Upstream {
+    pub lease: Duration,
+    pub starts_per_second: u32,
+    pub most_sessions: usize,
 }
 
 /// All settings, read and checked.
@@ -176,6 +198,7 @@ pub struct Config {
     pub user_rate: u32,
     pub upstream_file: Option<PathBuf>,
     pub upstream_key: Option<[u8; 32]>,
+    pub upstream: Upstream,
     pub log: String,
     pub log_format: LogFormat,
     pub url: String,
@@ -260,6 +283,7 @@ impl Config {
                 age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
                 bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+                upstream: read.optional("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
                 devices: read.optional("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
             delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
@@ -268,6 +292,11 @@ impl Config {
             user_rate: read.number("RECADO_USER_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             upstream_file: read.text("RECADO_UPSTREAM_FILE").map(PathBuf::from),
             upstream_key: read.key("RECADO_UPSTREAM_KEY"),
+            upstream: Upstream {
+                lease: read.duration("RECADO_UPSTREAM_LEASE", Duration::from_secs(3), Duration::from_secs(300)),
+                starts_per_second: read.number("RECADO_UPSTREAM_STARTS", 1, 10_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+                most_sessions: read.number("RECADO_UPSTREAM_SESSIONS", 1, 1_000_000).unwrap_or(1),
+            },
             log: read.text("RECADO_LOG").unwrap_or_default(),
             log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),

@@ -61,7 +61,7 @@ impl From<ServeError> for Failure {
             ServeError::Backing(error) => error.into(),
             ServeError::Store(error) => error.into(),
             ServeError::Bind { .. } => Self::settings(error.to_string()),
-            ServeError::Signals(_) | ServeError::TaskFailed(_) => Self::other(error.to_string()),
+            ServeError::Signals(_) | ServeError::Upstream(_) | ServeError::TaskFailed(_) => Self::other(error.to_string()),
         }
     }
 }

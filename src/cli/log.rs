@@ -32,6 +32,9 @@ enum Action {
         /// Sessions that ended longer ago go, such as 30d (RECADO_RETENTION_SESSIONS)
         #[arg(long)]
         sessions: Option<String>,
+        /// Settled commands and unwanted upstream sessions that are older go, such as 30d (RECADO_RETENTION_UPSTREAM)
+        #[arg(long)]
+        upstream: Option<String>,
         /// Devices that were not here for longer are forgotten, such as 180d, 2d at least (RECADO_RETENTION_DEVICES)
         #[arg(long)]
         devices: Option<String>,
@@ -62,7 +65,7 @@ impl Log {
     async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), Failure> {
         match &self.action {
             Action::Info => info(database, format).await,
-            Action::Retain { age, size, sessions, devices } => {
+            Action::Retain { age, size, sessions, devices, upstream } => {
                 let duration =
                     |text: &String| parse_duration(text).ok_or_else(|| Failure::other(format!("{text:?} is no time such as 90d")));
                 let bytes = |text: &String| parse_bytes(text).ok_or_else(|| Failure::other(format!("{text:?} is no size such as 50GB")));
@@ -73,6 +76,7 @@ impl Log {
                     age: age.as_ref().map(duration).transpose()?.or(config.retention.age),
                     bytes: size.as_ref().map(bytes).transpose()?.or(config.retention.bytes),
                     sessions: sessions.as_ref().map(duration).transpose()?.or(config.retention.sessions),
+                    upstream: upstream.as_ref().map(duration).transpose()?.or(config.retention.upstream),
                     devices: devices.as_ref().map(idle).transpose()?.or(config.retention.devices),
                 };
                 output::one(format, &retention::round(database, policy).await?)

@@ -88,7 +88,7 @@ enum Command {
     Analyst(analyst::Analyst),
     /// Write the log, or a part of it, to a file or stdout
     Export(export::Export),
-    /// Check a provider file, and try it out
+    /// Check a provider file and try it out; look at the sessions with providers, or ask something of them
     Upstream(upstream::Upstream),
     /// Show all settings and their meaning
     Config(config::ShowConfig),
@@ -132,8 +132,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Analyst(analyst) => analyst.run(&config, format).await,
         Command::Export(export) => export.run(&config).await,
         Command::Why(why) => why.run(&config, format).await,
-        Command::Stats => stats::run(&config, format).await,
         Command::Upstream(upstream) => upstream.run(&config, format).await,
+        Command::Stats => stats::run(&config, format).await,
         Command::Bench(bench) => bench.run(&config, format).await,
         Command::Healthcheck => healthcheck::run(&config).await,
         Command::Config(_) => Ok(()),

@@ -76,6 +76,9 @@ impl Delivery {
         let (resume, position) = self.resume(&opening, &seat, position).await?;
         seat.member().begin(position.log_id, resume.from(), resume.confirmed());
         self.sessions.began(seat.member(), position.log_id);
+        if let Some(desk) = &self.desk {
+            desk.arrived(seat.member());
+        }
         let connection = Connection::new(resume.from(), position.published);
         Ok((Subscription::new(self.clone(), self.reader.clone(), seat, connection, position.log_id), resume, position))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::acks::AckBook;
+use super::desk::Desk;
 use super::progress::ProgressBook;
 use super::registry::Registry;
 use super::sessions::SessionBook;
@@ -16,6 +17,8 @@ pub struct Delivery {
     pub registry: Arc<Registry>,
     pub acks: Arc<AckBook>,
     pub sessions: Arc<SessionBook>,
+    /// For users' upstream sessions; `None` where no provider is configured.
+    pub desk: Option<Arc<Desk>>,
     pub progress: Arc<ProgressBook>,
     pub(super) reader: Reader,
 }
@@ -24,7 +27,13 @@ impl Delivery {
     /// `facts_every`: between two delivery facts of one connection; `None`: none are kept.
     pub fn new(registry: Arc<Registry>, reader: Reader, facts_every: Option<Duration>) -> Self {
         let progress = Arc::new(ProgressBook::new(facts_every));
-        Self { registry, acks: Arc::default(), sessions: Arc::default(), progress, reader }
+        Self { registry, acks: Arc::default(), sessions: Arc::default(), desk: None, progress, reader }
+    }
+
+    #[must_use]
+    pub fn with_desk(mut self, desk: Option<Arc<Desk>>) -> Self {
+        self.desk = desk;
+        self
     }
 
     /// A device has acknowledged beside its connections, and that is stored.

@@ -14,7 +14,8 @@
 //!
 //! # Invariants
 //! 1. The tailer publishes N only after every number below N.
-//! 2. Nothing enters an outbox but from [`registry::Registry::publish`], which only the [`tailer`] calls.
+//! 2. No notification enters an outbox but from [`registry::Registry::publish`], which only the [`tailer`] calls. Beside
+//!    them wait [`notices`] of upstream sessions, which have no number and only the [`herald`] and the [`desk`] write.
 //! 3. On one connection the numbers given rise strictly.
 //!
 //! This room never sees a socket, a token or SQL. `docs/delivery.md` gives the whole argument.
@@ -23,8 +24,11 @@ pub mod acks;
 pub mod clerk;
 pub mod connect;
 pub mod connection;
+pub mod desk;
 pub mod event;
+pub mod herald;
 pub mod live;
+pub mod notices;
 pub mod outbox;
 pub mod progress;
 pub mod reached;

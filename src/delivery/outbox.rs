@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::event::Event;
+use super::notices::{Notice, Notices};
 use crate::wire::close::Close;
 
 /// Most notifications that wait for one connection.
@@ -26,6 +27,8 @@ struct State {
     bytes: usize,
     overflowed: bool,
     close: Option<Ending>,
+    /// Made when the first one comes: most connections never have one.
+    notices: Option<Box<Notices>>,
 }
 
 /// An order to end the connection.
@@ -91,6 +94,26 @@ impl Outbox {
         state.events = VecDeque::new();
         state.bytes = 0;
         state.overflowed = false;
+    }
+
+    /// Changes what waits beside the notifications, which no number orders.
+    pub(super) fn notify(&self, change: impl FnOnce(&mut Notices)) {
+        let mut state = self.state();
+        let notices = state.notices.get_or_insert_default();
+        change(notices);
+        let waits = !notices.is_empty();
+        drop(state);
+        if waits {
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn next_notice(&self) -> Option<Notice> {
+        self.state().notices.as_mut()?.take()
+    }
+
+    pub fn has_notices(&self) -> bool {
+        self.state().notices.as_ref().is_some_and(|notices| !notices.is_empty())
     }
 
     /// Orders the connection to end. The first order counts.

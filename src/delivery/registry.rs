@@ -183,11 +183,26 @@ impl Registry {
         self.inside().members.iter().map(|(_, member)| Arc::clone(member)).collect()
     }
 
+    /// Whether this user is connected.
+    pub fn has(&self, user: &UserId) -> bool {
+        self.inside().by_user.contains_key(user)
+    }
+
+    pub fn users(&self) -> Vec<UserId> {
+        self.inside().by_user.keys().cloned().collect()
+    }
+
+    pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
+        let inside = self.inside();
+        let keys = inside.by_user.get(user);
+        keys.into_iter().flatten().map(|key| Arc::clone(&inside.members[*key])).collect()
+    }
+
     /// The connections of one device.
     pub(super) fn of_device(&self, user: &UserId, client: &ClientId) -> Vec<Arc<Member>> {
-        let inside = self.inside();
-        let keys = inside.by_user.get(user).into_iter().flatten();
-        keys.map(|key| &inside.members[*key]).filter(|member| member.client == *client).map(Arc::clone).collect()
+        let mut members = self.of_user(user);
+        members.retain(|member| member.client == *client);
+        members
     }
 
     /// Lets a connection in. From now on everything above the returned position comes to its outbox.

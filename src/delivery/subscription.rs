@@ -34,8 +34,8 @@ pub enum Ready {
 /// A frame on its way to the client.
 #[derive(Debug)]
 pub struct Sending {
-    /// Everything that concerns the client up to here is given with it.
-    pub seq: Seq,
+    /// Everything that concerns the client up to here is given with it; `None` for a frame that no number orders.
+    pub seq: Option<Seq>,
     /// The frame's type, for one that is no notification.
     pub control: Option<&'static str>,
     pub text: String,
@@ -87,7 +87,7 @@ impl Subscription {
             if let Some(ending) = self.seat.member().outbox.ending() {
                 return Ready::End(ending);
             }
-            if self.announcement.is_some() {
+            if self.announcement.is_some() || self.seat.member().outbox.has_notices() {
                 return Ready::Frames;
             }
             if let Some(page) = &self.page {
@@ -113,10 +113,13 @@ impl Subscription {
 
     /// The next frame, if one is at hand.
     pub fn next_frame(&mut self) -> Option<Sending> {
+        if let Some(notice) = self.seat.member().outbox.next_notice() {
+            return Some(Sending { seq: None, control: Some(notice.name), text: notice.text });
+        }
         if let Some((seq, replayed)) = self.announcement.take() {
             self.seat.member().set_sent(seq);
             let text = ServerFrame::CaughtUp { seq, replayed }.encode();
-            return Some(Sending { seq, control: Some("caught_up"), text });
+            return Some(Sending { seq: Some(seq), control: Some("caught_up"), text });
         }
         loop {
             let event = match &mut self.page {
@@ -129,7 +132,7 @@ impl Subscription {
             let replayed = self.connection.is_replaying();
             if let Some(prev) = self.connection.give(event.seq) {
                 self.seat.member().set_sent(event.seq);
-                return Some(Sending { seq: event.seq, control: None, text: event.frame(prev, replayed) });
+                return Some(Sending { seq: Some(event.seq), control: None, text: event.frame(prev, replayed) });
             }
             // Given before: must not be, and must not go out again.
             tracing::error!(session = %self.seat.member().session, seq = event.seq.get(), "a number came twice to one connection");

@@ -87,6 +87,12 @@ text_id!(
     CLIENT_ID_MAX_BYTES
 );
 
+text_id!(
+    /// A client's own name for a command, by which it is known again when it is repeated. 1 to 64 characters.
+    CommandTag,
+    CLIENT_ID_MAX_BYTES
+);
+
 impl ClientId {
     /// The device of a client that names none.
     pub fn default_device() -> Self {
@@ -129,6 +135,11 @@ uuid_id!(
 uuid_id!(
     /// One connection of one client.
     SessionId,
+    now_v7
+);
+uuid_id!(
+    /// One command of a user to a provider.
+    CommandId,
     now_v7
 );
 uuid_id!(

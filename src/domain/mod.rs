@@ -3,6 +3,7 @@
 //! This room knows no other. Nothing here waits, reads a clock or talks to anyone.
 
 mod audience;
+mod command;
 mod ids;
 mod notification;
 mod principal;
@@ -11,7 +12,8 @@ mod seq;
 pub mod why;
 
 pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
-pub use ids::{AccountId, ClientId, IdError, InstanceId, LogId, NotificationId, SessionId, UserId};
+pub use command::{CommandState, Term, message_source};
+pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
 pub use principal::{Caller, Principal, Role};
 pub use provider::{ProviderName, ProviderNameError};

@@ -141,9 +141,9 @@ impl Flow {
         let mut piece = String::new();
         while piece.len() < PIECE_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
-            match frame.control {
-                None => self.form.notification(&mut piece, frame.seq, &frame.text),
-                Some(name) => self.form.control(&mut piece, name, Some(frame.seq), &frame.text),
+            match (frame.control, frame.seq) {
+                (None, Some(seq)) => self.form.notification(&mut piece, seq, &frame.text),
+                (name, seq) => self.form.control(&mut piece, name.unwrap_or("message"), seq, &frame.text),
             }
         }
         self.send(piece).await

@@ -19,9 +19,10 @@ use super::hub::Hub;
 use super::limits::Bucket;
 use super::stream::{self, TokenClock};
 use super::token::TokenError;
+use crate::delivery::desk::Given;
 use crate::delivery::outbox::Ending;
 use crate::delivery::{Opening, Ready, Subscription};
-use crate::domain::Seq;
+use crate::domain::{CommandTag, Seq};
 use crate::wire::client::{self, ClientFrame};
 use crate::wire::close::Close;
 use crate::wire::server::ServerFrame;
@@ -264,7 +265,8 @@ impl Line {
     }
 
     async fn hear_text(&mut self, text: &str) -> Result<(), Over> {
-        let frame = client::parse(text);
+        let desk = self.hub.delivery.desk.clone();
+        let frame = client::parse(text, |kind| desk.as_ref().is_some_and(|desk| desk.takes(kind)));
         // Acknowledgements are as many as notifications; they cost next to nothing and are not counted.
         if !matches!(frame, Ok(ClientFrame::Ack(_))) {
             self.count_message()?;
@@ -278,7 +280,20 @@ impl Line {
                 self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
             }
             Ok(ClientFrame::Auth { token }) => self.renew(&token).await,
+            Ok(ClientFrame::Command { kind, tag, payload }) => self.command(&kind, tag, payload).await,
             Err(error) => self.refuse(error.code, &error.message).await,
+        }
+    }
+
+    /// Leaves a command at the desk. Its result comes as everything that waits for this connection does.
+    async fn command(&mut self, kind: &str, tag: Option<CommandTag>, payload: Option<String>) -> Result<(), Over> {
+        let Some(desk) = self.hub.delivery.desk.clone() else { return Ok(()) };
+        let member = Arc::clone(self.subscription.member());
+        match desk.give(&member, kind, tag, payload).await {
+            Given::Noted | Given::Unknown => Ok(()),
+            Given::OtherCommand => {
+                self.refuse("command_id_conflict", "this id was given to another command before; nothing was sent. Use a new id").await
+            }
         }
     }
 

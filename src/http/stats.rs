@@ -1,5 +1,6 @@
 //! `GET /stats`: every session of every instance, for admins.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,11 +12,15 @@ use serde::Serialize;
 use super::hub::Hub;
 use super::problems::Refused;
 use crate::delivery::Member;
-use crate::domain::Seq;
+use crate::domain::{Seq, UserId};
 use crate::store::sessions::{self, StoredSession};
+use crate::store::upstream::admin::{self, Overview};
 
 /// Most sessions of other instances in one answer.
 const ELSEWHERE_MAX: i64 = 10_000;
+
+/// Most upstream sessions in one answer.
+const UPSTREAM_MAX: i64 = 10_000;
 
 /// The old service's fields keep their names and forms: times are milliseconds since 1970.
 #[derive(Serialize)]
@@ -46,6 +51,9 @@ struct Stats {
     earliest: Seq,
     /// Sessions of other instances are as they were written down last, at most some seconds ago.
     connections: Vec<Session>,
+    /// The sessions with providers, of all instances; without their secrets. Absent where no provider is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_sessions: Option<Vec<Overview>>,
 }
 
 pub async fn stats(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Response, Refused> {
@@ -53,9 +61,22 @@ pub async fn stats(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Re
     let position = hub.delivery.registry.position();
     let head = position.published;
     let instance = hub.instance.to_string();
-    let mut connections: Vec<Session> = hub.delivery.registry.members().iter().map(|m| here(m, &instance, head)).collect();
+    let upstream_sessions = match hub.delivery.desk {
+        Some(_) => Some(admin::list_all(&hub.reader, UPSTREAM_MAX).await?),
+        None => None,
+    };
+    // Asked by itself: the list may be cut off.
+    let live: HashSet<UserId> = match hub.delivery.desk {
+        Some(_) => admin::live_users(&hub.reader).await?.into_iter().collect(),
+        None => HashSet::new(),
+    };
+    let mut connections: Vec<Session> =
+        hub.delivery.registry.members().iter().map(|m| here(m, &instance, head, live.contains(&m.who.user))).collect();
     let elsewhere = sessions::live_elsewhere(&hub.reader, hub.instance, ELSEWHERE_MAX).await?;
-    connections.extend(elsewhere.into_iter().map(|s| there(s, head)));
+    connections.extend(elsewhere.into_iter().map(|s| {
+        let is_live = live.contains(s.user.as_str());
+        there(s, head, is_live)
+    }));
     let stats = Stats {
         total_connections: connections.len(),
         instance,
@@ -63,11 +84,12 @@ pub async fn stats(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Re
         head,
         earliest: position.floor.next(),
         connections,
+        upstream_sessions,
     };
     Ok(Json(stats).into_response())
 }
 
-fn here(member: &Member, instance: &str, head: Seq) -> Session {
+fn here(member: &Member, instance: &str, head: Seq, upstream_connected: bool) -> Session {
     Session {
         session_id: member.session.to_string(),
         user_id: member.who.user.to_string(),
@@ -80,11 +102,11 @@ fn here(member: &Member, instance: &str, head: Seq) -> Session {
         sent_seq: member.sent(),
         acked_seq: member.acked(),
         lag: head.since(member.acked()),
-        upstream_connected: false,
+        upstream_connected,
     }
 }
 
-fn there(session: StoredSession, head: Seq) -> Session {
+fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> Session {
     Session {
         session_id: session.session.to_string(),
         user_id: session.user,
@@ -97,6 +119,6 @@ fn there(session: StoredSession, head: Seq) -> Session {
         sent_seq: session.sent,
         acked_seq: session.acked,
         lag: head.since(session.acked),
-        upstream_connected: false,
+        upstream_connected,
     }
 }

@@ -119,14 +119,7 @@ async fn call(
 
     let first = Seq::from_db(row.first_seq);
     let mut outcomes = Vec::with_capacity(rows.len());
-    let mut known = Known {
-        places: row.known_place.unwrap_or_default(),
-        seqs: row.known_seq.unwrap_or_default(),
-        ids: row.known_id.unwrap_or_default(),
-        created_at: row.known_created_at.unwrap_or_default(),
-        same_body: row.known_same_body.unwrap_or_default(),
-        next: 0,
-    };
+    let mut known = Known::new(row.known_place, row.known_seq, row.known_id, row.known_created_at, row.known_same_body);
     let mut next = first;
     for place in 1..=rows.len() {
         outcomes.push(known.take(place).unwrap_or_else(|| {
@@ -171,7 +164,7 @@ pub async fn ensure_partitions(connection: &mut PgConnection) -> Result<i32, Sto
 }
 
 /// The rows of a batch whose key was known, in the order of their places.
-struct Known {
+pub(super) struct Known {
     places: Vec<i32>,
     seqs: Vec<i64>,
     ids: Vec<Uuid>,
@@ -181,7 +174,25 @@ struct Known {
 }
 
 impl Known {
-    fn take(&mut self, place: usize) -> Option<Appended> {
+    /// As `recado.append` gives them; without any key, not at all.
+    pub(super) fn new(
+        places: Option<Vec<i32>>,
+        seqs: Option<Vec<i64>>,
+        ids: Option<Vec<Uuid>>,
+        created_at: Option<Vec<DateTime<Utc>>>,
+        same_body: Option<Vec<bool>>,
+    ) -> Self {
+        Self {
+            places: places.unwrap_or_default(),
+            seqs: seqs.unwrap_or_default(),
+            ids: ids.unwrap_or_default(),
+            created_at: created_at.unwrap_or_default(),
+            same_body: same_body.unwrap_or_default(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn take(&mut self, place: usize) -> Option<Appended> {
         let at = self.next;
         if usize::try_from(*self.places.get(at)?).ok() != Some(place) {
             return None;

@@ -14,6 +14,8 @@ use super::database::{ASK_LIMIT, limited};
 
 /// Devices of one step: a transaction of some milliseconds. No more than the client ids that a mark remembers one by one.
 const STEP_ROWS: i32 = 1000;
+/// Longest wait for a step: nobody waits for it, and a busy machine may take seconds.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// Steps of one round: a round of two hundred thousand devices then takes ten rounds, some minutes.
 const STEPS: u32 = 20;
 
@@ -81,7 +83,7 @@ pub async fn step(connection: &mut PgConnection, age: Duration, stand: &Stand) -
         age.as_secs_f64(),
     )
     .fetch_one(connection);
-    let done = limited(ASK_LIMIT, done).await?;
+    let done = limited(STEP_LIMIT, done).await?;
     let next = done.last_user_id.zip(done.last_client_id).filter(|_| done.looked == STEP_ROWS);
     Ok(Step { forgotten: u64::try_from(done.forgotten).unwrap_or(0), next: next.map(|(user, client)| Stand { user, client }) })
 }

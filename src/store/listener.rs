@@ -12,7 +12,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 
 use super::database::{CONNECT_LIMIT, limited};
-use super::{Database, StoreError};
+use super::{Database, StoreError, upstream};
 use crate::backoff::Backoff;
 use crate::domain::Seq;
 use crate::tasks::Stop;
@@ -33,12 +33,16 @@ pub enum Hint {
     Listening,
 }
 
+/// To whom hints about upstream sessions go; nobody, where no provider is configured. Each is bounded; full means that the
+/// reader has much to look at and will find by polling what it was not told.
+pub type UpstreamHints = Vec<mpsc::Sender<upstream::Hint>>;
+
 /// Listens until stopped. `hints` is bounded; when it is full the tailer is behind anyway, and will look.
-pub async fn run(database: Database, hints: mpsc::Sender<Hint>, mut stop: Stop) {
+pub async fn run(database: Database, hints: mpsc::Sender<Hint>, upstream: UpstreamHints, mut stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     while !stop.is_stopped() {
         let ended = tokio::select! {
-            ended = listen(&database, &hints, &mut backoff) => ended,
+            ended = listen(&database, &hints, &upstream, &mut backoff) => ended,
             () = stop.wait() => return,
         };
         if let Err(error) = ended {
@@ -52,23 +56,34 @@ pub async fn run(database: Database, hints: mpsc::Sender<Hint>, mut stop: Stop) 
 }
 
 /// One connection, from its start to its death.
-async fn listen(database: &Database, hints: &mpsc::Sender<Hint>, backoff: &mut Backoff) -> Result<(), StoreError> {
+async fn listen(
+    database: &Database,
+    hints: &mpsc::Sender<Hint>,
+    upstream: &UpstreamHints,
+    backoff: &mut Backoff,
+) -> Result<(), StoreError> {
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
         let _ = hints.try_send(Hint::Listening);
     }
-    let mut listener = limited(CONNECT_LIMIT, open(database)).await?;
+    let mut listener = limited(CONNECT_LIMIT, open(database, !upstream.is_empty())).await?;
     backoff.succeeded();
     // Only now: what was committed before LISTEN took hold was announced to nobody.
     #[cfg(feature = "mutants")]
-    let has_looked = crate::mutants::is("reload-early");
+    let is_due = !crate::mutants::is("reload-early");
     #[cfg(not(feature = "mutants"))]
-    let has_looked = false;
-    if !has_looked {
+    let is_due = true;
+    if is_due {
         let _ = hints.try_send(Hint::Listening);
     }
+    tell(upstream, &upstream::Hint::Everything);
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) if notification.channel() == upstream::CHANNEL => {
+                if let Some(hint) = upstream::Hint::parse(notification.payload()) {
+                    tell(upstream, &hint);
+                }
+            }
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
                     let _ = hints.try_send(hint);
@@ -84,13 +99,22 @@ async fn listen(database: &Database, hints: &mpsc::Sender<Hint>, backoff: &mut B
     }
 }
 
+fn tell(readers: &UpstreamHints, hint: &upstream::Hint) {
+    for reader in readers {
+        let _ = reader.try_send(hint.clone());
+    }
+}
+
 /// A pool of one: the listener's own reconnecting is off, because it would not tell us in time.
-async fn open(database: &Database) -> Result<PgListener, sqlx::Error> {
+async fn open(database: &Database, with_upstream: bool) -> Result<PgListener, sqlx::Error> {
     let pool =
         PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(database.listen_options()).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
+    if with_upstream {
+        listener.listen(upstream::CHANNEL).await?;
+    }
     Ok(listener)
 }
 

@@ -39,6 +39,7 @@ pub mod seen;
 pub mod server;
 pub mod sessions;
 pub mod tickets;
+pub mod upstream;
 pub mod why;
 pub mod yardstick;
 

@@ -1,4 +1,5 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, sessions that ended long ago, idle devices.
+//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, and what ended long ago: sessions, idle
+//! devices, commands that are settled, upstream sessions that nobody wants.
 //!
 //! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
 //! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::database::{ASK_LIMIT, limited};
 use super::idle::{self, Reach};
-use super::{Database, StoreError, read};
+use super::{Database, StoreError, read, upstream};
 use crate::backoff::jitter;
 use crate::domain::Seq;
 use crate::tasks::Stop;
@@ -44,6 +45,8 @@ pub struct Policy {
     pub sessions: Option<Duration>,
     /// Devices that were not here for longer go; see [`super::idle`].
     pub devices: Option<Duration>,
+    /// Commands that were settled longer ago go, and upstream sessions that nobody has wanted for as long.
+    pub upstream: Option<Duration>,
 }
 
 impl Policy {
@@ -73,6 +76,8 @@ pub struct Outcome {
     /// Delivery facts, of numbers that were dropped or of sessions that were forgotten.
     pub facts_deleted: u64,
     pub devices_forgotten: u64,
+    pub commands_deleted: u64,
+    pub upstream_sessions_deleted: u64,
 }
 
 /// Does a round each minute until stopped. A round that fails is tried again with the next.
@@ -94,6 +99,8 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
                 tracing::info!(
                     partitions = done.partitions_dropped,
                     sessions = done.sessions_deleted,
+                    commands = done.commands_deleted,
+                    upstream_sessions = done.upstream_sessions_deleted,
                     facts = done.facts_deleted,
                     devices = done.devices_forgotten,
                     "what was over its time was dropped"
@@ -155,6 +162,10 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach
     }
     if let Some(age) = policy.devices {
         done.devices_forgotten = idle::forget(connection, age, reach).await?;
+    }
+    if let Some(age) = policy.upstream {
+        done.commands_deleted = upstream::forget::commands(connection, age).await?;
+        done.upstream_sessions_deleted = upstream::forget::sessions(connection, age).await?;
     }
     Ok(done)
 }

@@ -32,6 +32,8 @@ use crate::domain::UserId;
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(4);
 /// Most addresses that are tried.
 const ADDRESSES: usize = 4;
+/// What is read at once, in bytes; each socket holds so much all the time, and there are thousands.
+const READ_BUFFER: usize = 4 * 1024;
 /// What may wait to be written on one socket, in bytes. Full: the writer waits, under its own deadline.
 const WRITE_BUFFER: usize = 128 * 1024;
 
@@ -113,6 +115,7 @@ impl Dialer {
         let config = WebSocketConfig::default()
             .max_message_size(Some(rules.max_message))
             .max_frame_size(Some(rules.max_message))
+            .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BUFFER);
         let open = async {

@@ -1,15 +1,69 @@
 //! Outward: what a provider is, how it is spoken to, and one session a user with it.
+//!
+//! # Words
+//! - *session*: one of a provider and a user. *Owner*: the instance that acts for it. *Term*: counts the claims; each
+//!   write names it. *Lease*: until when the owner may act, by the clock of the database. *Trust*: until when it dares to,
+//!   by its own clock, which is earlier.
+//! - *try*: a sign-in, a dialling, or one after the other.
+//!
+//! # The states of a session that is held
+//! ```text
+//!            no session id           signed in          connected
+//!  claimed ───────────────► signing in ──────► connecting ──────► live ──► ended: idle, released
+//!     │  a session id is there                  ▲   ▲  │           │
+//!     └─────────────────────────────────────────┘   │  │ failed    │ lost, silent, flooded
+//!                  the wait is over (or signing in) │  ▼           │
+//!                                                  backing off ◄───┘
+//!                                                      │ tries used up, or refused three times
+//!                                                      ▼
+//!                              ended: waiting for five minutes, refused       lease lost, stop: from everywhere
+//! ```
+//!
+//! # Invariants
+//! 1. One thing at a time towards the provider: a sign-in, a dialling or a socket. Nothing is sent before it is open.
+//! 2. At most [`machine::TRIES_A_MINUTE`] tries of a session in any minute; all sessions of an instance pass one [`gate`].
+//! 3. Whatever is polled towards the provider is polled only while the trust lasts; so a frozen owner that wakes is silent.
+//! 4. A command's bytes leave only after it is `sending` under this term, once; and each is settled once.
+//! 5. What is read from a socket is on its way into the log before more is read than its bound; it is appended under the
+//!    term or not at all, and before the lease is given back.
+//!
+//! # Failures
+//! - *The owner dies*: its lease runs out, another claims the next term with the session id; commands that it had taken and
+//!   not settled are unknown. *It is frozen*: the same, and when it wakes it hangs up without a word.
+//! - *The database is away*: trust ends before the lease does; the socket is closed. *An append's outcome is unknown*: it is
+//!   repeated under the same keys.
+//! - *The provider is silent*: no answer to a keep-alive; back-off; the session id is used again if it has ever worked.
+//!   *It floods*: its messages are read at a steady pace and its own window fills ([`pace`]); half a minute later it is left.
+//!   *It takes no session id any more*: one new sign-in at once, then as any failure.
+//! - *The hub stops*: sockets are closed, messages appended, rows given back; another hub claims them at once.
+//!
+//! [`machine`] decides, [`session`] performs; [`supervisor`] holds, [`scribe`] writes rows and takes commands, [`recorder`]
+//! appends. This room does not know browsers.
 
 pub mod addresses;
+pub mod backoff;
 pub mod cipher;
+pub mod clock;
 pub mod dial;
 pub mod file;
+pub mod gate;
+pub mod holdings;
 pub mod hosts;
+pub mod ledger;
+pub mod machine;
+pub mod mailbox;
+pub mod pace;
 pub mod provider;
+pub mod recorder;
 pub mod rule;
+pub mod scribe;
 pub mod secret;
+pub mod session;
 pub mod sign_in;
+pub mod start;
+pub mod supervisor;
 pub mod template;
+pub mod write;
 
 use std::time::Duration;
 
@@ -20,6 +74,7 @@ pub use dial::{DialError, Dialer, Socket};
 pub use provider::{Provider, Providers};
 pub use secret::Secret;
 pub use sign_in::{Outcome, sign_in};
+pub use start::{SUPERVISOR_TASK, Setup, StartError, start};
 
 /// A provider that asks for more than this is asked again all the same.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);

@@ -209,7 +209,7 @@ impl Commands {
 pub struct BackoffRules {
     pub first: Duration,
     pub most: Duration,
-    /// After so many failures in a row the session waits for the user's next new connection.
+    /// After so many failures in a row the user is told, and one try is made each five minutes.
     pub tries: u32,
     /// A socket that lived for this long has earned a new count.
     pub reset_after: Duration,

@@ -3,7 +3,8 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::domain::Seq;
+use super::json::{self, JsonError};
+use crate::domain::{CommandTag, Seq};
 
 /// A frame of a client that the protocol knows.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub enum ClientFrame {
     Ping { id: Option<Box<RawValue>> },
     /// A newer token of the same user.
     Auth { token: String },
+    /// Something for a provider. `payload` is JSON text, as it was sent; `None` where there is none.
+    Command { kind: String, tag: Option<CommandTag>, payload: Option<String> },
 }
 
 /// Why a frame is answered with an `error` frame.
@@ -32,9 +35,11 @@ impl FrameError {
 /// Longest `id` of a ping that is sent back, in bytes of JSON.
 const PING_ID_MAX_BYTES: usize = 128;
 
+/// `is_command` tells the types that a provider takes.
+///
 /// # Errors
 /// When the text is not JSON, not an object, of no known type, or lacks what its type needs.
-pub fn parse(text: &str) -> Result<ClientFrame, FrameError> {
+pub fn parse(text: &str, is_command: impl Fn(&str) -> bool) -> Result<ClientFrame, FrameError> {
     let value: Value = serde_json::from_str(text).map_err(|_| FrameError::new("malformed_json", "the frame is not JSON"))?;
     let Value::Object(frame) = value else {
         return Err(FrameError::new("invalid_frame", "a frame is a JSON object with a type"));
@@ -43,6 +48,7 @@ pub fn parse(text: &str) -> Result<ClientFrame, FrameError> {
         Some("ack") => ack(&frame),
         Some("ping") => ping(text),
         Some("auth") => auth(&frame),
+        Some(kind) if is_command(kind) => command(kind, text),
         Some(other) => {
             let shown: String = other.chars().take(64).collect();
             Err(FrameError::new("unknown_type", format!("no frame of type {shown:?} is known here; ack, ping and auth are")))
@@ -78,9 +84,56 @@ fn auth(frame: &Map<String, Value>) -> Result<ClientFrame, FrameError> {
         .ok_or_else(|| FrameError::new("invalid_frame", "an auth frame has a token, which is a string"))
 }
 
+fn command(kind: &str, text: &str) -> Result<ClientFrame, FrameError> {
+    #[derive(serde::Deserialize)]
+    struct Command {
+        id: Option<Value>,
+        payload: Option<Box<RawValue>>,
+    }
+    let invalid = |what: &str| FrameError::new("invalid_command", what.to_owned());
+    let Command { id, payload } = serde_json::from_str(text).map_err(|_| invalid("a field stands twice in the command"))?;
+    let tag = match id {
+        None => None,
+        Some(Value::String(id)) => Some(CommandTag::parse(&id).map_err(|error| invalid(&format!("id {error}")))?),
+        Some(_) => return Err(invalid("the id of a command is a string")),
+    };
+    let payload = payload.map(|payload| payload.get().to_owned()).filter(|payload| payload != "null");
+    if let Some(payload) = &payload {
+        json::check(payload).map_err(|error| match error {
+            JsonError::Malformed(why) | JsonError::Unfaithful(why) => invalid(&format!("payload: {why}")),
+        })?;
+    }
+    Ok(ClientFrame::Command { kind: kind.to_owned(), tag, payload })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<ClientFrame, FrameError> {
+        super::parse(text, |kind| kind == "bet")
+    }
+
+    #[test]
+    fn a_command_keeps_what_it_says_byte_for_byte() {
+        let frame = parse(r#"{"type":"bet","id":"b-17","payload":{ "n":1.0 , "s":"\u00e9"}}"#);
+        let Ok(ClientFrame::Command { kind, tag, payload }) = frame else { panic!("{frame:?}") };
+        assert_eq!((kind.as_str(), tag.unwrap().as_str()), ("bet", "b-17"));
+        assert_eq!(payload.as_deref(), Some(r#"{ "n":1.0 , "s":"\u00e9"}"#));
+        for bare in [r#"{"type":"bet"}"#, r#"{"type":"bet","id":null,"payload":null,"more":1}"#] {
+            assert!(matches!(parse(bare), Ok(ClientFrame::Command { tag: None, payload: None, .. })), "{bare}");
+        }
+        for bad in [
+            r#"{"type":"bet","id":7}"#,
+            r#"{"type":"bet","id":""}"#,
+            r#"{"type":"bet","id":"a b"}"#,
+            r#"{"type":"bet","payload":{"a":1,"a":2}}"#,
+            r#"{"type":"bet","payload":1,"payload":2}"#,
+            r#"{"type":"bet","payload":"\u0000"}"#,
+        ] {
+            assert_eq!(parse(bad).expect_err(bad).code, "invalid_command", "{bad}");
+        }
+    }
 
     #[test]
     fn known_frames_are_read() {
@@ -97,7 +150,7 @@ mod tests {
             ("[1]", "invalid_frame"),
             ("{}", "invalid_frame"),
             (r#"{"type":7}"#, "invalid_frame"),
-            (r#"{"type":"bet","payload":{}}"#, "unknown_type"),
+            (r#"{"type":"dance","payload":{}}"#, "unknown_type"),
             (r#"{"type":"ack"}"#, "bad_ack"),
             (r#"{"type":"ack","seq":"7"}"#, "bad_ack"),
             (r#"{"type":"ack","seq":-1}"#, "bad_ack"),

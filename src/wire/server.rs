@@ -77,6 +77,27 @@ pub enum ServerFrame<'a> {
         code: &'a str,
         message: &'a str,
     },
+    /// How the user's session with a provider stands. `provider` is named where there are several.
+    Status {
+        status: &'a str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        provider: Option<&'a str>,
+    },
+    /// Why the last try to reach a provider failed. The old service's frame, which has no code.
+    #[serde(rename = "error")]
+    Trouble {
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        provider: Option<&'a str>,
+    },
+    /// What became of a command.
+    CommandResult {
+        id: &'a str,
+        status: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<&'a str>,
+    },
     AuthExpiring {
         #[serde(serialize_with = "as_timestamp")]
         expires_at: DateTime<Utc>,
@@ -193,6 +214,12 @@ mod tests {
     fn control_frames_are_flat() {
         let frame = ServerFrame::Goodbye { reason: "draining", after_ms: 1830 };
         assert_eq!(frame.encode(), r#"{"type":"goodbye","reason":"draining","after_ms":1830}"#);
+        let status = ServerFrame::Status { status: "connected", message: "Conectado", provider: None };
+        assert_eq!(status.encode(), r#"{"type":"status","status":"connected","message":"Conectado"}"#);
+        let trouble = ServerFrame::Trouble { message: "Erro", provider: None };
+        assert_eq!(trouble.encode(), r#"{"type":"error","message":"Erro"}"#);
+        let result = ServerFrame::CommandResult { id: "b-17", status: "sent", detail: None };
+        assert_eq!(result.encode(), r#"{"type":"command_result","id":"b-17","status":"sent"}"#);
         let gap = Resume::Gap { from: Seq::from_db(9), lost_from: Seq::from_db(4), lost_to: Seq::from_db(9) };
         assert_eq!(serde_json::to_string(&gap).unwrap(), r#"{"status":"gap","from":9,"lost_from":4,"lost_to":9}"#);
     }

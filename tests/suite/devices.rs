@@ -11,7 +11,7 @@ use recado::store::{Database, read};
 use super::retention::retain;
 use super::support::*;
 
-const WEEK: Policy = Policy { age: None, bytes: None, sessions: None, devices: Some(Duration::from_secs(7 * 86_400)) };
+const WEEK: Policy = Policy { age: None, bytes: None, sessions: None, devices: Some(Duration::from_secs(7 * 86_400)), upstream: None };
 
 /// Makes the stored devices of a user look as if they had not been here for a month.
 async fn a_month_passes(db: &TestDb, user: &str) {

@@ -8,7 +8,7 @@ use recado::store::retention::{self, Outcome, Policy};
 use super::support::*;
 
 /// Every partition that is full, whatever its age.
-pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None };
+pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None, upstream: None };
 
 pub async fn retain(db: &TestDb, policy: Policy) -> Outcome {
     retention::round(&Database::parse(&db.url(), None).unwrap(), policy).await.unwrap()
@@ -149,4 +149,34 @@ async fn sessions_that_ended_long_ago_are_forgotten_and_live_ones_are_not() {
     db.run("UPDATE recado.session SET ended_at = ended_at - interval '2 hours' WHERE ended_at IS NOT NULL").await;
     assert_eq!(retain(&db, an_hour).await.sessions_deleted, 3);
     assert_eq!(db.number("SELECT count(*) FROM recado.session").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settled_commands_and_unwanted_upstream_sessions_are_forgotten_after_their_time() {
+    let db = TestDb::new().await;
+    want(&db, &["ann", "bob"]).await;
+    let mut owner = Owner::on(&db).await;
+    for n in 0..3 {
+        give(&db, &command("ann", &format!("b-{n}"), "1"), LONG).await;
+    }
+    let leases: Vec<_> = owner.claim(LONG).await.iter().map(recado::store::upstream::Claimed::lease).collect();
+    let ann = leases.iter().find(|lease| lease.user == user("ann")).unwrap();
+    let taken = owner.take(ann).await;
+    for command in &taken[..2] {
+        owner.settle(ann.term, command.id, recado::store::upstream::commands::Sent::Sent).await;
+    }
+    let an_hour = Policy { upstream: Some(Duration::from_secs(3600)), ..Policy::default() };
+    assert_eq!(retain(&db, an_hour).await, Outcome::default());
+    // As if it had been long ago; one command is still under way, one session still held.
+    db.run(
+        "ALTER TABLE recado.upstream_command DISABLE TRIGGER command_goes_forward;
+         UPDATE recado.upstream_command SET accepted_at = accepted_at - interval '2 hours', settled_at = settled_at - interval '2 hours';
+         UPDATE recado.upstream_session SET wanted_until = wanted_until - interval '3 hours'",
+    )
+    .await;
+    assert!(owner.release(leases.iter().find(|lease| lease.user == user("bob")).unwrap()).await);
+    let done = retain(&db, an_hour).await;
+    assert_eq!((done.commands_deleted, done.upstream_sessions_deleted), (2, 1));
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_command WHERE state = 'sending'").await, 1);
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_session WHERE user_id = 'ann'").await, 1);
 }

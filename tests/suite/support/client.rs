@@ -305,6 +305,19 @@ impl Client {
         got
     }
 
+    /// As [`Client::until_seq`], past frames that have no number.
+    pub async fn until_seq_past_others(&mut self, seq: i64) -> Vec<Notification> {
+        let mut got = Vec::new();
+        while self.given < seq {
+            match self.next_frame().await {
+                Frame::Notification(notification) => got.push(*notification),
+                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } | Frame::Other(_) => {}
+                other => panic!("number {seq} was to come, not {other:?}"),
+            }
+        }
+        got
+    }
+
     /// The next frame of another kind than notifications and heartbeats, by its type.
     pub async fn expect_other(&mut self, kind: &str) -> Value {
         loop {

@@ -66,6 +66,15 @@ impl Proxy {
                 Target::Tcp(tokio::net::lookup_host(host).await.unwrap().next().unwrap())
             }
         };
+        Self::to(target).await
+    }
+
+    /// Before a server at this address.
+    pub async fn before_address(address: &str) -> Self {
+        Self::to(Target::Tcp(address.parse().unwrap())).await
+    }
+
+    async fn to(target: Target) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (orders, heard) = watch::channel(Orders { flow: Flow::Pass, cuts: 0, cut: Cut::Fin });

@@ -1,0 +1,249 @@
+//! Commands of users: stored, taken by the owner of the session, settled. Forward only, and each sent at most once.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Columns, Lease, name, user};
+use crate::domain::{ClientId, CommandId, CommandState, CommandTag, InstanceId, ProviderName, SessionId, Term, UserId};
+use crate::store::StoreError;
+use crate::store::database::{ASK_LIMIT, limited};
+
+/// How far back a device that comes back is told what became of its commands.
+const RECENT: Duration = Duration::from_secs(60);
+/// Most commands of a device that it is told of when it comes back.
+const RECENT_MOST: i64 = 32;
+
+/// A command as a user gives it.
+#[derive(Debug, Clone)]
+pub struct NewCommand {
+    pub id: CommandId,
+    pub provider: ProviderName,
+    pub user: UserId,
+    pub client: ClientId,
+    pub session: SessionId,
+    pub tag: CommandTag,
+    pub kind: String,
+    /// JSON text, as it was said; `None` where there is none.
+    pub payload: Option<String>,
+}
+
+/// What became of giving a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// Stored: accepted, or rejected at once.
+    New(CommandOutcome),
+    /// Known from before, by its tag and with the same content.
+    Known(CommandOutcome),
+    /// The user gave another command this tag before. Nothing was stored.
+    OtherCommand,
+}
+
+/// How a command stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOutcome {
+    pub id: CommandId,
+    pub tag: CommandTag,
+    pub state: CommandState,
+    /// Why it is so, in a word.
+    pub detail: Option<String>,
+}
+
+/// Stores a command. Nobody takes it later than `wait` from now.
+///
+/// # Errors
+/// When the database is away or slow. Giving it again with the same tag is right: it is stored once.
+pub async fn accept(connection: &mut PgConnection, command: &NewCommand, wait: Duration) -> Result<Accepted, StoreError> {
+    let accepted = sqlx::query!(
+        r#"SELECT is_new AS "is_new!", same AS "same!", command_id AS "command_id!", state AS "state!", detail
+             FROM recado.upstream_accept($1, $2, $3, $4, $5, $6, $7, $8, $9)"#,
+        command.id.0,
+        command.provider.as_str(),
+        command.user.as_str(),
+        command.client.as_str(),
+        command.session.0,
+        command.tag.as_str(),
+        command.kind,
+        command.payload,
+        wait.as_secs_f64(),
+    )
+    .fetch_one(connection);
+    let row = limited(ASK_LIMIT, accepted).await?;
+    let outcome =
+        CommandOutcome { id: CommandId(row.command_id), tag: command.tag.clone(), state: command_state(&row.state)?, detail: row.detail };
+    Ok(match (row.is_new, row.same) {
+        (true, _) => Accepted::New(outcome),
+        (false, true) => Accepted::Known(outcome),
+        (false, false) => Accepted::OtherCommand,
+    })
+}
+
+/// A command that its owner may send, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    pub id: CommandId,
+    pub lease: Lease,
+    pub kind: String,
+    /// JSON text; `None` where the user gave none.
+    pub payload: Option<String>,
+}
+
+/// Takes the next commands of sessions that are held, in their order, at most `most`. They are `sending` from now on: their
+/// bytes may leave. What is taken and never settled will be `unknown`; also when this call fails after it was done.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn next_commands(
+    connection: &mut PgConnection,
+    instance: InstanceId,
+    leases: &[Lease],
+    most: usize,
+) -> Result<Vec<Command>, StoreError> {
+    let columns = Columns::of(leases.iter());
+    let taken = sqlx::query!(
+        r#"SELECT command_id AS "command_id!", provider AS "provider!", user_id AS "user_id!", term AS "term!", type AS "kind!", payload
+             FROM recado.upstream_take($1, $2, $3, $4, $5)"#,
+        instance.0,
+        &columns.provider as _,
+        &columns.user as _,
+        &columns.term,
+        i32::try_from(most).unwrap_or(i32::MAX),
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, taken).await?;
+    rows.into_iter()
+        .map(|row| {
+            let lease = Lease { provider: name(&row.provider)?, user: user(&row.user_id)?, term: Term::from_db(row.term) };
+            Ok(Command { id: CommandId(row.command_id), lease, kind: row.kind, payload: row.payload })
+        })
+        .collect()
+}
+
+/// How an owner settles a command that it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Its bytes were given to the socket, and the socket took them.
+    Sent,
+    /// Surely not a byte of it has left.
+    Failed,
+    /// Some of it may have left.
+    Unknown,
+}
+
+impl Sent {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What became of settling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Done,
+    /// It was settled before: by this owner, or as unknown by another. That stays.
+    Before,
+}
+
+/// Settles a command under the term that it was taken under. The lease may be over by then: the bytes have left, and that
+/// is a fact, as long as nobody has called it unknown.
+///
+/// # Errors
+/// When the database is away or slow. Settling again is right.
+pub async fn settle(
+    connection: &mut PgConnection,
+    term: Term,
+    id: CommandId,
+    outcome: Sent,
+    detail: Option<&str>,
+) -> Result<Settled, StoreError> {
+    let settled = sqlx::query_scalar!(
+        r#"WITH settled AS (
+               UPDATE recado.upstream_command
+                  SET state = $3, settled_at = clock_timestamp(), detail = $4
+                WHERE command_id = $1 AND term = $2 AND state = 'sending'
+            RETURNING provider, user_id)
+           SELECT count(recado.upstream_hint('command', provider, user_id)) AS "settled!" FROM settled"#,
+        id.0,
+        term.get(),
+        outcome.as_str(),
+        detail,
+    )
+    .fetch_one(connection);
+    Ok(if limited(ASK_LIMIT, settled).await? > 0 { Settled::Done } else { Settled::Before })
+}
+
+/// How these commands stand, those that are settled.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn settled_among(connection: &mut PgConnection, ids: &[CommandId]) -> Result<Vec<CommandOutcome>, StoreError> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT command_id, id, state, detail
+             FROM recado.upstream_command
+            WHERE command_id = ANY ($1) AND settled_at IS NOT NULL
+            ORDER BY place"#,
+        &ids,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    rows.into_iter().map(|row| outcome(row.command_id, &row.id, &row.state, row.detail)).collect::<Result<_, _>>().map_err(Into::into)
+}
+
+/// A device that has come, and its new connection.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub user: UserId,
+    pub client: ClientId,
+    pub session: SessionId,
+}
+
+/// The commands that these devices gave in the last minute over other connections than the present ones, the newest few of
+/// each, in their order; each with its device's place in the list.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn recent_of_devices(connection: &mut PgConnection, devices: &[Device]) -> Result<Vec<(usize, CommandOutcome)>, StoreError> {
+    let users: Vec<&str> = devices.iter().map(|d| d.user.as_str()).collect();
+    let clients: Vec<&str> = devices.iter().map(|d| d.client.as_str()).collect();
+    let sessions: Vec<Uuid> = devices.iter().map(|d| d.session.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT d.device AS "device!", c.command_id, c.id, c.state, c.detail
+             FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS d (user_id, client_id, session_id, device)
+             CROSS JOIN LATERAL (
+                  SELECT r.command_id, r.id, r.state, r.detail, r.place
+                    FROM recado.upstream_command r
+                   WHERE r.user_id = d.user_id AND r.client_id = d.client_id AND r.session_id <> d.session_id
+                     AND r.accepted_at > clock_timestamp() - make_interval(secs => $4)
+                   ORDER BY r.accepted_at DESC, r.place DESC
+                   LIMIT $5) c
+            ORDER BY d.device, c.place"#,
+        &users as _,
+        &clients as _,
+        &sessions,
+        RECENT.as_secs_f64(),
+        RECENT_MOST,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    rows.into_iter()
+        .map(|row| {
+            let device = usize::try_from(row.device - 1).unwrap_or(usize::MAX);
+            Ok((device, outcome(row.command_id, &row.id, &row.state, row.detail)?))
+        })
+        .collect()
+}
+
+fn outcome(id: Uuid, tag: &str, state: &str, detail: Option<String>) -> Result<CommandOutcome, sqlx::Error> {
+    let tag = CommandTag::parse(tag).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(CommandOutcome { id: CommandId(id), tag, state: command_state(state)?, detail })
+}
+
+fn command_state(text: &str) -> Result<CommandState, sqlx::Error> {
+    CommandState::parse(text).ok_or_else(|| sqlx::Error::Decode(format!("{text:?} is no state of a command").into()))
+}

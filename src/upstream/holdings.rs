@@ -1,0 +1,59 @@
+//! The sessions that this instance holds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::mailbox::Mailbox;
+use crate::domain::{ProviderName, UserId};
+use crate::store::upstream::Lease;
+
+/// A session without its term: there is one of a provider and a user.
+type Key = (ProviderName, UserId);
+
+/// Their mailboxes. The lock is held for a look, never over a wait.
+#[derive(Debug, Default)]
+pub struct Holdings(Mutex<HashMap<Key, Arc<Mailbox>>>);
+
+impl Holdings {
+    /// A session that is claimed anew while an older term of it still stands here takes its place; the older is told.
+    pub fn add(&self, mailbox: Arc<Mailbox>) {
+        let key = (mailbox.lease.provider.clone(), mailbox.lease.user.clone());
+        if let Some(older) = self.all().insert(key, mailbox) {
+            older.lose();
+        }
+    }
+
+    /// Only this very term.
+    pub fn remove(&self, lease: &Lease) {
+        let key = (lease.provider.clone(), lease.user.clone());
+        let mut all = self.all();
+        if all.get(&key).is_some_and(|mailbox| mailbox.lease.term == lease.term) {
+            all.remove(&key);
+        }
+    }
+
+    pub fn get(&self, lease: &Lease) -> Option<Arc<Mailbox>> {
+        let key = (lease.provider.clone(), lease.user.clone());
+        self.all().get(&key).filter(|mailbox| mailbox.lease.term == lease.term).cloned()
+    }
+
+    pub fn holds(&self, provider: &ProviderName, user: &UserId) -> bool {
+        self.all().contains_key(&(provider.clone(), user.clone()))
+    }
+
+    pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        self.all().values().cloned().collect()
+    }
+
+    pub fn leases_of(&self, which: impl Fn(&Mailbox) -> bool) -> Vec<Lease> {
+        self.all().values().filter(|mailbox| which(mailbox)).map(|mailbox| mailbox.lease.clone()).collect()
+    }
+
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Key, Arc<Mailbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

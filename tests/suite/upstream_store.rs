@@ -1,0 +1,571 @@
+//! One owner: at most one instance acts for an upstream session, a command goes up at most once, and an owner that was
+//! frozen does nothing when it wakes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use recado::domain::{CommandId, CommandState};
+use recado::store::append::Appended;
+use recado::store::upstream::append::Recorded;
+use recado::store::upstream::commands::{self, Accepted, Sent, Settled};
+use recado::store::upstream::leases::{self, Asked, Change};
+use recado::store::upstream::{Lease, UpstreamState, admin, chores, sessions};
+use sqlx::Connection;
+use tokio::time::Instant;
+
+use super::support::*;
+
+/// Soon over, yet long enough for a call or two.
+const SHORT: Duration = Duration::from_millis(400);
+
+async fn lease_is_over(db: &TestDb) {
+    eventually("the leases are over", PATIENCE, async || {
+        let held = "SELECT count(*) FROM recado.upstream_session WHERE lease_until > clock_timestamp()";
+        (db.number(held).await == 0).then_some(())
+    })
+    .await;
+}
+
+async fn text(db: &TestDb, sql: &str) -> String {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut db.connect().await).await.unwrap()
+}
+
+async fn state_of(db: &TestDb, id: CommandId) -> CommandState {
+    CommandState::parse(&text(db, &format!("SELECT state FROM recado.upstream_command WHERE command_id = '{id}'")).await).unwrap()
+}
+
+fn new(accepted: Accepted) -> CommandId {
+    let Accepted::New(outcome) = accepted else { panic!("it is new: {accepted:?}") };
+    assert_eq!(outcome.state, CommandState::Accepted);
+    outcome.id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_claims_at_the_same_time_one_gets_each_session() {
+    let db = TestDb::new().await;
+    let names: Vec<String> = (0..60).map(|n| format!("u{n}")).collect();
+    want(&db, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut owners = join_all((0..6).map(|_| Owner::on(&db))).await;
+    let claims = join_all(owners.iter_mut().map(|owner| owner.claim(LONG))).await;
+    let claimed: Vec<_> = claims.iter().flatten().collect();
+    assert_eq!(claimed.len(), 60);
+    assert_eq!(claimed.iter().map(|c| &c.user).collect::<HashSet<_>>().len(), 60, "nobody twice");
+    assert_eq!(claimed.iter().map(|c| c.term).collect::<HashSet<_>>().len(), 60, "no term twice");
+    assert!(owners[0].claim(LONG).await.is_empty(), "nothing is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_over_is_not_renewed_though_nobody_else_has_claimed() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let lease = owner.claim_one(SHORT).await;
+    assert!(owner.renew(&lease, SHORT).await, "while it lasts");
+    lease_is_over(&db).await;
+    assert!(!owner.renew(&lease, LONG).await);
+    let again = owner.claim_one(LONG).await;
+    assert!(again.term > lease.term, "a new claim is a new term");
+    assert!(!owner.renew(&lease, LONG).await, "the old term is not the new one");
+    assert!(owner.renew(&again, LONG).await);
+}
+
+/// Everything that an owner may do, by one that has lost its session.
+async fn does_nothing(db: &TestDb, owner: &mut Owner, lease: &Lease) {
+    let row = "SELECT (s.*)::text FROM recado.upstream_session s";
+    let before = text(db, row).await;
+    assert!(!owner.renew(lease, LONG).await);
+    assert!(!owner.checkpoint(lease, Change::to(UpstreamState::Live)).await);
+    assert!(owner.take(lease).await.is_empty());
+    assert_eq!(owner.append(&[message(lease, 1, "late")]).await, [Recorded::TermPassed]);
+    let asks = leases::take_asks(&mut owner.connection, owner.id, std::slice::from_ref(lease)).await.unwrap();
+    assert!(asks.is_empty());
+    assert_eq!(text(db, row).await, before, "the row is as it was");
+    assert_eq!(db.head().await, 0, "nothing is in the log");
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_command WHERE state = 'accepted'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_owner_does_nothing_when_it_wakes() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let (mut frozen, mut next) = (Owner::on(&db).await, Owner::on(&db).await);
+    let lease = frozen.claim_one(SHORT).await;
+    let id = new(give(&db, &command("ann", "b-1", "1"), LONG).await);
+    let asked = admin::ask(&mut next.connection, &user("ann"), None, Asked::Reconnect).await.unwrap();
+    assert_eq!(asked, 1);
+    lease_is_over(&db).await;
+    does_nothing(&db, &mut frozen, &lease).await;
+    let taken_over = next.claim_one(LONG).await;
+    does_nothing(&db, &mut frozen, &lease).await;
+    assert!(!frozen.release(&lease).await, "it gives back nothing that is another's");
+    // The one that holds it can do all of that.
+    assert!(next.renew(&taken_over, LONG).await);
+    assert!(matches!(next.append(&[message(&taken_over, 1, "m")]).await[..], [Recorded::Appended(Appended::New { .. })]));
+    assert_eq!(next.take(&taken_over).await.iter().map(|c| c.id).collect::<Vec<_>>(), [id], "accepted under the first, sent by the second");
+    let asks = leases::take_asks(&mut next.connection, next.id, std::slice::from_ref(&taken_over)).await.unwrap();
+    assert_eq!(asks, [(taken_over.clone(), Asked::Reconnect)]);
+    assert!(next.checkpoint(&taken_over, Change::to(UpstreamState::Live)).await);
+    assert!(next.release(&taken_over).await);
+    assert!(frozen.claim_one(LONG).await.term > taken_over.term, "what is given back is claimed at once");
+}
+
+/// The append had the session before its lease ended and waits for the log: the claim must not come between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_claims_a_session_while_its_messages_are_appended() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let (mut owner, mut next) = (Owner::on(&db).await, Owner::on(&db).await);
+    let mut blocker = db.connect().await;
+    let mut held = blocker.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock('recado.log'::regclass::integer, 1)").execute(&mut *held).await.unwrap();
+    let lease = owner.claim_one(Duration::from_secs(2)).await;
+    let row = message(&lease, 1, "m");
+    let appending = tokio::spawn(async move { owner.append(&[row]).await });
+    eventually("the append waits for the log", PATIENCE, async || {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        (db.number(waits).await == 1).then_some(())
+    })
+    .await;
+    lease_is_over(&db).await;
+    assert!(next.claim(LONG).await.is_empty(), "the session is held until the append has ended");
+    held.rollback().await.unwrap();
+    assert!(matches!(appending.await.unwrap()[..], [Recorded::Appended(Appended::New { .. })]));
+    next.claim_one(LONG).await;
+    assert_eq!(db.head().await, 1);
+}
+
+/// The claim began before the command was taken, in its snapshot; it looks for taken ones only once it has the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_taken_while_the_session_is_claimed_becomes_unknown() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let (owner, mut next) = (Owner::on(&db).await, Owner::on(&db).await);
+    let mut owner = owner;
+    let id = new(give(&db, &command("ann", "b-1", "1"), LONG).await);
+    let lease = owner.claim_one(Duration::from_secs(1)).await;
+    // A hub's own statements are whole transactions; this one stays open for as long as the test wants.
+    sqlx::query("SET idle_in_transaction_session_timeout = 0").execute(&mut owner.connection).await.unwrap();
+    let mut taking = owner.connection.begin().await.unwrap();
+    let taken = commands::next_commands(&mut taking, owner.id, std::slice::from_ref(&lease), 10).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    lease_is_over(&db).await;
+    assert!(next.claim(LONG).await.is_empty(), "the session is held until the command is taken");
+    taking.commit().await.unwrap();
+    let claimed = next.claim(LONG).await;
+    assert_eq!(claimed[0].unknown, 1);
+    assert_eq!(state_of(&db, id).await, CommandState::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_owner_had_taken_is_unknown_once_and_for_good() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let (mut dead, mut next) = (Owner::on(&db).await, Owner::on(&db).await);
+    let ids = [
+        new(give(&db, &command("ann", "b-1", "1"), LONG).await),
+        new(give(&db, &command("ann", "b-2", "1"), LONG).await),
+        new(give(&db, &command("ann", "b-3", "1"), LONG).await),
+    ];
+    let lease = dead.claim_one(SHORT).await;
+    assert_eq!(dead.take(&lease).await.iter().map(|c| c.id).collect::<Vec<_>>(), ids, "in the order in which they were given");
+    assert_eq!(dead.settle(lease.term, ids[0], Sent::Sent).await, Settled::Done);
+    lease_is_over(&db).await;
+    // The bytes have left, and nobody has said otherwise yet.
+    assert_eq!(dead.settle(lease.term, ids[1], Sent::Sent).await, Settled::Done);
+    let claimed = next.claim(LONG).await;
+    assert_eq!(claimed[0].unknown, 1);
+    assert_eq!(dead.settle(lease.term, ids[2], Sent::Sent).await, Settled::Before);
+    assert_eq!(next.settle(claimed[0].term, ids[2], Sent::Sent).await, Settled::Before, "not under another term");
+    assert!(next.take(&claimed[0].lease()).await.is_empty(), "and it is not sent again");
+    assert!(next.release(&claimed[0].lease()).await);
+    assert_eq!(dead.claim(LONG).await[0].unknown, 0);
+    let states = [state_of(&db, ids[0]).await, state_of(&db, ids[1]).await, state_of(&db, ids[2]).await];
+    assert_eq!(states, [CommandState::Sent, CommandState::Sent, CommandState::Unknown]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_waits_for_ever_for_an_owner_that_is_lost_when_nobody_claims() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let (mut dead, mut other) = (Owner::on(&db).await, Owner::on(&db).await);
+    let id = new(give(&db, &command("ann", "b-1", "1"), LONG).await);
+    let lease = dead.claim_one(SHORT).await;
+    assert_eq!(dead.take(&lease).await.len(), 1);
+    assert!(dead.renew(&lease, LONG).await);
+    db.run("UPDATE recado.upstream_session SET wanted_until = clock_timestamp()").await;
+    assert_eq!(chores::round(&mut other.connection).await.unwrap(), chores::Ended::default(), "its owner lives");
+    db.run("UPDATE recado.upstream_session SET lease_until = clock_timestamp()").await;
+    let ended = eventually("the command is called unknown", PATIENCE, async || {
+        let ended = chores::round(&mut other.connection).await.unwrap();
+        (ended.unknown > 0).then_some(ended)
+    })
+    .await;
+    assert_eq!(ended.unknown, 1);
+    assert_eq!(state_of(&db, id).await, CommandState::Unknown);
+    assert_eq!(text(&db, "SELECT state FROM recado.upstream_session").await, "released");
+    assert_eq!(dead.settle(lease.term, id, Sent::Sent).await, Settled::Before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_id_from_two_devices_at_once_is_one_command() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let givers: Vec<_> = (0..12).map(|_| command("ann", "b-1", "{\"n\":1}")).collect();
+    let answers = join_all(givers.iter().map(|command| give(&db, command, LONG))).await;
+    let first: Vec<_> = answers.iter().filter(|a| matches!(a, Accepted::New(_))).collect();
+    let [Accepted::New(stored)] = first[..] else { panic!("one of them is new: {answers:?}") };
+    for answer in &answers {
+        let (Accepted::New(outcome) | Accepted::Known(outcome)) = answer else { panic!("{answer:?}") };
+        assert_eq!(outcome.id, stored.id);
+    }
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_command").await, 1);
+    assert_eq!(give(&db, &command("ann", "b-1", "{\"n\":2}"), LONG).await, Accepted::OtherCommand);
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_command").await, 1);
+    new(give(&db, &command("bob", "b-1", "{\"n\":2}"), LONG).await);
+}
+
+/// Takers and rejecters race around the same moment; each command is one's or the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_command_is_rejected_and_sent() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let lease = owner.claim_one(LONG).await;
+    let mut giver = Owner::on(&db).await;
+    let mut ids = HashSet::new();
+    for n in 0..200 {
+        let command = command("ann", &format!("b-{n}"), "1");
+        // Some are over when they come, some in a moment, some never.
+        let wait = [Duration::ZERO, Duration::from_millis(3), Duration::from_millis(40), LONG][n % 4];
+        let accepted = commands::accept(&mut giver.connection, &command, wait).await.unwrap();
+        ids.insert(new(accepted));
+    }
+    let mut rejecters = [Owner::on(&db).await, Owner::on(&db).await];
+    let taking = async {
+        let mut taken = Vec::new();
+        loop {
+            let some = commands::next_commands(&mut owner.connection, owner.id, std::slice::from_ref(&lease), 3).await.unwrap();
+            if some.is_empty() {
+                return taken;
+            }
+            taken.extend(some);
+        }
+    };
+    let rejecting = join_all(rejecters.iter_mut().map(async |rejecter| {
+        let mut rejected = 0;
+        for _ in 0..60 {
+            rejected += chores::reject_stale(&mut rejecter.connection).await.unwrap();
+        }
+        rejected
+    }));
+    let (taken, _) = tokio::join!(taking, rejecting);
+    let taken: HashSet<CommandId> = taken.into_iter().map(|c| c.id).collect();
+    eventually("what was not taken is rejected", PATIENCE, async || {
+        chores::reject_stale(&mut rejecters[0].connection).await.unwrap();
+        (db.number("SELECT count(*) FROM recado.upstream_command WHERE state = 'accepted'").await == 0).then_some(())
+    })
+    .await;
+    assert!(taken.len() >= 50 && taken.len() <= 150, "{} were taken", taken.len());
+    for id in ids {
+        let expected = if taken.contains(&id) { CommandState::Sending } else { CommandState::Rejected };
+        assert_eq!(state_of(&db, id).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_goes_forward_only_and_says_what_it_said() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let id = new(give(&db, &command("ann", "b-1", "1"), LONG).await);
+    let lease = owner.claim_one(LONG).await;
+    owner.take(&lease).await;
+    owner.settle(lease.term, id, Sent::Sent).await;
+    let mut superuser = db.connect().await;
+    for change in ["state = 'sending', settled_at = NULL", "state = 'unknown'", "payload = '2'", "user_id = 'bob'", "accepted_at = now()"] {
+        let sql = format!("UPDATE recado.upstream_command SET {change}");
+        let error = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "RC008", "{change}");
+    }
+    for forbidden in
+        ["DELETE FROM recado.upstream_command", "UPDATE recado.upstream_command SET term = 9", "SELECT nextval('recado.upstream_term')"]
+    {
+        let error = sqlx::query(forbidden).execute(&mut owner.connection).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{forbidden}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_batch_only_what_is_held_is_appended_and_a_repeat_is_one_row() {
+    let db = TestDb::new().await;
+    want(&db, &["ann", "bob", "cid"]).await;
+    let (mut owner, mut other) = (Owner::on(&db).await, Owner::on(&db).await);
+    let mut leases: BTreeMap<String, Lease> = owner.claim(LONG).await.iter().map(|c| (c.user.to_string(), c.lease())).collect();
+    assert!(owner.release(&leases["bob"]).await);
+    other.claim_one(LONG).await;
+    let of = |who: &str, counter| message(&leases[who], counter, &format!("{who} {counter}"));
+    let batch = [of("bob", 1), of("ann", 1), of("bob", 2), of("cid", 1), of("ann", 2)];
+    let outcomes = owner.append(&batch).await;
+    let seq = |outcome: &Recorded| match outcome {
+        Recorded::Appended(Appended::New { seq }) => seq.get(),
+        Recorded::Appended(Appended::Known { seq, .. }) => -seq.get(),
+        Recorded::Appended(Appended::OtherBody) => panic!("{outcome:?}"),
+        Recorded::TermPassed => 0,
+    };
+    assert_eq!(outcomes.iter().map(seq).collect::<Vec<_>>(), [0, 1, 0, 2, 3]);
+    // As after an outcome that nobody knew: the same again, with one more between.
+    let repeat = [of("bob", 1), of("ann", 1), of("ann", 3), of("cid", 1), of("ann", 2)];
+    assert_eq!(owner.append(&repeat).await.iter().map(seq).collect::<Vec<_>>(), [0, -1, 4, -2, -3]);
+    let titles: Vec<String> =
+        sqlx::query_scalar("SELECT title FROM recado.log ORDER BY seq").fetch_all(&mut db.connect().await).await.unwrap();
+    assert_eq!(titles, ["ann 1", "cid 1", "ann 2", "ann 3"]);
+    // The same counter under another term is another message.
+    let ann = leases.remove("ann").unwrap();
+    assert!(owner.release(&ann).await);
+    let ann = owner.claim_one(LONG).await;
+    assert_eq!(owner.append(&[message(&ann, 1, "ann 1")]).await.iter().map(seq).collect::<Vec<_>>(), [5]);
+}
+
+/// A row that was forgotten and made again would begin at term 1 if terms were counted in it, and the keys of its first
+/// messages would be those of the old ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_term_never_comes_twice_though_the_session_was_forgotten() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let first = owner.claim_one(LONG).await;
+    db.run("DELETE FROM recado.upstream_session").await;
+    want(&db, &["ann"]).await;
+    assert!(owner.claim_one(LONG).await.term > first.term);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_ended_begins_again_with_a_new_connection_or_a_command() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let poll = async |db: &TestDb| {
+        sessions::want(&mut db.hub().connect("test").await.unwrap(), &[provider("p")], &[user("ann")], LONG * 2, false).await.unwrap();
+    };
+    for ended in [UpstreamState::Idle, UpstreamState::Refused, UpstreamState::Released] {
+        let lease = owner.claim_one(LONG).await;
+        assert!(owner.checkpoint(&lease, Change { attempts: 3, ..Change::to(ended) }).await);
+        assert!(!owner.renew(&lease, LONG).await, "what has ended is nobody's");
+        poll(&db).await;
+        assert!(owner.claim(LONG).await.is_empty(), "{ended:?} is not begun by being connected still");
+        if ended == UpstreamState::Idle {
+            new(give(&db, &command("ann", "wake", "1"), LONG).await);
+        } else {
+            let tag = format!("{}-1", ended.as_str());
+            let Accepted::New(outcome) = give(&db, &command("ann", &tag, "1"), LONG).await else { panic!("it is new") };
+            assert_eq!((outcome.state, outcome.detail.as_deref()), (CommandState::Rejected, Some(ended.as_str())));
+            want(&db, &["ann"]).await;
+        }
+    }
+    let claimed = owner.claim(LONG).await;
+    assert_eq!((claimed[0].attempts, claimed[0].state), (0, UpstreamState::Waiting));
+    // A refusal that names a time is not tried before it, however often the page is loaded anew.
+    let change = Change { next_try_in: LONG, ..Change::to(UpstreamState::Refused) };
+    assert!(owner.checkpoint(&claimed[0].lease(), change).await);
+    want(&db, &["ann"]).await;
+    assert!(owner.claim(LONG).await.is_empty());
+    // An admin may.
+    assert_eq!(admin::ask(&mut owner.connection, &user("ann"), Some(&provider("p")), Asked::Reconnect).await.unwrap(), 1);
+    owner.claim_one(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_wanted_and_due_is_claimed() {
+    let db = TestDb::new().await;
+    let mut owner = Owner::on(&db).await;
+    sessions::want(&mut owner.connection, &[provider("p"), provider("q")], &[user("ann"), user("ann")], LONG, true).await.unwrap();
+    let lease = owner.claim_one(LONG).await;
+    assert_eq!(lease.provider, provider("p"), "only of the providers that are named");
+    let secret = Some(Some(vec![1, 2, 3]));
+    let change = Change { next_try_in: Duration::from_secs(1), secret, attempts: 2, ..Change::to(UpstreamState::BackingOff) };
+    assert!(owner.checkpoint(&lease, change).await);
+    assert!(owner.release(&lease).await);
+    assert!(owner.claim(LONG).await.is_empty(), "not due");
+    let claimed = eventually("it is due", PATIENCE, async || owner.claim(SHORT).await.pop()).await;
+    assert_eq!((claimed.state, claimed.attempts, claimed.secret.as_deref()), (UpstreamState::BackingOff, 2, Some(&[1, 2, 3][..])));
+    db.run("UPDATE recado.upstream_session SET wanted_until = clock_timestamp()").await;
+    let renewed = leases::renew(&mut owner.connection, owner.id, SHORT, &[claimed.lease().into()]).await.unwrap();
+    assert!(!renewed[0].wanted);
+    lease_is_over(&db).await;
+    assert!(owner.claim(LONG).await.is_empty(), "nobody wants it");
+}
+
+/// Three owners, four sessions, leases shorter than some of their pauses, all at once. What they were told must agree with
+/// the rows, and with each other.
+async fn history(seed: u64) -> Seen {
+    let db = TestDb::new().await;
+    let users = ["ann", "bob", "cid", "dan"];
+    want(&db, &users).await;
+    let giving = async {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut giver = Owner::on(&db).await;
+        let mut given = Vec::new();
+        for n in 0..80 {
+            let wait = [Duration::from_millis(30), LONG][rng.random_range(0..2)];
+            let command = command(users[rng.random_range(0..4)], &format!("b-{n}"), "1");
+            given.push(new(commands::accept(&mut giver.connection, &command, wait).await.unwrap()));
+            chores::round(&mut giver.connection).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..15))).await;
+        }
+        given
+    };
+    let acting = join_all((0..3).map(|n| act(&db, seed * 10 + n)));
+    let (given, told) = tokio::join!(giving, acting);
+    judge(&db, &given, &told.into_iter().flatten().collect::<Vec<_>>()).await
+}
+
+/// How much has happened: a history in which nothing does proves nothing.
+#[derive(Debug, Default)]
+struct Seen {
+    appended: usize,
+    refused: usize,
+    taken: usize,
+    settled: usize,
+}
+
+/// Something that an owner was told, and between which moments.
+struct Told {
+    lease: Lease,
+    from: Instant,
+    to: Instant,
+    what: What,
+}
+
+enum What {
+    Claimed,
+    Acted,
+    Appended(String),
+    Refused(String),
+    Taken(CommandId),
+    Settled(CommandId, Settled),
+}
+
+async fn act(db: &TestDb, seed: u64) -> Vec<Told> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut owner = Owner::on(db).await;
+    let mut leases: Vec<Lease> = Vec::new();
+    let mut taken: Vec<(Lease, CommandId)> = Vec::new();
+    let mut told = Vec::new();
+    let mut counter = 0;
+    let length = Duration::from_millis(100);
+    for _ in 0..250 {
+        let from = Instant::now();
+        let mut tell = |lease: &Lease, what| told.push(Told { lease: lease.clone(), from, to: Instant::now(), what });
+        let some = (!leases.is_empty()).then(|| leases[rng.random_range(0..leases.len())].clone());
+        match (rng.random_range(0..12), some) {
+            (0..3, _) => {
+                let claimed =
+                    leases::claim(&mut owner.connection, owner.id, length, rng.random_range(1..3), &[provider("p")]).await.unwrap();
+                for claimed in claimed {
+                    tell(&claimed.lease(), What::Claimed);
+                    leases.push(claimed.lease());
+                }
+            }
+            // Frozen: it does not know how long, and goes on as before.
+            (3, _) => tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await,
+            (4..6, Some(lease)) if owner.renew(&lease, length).await => tell(&lease, What::Acted),
+            (6, Some(lease)) if owner.checkpoint(&lease, Change::to(UpstreamState::Live)).await => tell(&lease, What::Acted),
+            (7..9, Some(lease)) => {
+                counter += 2;
+                let other = leases[rng.random_range(0..leases.len())].clone();
+                let titles = [format!("{} {} {counter}", lease.user, lease.term), format!("{} {} {}", other.user, other.term, counter + 1)];
+                let rows = [message(&lease, counter, &titles[0]), message(&other, counter + 1, &titles[1])];
+                let outcomes = owner.append(&rows).await;
+                for ((outcome, title), lease) in outcomes.iter().zip(titles).zip([&lease, &other]) {
+                    tell(lease, if *outcome == Recorded::TermPassed { What::Refused(title) } else { What::Appended(title) });
+                }
+            }
+            (9, Some(lease)) => {
+                for command in owner.take(&lease).await {
+                    tell(&lease, What::Taken(command.id));
+                    taken.push((lease.clone(), command.id));
+                }
+            }
+            (10, _) if !taken.is_empty() => {
+                let (lease, id) = taken.swap_remove(rng.random_range(0..taken.len()));
+                let settled = owner.settle(lease.term, id, Sent::Sent).await;
+                tell(&lease, What::Settled(id, settled));
+            }
+            (11, Some(lease)) if rng.random_bool(0.3) => {
+                owner.release(&lease).await;
+            }
+            _ => {}
+        }
+    }
+    told
+}
+
+async fn judge(db: &TestDb, given: &[CommandId], told: &[Told]) -> Seen {
+    let titles: Vec<String> =
+        sqlx::query_scalar("SELECT title FROM recado.log ORDER BY seq").fetch_all(&mut db.connect().await).await.unwrap();
+    let mut terms: HashMap<&str, i64> = HashMap::new();
+    for title in &titles {
+        let words: Vec<&str> = title.split(' ').collect();
+        let term = words[1].parse().unwrap();
+        let last = terms.entry(words[0]).or_insert(term);
+        assert!(*last <= term, "{title} was written after a message of term {last}");
+        *last = term;
+    }
+    let in_log: HashSet<&str> = titles.iter().map(String::as_str).collect();
+    assert_eq!(in_log.len(), titles.len());
+    let mut taken = HashSet::new();
+    let (mut appended, mut refused, mut settled) = (0, 0, 0);
+    for told in told {
+        match &told.what {
+            What::Appended(title) => {
+                appended += 1;
+                assert!(in_log.contains(title.as_str()), "{title} was said to be appended");
+            }
+            What::Refused(title) => {
+                refused += 1;
+                assert!(!in_log.contains(title.as_str()), "{title} was said to be refused");
+            }
+            What::Taken(id) => assert!(taken.insert(*id), "{id} was given to two"),
+            What::Settled(id, Settled::Done) => {
+                settled += 1;
+                assert_eq!(state_of(db, *id).await, CommandState::Sent);
+            }
+            What::Settled(id, Settled::Before) => assert_eq!(state_of(db, *id).await, CommandState::Unknown),
+            What::Claimed | What::Acted => {}
+        }
+    }
+    // Whoever began to act after the next one's claim was answered must have been refused.
+    for next in told.iter().filter(|told| matches!(told.what, What::Claimed)) {
+        let late = told.iter().find(|told| {
+            let same = told.lease.user == next.lease.user && told.lease.term < next.lease.term;
+            let allowed = matches!(told.what, What::Claimed | What::Acted | What::Appended(_) | What::Taken(_));
+            same && allowed && told.from > next.to
+        });
+        assert!(late.is_none(), "term {} acted after term {} was claimed", late.unwrap().lease.term, next.lease.term);
+    }
+    assert_eq!(titles.len(), appended);
+    for id in given {
+        let state = state_of(db, *id).await;
+        let was_sent = taken.contains(id);
+        assert_eq!(was_sent, matches!(state, CommandState::Sending | CommandState::Sent | CommandState::Unknown), "{id} is {state:?}");
+    }
+    Seen { appended, refused, taken: taken.len(), settled }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_three_owners_do_at_once_one_acts_at_a_time() {
+    let _turn = heavy().await;
+    let mut all = Seen::default();
+    for seed in 1..=4 {
+        let seen = history(seed).await;
+        all.appended += seen.appended;
+        all.refused += seen.refused;
+        all.taken += seen.taken;
+        all.settled += seen.settled;
+    }
+    assert!(all.appended > 20 && all.refused > 20 && all.taken > 5 && all.settled > 0, "{all:?}");
+}
