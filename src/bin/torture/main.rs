@@ -26,7 +26,7 @@ use recado::store::server::Environment;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use check::{Limits, Violation, check, latency, seconds};
+use check::{Limits, Violation, check, latency, seconds, slowest_recovery};
 use fact::{Entry, Fact};
 use nemesis::Fault;
 use stage::Plan;
@@ -177,6 +177,9 @@ fn verdict(cli: &Cli, history: &[Entry], violations: &[Violation]) -> ExitCode {
     if let Some(latency) = latency(history) {
         let check::Latency { count, p50_ms, p99_ms, max_ms } = latency;
         println!("from 201 to a device in quiet: {count} times, median {p50_ms:.1} ms, p99 {p99_ms:.1} ms, longest {max_ms:.1} ms");
+    }
+    if let Some((ms, fault)) = slowest_recovery(history) {
+        println!("from the end of a fault until a device has everything: longest {ms:.0} ms, after {fault}");
     }
     let mut rules: Vec<&str> = violations.iter().map(|violation| violation.rule).collect();
     rules.dedup();

@@ -67,6 +67,14 @@ impl Fault {
         Self::ClientsHole,
     ];
 
+    /// Both may be at work at once: one of them is of a process, the other of a wire.
+    fn goes_with(self, other: Self) -> bool {
+        // LISTEN alone shows something only where nothing else is wrong.
+        let is_alone = |fault: Self| fault.name().starts_with("listen");
+        let is_process = |fault: Self| fault.name().starts_with("hub") || fault.name().starts_with("postgres");
+        !is_alone(self) && !is_alone(other) && is_process(self) != is_process(other)
+    }
+
     /// As it stands in a history; rules look at the first word.
     pub fn name(self) -> &'static str {
         match self {
@@ -88,6 +96,20 @@ impl Fault {
     }
 }
 
+/// Longest time to recover in, above what rule C15 allows.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(18);
+
+/// A fault as it was drawn.
+#[derive(Clone, Copy)]
+struct Lot {
+    fault: Fault,
+    /// Another one that goes on at the same time.
+    beside: Option<Fault>,
+    hub: usize,
+    length: Duration,
+    delay: Duration,
+}
+
 pub struct Nemesis {
     stage: Arc<Stage>,
     random: StdRng,
@@ -100,41 +122,67 @@ impl Nemesis {
         Self { stage, random, kinds, round: Vec::new() }
     }
 
-    /// Until the moment. Every kind comes once before any comes twice; a quarter of the time nothing happens.
+    /// Until the moment. Every kind comes once before any comes twice; now and then two come at once, and now and then
+    /// the next one waits until everyone has recovered.
     pub async fn run(&mut self, until: Instant) -> Result<(), Trouble> {
         sleep(Duration::from_secs(2)).await;
         while Instant::now() < until {
-            if self.round.is_empty() {
-                self.round = self.kinds.clone();
-                self.round.shuffle(&mut self.random);
+            let Some(fault) = self.next() else { return Ok(()) };
+            let lot = self.draw(fault, None);
+            let second = self.random.random_bool(0.2).then(|| self.next()).flatten().filter(|second| second.goes_with(fault));
+            match second {
+                Some(second) => {
+                    let other = self.draw(second, Some(fault));
+                    tokio::try_join!(self.strike(lot), self.strike(other))?;
+                }
+                None => self.strike(lot).await?,
             }
-            let Some(fault) = self.round.pop() else { return Ok(()) };
-            self.strike(fault).await?;
-            let quiet = self.random.random_range(500..3_000);
+            if self.random.random_bool(0.3) {
+                self.stage.everyone_at_head(RECOVERY_LIMIT).await?;
+            }
+            let quiet = self.random.random_range(500..2_500);
             sleep(Duration::from_millis(quiet)).await;
         }
         Ok(())
     }
 
-    async fn strike(&mut self, fault: Fault) -> Result<(), Trouble> {
-        let hub = self.random.random_range(0..self.stage.hubs.len());
-        let on = match fault {
+    fn next(&mut self) -> Option<Fault> {
+        if self.round.is_empty() {
+            self.round.clone_from(&self.kinds);
+            self.round.shuffle(&mut self.random);
+        }
+        self.round.pop()
+    }
+
+    fn draw(&mut self, fault: Fault, beside: Option<Fault>) -> Lot {
+        Lot {
+            fault,
+            beside,
+            hub: self.random.random_range(0..self.stage.hubs.len()),
+            length: Duration::from_millis(self.random.random_range(800..3_000)),
+            delay: Duration::from_millis(self.random.random_range(20..100)),
+        }
+    }
+
+    async fn strike(&self, lot: Lot) -> Result<(), Trouble> {
+        let on = match lot.fault {
             Fault::HubKillAll | Fault::ClientsReset => "all hubs".to_owned(),
             Fault::PostgresKill => "postgres".to_owned(),
-            _ => format!("hub {hub}"),
+            _ => format!("hub {}", lot.hub),
         };
-        let (book, name) = (Arc::clone(&self.stage.book), fault.name().to_owned());
+        let (book, name) = (Arc::clone(&self.stage.book), lot.fault.name().to_owned());
         println!("{:7.3} s  {name} on {on}", book.seconds());
         book.note(Fact::FaultBegin { fault: name.clone(), on: on.clone() });
-        let evidence = self.perform(fault, hub).await?;
+        // The other one may have left this one nothing to break.
+        let evidence = self.perform(lot).await?.or_else(|| lot.beside.map(|beside| format!("none of its own, beside {}", beside.name())));
         book.note(Fact::FaultEnd { fault: name, on, evidence });
         Ok(())
     }
 
-    async fn perform(&mut self, fault: Fault, number: usize) -> Result<Option<String>, Trouble> {
+    async fn perform(&self, lot: Lot) -> Result<Option<String>, Trouble> {
+        let Lot { fault, hub: number, length, delay, .. } = lot;
         let stage = Arc::clone(&self.stage);
         let hub = &stage.hubs[number];
-        let length = Duration::from_millis(self.random.random_range(800..3_000));
         match fault {
             Fault::HubKill => {
                 let status = hub.kill().await?;
@@ -165,7 +213,7 @@ impl Nemesis {
             Fault::DatabaseNoAnswers => Ok(both(hub, Flow::NoAnswers, length).await),
             Fault::DatabaseSlow => {
                 let before = hub.database.counters.slowed.load(Ordering::SeqCst);
-                hub.database.set(Flow::Slow(Duration::from_millis(self.random.random_range(20..100))));
+                hub.database.set(Flow::Slow(delay));
                 sleep(length * 2).await;
                 hub.database.set(Flow::Pass);
                 Ok(proof("pieces were late", hub.database.counters.slowed.load(Ordering::SeqCst) - before))
@@ -183,7 +231,7 @@ impl Nemesis {
             }
             Fault::ListenReset => {
                 stage.desk.avoided.store(number, Ordering::SeqCst);
-                let proof = self.listen_reset(hub).await;
+                let proof = self.listen_reset(hub, delay).await;
                 stage.desk.avoided.store(NONE, Ordering::SeqCst);
                 proof
             }
@@ -200,10 +248,10 @@ impl Nemesis {
 
     /// What is committed while nobody listens is announced to nobody. The writers post until just before LISTEN is back,
     /// and are silent after it: the hub has to look by itself.
-    async fn listen_reset(&mut self, hub: &Hub) -> Result<Option<String>, Trouble> {
+    async fn listen_reset(&self, hub: &Hub, delay: Duration) -> Result<Option<String>, Trouble> {
         hub.listen.set(Flow::Slow(Duration::from_millis(150)));
         let count = cut(&hub.listen).await;
-        sleep(Duration::from_millis(self.random.random_range(400..900))).await;
+        sleep(Duration::from_millis(300) + delay * 6).await;
         self.stage.desk.hushed.store(true, Ordering::SeqCst);
         sleep(Duration::from_secs(1)).await;
         hub.listen.set(Flow::Pass);

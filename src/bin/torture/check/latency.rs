@@ -1,6 +1,6 @@
 //! C15: how long it takes from a 201 to each device in quiet, and until everybody has everything after a fault.
 
-use super::index::{Conn, Device, Index, Step};
+use super::index::{Conn, Device, Fault, Index, Step};
 use super::{Findings, Limits};
 use crate::fact::Nanos;
 
@@ -102,27 +102,56 @@ fn quiet(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
 
 /// The time that a device spends wanting to be connected counts, the time that it is away by its own wish does not.
 fn recovery(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
-    for (at, fault) in index.faults.iter().enumerate().filter(|(_, fault)| fault.end != Nanos::MAX) {
-        // The next fault ends what can be said of this one.
-        let horizon = index.faults.get(at + 1).map_or(index.end, |next| next.begin);
-        let head = index.rows.iter().rev().find(|row| answered(index, row.seq).is_some_and(|t| t <= fault.end)).map_or(0, |row| row.seq);
+    for waiting in recoveries(index) {
+        let Recovery { fault, device, target, wanting, horizon } = waiting;
         let limit = if fault.name.starts_with("postgres") { limits.restart_ms } else { limits.recovery_ms };
-        for (name, device) in index.devices.iter().filter(|(_, device)| !device.slow) {
-            let Some(target) = index.owed(device).into_iter().rev().find(|seq| *seq <= head) else { continue };
-            let Some(wanting) = wanting(index, device, fault.end, horizon, target) else { continue };
-            let allowed = limit + index.stalled_ms(fault.end, horizon);
-            if wanting > allowed * MS {
-                let what =
-                    format!("{name} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
-                found.add("C15", Some(fault.end), what);
-            }
+        let allowed = limit + index.stalled_ms(fault.end, horizon);
+        if wanting > allowed * MS {
+            let what =
+                format!("{device} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
+            found.add("C15", Some(fault.end), what);
         }
     }
 }
 
+/// The longest time that a device needed after a fault, and the fault.
+pub fn slowest_recovery(history: &[super::Entry]) -> Option<(f64, String)> {
+    let index = Index::of(history);
+    let slowest = recoveries(&index).into_iter().max_by_key(|recovery| recovery.wanting)?;
+    Some((slowest.wanting as f64 / 1e6, slowest.fault.name.to_owned()))
+}
+
+struct Recovery<'a> {
+    fault: &'a Fault<'a>,
+    device: &'a str,
+    target: i64,
+    wanting: Nanos,
+    horizon: Nanos,
+}
+
+fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
+    let mut recoveries = Vec::new();
+    for (at, fault) in index.faults.iter().enumerate().filter(|(_, fault)| fault.end != Nanos::MAX) {
+        // The next fault ends what can be said of this one.
+        let horizon = index.faults[at + 1..].iter().map(|next| next.begin).find(|begin| *begin > fault.end).unwrap_or(index.end);
+        let beside = index.faults.iter().any(|other| other.begin < fault.end && other.end > fault.end);
+        if beside {
+            continue;
+        }
+        let head = index.rows.iter().rev().find(|row| answered(index, row.seq).is_some_and(|t| t <= fault.end)).map_or(0, |row| row.seq);
+        for (device, facts) in index.devices.iter().filter(|(_, device)| !device.slow) {
+            let Some(target) = index.owed(facts).into_iter().rev().find(|seq| *seq <= head) else { continue };
+            if let Some(wanting) = wanting(facts, index, fault.end, horizon, target) {
+                recoveries.push(Recovery { fault, device, target, wanting, horizon });
+            }
+        }
+    }
+    recoveries
+}
+
 /// How long after `from` a device wanted to be connected and had not come to `target`, up to `horizon`. `None` for one
 /// that never began below it.
-fn wanting(index: &Index<'_>, device: &Device<'_>, from: Nanos, horizon: Nanos, target: i64) -> Option<Nanos> {
+fn wanting(device: &Device<'_>, index: &Index<'_>, from: Nanos, horizon: Nanos, target: i64) -> Option<Nanos> {
     let conns: Vec<&Conn<'_>> = device.conns.iter().filter_map(|id| index.conns.get(id)).collect();
     conns.first().filter(|first| first.told.from < target)?;
     let reached = conns

@@ -18,7 +18,7 @@ use std::fmt;
 use super::fact::{Entry, Nanos};
 use index::Index;
 
-pub use latency::{Latency, latency};
+pub use latency::{Latency, latency, slowest_recovery};
 
 /// A rule that was broken, and what stands around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
