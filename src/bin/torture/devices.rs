@@ -98,6 +98,10 @@ impl Device {
         &self.name
     }
 
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     pub fn token(&self) -> &str {
         &self.token
     }

@@ -138,7 +138,7 @@ impl Nemesis {
                 None => self.strike(lot).await?,
             }
             if self.random.random_bool(0.3) {
-                self.stage.everyone_at_head(RECOVERY_LIMIT).await?;
+                self.stage.at_head(RECOVERY_LIMIT, false).await?;
             }
             let quiet = self.random.random_range(500..2_500);
             sleep(Duration::from_millis(quiet)).await;
