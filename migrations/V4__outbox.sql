@@ -179,7 +179,7 @@ BEGIN
        AND (notify.ttl IS NULL OR notify.ttl BETWEEN 1 AND 2147483647)
        AND 6 * (octet_length(notify.title) + octet_length(notify.message)) <= 65000
        AND (p.json IS NULL
-            OR length(p.json) < 300 AND strpos(p.json, '\') = 0 AND p.json !~ '[0-9][eE]'
+            OR octet_length(p.json) < 300 AND strpos(p.json, '\') = 0 AND p.json !~ '[0-9][eE]'
                AND length(p.json) - length(translate(p.json, '[{', '')) <= 32
                AND length(replace(p.json, ':', '')) - length(p.json) = length(replace(parsed::text, ':', '')) - length(parsed::text))
     RETURNING o.id INTO id;

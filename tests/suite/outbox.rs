@@ -125,6 +125,8 @@ async fn each_broken_rule_raises_its_own_state_and_nothing_is_written() {
         (format!("'n', 't', 'm', user_id => '{}'", "a".repeat(129)), "RC010", "user_id"),
         ("'n', 't', 'm', account_id => 'a/b'".to_owned(), "RC010", "account_id"),
         ("'n', 't', 'm', user_ids => '{}'".to_owned(), "RC010", "user_ids"),
+        // Six bytes each as JSON, and four each: over the limit together.
+        (r#"'n', repeat(E'\001', 10833), '', '"' || repeat('😀', 296) || '"', user_id => '1'"#.to_owned(), "RC014", "data"),
         ("'n', 't', 'm', user_ids => '{a,NULL}'".to_owned(), "RC010", "user_ids"),
         ("'n', 't', 'm', user_ids => '{a,é}'".to_owned(), "RC010", "user_ids"),
         ("'n', 't', 'm', user_id => '1', ttl => 0".to_owned(), "RC010", "ttl"),
