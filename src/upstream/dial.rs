@@ -21,7 +21,9 @@ use tokio_tungstenite::tungstenite::{self, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
 
 use super::addresses::may_be_dialled;
+use super::fenced::Fenced;
 use super::hosts::Target;
+use super::mailbox::Mailbox;
 use super::provider::{Header, Provider};
 use super::retry_after;
 use super::secret::Secret;
@@ -38,7 +40,7 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 128 * 1024;
 
 /// The stream that carries a sign-in or a socket.
-pub type Stream = MaybeTlsStream<TcpStream>;
+pub type Stream = MaybeTlsStream<Fenced>;
 /// A session's socket, open.
 pub type Socket = WebSocketStream<Stream>;
 
@@ -79,6 +81,7 @@ impl DialError {
 pub struct Dialer {
     names: Arc<dyn Names>,
     tls: TlsConnector,
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 impl Dialer {
@@ -100,7 +103,13 @@ impl Dialer {
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(crypto).with_safe_default_protocol_versions()?;
         let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)), mailbox: None })
+    }
+
+    /// One whose connections send nothing after this session's trust has ended.
+    #[must_use]
+    pub fn fenced_by(&self, mailbox: &Arc<Mailbox>) -> Self {
+        Self { mailbox: Some(Arc::clone(mailbox)), ..self.clone() }
     }
 
     /// The socket of a session.
@@ -142,14 +151,14 @@ impl Dialer {
         let mut failed = format!("the name {} has no address", target.host);
         for address in addresses.into_iter().take(ADDRESSES) {
             match connect(address).await {
-                Ok(stream) => return self.secured(target, stream).await,
+                Ok(stream) => return self.secured(target, Fenced::new(stream, self.mailbox.clone())).await,
                 Err(error) => failed = format!("{} cannot be reached: {error}", target.host),
             }
         }
         Err(DialError::later(failed))
     }
 
-    async fn secured(&self, target: &Target, stream: TcpStream) -> Result<Stream, DialError> {
+    async fn secured(&self, target: &Target, stream: Fenced) -> Result<Stream, DialError> {
         if !target.secure {
             return Ok(MaybeTlsStream::Plain(stream));
         }

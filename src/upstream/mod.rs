@@ -22,7 +22,8 @@
 //! # Invariants
 //! 1. One thing at a time towards the provider: a sign-in, a dialling or a socket. Nothing is sent before it is open.
 //! 2. At most [`machine::TRIES_A_MINUTE`] tries of a session in any minute; all sessions of an instance pass one [`gate`].
-//! 3. Whatever is polled towards the provider is polled only while the trust lasts; so a frozen owner that wakes is silent.
+//! 3. Whatever is polled towards the provider is polled only while the trust lasts, and each write looks again ([`fenced`]);
+//!    so a frozen owner that wakes is silent.
 //! 4. A command's bytes leave only after it is `sending` under this term, once; and each is settled once.
 //! 5. What is read from a socket is on its way into the log before more is read than its bound; it is appended under the
 //!    term or not at all, and before the lease is given back.
@@ -47,6 +48,7 @@ pub mod backoff;
 pub mod cipher;
 pub mod clock;
 pub mod dial;
+pub mod fenced;
 pub mod file;
 pub mod gate;
 pub mod holdings;

@@ -12,7 +12,7 @@ use super::rule::{Pointer, Rule, any_matches};
 use super::secret::Secret;
 use super::template::{Filling, Template};
 use crate::domain::{Audience, BodyHash, NewNotification, NotificationId, ProviderName, UserId, message_source};
-use crate::wire;
+use crate::wire::json;
 
 /// All providers of the file, in its order. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -185,7 +185,7 @@ impl Messages {
     /// The notification that this text of the provider's makes.
     pub fn notification(&self, provider: &ProviderName, user: &UserId, text: &str) -> NewNotification {
         let data = match self.data {
-            DataForm::Json if wire::json::check(text).is_ok() => text.to_owned(),
+            DataForm::Json if json::check(text).is_ok() => text.to_owned(),
             // PostgreSQL takes no NUL within a JSON string.
             DataForm::Json | DataForm::Text => Value::from(text.replace('\0', "\u{fffd}")).to_string(),
         };

@@ -249,9 +249,10 @@ impl Session {
 
     fn sign_in(&self) -> BoxFuture<'static, Worked> {
         let (shared, provider, user) = (Arc::clone(&self.shared), Arc::clone(&self.provider), self.mailbox.lease.user.clone());
+        let dialer = shared.dialer.fenced_by(&self.mailbox);
         async move {
             shared.gate.pass().await;
-            Worked::SignedIn(sign_in(&shared.dialer, &provider, &user).await)
+            Worked::SignedIn(sign_in(&dialer, &provider, &user).await)
         }
         .boxed()
     }
@@ -260,12 +261,13 @@ impl Session {
         let (shared, provider, user) = (Arc::clone(&self.shared), Arc::clone(&self.provider), self.mailbox.lease.user.clone());
         // The machine dials only with a session id.
         let secret = self.secret.clone()?;
+        let dialer = shared.dialer.fenced_by(&self.mailbox);
         let passed = std::mem::take(&mut self.passed_the_gate);
         let dialling = async move {
             if !passed {
                 shared.gate.pass().await;
             }
-            Worked::Dialled(shared.dialer.socket(&provider, &user, &secret).await.map(Box::new))
+            Worked::Dialled(dialer.socket(&provider, &user, &secret).await.map(Box::new))
         };
         Some(dialling.boxed())
     }

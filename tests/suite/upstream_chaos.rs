@@ -22,7 +22,7 @@ fn setting(name: &str) -> Option<u64> {
 async fn a_storm_of_faults_breaks_no_promise() {
     let _turn = heavy().await;
     let seed = setting("RECADO_CHAOS_SEED").unwrap_or_else(rand::random);
-    let seconds = setting("RECADO_CHAOS_SECONDS").unwrap_or(35);
+    let seconds = setting("RECADO_CHAOS_SECONDS").unwrap_or(25);
     eprintln!("RECADO_CHAOS_SEED={seed} RECADO_CHAOS_SECONDS={seconds}");
     let mut storm = Storm::over(3, 24, 2, seed).await;
     storm.rage(Duration::from_secs(seconds)).await;

@@ -110,10 +110,10 @@ impl Player {
                         speaks = Instant::now() + Duration::from_millis(self.random.random_range(300..900));
                     }
                     Phase::AskAgain | Phase::Finish(_) => {
-                        for id in self.untold.iter().take(10) {
+                        for id in self.untold.iter().take(6) {
                             say(&client, id);
                         }
-                        speaks = Instant::now() + Duration::from_secs(10);
+                        speaks = Instant::now() + Duration::from_secs(3);
                     }
                 }
             }

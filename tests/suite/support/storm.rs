@@ -312,14 +312,12 @@ impl Storm {
         }
         self.phase.send_replace(Phase::AskAgain);
         self.everyone_is_connected(end.saturating_duration_since(Instant::now())).await;
-        eprintln!("healing: all connected {:?} before the limit", end.saturating_duration_since(Instant::now()));
         eventually("every command is settled and told", end.saturating_duration_since(Instant::now()), async || {
             let unsettled = "SELECT count(*) FROM recado.upstream_command WHERE settled_at IS NULL";
             let told = self.players.iter().all(|(open, player)| *open.borrow() == 0 || player.is_finished());
             (told && self.db.number(unsettled).await == 0).then_some(())
         })
         .await;
-        eprintln!("healing: all told {:?} before the limit", end.saturating_duration_since(Instant::now()));
         self.speaking.abort();
         eventually("what open sockets said is in the log", end.saturating_duration_since(Instant::now()), async || {
             let said: u64 = self.provider.record().connections.iter().filter(|link| link.is_open()).map(|link| link.numbered).sum();
