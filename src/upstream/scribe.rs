@@ -63,6 +63,8 @@ impl Scribe {
             if let Err(error) = self.round(look, &mut hints).await {
                 tracing::warn!(%error, "the rows of upstream sessions could not be written; it is kept and tried again");
                 self.lane.discard();
+                // No command is taken blindly again: first the database says which were taken by the call that failed.
+                self.strays_due = Instant::now();
                 tokio::select! {
                     () = tokio::time::sleep(self.backoff.failed()) => {}
                     () = stop.wait() => break,

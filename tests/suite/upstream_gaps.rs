@@ -12,7 +12,6 @@ use recado::tasks::Stopper;
 use recado::upstream::clock::Moment;
 use recado::upstream::mailbox::Mailbox;
 use recado::upstream::recorder::Recorder;
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::support::*;
@@ -163,6 +162,7 @@ async fn a_new_page_shortens_the_long_wait_to_a_minute_and_no_further() {
 /// The types of the notifications up to the provider's number `last`.
 async fn kinds_to(client: &mut Client, last: u64) -> Vec<String> {
     let mut kinds = Vec::new();
+    let wanted = serde_json::Value::from(format!("{{\"n\":{last}}}")).to_string();
     loop {
         let notification = match client.next_frame().await {
             Frame::Notification(notification) => notification,
@@ -170,7 +170,7 @@ async fn kinds_to(client: &mut Client, last: u64) -> Vec<String> {
             _ => continue,
         };
         kinds.push(notification.kind.clone());
-        if notification.data == json!(format!("{{\"n\":{last}}}")).to_string() {
+        if notification.data == wanted {
             return kinds;
         }
         if notification.kind == "upstream_gap" {

@@ -122,13 +122,11 @@ impl Player {
             self.place = self.place.max(client.given);
             match frame {
                 Some(Frame::Notification(notification)) => self.played.stream.got.push(notification.seq),
-                Some(Frame::Other(value)) if value["type"] == "command_result" => {
-                    // This hub does not know; whoever repeats the command will.
-                    if value["detail"] != "not_stored_for_sure" {
-                        let id = value["id"].as_str().unwrap().to_owned();
-                        self.untold.remove(&id);
-                        self.played.told.push(Told { id, status: value["status"].as_str().unwrap().to_owned() });
-                    }
+                // One that is not stored for sure is as good as untold: whoever repeats the command will know.
+                Some(Frame::Other(value)) if value["type"] == "command_result" && value["detail"] != "not_stored_for_sure" => {
+                    let id = value["id"].as_str().unwrap().to_owned();
+                    self.untold.remove(&id);
+                    self.played.told.push(Told { id, status: value["status"].as_str().unwrap().to_owned() });
                 }
                 Some(Frame::Other(value)) if value["type"] == "error" => {
                     assert!(value["code"].is_null() || value["code"] == "rate_limited", "{value}");

@@ -357,6 +357,7 @@ impl Storm {
     }
 
     async fn from_the_database(&self, history: &mut UpstreamHistory) {
+        type Row = (String, String, String, Option<i64>, Option<i64>);
         let mut connection = self.db.connect().await;
         let ms = |column: &str| format!("floor(extract(epoch FROM {column}) * 1000)::bigint");
         let sql = format!("SELECT user_id, term, owner::text, {}, {} FROM public.claim ORDER BY at", ms("at"), ms("old_lease_until"));
@@ -367,8 +368,7 @@ impl Storm {
             Term { user, term, hub, at, old_lease_until }
         }));
         let sql = format!("SELECT user_id, id, state, term, {} FROM recado.upstream_command", ms("settled_at"));
-        let rows: Vec<(String, String, String, Option<i64>, Option<i64>)> =
-            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
         history.commands.extend(rows.into_iter().map(|(user, id, state, term, settled)| CommandRow { user, id, state, term, settled }));
         let sql = "SELECT seq, user_id, type, data #>> '{}' FROM recado.log WHERE source = 'upstream/fake' ORDER BY seq";
         let rows: Vec<(i64, String, String, String)> = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
