@@ -22,6 +22,10 @@ async fn numbers_to(client: &mut Client, last: u64) -> Vec<u64> {
     let mut got = Vec::new();
     while got.last() != Some(&last) {
         if let Frame::Notification(notification) = client.next_frame().await {
+            // `upstream_gaps.rs` asks where these stand.
+            if notification.kind == "upstream_gap" {
+                continue;
+            }
             assert_eq!(notification.kind, "game-data");
             let text: String = serde_json::from_str(&notification.data).expect("the provider's text, as a string");
             got.push(serde_json::from_str::<Value>(&text).unwrap()["n"].as_u64().unwrap());
@@ -168,7 +172,7 @@ async fn a_frozen_owner_that_wakes_after_its_lease_does_nothing_and_hangs_up() {
     assert_eq!((hung_up, heard(&provider.record())), (Ending::Broken, before), "not a word, not even goodbye");
     provider.say_numbered("42", [6]).await;
     assert_eq!(numbers_to(heir, 6).await, [6]);
-    assert_eq!(db.number("SELECT count(*) FROM recado.log").await, 6, "what both heard is in the log once");
+    assert_eq!(db.number("SELECT count(*) FROM recado.log WHERE type = 'game-data'").await, 6, "what both heard is in the log once");
     assert_eq!(provider.record().commands_of("42").len(), 1);
 }
 
