@@ -302,15 +302,30 @@ BEGIN
     known_same_body := done.known_same_body;
 END $$;
 
--- For analysts: who sent what when, and what became of it. Without what it said, which is between the user and the provider.
-CREATE VIEW recado.upstream_commands AS
+-- For analysts, in their schema (V6): who sent what when, and what became of it. Without what it said, which is between the
+-- user and the provider.
+CREATE VIEW recado_views.upstream_commands AS
 SELECT command_id, provider, user_id, client_id, session_id, id, type, state, detail, term, accepted_at, taken_at, settled_at,
        octet_length(payload::text) AS payload_bytes
   FROM recado.upstream_command;
-COMMENT ON VIEW recado.upstream_commands IS
+COMMENT ON VIEW recado_views.upstream_commands IS
     'Commands of users to providers: who sent what when, and what became of it. The payload itself is not shown.';
+COMMENT ON COLUMN recado_views.upstream_commands.command_id IS 'The command, by the name that the hub gave it.';
+COMMENT ON COLUMN recado_views.upstream_commands.provider IS 'To which provider.';
+COMMENT ON COLUMN recado_views.upstream_commands.user_id IS 'Whose command.';
+COMMENT ON COLUMN recado_views.upstream_commands.client_id IS 'The device that sent it.';
+COMMENT ON COLUMN recado_views.upstream_commands.session_id IS 'The connection that it came by; see sessions.';
+COMMENT ON COLUMN recado_views.upstream_commands.id IS 'Its name as the client gave it, or the hub where the client gave none. One a provider and user.';
+COMMENT ON COLUMN recado_views.upstream_commands.type IS 'What kind of command.';
+COMMENT ON COLUMN recado_views.upstream_commands.state IS 'accepted, sending, sent, rejected (never sent), failed, or unknown: its hub was lost while it was sent.';
+COMMENT ON COLUMN recado_views.upstream_commands.detail IS 'Why; NULL where there is nothing to say.';
+COMMENT ON COLUMN recado_views.upstream_commands.term IS 'Under which holding of the provider''s session it was taken; NULL while nobody has taken it.';
+COMMENT ON COLUMN recado_views.upstream_commands.accepted_at IS 'When the hub stored it.';
+COMMENT ON COLUMN recado_views.upstream_commands.taken_at IS 'When the holder of the session took it, to send it.';
+COMMENT ON COLUMN recado_views.upstream_commands.settled_at IS 'When it came to its last state; NULL while it is under way.';
+COMMENT ON COLUMN recado_views.upstream_commands.payload_bytes IS 'The size of what it said; NULL where it said nothing but its type.';
 
-REVOKE ALL ON recado.upstream_session, recado.upstream_command, recado.upstream_commands FROM PUBLIC;
+REVOKE ALL ON recado.upstream_session, recado.upstream_command, recado_views.upstream_commands FROM PUBLIC;
 REVOKE ALL ON SEQUENCE recado.upstream_term, recado.upstream_version FROM PUBLIC;
 REVOKE ALL ON FUNCTION recado.command_goes_forward(), recado.upstream_hint(text, text, text),
     recado.upstream_claim(uuid, double precision, integer, text[]),
@@ -334,6 +349,15 @@ BEGIN
             recado.upstream_accept(uuid, text, text, text, uuid, text, text, text, double precision),
             recado.upstream_append(uuid, text[], text[], bigint[], bigint, uuid, text, uuid[], text[], text[], text[], text[], text[], text[],
                                    integer[], boolean[], text[], uuid[], bigint[]) TO recado_hub;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN NULL;
+END $$;
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_analyst') THEN
+        GRANT SELECT ON recado_views.upstream_commands TO recado_analyst;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;
