@@ -103,7 +103,8 @@ body = '{{"user_id":"{{user_id}}"}}'
 session = "/data/jsessionId"
 
 [provider.socket]
-url = "ws://127.0.0.1:{port}/games?JSESSIONID={{session}}"
+# The path is the namespace of its methods; they are in that of "/".
+url = "ws://127.0.0.1:{port}/?JSESSIONID={{session}}"
 
 [provider.keepalive]
 text = '{{"id":"1","jsonrpc":"2.0","method":"protocol/v1/ping","params":{{"time":"{{timestamp}}","seq":"{{timestamp}}"}}}}'
@@ -172,7 +173,7 @@ async fn a_json_rpc_server_of_npm_is_a_provider_and_its_restart_is_survived() {
     let mut page = Client::of("42").connect(&hub).await;
     status(&mut page, "connected").await;
     let url = server.until("it is connected", |said| said.iter().find_map(|line| line["connected"].as_str().map(str::to_owned))).await;
-    assert!(url.starts_with("/games?JSESSIONID="), "{url}");
+    assert!(url.starts_with("/?JSESSIONID="), "{url}");
 
     // Keep-alives: the server takes them, with a time that is one.
     let pings = server.until("keep-alives", |said| {
