@@ -111,6 +111,11 @@ BEGIN
     END IF;
 END $$;
 
+-- A uuid of version 7 (RFC 9562): a random one whose first 48 bits are made the time in milliseconds. Inlined by the planner.
+CREATE FUNCTION recado.new_id() RETURNS uuid LANGUAGE sql VOLATILE
+RETURN encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+           PLACING substr(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid;
+
 -- Notifies inside the caller's transaction: appended if and only if that commits. Returns the id that the notification
 -- has in the log and on the wire. Every rule of POST /api/internal/notify holds; a broken one raises:
 --   RC010 an argument is out of its bounds     RC011 the type is reserved     RC012 nobody, or two kinds, addressed
@@ -140,10 +145,48 @@ DECLARE
     hashed uuid;
     body   bigint := 0;
     before record;
+    logged record;
+    is_known boolean;
     place  bigint;
     id     uuid;
+    parsed jsonb;
 BEGIN
-    -- All rules in one expression first: each expression is set up anew in each transaction, which costs more than it does.
+    -- Nearly every call ends here. One statement, because each expression of a function is set up anew in each transaction,
+    -- which costs more than what it does: a caller pays half of what it pays below. What is not surely right falls through,
+    -- to be looked at rule by rule. Of data: no escape, so that colons can be counted (see check_data); too few brackets
+    -- to be deep; too short, and without an exponent, for a number out of range.
+    BEGIN
+        parsed := notify.data::jsonb;
+    EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+        parsed := NULL;
+    END;
+    INSERT INTO recado.outbox AS o (place, slot, xid, at, id, type, title, message, data, topic, user_id, account_id,
+                                    ttl_seconds, replay, source, body, bytes)
+    SELECT p.place, (p.place / 16384) % 4, pg_current_xact_id(), clock_timestamp(), recado.new_id(), notify.type, notify.title, notify.message, p.json,
+           CASE WHEN notify.broadcast THEN '*'
+                WHEN notify.user_id IS NULL THEN 'a/' || notify.account_id
+                ELSE concat_ws('/', 'u', notify.user_id, notify.account_id)
+           END,
+           notify.user_id, notify.account_id, notify.ttl, coalesce(notify.replay, true), session_user, 0,
+           octet_length(notify.title) + octet_length(notify.message) + coalesce(octet_length(p.json), 0)
+      FROM (SELECT nextval('recado.outbox_place') AS place, nullif(btrim(notify.data, E' \t\n\r'), 'null') AS json) p
+     WHERE notify.idempotency_key IS NULL AND notify.user_ids IS NULL
+       AND notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$' AND notify.type <> ALL (reserved)
+       AND notify.title IS NOT NULL AND notify.message IS NOT NULL
+       AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
+       AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
+       AND coalesce(notify.broadcast, false) = (num_nonnulls(notify.user_id, notify.account_id) = 0)
+       AND (notify.ttl IS NULL OR notify.ttl BETWEEN 1 AND 2147483647)
+       AND 6 * (octet_length(notify.title) + octet_length(notify.message)) <= 65000
+       AND (p.json IS NULL
+            OR octet_length(p.json) < 300 AND strpos(p.json, '\') = 0 AND p.json !~ '[0-9][eE]'
+               AND length(p.json) - length(translate(p.json, '[{', '')) <= 32
+               AND length(replace(p.json, ':', '')) - length(p.json) = length(replace(parsed::text, ':', '')) - length(parsed::text))
+    RETURNING o.id INTO id;
+    IF FOUND THEN
+        RETURN id;
+    END IF;
+
     IF (notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$'
         AND notify.type <> ALL (reserved)
         AND notify.title IS NOT NULL AND notify.message IS NOT NULL
@@ -223,18 +266,21 @@ BEGIN
                             convert_to(coalesce(notify.account_id, ''), 'UTF8'), convert_to(coalesce(array_to_string(users, ','), ''), 'UTF8'),
                             int4send(coalesce(notify.ttl, 0)::integer), CASE WHEN coalesce(notify.replay, true) THEN '\x01'::bytea ELSE '\x00' END])
                WITH ORDINALITY AS p (part, n);
-        -- In the outbox first: what is moved in between is then found in the log.
+        -- In the outbox first: what is moved in between is then found in the log. What the log has decides: of two calls that
+        -- did not see each other, the one whose place is higher may stand there.
         SELECT o.id, o.body INTO before FROM recado.outbox o
          WHERE o.key = hashed AND NOT EXISTS (SELECT FROM recado.outbox_refused r WHERE r.place = o.place)
          ORDER BY o.place LIMIT 1;
-        IF NOT FOUND THEN
-            SELECT i.seq, i.body INTO before FROM recado.idempotency i WHERE i.key = hashed;
-            IF FOUND THEN
-                SELECT l.id, before.body AS body INTO before FROM recado.log l WHERE l.seq = before.seq;
-            END IF;
-        END IF;
+        is_known := FOUND;
         -- A key that outlived its row is as good as new.
+        SELECT l.id, i.body INTO logged
+          FROM recado.idempotency i CROSS JOIN LATERAL (SELECT o.id FROM recado.log o WHERE o.seq = i.seq LIMIT 1) l
+         WHERE i.key = hashed;
         IF FOUND THEN
+            before := logged;
+            is_known := true;
+        END IF;
+        IF is_known THEN
             IF before.body <> body THEN
                 PERFORM recado.refuse_argument('RC015', 'idempotency_key', 'was used before with another body',
                     'A repeat must be equal in every argument. Data counts as text: give the same type, json, jsonb or text.');
@@ -244,9 +290,7 @@ BEGIN
     END IF;
 
     place := nextval('recado.outbox_place');
-    -- A random uuid whose first 48 bits are the time, and whose version is made 7.
-    id := encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-              PLACING substr(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid;
+    id := recado.new_id();
     INSERT INTO recado.outbox (place, slot, xid, at, id, type, title, message, data, topic, user_id, account_id, user_ids,
                                ttl_seconds, replay, source, key, body, bytes)
     VALUES (place, (place / 16384) % 4, pg_current_xact_id(), clock_timestamp(), id, notify.type, notify.title, notify.message, json, topic,
@@ -332,13 +376,21 @@ BEGIN
                OR pg_snapshot_xmax(now_is) > pg_snapshot_xmax(t.done) AND clock_timestamp() - t.at > interval '10 seconds' THEN
                 PERFORM set_config('synchronous_commit', 'off', true);
                 INSERT INTO recado.outbox_tick (done, cluster) VALUES (now_is, t.cluster);
+                -- recado.outbox_tidy is not called while nobody notifies.
+                DELETE FROM recado.outbox_tick WHERE tick < t.tick - 100;
             END IF;
             RETURN;
         END IF;
         t.moving := now_is;
         few := found_in <= p_rows;
         IF NOT few THEN
-            -- Both ends by the index of places: a backlog of days is not read through for them.
+            -- Its ends. Not by the index of places at once: what is moved and cannot be emptied (a dump runs, perhaps, for
+            -- hours) would be read through.
+            SELECT count(*), min(c.place) - 1, max(c.place) INTO found_in, t.after_place, t.upto_place
+              FROM (SELECT o.place FROM recado.outbox_after(t.done) o WHERE pg_visible_in_snapshot(o.xid, t.moving) LIMIT 100000) c;
+        END IF;
+        IF found_in = 100000 THEN
+            -- By the index of places after all: a backlog of days is not read through.
             SELECT o.place - 1 INTO t.after_place FROM recado.outbox o
              WHERE NOT pg_visible_in_snapshot(o.xid, t.done) AND pg_visible_in_snapshot(o.xid, t.moving) ORDER BY o.place LIMIT 1;
             SELECT o.place INTO t.upto_place FROM recado.outbox o
@@ -364,11 +416,7 @@ BEGIN
     last := places[cardinality(places)];
 
     IF places IS NOT NULL THEN
-        -- A key that stands twice in the page goes once; only the first decides which body it is for.
-        SELECT array_agg(r.place) FILTER (WHERE r.nth > 1 AND r.body <> r.first_body) INTO others
-          FROM (SELECT o.place, o.body, row_number() OVER same AS nth, first_value(o.body) OVER same AS first_body
-                  FROM recado.outbox o WHERE o.place = ANY (places) AND o.key IS NOT NULL
-                WINDOW same AS (PARTITION BY o.key ORDER BY o.place)) r;
+        -- A key that stands twice in the page goes once.
         SELECT array_agg(r.place ORDER BY r.place) AS place, array_agg(r.id ORDER BY r.place) AS id, array_agg(r.type ORDER BY r.place) AS type,
                array_agg(r.title ORDER BY r.place) AS title, array_agg(r.message ORDER BY r.place) AS message,
                array_agg(r.data ORDER BY r.place) AS data, array_agg(r.topic ORDER BY r.place) AS topic,
@@ -384,7 +432,12 @@ BEGIN
             SELECT * INTO a
               FROM recado.append(p_hint, p_hint_id, p_origin, b.id, b.type, b.title, b.message, b.data, b.topic, b.user_id, b.account_id,
                                  b.user_ids, b.ttl_seconds, b.replay, b.source, b.key, b.body);
-            others := others || ARRAY(SELECT b.place[k.at] FROM unnest(a.known_place, a.known_same_body) AS k (at, same) WHERE NOT k.same);
+            -- What the log has now decides which body a key is for.
+            IF false = ANY (a.known_same_body) OR cardinality(b.place) < cardinality(places) THEN
+                SELECT array_agg(o.place) INTO others
+                  FROM recado.outbox o JOIN recado.idempotency i ON i.key = o.key
+                 WHERE o.place = ANY (places) AND i.body <> o.body;
+            END IF;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
             -- A constraint without a name: the log has no partition for the next number.
             GET STACKED DIAGNOSTICS why = MESSAGE_TEXT, what = CONSTRAINT_NAME;

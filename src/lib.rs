@@ -12,6 +12,8 @@ pub mod delivery;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod secrets;
 pub mod spelling;
 pub mod store;

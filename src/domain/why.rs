@@ -20,7 +20,7 @@ pub struct Facts {
     pub row: Option<LogRow>,
     /// The user's sessions that lived then or began since, oldest first, of this history.
     pub sessions: Vec<SessionSeen>,
-    /// The devices that have a stored place.
+    /// The devices that have a stored place, and those of the sessions whose place is forgotten.
     pub devices: Vec<DeviceSeen>,
     /// Whether the user was ever connected, as far as is kept.
     pub ever_connected: bool,

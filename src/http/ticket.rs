@@ -1,8 +1,9 @@
 //! `POST /api/ws-ticket`: a token is changed for a ticket that opens one stream, once, within 30 s, on any instance.
 //!
 //! An address is kept in histories and in the logs of proxies; a used ticket in it is worth nothing. A ticket is its end
-//! in seconds and 192 random bits. The end in it only serves the answer: it tells one that came too late (make another)
-//! from one that was used or never given (stop). What counts is the row.
+//! in seconds and 192 random bits. What counts is the row, which has its end by the database's clock. The end in the ticket
+//! only serves the answer once the row is removed: it tells one that came too late (make another) from one that was used or
+//! never given (stop).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::history::{Pairs, no_store, pairs, token};
 use super::hub::Hub;
 use super::problems::Refused;
 use super::token::{Claims, TokenError};
-use crate::store::tickets::{self, Pass};
+use crate::store::tickets::{self, Pass, Taken};
 use crate::store::{Reader, StoreError, keys};
 use crate::wire::problem::Problem;
 use crate::wire::server::timestamp;
@@ -44,7 +45,7 @@ pub async fn ws_ticket(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: P
     let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
     let ticket = mint(expires_at);
     let pass = Pass { who: claims.who, token_expires_at: claims.expires_at };
-    tickets::keep(&hub.reader, &keys::hash(&ticket), &pass, expires_at).await?;
+    tickets::keep(&hub.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
     Ok((no_store(), Json(json!({ "ticket": ticket, "expires_at": timestamp(expires_at) }))).into_response())
 }
 
@@ -55,11 +56,11 @@ pub async fn ws_ticket(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: P
 pub async fn redeem(reader: &Reader, ticket: &str) -> Result<Result<Claims, TokenError>, StoreError> {
     let now = Utc::now();
     let Some(end) = end(ticket) else { return Ok(Err(TokenError::Invalid("this is no ticket"))) };
-    if end <= now {
-        return Ok(Err(TokenError::Expired));
-    }
-    let Some(Pass { who, token_expires_at }) = tickets::take(reader, &keys::hash(ticket)).await? else {
-        return Ok(Err(TokenError::Invalid("the ticket was used before, or was never given out")));
+    let Pass { who, token_expires_at } = match tickets::take(reader, &keys::hash(ticket)).await? {
+        Taken::Good(pass) => pass,
+        Taken::Late => return Ok(Err(TokenError::Expired)),
+        Taken::Unknown if end <= now => return Ok(Err(TokenError::Expired)),
+        Taken::Unknown => return Ok(Err(TokenError::Invalid("the ticket was used before, or was never given out"))),
     };
     if token_expires_at <= now {
         return Ok(Err(TokenError::Expired));

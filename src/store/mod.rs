@@ -35,6 +35,7 @@ pub mod outbox;
 pub mod progress;
 pub mod read;
 pub mod retention;
+mod scram;
 pub mod seen;
 pub mod server;
 pub mod sessions;

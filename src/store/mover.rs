@@ -35,6 +35,8 @@ const CANDIDATE: Duration = Duration::from_secs(1);
 const MOVE_ROWS: i32 = 1000;
 /// Between two looks at what can be emptied.
 const TIDY: Duration = Duration::from_secs(5);
+/// The same while there is nothing to empty: refused rows get old as well.
+const TIDY_IDLE: Duration = Duration::from_secs(60);
 /// After this time without a row, the partition in use is emptied as well.
 const QUIET: Duration = Duration::from_secs(30);
 /// A transaction that writes for longer is named in the log.
@@ -157,7 +159,7 @@ impl Mover {
         self.rows = MOVE_ROWS;
         metrics::MOVED_ALL.now();
         self.look_for_old(moved.oldest_running).await?;
-        if now.duration_since(self.tidied) >= TIDY {
+        if now.duration_since(self.tidied) >= if self.is_used { TIDY } else { TIDY_IDLE } {
             self.tidied = now;
             self.tidy().await?;
         }
@@ -166,9 +168,6 @@ impl Mover {
     }
 
     async fn tidy(&mut self) -> Result<(), StoreError> {
-        if !self.is_used {
-            return Ok(());
-        }
         let quiet = self.last_row.elapsed() >= QUIET;
         let emptied = outbox::tidy(self.lane.get().await?, quiet).await?;
         if emptied > 0 {

@@ -3,6 +3,8 @@
 //! Every query walks an index from a place that it is given and stops at a limit, so the answer costs the same in a log of any
 //! length. All see one snapshot: what a later one finds fits what an earlier one found.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -30,7 +32,8 @@ pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<Facts, St
     let mut facts = log_row(connection, user, seq).await?;
     let since = facts.row.as_ref().map_or(facts.now, |row| row.created_at);
     facts.sessions = sessions(connection, user, facts.log_id, since, seq).await?;
-    facts.devices = devices(connection, user, facts.log_id, seq).await?;
+    let clients: BTreeSet<&str> = facts.sessions.iter().map(|s| s.client.as_str()).collect();
+    facts.devices = devices(connection, user, facts.log_id, seq, &Vec::from_iter(clients)).await?;
     (facts.ever_connected, facts.accounts) = accounts(connection, user).await?;
     limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
     checkout.done();
@@ -145,17 +148,32 @@ async fn sessions(
     Ok(seen.collect())
 }
 
-/// The places of the user's devices, with the earliest fact of each that it has acknowledged `seq`.
-async fn devices(connection: &mut PgConnection, user: &UserId, log_id: LogId, seq: Seq) -> Result<Vec<DeviceSeen>, StoreError> {
+/// The places of the user's devices, with the earliest fact of each that it has acknowledged `seq`. `clients`, those of
+/// the sessions, are looked for as well: the place of a device may be forgotten before what it acknowledged is.
+async fn devices(
+    connection: &mut PgConnection,
+    user: &UserId,
+    log_id: LogId,
+    seq: Seq,
+    clients: &[&str],
+) -> Result<Vec<DeviceSeen>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT c.client_id, c.created_at, CASE WHEN c.log_id = $2 THEN c.acked_seq ELSE 0 END AS "acked!",
+        r#"SELECT c.client_id AS "client_id!", c.created_at AS "created_at!", c.acked AS "acked!",
                   f.acked_at AS "acked_at?", f.is_beside AS "is_beside?"
-             FROM (SELECT * FROM recado.cursor WHERE user_id = $1 ORDER BY client_id LIMIT $4) c
+             FROM ((SELECT p.client_id, p.created_at, CASE WHEN p.log_id = $2 THEN p.acked_seq ELSE 0 END AS acked
+                      FROM recado.cursor p
+                     WHERE p.user_id = $1
+                     ORDER BY p.client_id
+                     LIMIT $4)
+                   UNION ALL
+                   (SELECT u.client_id, clock_timestamp(), 0
+                      FROM unnest($6::text[]) AS u (client_id)
+                     WHERE NOT EXISTS (SELECT FROM recado.cursor p WHERE p.user_id = $1 AND p.client_id = u.client_id))) c
              LEFT JOIN LATERAL (
                    SELECT k.acked_at, k.is_beside
                      FROM (SELECT p.acked_at, p.session_id IS NULL AS is_beside
                              FROM recado.progress p
-                            WHERE p.user_id = c.user_id AND p.client_id = c.client_id AND p.log_id = $2 AND p.acked_seq >= $3
+                            WHERE p.user_id = $1 AND p.client_id = c.client_id AND p.log_id = $2 AND p.acked_seq >= $3
                             ORDER BY p.acked_seq
                             LIMIT $5) k
                     ORDER BY k.acked_at
@@ -166,6 +184,7 @@ async fn devices(connection: &mut PgConnection, user: &UserId, log_id: LogId, se
         seq.get(),
         MANY,
         FACTS,
+        clients as _,
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;

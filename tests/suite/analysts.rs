@@ -50,6 +50,21 @@ async fn forget(db: &TestDb, name: &str) {
     assert!(analysts::drop(&mut db.connect().await, name).await.unwrap());
 }
 
+/// Logs, statistics and audit of a server may hold statements with their arguments.
+#[tokio::test]
+async fn the_database_never_sees_the_password() {
+    let db = TestDb::new().await;
+    db.run(
+        "CREATE TABLE public.seen (password text);
+         CREATE OR REPLACE FUNCTION recado.create_analyst(p_name text, p_password text) RETURNS text[] LANGUAGE sql
+         AS $$ INSERT INTO public.seen VALUES (p_password); SELECT '{}'::text[] $$",
+    )
+    .await;
+    analysts::create(&mut db.connect().await, "ana", "secret").await.unwrap();
+    let seen = names(&mut db.connect().await, "SELECT password FROM public.seen").await.remove(0);
+    assert!(seen.starts_with("SCRAM-SHA-256$4096:") && !seen.contains("secret"), "{seen}");
+}
+
 #[tokio::test]
 async fn every_view_and_every_column_says_what_it_is() {
     let db = TestDb::new().await;

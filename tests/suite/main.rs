@@ -27,6 +27,7 @@ mod frozen;
 mod guard;
 mod history;
 mod metrics;
+mod mutants;
 mod ndjson;
 mod old_clients;
 mod openapi;

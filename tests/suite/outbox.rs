@@ -125,6 +125,8 @@ async fn each_broken_rule_raises_its_own_state_and_nothing_is_written() {
         (format!("'n', 't', 'm', user_id => '{}'", "a".repeat(129)), "RC010", "user_id"),
         ("'n', 't', 'm', account_id => 'a/b'".to_owned(), "RC010", "account_id"),
         ("'n', 't', 'm', user_ids => '{}'".to_owned(), "RC010", "user_ids"),
+        // Six bytes each as JSON, and four each: over the limit together.
+        (r#"'n', repeat(E'\001', 10833), '', '"' || repeat('😀', 296) || '"', user_id => '1'"#.to_owned(), "RC014", "data"),
         ("'n', 't', 'm', user_ids => '{a,NULL}'".to_owned(), "RC010", "user_ids"),
         ("'n', 't', 'm', user_ids => '{a,é}'".to_owned(), "RC010", "user_ids"),
         ("'n', 't', 'm', user_id => '1', ttl => 0".to_owned(), "RC010", "ttl"),
@@ -266,6 +268,78 @@ async fn a_key_in_two_open_transactions_is_one_row_and_another_body_is_shown() {
         assert!(hub.said().contains(id.as_str()), "the hub names it");
     }
     assert_eq!(refused.len(), if kept == "t" { 2 } else { 3 });
+}
+
+/// Moves all that is committed, without a hub.
+async fn move_all(sql: &mut PgConnection) {
+    run(sql, "DO $$ DECLARE m record; BEGIN LOOP SELECT * INTO m FROM recado.outbox_move(0, NULL, 'x', 1000); EXIT WHEN NOT m.is_more; COMMIT; END LOOP; END $$").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_is_told_the_id_that_is_in_the_log_and_every_other_body_is_shown() {
+    let db = TestDb::new().await;
+    let (mut one, mut two, mut three) = (db.connect().await, db.connect().await, db.connect().await);
+    let keyed = |title: &str| format!("'n', '{title}', 'm', user_id => 'ann', idempotency_key => 'k'");
+    let mut ids = Vec::new();
+    for (sql, title) in [(&mut one, "other"), (&mut two, "other"), (&mut three, "t")] {
+        run(sql, "BEGIN").await;
+        ids.push(try_notify(sql, &keyed(title)).await.unwrap());
+    }
+    // The call that came last is the first that commits.
+    run(&mut three, "COMMIT").await;
+    move_all(&mut three).await;
+    assert_eq!(try_notify(&mut three, &keyed("t")).await.unwrap(), ids[2]);
+    // Both of one page, with one body that is not the log's.
+    run(&mut one, "COMMIT").await;
+    run(&mut two, "COMMIT").await;
+    assert_eq!(try_notify(&mut three, &keyed("t")).await.unwrap(), ids[2], "before they are moved");
+    move_all(&mut three).await;
+    assert_eq!(try_notify(&mut three, &keyed("t")).await.unwrap(), ids[2]);
+    assert_eq!(titles(&db).await, ["t"]);
+    let refused: Vec<String> =
+        sqlx::query_scalar("SELECT id::text FROM recado.outbox_refused ORDER BY place").fetch_all(&mut one).await.unwrap();
+    assert_eq!(refused, ids[..2], "each call that is not in the log is listed");
+}
+
+/// Other transactions of the cluster make notes of the mover even where nobody notifies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_notes_of_an_idle_mover_do_not_pile_up() {
+    let db = TestDb::new().await;
+    let mut sql = db.connect().await;
+    run(
+        &mut sql,
+        "DO $$ BEGIN FOR i IN 1..250 LOOP
+             UPDATE recado.outbox_tick SET at = at - interval '1 minute';
+             COMMIT;
+             PERFORM recado.outbox_move(0, NULL, 'x', 1000);
+             COMMIT;
+         END LOOP; END $$",
+    )
+    .await;
+    let (kept, newest) =
+        (db.number("SELECT count(*) FROM recado.outbox_tick").await, db.number("SELECT max(tick) FROM recado.outbox_tick").await);
+    assert!(newest > 200 && kept <= 102, "{kept} of {newest} notes are kept");
+}
+
+/// A dump or an open transaction keeps what is moved from being emptied, perhaps for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_does_not_read_through_what_is_moved_and_not_emptied() {
+    let db = TestDb::new().await;
+    let mut sql = db.connect().await;
+    let burst = |rows: u32| format!("SELECT count(recado.notify('n', 't', 'm', user_id => 'ann')) FROM generate_series(1, {rows})");
+    run(&mut sql, &burst(20_000)).await;
+    // As if they were moved.
+    run(&mut sql, "INSERT INTO recado.outbox_tick (done, cluster) SELECT pg_current_snapshot(), cluster FROM recado.outbox_tick").await;
+    run(&mut sql, &burst(1500)).await;
+    run(&mut sql, "SELECT pg_stat_force_next_flush()").await;
+    run(&mut sql, "SELECT pg_stat_reset()").await;
+    run(&mut sql, "SELECT * FROM recado.outbox_move(0, NULL, 'x', 1000)").await;
+    run(&mut sql, "SELECT pg_stat_force_next_flush()").await;
+    let read = "SELECT coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'outbox\\__'";
+    let read = db.number(read).await;
+    assert!((1..10_000).contains(&read), "{read} rows were read to move a thousand");
+    move_all(&mut sql).await;
+    assert_eq!(db.head().await, 1500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
