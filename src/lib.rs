@@ -11,6 +11,8 @@ pub mod config;
 pub mod delivery;
 pub mod domain;
 pub mod http;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod secrets;
 pub mod spelling;
 pub mod store;

@@ -126,6 +126,10 @@ impl Tailer {
                             }
                             self.backoff.succeeded();
                             self.due = Instant::now() + self.poll.mul_f64(0.8) + jitter(self.poll.mul_f64(0.2));
+                            #[cfg(feature = "mutants")]
+                            if crate::mutants::is("no-poll") || crate::mutants::is("reload-early") {
+                                self.due += Duration::from_secs(3600);
+                            }
                         }
                         Err(error) => {
                             tracing::error!(%error, "the end of the log could not be read");

@@ -55,6 +55,10 @@ impl TokenRules {
     /// # Errors
     /// When the token is not valid now, under this secret and these rules.
     pub fn check(&self, token: &str) -> Result<Claims, TokenError> {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("token-in-log") {
+            tracing::debug!(token, "a token is checked");
+        }
         self.check_at(token, Utc::now())
     }
 

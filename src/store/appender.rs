@@ -14,6 +14,9 @@
 //! [`Refusal::Overloaded`], at once. What was committed goes to the tailer as a hint through a bounded channel; full
 //! means that the tailer reads it from the table like everyone else's, as it does where a commit is big.
 
+#[cfg(feature = "mutants")]
+mod mutants;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -121,6 +124,13 @@ impl AppendHandle {
     }
 
     async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+        #[cfg(feature = "mutants")]
+        let mut rows = rows;
+        #[cfg(feature = "mutants")]
+        let asked = match mutants::before(&mut rows) {
+            Ok(asked) => asked,
+            Err(receipts) => return Ok(receipts),
+        };
         let bytes: usize = rows.iter().map(NewNotification::weight).sum();
         let take = |room: &Arc<Semaphore>, wanted: usize| {
             let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -130,9 +140,21 @@ impl AppendHandle {
         let (reply, answer) = oneshot::channel();
         let request = Request { rows, all_or_nothing, bytes, deadline, reply, _room: room };
         self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
+        #[cfg(feature = "mutants")]
+        if let Some(receipts) = asked.made_up() {
+            // Whoever is not waited for is not appended: the appender must not notice.
+            std::mem::forget(answer);
+            return Ok(receipts);
+        }
         // The appender answers in time unless it is itself held up, such as by opening a connection.
         match tokio::time::timeout_at(deadline + GRACE, answer).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                #[cfg(feature = "mutants")]
+                if let Ok(receipts) = &answer {
+                    asked.answered(receipts);
+                }
+                answer
+            }
             // No answer, or a task that ended while it had the request.
             _ => Err(Refusal::Unknown),
         }
@@ -305,6 +327,10 @@ impl Appender {
         let rows: Vec<&NewNotification> = batch.iter().flat_map(|r| &r.rows).collect();
         let conflict = if batch.iter().any(|r| r.all_or_nothing) { Conflict::RefusesAll } else { Conflict::LeavesOut };
         let limit = deadline.saturating_duration_since(Instant::now());
+        #[cfg(feature = "mutants")]
+        if let Some(early) = mutants::delivered_early(&rows, self.seen.end().0, end.seq) {
+            let _ = self.committed.try_send(early);
+        }
         append::append(connection, end, self.origin, &rows, conflict, limit).await
     }
 

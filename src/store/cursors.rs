@@ -107,6 +107,14 @@ pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -
     let users: Vec<&str> = acks.iter().map(|a| a.user.as_str()).collect();
     let clients: Vec<&str> = acks.iter().map(|a| a.client.as_str()).collect();
     let seqs: Vec<i64> = acks.iter().map(|a| a.acked.get()).collect();
+    #[cfg(feature = "mutants")]
+    if crate::mutants::is("acks-go-back") {
+        let last_wins = "INSERT INTO recado.cursor AS c (user_id, client_id, log_id, acked_seq)
+            SELECT a.user_id, a.client_id, $1, a.acked_seq FROM unnest($2::text[], $3::text[], $4::bigint[]) AS a (user_id, client_id, acked_seq)
+            ON CONFLICT (user_id, client_id) DO UPDATE SET acked_seq = excluded.acked_seq";
+        let stored = sqlx::query(last_wins).bind(log_id.0).bind(&users).bind(&clients).bind(&seqs).execute(connection);
+        return Ok(limited(ASK_LIMIT, stored).await?.rows_affected());
+    }
     let stored = sqlx::query!(
         r#"INSERT INTO recado.cursor AS c (user_id, client_id, log_id, acked_seq)
            SELECT a.user_id, a.client_id, m.log_id, a.acked_seq

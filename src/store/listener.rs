@@ -62,10 +62,20 @@ async fn listen(
     upstream: &UpstreamHints,
     backoff: &mut Backoff,
 ) -> Result<(), StoreError> {
+    #[cfg(feature = "mutants")]
+    if crate::mutants::is("reload-early") {
+        let _ = hints.try_send(Hint::Listening);
+    }
     let mut listener = limited(CONNECT_LIMIT, open(database, !upstream.is_empty())).await?;
     backoff.succeeded();
     // Only now: what was committed before LISTEN took hold was announced to nobody.
-    let _ = hints.try_send(Hint::Listening);
+    #[cfg(feature = "mutants")]
+    let is_due = !crate::mutants::is("reload-early");
+    #[cfg(not(feature = "mutants"))]
+    let is_due = true;
+    if is_due {
+        let _ = hints.try_send(Hint::Listening);
+    }
     tell(upstream, &upstream::Hint::Everything);
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {

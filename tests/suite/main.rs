@@ -26,6 +26,7 @@ mod facts;
 mod frozen;
 mod guard;
 mod history;
+mod mutants;
 mod ndjson;
 mod old_clients;
 mod openapi;

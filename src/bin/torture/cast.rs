@@ -1,0 +1,145 @@
+//! Who takes part: tenants, users, devices; and what is wished for them.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use crate::fact::{Audience, hash};
+
+pub const TENANTS: usize = 6;
+const USERS: usize = 4;
+
+pub fn account(tenant: usize) -> String {
+    format!("acct-{tenant}")
+}
+
+pub fn user(tenant: usize, user: usize) -> String {
+    format!("u{tenant}-{user}")
+}
+
+/// A notification that somebody wants, as JSON fields, and as the history has it.
+pub struct Wish {
+    pub title: String,
+    pub audience: Audience,
+    pub hash: String,
+    pub replay: bool,
+    /// Each as JSON text, sent as it stands here.
+    pub fields: Vec<(&'static str, String)>,
+    pub key: Option<String>,
+    pub is_valid: bool,
+}
+
+impl Wish {
+    pub fn json(&self) -> String {
+        let fields: Vec<String> = self.fields.iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
+        format!("{{{}}}", fields.join(","))
+    }
+
+    fn set(&mut self, name: &'static str, json: String) {
+        self.fields.retain(|(known, _)| *known != name);
+        self.fields.push((name, json));
+    }
+
+    pub fn with_key_field(mut self) -> Self {
+        if let Some(key) = self.key.clone() {
+            self.set("idempotency_key", quoted(&key));
+        }
+        self
+    }
+
+    /// The same address and key under another title: another body.
+    pub fn other_body(&self) -> Self {
+        let title = format!("{}-other", self.title);
+        let mut fields = self.fields.clone();
+        fields.retain(|(name, _)| *name != "title");
+        fields.push(("title", quoted(&title)));
+        Self {
+            hash: "refused".to_owned(),
+            title,
+            fields,
+            audience: self.audience.clone(),
+            key: self.key.clone(),
+            replay: self.replay,
+            is_valid: false,
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Draws wishes for one writer.
+pub fn wish(random: &mut StdRng, writer: usize, n: u64) -> Wish {
+    let tenant = random.random_range(0..TENANTS);
+    let title = format!("w{writer}-{n}");
+    let message = ["", "hello", "zwei Zeilen\nund \"Zitate\"", "\u{1F4EC} at the door \\ here"].choose(random).copied().unwrap_or_default();
+    let mut taint = account(tenant);
+    let mut addresses: Vec<(&'static str, String)> = Vec::new();
+    let one = || user(tenant, 0);
+    let audience = match random.random_range(0..100) {
+        0..40 => {
+            let user = user(tenant, random.random_range(0..USERS));
+            addresses.push(("user_id", quoted(&user)));
+            Audience::Users(vec![user])
+        }
+        40..50 => {
+            // Narrowed to sessions in the account, which is where these users are.
+            let user = user(tenant, random.random_range(0..USERS));
+            addresses.extend([("user_id", quoted(&user)), ("account_id", quoted(&taint))]);
+            Audience::Users(vec![user])
+        }
+        50..60 => {
+            let mut users: Vec<String> = (1..USERS).filter(|_| random.random_bool(0.5)).map(|n| user(tenant, n)).collect();
+            users.push(one());
+            addresses.push(("user_ids", serde_json::Value::from(users.clone()).to_string()));
+            Audience::Users(users)
+        }
+        60..90 => {
+            addresses.push(("account_id", quoted(&taint)));
+            Audience::Account(taint.clone())
+        }
+        _ => {
+            taint = "*".to_owned();
+            addresses.push(("broadcast", "true".to_owned()));
+            Audience::Everyone
+        }
+    };
+    let size = if random.random_bool(0.05) { random.random_range(2_000..12_000) } else { random.random_range(0..300) };
+    let blob: String = (0..size).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
+    // Not as a library would write it: what comes back has to be this, byte for byte.
+    let data = format!("{{ \"taint\":{},\"n\" : {n}.0, \"big\":1e2,\"blob\":\"{blob}\"}}", quoted(&taint));
+    let mut fields = vec![("type", quoted("torture")), ("title", quoted(&title)), ("message", quoted(message)), ("data", data.clone())];
+    fields.extend(addresses);
+    let mut replay = true;
+    match random.random_range(0..100) {
+        0 | 1 => {
+            fields.push(("replay", "false".to_owned()));
+            replay = false;
+        }
+        2 | 3 => {
+            fields.push(("ttl", "1".to_owned()));
+            replay = false;
+        }
+        4..8 => fields.push(("ttl", "86400".to_owned())),
+        _ => {}
+    }
+    // The same keys for every writer: keys of two services must not meet.
+    let key = random.random_bool(0.9).then(|| format!("key-{n}"));
+    Wish { hash: hash(&[&title, message, &data]), title, audience, replay, fields, key, is_valid: true }
+}
+
+/// Breaks a rule of the contract.
+pub fn spoil(random: &mut StdRng, mut wish: Wish) -> Wish {
+    match random.random_range(0..6) {
+        0 => wish.set("type", quoted("heartbeat")),
+        1 => wish.set("type", quoted("No Type")),
+        2 => wish.fields.retain(|(name, _)| *name != "message"),
+        3 => wish.fields.retain(|(name, _)| !matches!(*name, "user_id" | "user_ids" | "account_id" | "broadcast")),
+        4 => wish.set("data", "{\"a\":1,\"a\":2}".to_owned()),
+        _ => wish.set("data", "\"\\u0000\"".to_owned()),
+    }
+    wish.hash = "refused".to_owned();
+    wish.is_valid = false;
+    wish
+}

@@ -1,0 +1,106 @@
+//! C4, C6, C7 and C12: what devices were given is what is in the log, all of it, and nobody else's.
+
+use std::collections::HashSet;
+
+use super::Findings;
+use super::index::{Device, Given, Index, Step};
+use crate::fact::{Audience, Fact};
+
+pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
+    posted_is_stored(index, found);
+    for (name, device) in &index.devices {
+        let addressed: HashSet<i64> = index.addressed(device).into_iter().collect();
+        let frames = device.conns.iter().filter_map(|id| index.conns.get(id)).flat_map(|conn| &conn.steps).filter_map(|(t, step)| {
+            let Step::Recv { given, .. } = step else { return None };
+            Some((*t, *given))
+        });
+        for (t, given) in frames.chain(device.pages.iter().copied()) {
+            one(index, name, device, &addressed, t, given, found);
+        }
+        complete(index, name, device, found);
+    }
+    for entry in index.history {
+        if let Fact::Broken { conn, what } = &entry.fact {
+            found.add("C4", Some(entry.t), format!("connection {conn}: {what}"));
+        }
+    }
+}
+
+/// C4, first half: what is stored is what was posted.
+fn posted_is_stored(index: &Index<'_>, found: &mut Findings<'_>) {
+    for row in &index.rows {
+        if let Some(wish) = index.wishes.get(row.title)
+            && wish.audience.is_some()
+            && wish.hash != row.hash
+        {
+            found.add(
+                "C4",
+                wish.first_invoked,
+                format!("number {} ({}) is stored as {}, posted as {}", row.seq, row.title, row.hash, wish.hash),
+            );
+        }
+    }
+}
+
+fn one(index: &Index<'_>, name: &str, device: &Device<'_>, addressed: &HashSet<i64>, t: u64, given: Given<'_>, found: &mut Findings<'_>) {
+    let Given { seq, id, hash, taint } = given;
+    if taint != "*" && taint != device.account {
+        found.add("C12", Some(t), format!("{name} of account {} was given {seq}, which is of {taint}", device.account));
+    }
+    match index.row(seq) {
+        None => found.add("C6", Some(t), format!("{name} was given {seq} ({id}), which is not in the log")),
+        Some(row) if row.id != id => found.add("C6", Some(t), format!("{name} was given {seq} as {id}, in the log it is {}", row.id)),
+        Some(row) if row.hash != hash => {
+            found.add("C4", Some(t), format!("{name} was given {seq} as {hash}, stored is {} ({})", row.hash, row.title));
+        }
+        Some(row) if !addressed.contains(&seq) => {
+            let audience = index.wishes.get(row.title).and_then(|wish| wish.audience).unwrap_or(&Audience::Everyone);
+            found.add(
+                "C12",
+                Some(t),
+                format!("{name} (user {}, account {}) was given {seq}, which is for {audience:?}", device.user, device.account),
+            );
+        }
+        Some(_) => {}
+    }
+}
+
+/// C7: at the end every device has everything above the place where it began. A hole in the middle is a certain bug;
+/// at the end it may be that it was not waited for.
+fn complete(index: &Index<'_>, name: &str, device: &Device<'_>, found: &mut Findings<'_>) {
+    if index.drained.is_none() {
+        return;
+    }
+    let conns: Vec<_> = device.conns.iter().filter_map(|id| index.conns.get(id)).collect();
+    let Some(first) = conns.first() else { return };
+    let began = first.told.from;
+    let got: HashSet<i64> = conns
+        .iter()
+        .flat_map(|conn| &conn.steps)
+        .filter_map(|(_, step)| match step {
+            Step::Recv { given, .. } => Some(given.seq),
+            Step::Passed { .. } => None,
+        })
+        .collect();
+    let owed: Vec<i64> = index.owed(device).into_iter().filter(|seq| *seq > began).collect();
+    let missing: Vec<i64> = owed.iter().filter(|seq| !got.contains(seq)).copied().collect();
+    let (Some(first_missing), Some(last_missing)) = (missing.first(), missing.last()) else { return };
+    let (lowest, highest) = (got.iter().min().copied().unwrap_or(began), got.iter().max().copied().unwrap_or(began));
+    let part = if *first_missing > highest {
+        "the end"
+    } else if *last_missing < lowest {
+        "the beginning"
+    } else {
+        "the middle"
+    };
+    let at = index.row(*first_missing).and_then(|row| index.wishes.get(row.title)?.known());
+    let shown = &missing[..missing.len().min(8)];
+    let before = owed.iter().rev().find(|seq| *seq < first_missing).copied().unwrap_or(began);
+    let what = format!(
+        "{name} began after {began}, got {} of {} and lacks {} at {part}: {shown:?} (before: {before})",
+        got.len(),
+        owed.len(),
+        missing.len()
+    );
+    found.add("C7", at, what);
+}

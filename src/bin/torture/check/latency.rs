@@ -1,0 +1,170 @@
+//! C15: how long it takes from a 201 to each device in quiet, and until everybody has everything after a fault.
+
+use super::index::{Conn, Device, Fault, Index, Step};
+use super::{Findings, Limits};
+use crate::fact::Nanos;
+
+/// After the end of a fault this long is not quiet yet; the second half of the rule looks at it.
+const SETTLE: Nanos = 3_000_000_000;
+const MS: Nanos = 1_000_000;
+
+pub fn check(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
+    quiet(index, limits, found);
+    recovery(index, limits, found);
+}
+
+/// Of deliveries in quiet, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Latency {
+    pub count: usize,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+/// The figures behind the rule, for the report.
+pub fn latency(history: &[super::Entry]) -> Option<Latency> {
+    let index = Index::of(history);
+    let mut times: Vec<Nanos> = waits(&index).into_iter().map(|wait| wait.took).collect();
+    times.sort_unstable();
+    let at = |share: usize| times.get((times.len().checked_sub(1)?) * share / 1000).map(|t| *t as f64 / 1e6);
+    Some(Latency { count: times.len(), p50_ms: at(500)?, p99_ms: at(990)?, max_ms: at(1000)? })
+}
+
+struct Wait<'a> {
+    device: &'a str,
+    seq: i64,
+    answered: Nanos,
+    took: Nanos,
+}
+
+/// LISTEN is a hint: without it nothing may be late by more than a poll.
+fn only_a_hint(fault: &str) -> bool {
+    fault.starts_with("listen")
+}
+
+/// For every notification that was answered while nothing else was wrong: each quick device that was connected and had
+/// caught up, and when it got it.
+fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
+    let loud: Vec<(Nanos, Nanos)> = index
+        .faults
+        .iter()
+        .filter(|fault| !only_a_hint(fault.name))
+        .map(|fault| (fault.begin.saturating_sub(MS * 100), fault.end.saturating_add(SETTLE)))
+        .collect();
+    let is_quiet = |from: Nanos, to: Nanos| !loud.iter().any(|(begin, end)| from < *end && *begin < to);
+    let mut waits = Vec::new();
+    for (name, device) in index.devices.iter().filter(|(_, device)| !device.slow) {
+        let owed = index.owed(device);
+        for conn in device.conns.iter().filter_map(|id| index.conns.get(id)) {
+            let Some(live_from) = live_from(conn) else { continue };
+            let upto = conn.closed.min(index.end);
+            let mut steps = conn.steps.iter().peekable();
+            for seq in &owed[owed.partition_point(|seq| *seq <= conn.told.from)..] {
+                let Some(answered) = answered(index, *seq) else { continue };
+                if answered < live_from || answered >= upto {
+                    continue;
+                }
+                while steps.peek().is_some_and(|(_, step)| step.seq() < *seq) {
+                    steps.next();
+                }
+                let given = steps.peek().filter(|(_, step)| step.seq() == *seq && matches!(step, Step::Recv { .. })).map(|(t, _)| *t);
+                // A connection that ended first proves nothing but for the time until then.
+                let end = given.unwrap_or(upto);
+                if is_quiet(answered, end) {
+                    waits.push(Wait { device: name, seq: *seq, answered, took: end.saturating_sub(answered) });
+                }
+            }
+        }
+    }
+    waits
+}
+
+fn live_from(conn: &Conn<'_>) -> Option<Nanos> {
+    conn.steps.iter().find(|(_, step)| matches!(step, Step::Passed { .. })).map(|(t, _)| *t)
+}
+
+fn answered(index: &Index<'_>, seq: i64) -> Option<Nanos> {
+    index.answered.get(&seq).copied()
+}
+
+fn quiet(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
+    let mut said = 0;
+    for wait in waits(index) {
+        let slack = index.stalled_ms(wait.answered, wait.answered + wait.took);
+        if wait.took > (limits.live_ms + slack) * MS && said < 5 {
+            said += 1;
+            let Wait { device, seq, answered, took } = wait;
+            found.add("C15", Some(answered), format!("{device} had to wait {} ms for {seq}, and all was quiet", took / MS));
+        }
+    }
+}
+
+/// The time that a device spends wanting to be connected counts, the time that it is away by its own wish does not.
+fn recovery(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
+    for waiting in recoveries(index) {
+        let Recovery { fault, device, target, wanting, horizon } = waiting;
+        let limit = if fault.name.starts_with("postgres") { limits.restart_ms } else { limits.recovery_ms };
+        let allowed = limit + index.stalled_ms(fault.end, horizon);
+        if wanting > allowed * MS {
+            let what =
+                format!("{device} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
+            found.add("C15", Some(fault.end), what);
+        }
+    }
+}
+
+/// The longest time that a device needed after a fault, and the fault.
+pub fn slowest_recovery(history: &[super::Entry]) -> Option<(f64, String)> {
+    let index = Index::of(history);
+    let slowest = recoveries(&index).into_iter().max_by_key(|recovery| recovery.wanting)?;
+    Some((slowest.wanting as f64 / 1e6, slowest.fault.name.to_owned()))
+}
+
+struct Recovery<'a> {
+    fault: &'a Fault<'a>,
+    device: &'a str,
+    target: i64,
+    wanting: Nanos,
+    horizon: Nanos,
+}
+
+fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
+    let mut recoveries = Vec::new();
+    for (at, fault) in index.faults.iter().enumerate().filter(|(_, fault)| fault.end != Nanos::MAX) {
+        // The next fault ends what can be said of this one.
+        let horizon = index.faults[at + 1..].iter().map(|next| next.begin).find(|begin| *begin > fault.end).unwrap_or(index.end);
+        let beside = index.faults.iter().any(|other| other.begin < fault.end && other.end > fault.end);
+        if beside {
+            continue;
+        }
+        let head = index.rows.iter().rev().find(|row| answered(index, row.seq).is_some_and(|t| t <= fault.end)).map_or(0, |row| row.seq);
+        for (device, facts) in index.devices.iter().filter(|(_, device)| !device.slow) {
+            let Some(target) = index.owed(facts).into_iter().rev().find(|seq| *seq <= head) else { continue };
+            if let Some(wanting) = wanting(facts, index, fault.end, horizon, target) {
+                recoveries.push(Recovery { fault, device, target, wanting, horizon });
+            }
+        }
+    }
+    recoveries
+}
+
+/// How long after `from` a device wanted to be connected and had not come to `target`, up to `horizon`. `None` for one
+/// that never began below it.
+fn wanting(device: &Device<'_>, index: &Index<'_>, from: Nanos, horizon: Nanos, target: i64) -> Option<Nanos> {
+    let conns: Vec<&Conn<'_>> = device.conns.iter().filter_map(|id| index.conns.get(id)).collect();
+    conns.first().filter(|first| first.told.from < target)?;
+    let reached = conns
+        .iter()
+        .flat_map(|conn| {
+            conn.steps
+                .iter()
+                .filter(|(_, step)| step.seq() >= target)
+                .map(|(t, _)| *t)
+                .chain((conn.told.from >= target).then_some(conn.opened))
+        })
+        .min()
+        .unwrap_or(Nanos::MAX);
+    let upto = reached.min(horizon);
+    Some(device.wanted.iter().map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(from))).sum())
+}

@@ -1,0 +1,162 @@
+//! A device by WebSocket.
+
+use std::net::SocketAddr;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use rand::Rng;
+use serde_json::Value;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use uuid::Uuid;
+
+use super::{Acks, CONNECT_LIMIT, Device, Left, SILENCE};
+use crate::Trouble;
+use crate::fact::{Asked, Fact, Since};
+
+type Socket = WebSocketStream<TcpStream>;
+
+impl Device {
+    pub(super) async fn websocket(&mut self, hub: usize, asked: Asked, leave: Instant) -> Left {
+        let (mut socket, hello) = match timeout(CONNECT_LIMIT, self.dial(hub, &asked)).await {
+            Ok(Ok(open)) => open,
+            Ok(Err(error)) => return Left::Ended(error.to_string()),
+            Err(_) => return Left::Ended("no answer".to_owned()),
+        };
+        let Some(conn) = self.opened(hub, asked, &hello) else { return Left::Ended(format!("not a greeting: {hello}")) };
+        let left = self.listen(hub, conn, &mut socket, leave).await;
+        self.closed(conn, &left);
+        left
+    }
+
+    async fn dial(&mut self, hub: usize, asked: &Asked) -> Result<(Socket, Value), Trouble> {
+        let address = self.floor.addresses[hub].clone();
+        let ticket = if self.random.random_bool(0.15) { self.ticket(hub).await } else { None };
+        let ack = if self.acks == Acks::Pong { "pong" } else { "client" };
+        let mut url = format!("ws://{address}/ws?client_id={}&ack={ack}&since={}", self.client, since(&asked.since));
+        url.extend(asked.log_id.iter().map(|id| format!("&log_id={id}")));
+        url.extend(asked.last_id.iter().map(|id| format!("&last_id={id}")));
+        url.extend(ticket.iter().map(|ticket| format!("&ticket={ticket}")));
+        let mut request = url.into_client_request()?;
+        if ticket.is_none() {
+            request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {}", self.token))?);
+        }
+        let stream = TcpSocket::new_v4()?;
+        if self.is_slow {
+            stream.set_recv_buffer_size(4096)?;
+        }
+        let stream = stream.connect(address.parse::<SocketAddr>()?).await?;
+        stream.set_nodelay(true)?;
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        match socket.next().await {
+            Some(Ok(Message::Text(hello))) => Ok((socket, serde_json::from_str(&hello)?)),
+            other => Err(format!("no greeting: {other:?}").into()),
+        }
+    }
+
+    async fn listen(&mut self, hub: usize, conn: u64, socket: &mut Socket, leave: Instant) -> Left {
+        let mut stride = self.random.random_range(1..30);
+        loop {
+            // Looked at often: staying may begin at any time.
+            let message = match timeout(Duration::from_millis(200), socket.next()).await {
+                Ok(message) => message,
+                Err(_) if self.wants_to_leave(leave) => return self.leave(socket).await,
+                Err(_) => {
+                    // Nothing for that long: not even pongs' pings or heartbeats.
+                    match timeout(SILENCE, socket.next()).await {
+                        Ok(message) => message,
+                        Err(_) => return Left::Ended("silence".to_owned()),
+                    }
+                }
+            };
+            match message {
+                Some(Ok(Message::Text(text))) => {
+                    if self.take(conn, &text) {
+                        stride -= 1;
+                        if self.is_slow {
+                            sleep(Duration::from_millis(15)).await;
+                        }
+                    }
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    return Left::Ended(
+                        frame.map_or_else(|| "closed".to_owned(), |frame| format!("{} {}", u16::from(frame.code), frame.reason)),
+                    );
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Left::Ended(error.to_string()),
+                None => return Left::Ended("end".to_owned()),
+            }
+            if stride <= 0 {
+                stride = self.random.random_range(1..60);
+                self.acknowledge(hub, socket).await;
+            }
+            if self.wants_to_leave(leave) {
+                return self.leave(socket).await;
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self, hub: usize, socket: &mut Socket) {
+        match self.acks {
+            Acks::Frames => {
+                let seq = self.given;
+                self.floor.book.note(Fact::AckSent { device: self.name.clone(), seq });
+                // That it fails is seen at the next look.
+                let _ = timeout(CONNECT_LIMIT, socket.send(Message::text(format!("{{\"type\":\"ack\",\"seq\":{seq}}}")))).await;
+            }
+            Acks::Rest => self.ack_by_rest(hub).await,
+            Acks::Pong | Acks::Never => {}
+        }
+    }
+
+    /// As a page does that wants no token in an address.
+    async fn ticket(&self, hub: usize) -> Option<String> {
+        let request = self.http.post(self.url(hub, "/api/ws-ticket")).bearer_auth(&self.token).timeout(CONNECT_LIMIT);
+        let answer: Value = request.send().await.ok()?.error_for_status().ok()?.json().await.ok()?;
+        let ticket = answer["ticket"].as_str()?.to_owned();
+        self.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).push(ticket.clone());
+        Some(ticket)
+    }
+
+    /// With a word or without.
+    async fn leave(&mut self, socket: &mut Socket) -> Left {
+        if self.random.random_bool(0.5) {
+            let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
+        }
+        Left::Wanted
+    }
+
+    /// Comes with a place that is not of this log: the hub has to say so. On a device of its own, for a moment.
+    pub(super) async fn liar(&mut self, hub: usize) {
+        let (Some((seq, _)), Some(log_id)) = (self.place.clone(), self.log_id.clone()) else { return };
+        let asked = match self.random.random_range(0..3) {
+            0 => Asked { since: Since::Seq(seq), log_id: Some(Uuid::new_v4().to_string()), last_id: None },
+            1 => Asked { since: Since::Seq(seq + 1_000_000_000), log_id: Some(log_id), last_id: None },
+            _ => Asked { since: Since::Seq(seq), log_id: Some(log_id), last_id: Some(Uuid::new_v4().to_string()) },
+        };
+        if seq == 0 {
+            return;
+        }
+        let client = std::mem::replace(&mut self.client, "liar".to_owned());
+        let dialled = timeout(CONNECT_LIMIT, self.dial(hub, &asked)).await;
+        self.client = client;
+        let Ok(Ok((_socket, hello))) = dialled else { return };
+        let Some(told) = super::told(&hello) else { return };
+        let (conn, device) = (self.floor.book.number(), format!("{}/liar", self.user));
+        self.floor.book.note(Fact::Liar { conn, device, asked, told });
+    }
+}
+
+fn since(since: &Since) -> String {
+    match since {
+        Since::Ack => "ack".to_owned(),
+        Since::Earliest => "earliest".to_owned(),
+        Since::Seq(seq) => seq.to_string(),
+    }
+}

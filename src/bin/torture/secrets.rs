@@ -1,0 +1,31 @@
+//! The secrets of a run. None of them may come to light: rule C17 looks for each of them.
+
+use std::time::Duration;
+
+use recado::config::JwtRules;
+use recado::domain::{AccountId, Principal, Role, UserId};
+
+use crate::Trouble;
+
+pub const JWT: &str = "canary-jwt-secret-7f2c9a41d6e8b350-torture";
+pub const DATABASE_PASSWORD: &str = "canary-database-password-51c3";
+
+/// A token of a user in one account, or of a service.
+pub fn token(name: &str, account: Option<&str>, role: Option<Role>) -> Result<String, Trouble> {
+    let rules = JwtRules {
+        issuer: None,
+        audience: None,
+        user_claim: "sub".into(),
+        account_claim: "account_id".into(),
+        accounts_claim: "account_ids".into(),
+        max_lifetime: Duration::from_secs(86_400),
+    };
+    let accounts = account.map(AccountId::parse).transpose()?.into_iter().collect();
+    let who = Principal { user: UserId::parse(name)?, accounts };
+    Ok(recado::http::mint(JWT, &rules, &who, role, Duration::from_secs(20 * 3600))?)
+}
+
+/// What of a token nobody else can have: its signature.
+pub fn signature(token: &str) -> &str {
+    token.rsplit('.').next().unwrap_or(token)
+}

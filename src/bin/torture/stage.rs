@@ -1,0 +1,292 @@
+//! A run: sets the stage, lets everybody play, heals, waits for quiet, and gathers what there is to say.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use recado::store::server::Environment;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::book::Book;
+use crate::cast::TENANTS;
+use crate::devices::{Device, Floor};
+use crate::fact::{Entry, Fact};
+use crate::hubs::Hub;
+use crate::nemesis::{Fault, Nemesis};
+use crate::postgres::Postgres;
+use crate::producers::Producer;
+use crate::writers::{Desk, NONE, Writer};
+use crate::{Trouble, secrets, witness};
+
+const WRITERS: usize = 8;
+const PRODUCERS: usize = 2;
+const DEVICES_A_TENANT: usize = 10;
+/// After the last fault, until everyone has everything.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Until the writers have brought to an end what they began.
+const SETTLE_LIMIT: Duration = Duration::from_secs(40);
+/// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and go.
+const FILES_SLACK: u64 = 24;
+/// Of all tickets; each is looked for in every log.
+const TICKETS_LOOKED_FOR: usize = 30;
+/// Most memory of a hub, in KiB.
+const MEMORY_KIB: u64 = 400 << 10;
+/// Connections to the database of one hub: its own tasks', eight readers, two for keys.
+const CONNECTIONS_A_HUB: u64 = 22;
+
+/// What a run is to be.
+pub struct Plan {
+    pub seed: u64,
+    pub seconds: u64,
+    pub hubs: usize,
+    pub faults: Vec<Fault>,
+    pub mutant: Option<String>,
+    pub program: PathBuf,
+    pub folder: PathBuf,
+    pub environment: Environment,
+}
+
+/// What is there while a run goes on.
+pub struct Stage {
+    pub book: Arc<Book>,
+    pub postgres: Postgres,
+    pub hubs: Vec<Hub>,
+    pub program: PathBuf,
+    pub desk: Arc<Desk>,
+    floor: Arc<Floor>,
+    /// Of each device: its name, how far it has come, and whether it reads slowly.
+    reached: Vec<(String, Arc<AtomicI64>, bool)>,
+    /// Name and text of each secret that must not be found anywhere.
+    canaries: Vec<(String, String)>,
+}
+
+impl Stage {
+    async fn set(plan: &Plan) -> Result<Self, Trouble> {
+        let postgres = Postgres::start(&plan.folder, plan.environment.clone()).await?;
+        let user = witness::user_of(&postgres.url)?;
+        let path = plan.environment.path.as_ref().and_then(|path| path.to_str()).unwrap_or_default();
+        let mut hubs = Vec::new();
+        for number in 0..plan.hubs {
+            hubs.push(Hub::place(number, &postgres, &user, plan.mutant.as_deref(), path).await?);
+        }
+        hubs[0].start(&plan.program).await?;
+        witness::prepare(&postgres.url, plan.mutant.as_deref()).await?;
+        for hub in &hubs[1..] {
+            hub.start(&plan.program).await?;
+        }
+        // The clock begins when there is something to see.
+        let book = Arc::new(Book::new());
+        let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
+        let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
+        let avoided = AtomicUsize::new(NONE);
+        let desk = Arc::new(Desk {
+            book: Arc::clone(&book),
+            http: http.clone(),
+            addresses: addresses.clone(),
+            closed,
+            hushed,
+            avoided,
+            kept: Mutex::default(),
+        });
+        let floor = Arc::new(Floor {
+            book: Arc::clone(&book),
+            http: http.clone(),
+            addresses,
+            staying: AtomicBool::new(false),
+            tickets: Mutex::default(),
+        });
+        let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
+        let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        Ok(Self { book, postgres, hubs, program: plan.program.clone(), desk, floor, reached: Vec::new(), canaries })
+    }
+
+    /// Who has not come to the present end of the log within the limit; of the quick ones, or of all.
+    pub async fn at_head(&self, limit: Duration, all: bool) -> Result<Vec<&str>, Trouble> {
+        let (head, end) = (witness::head(&self.postgres.url).await?, Instant::now() + limit);
+        loop {
+            let late = self.reached.iter().filter(|(_, seq, is_slow)| (all || !is_slow) && seq.load(Ordering::SeqCst) < head);
+            let late: Vec<&str> = late.map(|(name, ..)| name.as_str()).collect();
+            if late.is_empty() || Instant::now() > end {
+                return Ok(late);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn note_base(&self) {
+        for hub in &self.hubs {
+            let files = hub.files_and_memory().await.map(|(files, _)| files);
+            *hub.base_files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        }
+    }
+}
+
+/// Plays a run to its end; the history, whatever happened.
+pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
+    let mut stage = Stage::set(plan).await?;
+    stage.note_base().await;
+    let (mut writers, mut devices) = (JoinSet::new(), JoinSet::new());
+    for tenant in 0..TENANTS {
+        for number in 0..DEVICES_A_TENANT {
+            let device = Device::new(Arc::clone(&stage.floor), tenant, number, plan.seed)?;
+            stage.canaries.push((format!("the token of {}", device.name()), secrets::signature(device.token()).to_owned()));
+            stage.reached.push((device.name().to_owned(), Arc::clone(&device.reached), device.is_slow()));
+            devices.spawn(device.run());
+        }
+    }
+    for number in 0..WRITERS {
+        let writer = Writer::new(Arc::clone(&stage.desk), number, plan.seed)?;
+        stage.canaries.push((format!("the token of writer {number}"), secrets::signature(writer.token()).to_owned()));
+        writers.spawn(writer.run());
+    }
+    for number in 0..PRODUCERS {
+        writers.spawn(Producer::new(Arc::clone(&stage.desk), number, plan.seed, stage.postgres.url.clone()).run());
+    }
+    let mut watching = JoinSet::new();
+    watching.spawn(watch_the_clock(Arc::clone(&stage.book)));
+
+    let stage = Arc::new(stage);
+    let until = Instant::now() + Duration::from_secs(plan.seconds);
+    let outcome = disturb(plan, &stage, until).await;
+    let outcome = match outcome {
+        Ok(()) => finish(&stage, &mut writers).await,
+        broken => broken,
+    };
+    drop(devices);
+    drop(watching);
+    quotas(plan, &stage.book);
+    let gathered = match &outcome {
+        Ok(()) => gather(&stage).await,
+        Err(_) => Ok(()),
+    };
+    for hub in &stage.hubs {
+        hub.kill().await?;
+    }
+    stage.postgres.stop().await;
+    outcome?;
+    gathered?;
+    Ok(stage.book.take())
+}
+
+async fn disturb(plan: &Plan, stage: &Arc<Stage>, until: Instant) -> Result<(), Trouble> {
+    let mut nemesis = Nemesis::new(Arc::clone(stage), StdRng::seed_from_u64(plan.seed), plan.faults.clone());
+    nemesis.run(until).await?;
+    sleep(until.saturating_duration_since(Instant::now())).await;
+    Ok(())
+}
+
+/// No new wishes, all faults are over: the open ones are settled, and everyone gets everything.
+async fn finish(stage: &Stage, writers: &mut JoinSet<()>) -> Result<(), Trouble> {
+    stage.floor.staying.store(true, Ordering::SeqCst);
+    stage.desk.closed.store(true, Ordering::SeqCst);
+    let settled = timeout(SETTLE_LIMIT, async { while writers.join_next().await.is_some() {} }).await;
+    if settled.is_err() {
+        println!("the writers have not settled everything within {} s", SETTLE_LIMIT.as_secs());
+    }
+    stage.book.note(Fact::Drain);
+    let kept = stage.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let moved = Instant::now() + DRAIN_LIMIT;
+    while witness::count(&stage.postgres.url, &kept).await? < kept.len() && Instant::now() < moved {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let late = stage.at_head(DRAIN_LIMIT, true).await?;
+    if !late.is_empty() {
+        println!("not at the end of the log within {} s: {late:?}", DRAIN_LIMIT.as_secs());
+    }
+    stage.book.note(Fact::Drained);
+    Ok(())
+}
+
+/// After everyone has left: the log, the places, the secrets, the resources.
+async fn gather(stage: &Stage) -> Result<(), Trouble> {
+    // The hubs notice that everyone is gone, and write down what they were told last.
+    sleep(Duration::from_secs(3)).await;
+    resources(stage).await?;
+    witness::testify(&stage.postgres.url, &stage.book).await?;
+    let mut places = Vec::new();
+    for hub in &stage.hubs {
+        places.push((format!("the log of hub {}", hub.number), std::fs::read_to_string(&hub.log)?));
+    }
+    places.push(("the log of the database".to_owned(), std::fs::read_to_string(&stage.postgres.log)?));
+    places.push(("/stats".to_owned(), stats(stage).await?));
+    let mut canaries = stage.canaries.clone();
+    let tickets = stage.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let step = (tickets.len() / TICKETS_LOOKED_FOR).max(1);
+    canaries.extend(tickets.into_iter().step_by(step).map(|ticket| ("a ticket".to_owned(), ticket)));
+    for (place, text) in &places {
+        for (name, canary) in &canaries {
+            if text.contains(canary.as_str()) {
+                stage.book.note(Fact::Secret { name: name.clone(), place: place.clone(), found: true });
+            }
+        }
+    }
+    let texts: Vec<String> = canaries.iter().map(|(_, text)| text.clone()).collect();
+    for (text, table) in witness::tables_with(&stage.postgres.url, &texts).await? {
+        let name = canaries.iter().find(|(_, canary)| *canary == text).map_or_else(String::new, |(name, _)| name.clone());
+        stage.book.note(Fact::Secret { name, place: format!("the table {table}"), found: true });
+    }
+    Ok(())
+}
+
+async fn stats(stage: &Stage) -> Result<String, Trouble> {
+    let token = secrets::token("boss", None, Some(recado::domain::Role::Admin))?;
+    let mut text = String::new();
+    for hub in &stage.hubs {
+        let request = stage.floor.http.get(format!("http://{}/stats", hub.url())).bearer_auth(&token);
+        text.push_str(&request.timeout(Duration::from_secs(10)).send().await?.error_for_status()?.text().await?);
+    }
+    Ok(text)
+}
+
+async fn resources(stage: &Stage) -> Result<(), Trouble> {
+    for hub in &stage.hubs {
+        let base = hub.base_files.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+        let Some((files, memory)) = hub.files_and_memory().await else { return Err(format!("hub {} is gone", hub.number).into()) };
+        let name = |what: &str| format!("{what} of hub {}", hub.number);
+        stage.book.note(Fact::Resource { name: name("open files"), base, end: files, allowed: base + FILES_SLACK });
+        stage.book.note(Fact::Resource { name: name("KiB of memory"), base: 0, end: memory, allowed: MEMORY_KIB });
+    }
+    let connections = witness::connections(&stage.postgres.url).await?;
+    let allowed = CONNECTIONS_A_HUB * stage.hubs.len() as u64;
+    stage.book.note(Fact::Resource { name: "connections to the database".to_owned(), base: 0, end: connections, allowed });
+    Ok(())
+}
+
+/// Enough has to happen, or a good result says nothing. By the second, so that a short run can be good; a tenth of what two
+/// idle cores do, so that a busy machine is no finding.
+fn quotas(plan: &Plan, book: &Book) {
+    let seconds = plan.seconds;
+    let quota = |what: &str, wanted: u64, which: &dyn Fn(&Fact) -> bool| {
+        book.note(Fact::Quota { what: what.to_owned(), had: book.count(which), wanted });
+    };
+    quota("posts with a definite yes", seconds * 15, &|fact| matches!(fact, Fact::PostOk { .. }));
+    quota("transactions of SQL producers", seconds, &|fact| matches!(fact, Fact::PostKept { .. }));
+    quota("notifications given", seconds * 100, &|fact| matches!(fact, Fact::Recv { .. }));
+    quota("connections", seconds * 5 / 3, &|fact| matches!(fact, Fact::ConnOpen { .. }));
+    quota("acknowledgements", seconds, &|fact| matches!(fact, Fact::AckSent { .. }));
+    quota("rows of pages", seconds, &|fact| matches!(fact, Fact::Page { .. }));
+    quota("refused posts", seconds / 12, &|fact| matches!(fact, Fact::PostFail { .. }));
+    if seconds >= 60 && plan.faults.len() > 4 {
+        quota("outcomes that were not known", 1, &|fact| matches!(fact, Fact::PostInfo { .. }));
+        quota("places of another log", 1, &|fact| matches!(fact, Fact::Liar { .. }));
+    }
+    quota("faults", (seconds / 15).max(1), &|fact| matches!(fact, Fact::FaultEnd { .. }));
+}
+
+/// This program sees that it got no turn; the hubs beside it got none either.
+async fn watch_the_clock(book: Arc<Book>) {
+    let tick = Duration::from_millis(50);
+    loop {
+        let begun = Instant::now();
+        sleep(tick).await;
+        let late = begun.elapsed().saturating_sub(tick);
+        if late > Duration::from_millis(100) {
+            book.note(Fact::Stall { ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX) });
+        }
+    }
+}

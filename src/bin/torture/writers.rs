@@ -1,0 +1,204 @@
+//! Services that post. An outcome that is not known is asked for again, with the same key, until it is.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use recado::domain::Role;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::Trouble;
+use crate::book::Book;
+use crate::cast::{self, Wish};
+use crate::fact::Fact;
+use crate::secrets;
+
+/// Above the five seconds that the contract gives the hub.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// What all writers share.
+pub struct Desk {
+    pub book: Arc<Book>,
+    pub http: reqwest::Client,
+    /// By hub.
+    pub addresses: Vec<String>,
+    /// No new wishes; those that are open are brought to an end.
+    pub closed: AtomicBool,
+    /// Nobody posts anything now.
+    pub hushed: AtomicBool,
+    /// Nobody posts to this hub now; it must learn of everything from the log.
+    pub avoided: AtomicUsize,
+    /// What SQL producers have committed: it has to come into the log by itself.
+    pub kept: Mutex<Vec<String>>,
+}
+
+/// No hub is avoided.
+pub const NONE: usize = usize::MAX;
+
+pub struct Writer {
+    desk: Arc<Desk>,
+    number: usize,
+    random: StdRng,
+    token: String,
+    client: reqwest::Client,
+}
+
+enum Outcome {
+    Settled,
+    Unknown,
+}
+
+impl Writer {
+    pub fn new(desk: Arc<Desk>, number: usize, seed: u64) -> Result<Self, Trouble> {
+        let token = secrets::token(&format!("service-{number}"), None, Some(Role::Service))?;
+        let client = desk.http.clone();
+        let random = StdRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(number as u64));
+        Ok(Self { desk, number, random, token, client })
+    }
+
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Until the desk is closed.
+    pub async fn run(mut self) {
+        let mut n = 0;
+        while !self.desk.closed.load(Ordering::SeqCst) {
+            while self.desk.hushed.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(20)).await;
+            }
+            n += 1;
+            match self.random.random_range(0..100) {
+                0..2 => {
+                    let wish = cast::wish(&mut self.random, self.number, n);
+                    let wish = cast::spoil(&mut self.random, wish);
+                    self.announce(&wish);
+                    self.settle(&wish).await;
+                }
+                2..12 => {
+                    let count = self.random.random_range(2..25);
+                    let batch = (0..count).map(|at| cast::wish(&mut self.random, self.number, n + at).with_key_field()).collect();
+                    n += count;
+                    self.settle_batch(batch).await;
+                }
+                _ => self.one(n).await,
+            }
+            let pause = self.random.random_range(0..30);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn one(&mut self, n: u64) {
+        let wish = cast::wish(&mut self.random, self.number, n);
+        self.announce(&wish);
+        self.settle(&wish).await;
+        if wish.key.is_some() && self.random.random_bool(0.1) {
+            // Again, at another hub: the same number has to come back.
+            self.settle(&wish).await;
+        }
+        if wish.key.is_some() && self.random.random_bool(0.02) {
+            let other = wish.other_body();
+            self.announce(&other);
+            self.settle(&other).await;
+        }
+    }
+
+    fn announce(&self, wish: &Wish) {
+        let (title, audience, hash) = (wish.title.clone(), wish.audience.clone(), wish.hash.clone());
+        self.desk.book.note(Fact::Wish { title, audience, hash, replay: wish.replay });
+    }
+
+    fn hub(&mut self) -> usize {
+        let count = self.desk.addresses.len();
+        let hub = self.random.random_range(0..count);
+        if hub == self.desk.avoided.load(Ordering::SeqCst) { (hub + 1) % count } else { hub }
+    }
+
+    /// Until the outcome is known; without a key there is one try.
+    async fn settle(&mut self, wish: &Wish) {
+        while let Outcome::Unknown = self.attempt(wish).await {
+            if wish.key.is_none() && wish.is_valid {
+                return;
+            }
+            let pause = self.random.random_range(50..300);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn attempt(&mut self, wish: &Wish) -> Outcome {
+        let (hub, op) = (self.hub(), self.desk.book.number());
+        let mut request = self.client.post(format!("http://{}/api/internal/notify", self.desk.addresses[hub])).bearer_auth(&self.token);
+        request = request.header("content-type", "application/json").body(wish.json());
+        if let Some(key) = &wish.key {
+            request = request.header("idempotency-key", key);
+        }
+        self.desk.book.note(Fact::PostInvoke { op, title: wish.title.clone(), hub });
+        let answer = answer(request).await;
+        self.note(op, &wish.title, &answer, None)
+    }
+
+    async fn settle_batch(&mut self, batch: Vec<Wish>) {
+        // A batch is all or nothing, and safe to repeat only when every item has a key.
+        let batch: Vec<Wish> = batch.into_iter().filter(|wish| wish.key.is_some()).collect();
+        if batch.is_empty() {
+            return;
+        }
+        batch.iter().for_each(|wish| self.announce(wish));
+        let body = format!("{{\"items\":[{}]}}", batch.iter().map(Wish::json).collect::<Vec<_>>().join(","));
+        loop {
+            let hub = self.hub();
+            let ops: Vec<u64> = batch.iter().map(|_| self.desk.book.number()).collect();
+            for (wish, op) in batch.iter().zip(&ops) {
+                self.desk.book.note(Fact::PostInvoke { op: *op, title: wish.title.clone(), hub });
+            }
+            let request = self.client.post(format!("http://{}/api/internal/notify/batch", self.desk.addresses[hub]));
+            let answer = answer(request.bearer_auth(&self.token).header("content-type", "application/json").body(body.clone())).await;
+            let mut is_known = true;
+            for (at, (wish, op)) in batch.iter().zip(&ops).enumerate() {
+                is_known &= matches!(self.note(*op, &wish.title, &answer, Some(at)), Outcome::Settled);
+            }
+            if is_known {
+                return;
+            }
+            let pause = self.random.random_range(50..300);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Writes down what came of an attempt. A definite no that may be a yes later counts as a no of this attempt.
+    fn note(&self, op: u64, title: &str, answer: &Result<(u16, Value), String>, item: Option<usize>) -> Outcome {
+        let title = title.to_owned();
+        let (fact, outcome) = match answer {
+            Ok((200 | 201, body)) => {
+                let receipt = item.map_or(body, |at| body.get("items").and_then(|items| items.get(at)).unwrap_or(&Value::Null));
+                let seq = receipt["seq"].as_i64().unwrap_or(-1);
+                (Fact::PostOk { op, title, seq, id: receipt["id"].as_str().unwrap_or("none").to_owned() }, Outcome::Settled)
+            }
+            Ok((status, body)) => {
+                let code = body["code"].as_str().unwrap_or("none");
+                let why = format!("{status} {code}");
+                match *status {
+                    429 => (Fact::PostFail { op, title, why }, Outcome::Unknown),
+                    400..500 => (Fact::PostFail { op, title, why }, Outcome::Settled),
+                    // These two say that nothing was appended.
+                    503 if matches!(code, "overloaded" | "unavailable") => (Fact::PostFail { op, title, why }, Outcome::Unknown),
+                    _ => (Fact::PostInfo { op, title, why }, Outcome::Unknown),
+                }
+            }
+            Err(why) => (Fact::PostInfo { op, title, why: why.clone() }, Outcome::Unknown),
+        };
+        self.desk.book.note(fact);
+        outcome
+    }
+}
+
+/// Status and body, or why there is none.
+async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
+    let response = request.timeout(ANSWER_LIMIT).send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
+    let status = response.status().as_u16();
+    let body = response.json().await.map_err(|error| format!("{status}, and no body: {}", error.without_url()))?;
+    Ok((status, body))
+}

@@ -1,0 +1,13 @@
+//! Promise: the faults that are there to test the torture run are in no hub that serves anybody.
+
+/// As `src/mutants.rs` has it.
+const VARIABLE: &str = "TORTURE_MUTANT";
+
+#[test]
+fn a_default_build_knows_no_mutants() {
+    let source = include_str!("../../src/mutants.rs");
+    assert!(source.contains(&format!("\"{VARIABLE}\"")), "the variable has another name now");
+    let program = std::fs::read(env!("CARGO_BIN_EXE_recado")).unwrap();
+    let is_there = program.windows(VARIABLE.len()).any(|bytes| bytes == VARIABLE.as_bytes());
+    assert_eq!(is_there, cfg!(feature = "mutants"), "{VARIABLE} in the program");
+}
