@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    pub const fn new() -> Self {
+    pub const fn zero() -> Self {
         Self(AtomicU64::new(0))
     }
 
@@ -39,7 +39,7 @@ pub struct Counters<const N: usize> {
 
 impl<const N: usize> Counters<N> {
     pub const fn new(values: [&'static str; N]) -> Self {
-        Self { values, counts: [const { Counter::new() }; N] }
+        Self { values, counts: [const { Counter::zero() }; N] }
     }
 
     /// A value that is not in the list is not counted; a test of the program would show it.
@@ -61,7 +61,7 @@ impl<const N: usize> Counters<N> {
 pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Tally {
-    pub const fn new() -> Self {
+    pub const fn empty() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
 
@@ -83,7 +83,7 @@ impl Tally {
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    pub const fn new() -> Self {
+    pub const fn zero() -> Self {
         Self(AtomicI64::new(0))
     }
 
@@ -113,7 +113,7 @@ pub struct Gauges<const N: usize> {
 
 impl<const N: usize> Gauges<N> {
     pub const fn new(values: [&'static str; N]) -> Self {
-        Self { values, gauges: [const { Gauge::new() }; N] }
+        Self { values, gauges: [const { Gauge::zero() }; N] }
     }
 
     /// `None` for a value that is not shown.
@@ -188,7 +188,7 @@ mod tests {
         let counters = Counters::new(["a", "b"]);
         counters.add("b", 2);
         assert_eq!(counters.all(), [("a", 0.0), ("b", 2.0)]);
-        let tally = Tally::new();
+        let tally = Tally::empty();
         tally.one("x");
         tally.add("x", 2);
         assert_eq!(tally.all(), [("x", 3.0)]);

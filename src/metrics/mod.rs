@@ -17,35 +17,35 @@ const LATENCIES: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Rows of a commit.
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-pub static APPENDED: Counter = Counter::new();
-pub static DUPLICATES: Counter = Counter::new();
+pub static APPENDED: Counter = Counter::zero();
+pub static DUPLICATES: Counter = Counter::zero();
 pub static APPEND_SECONDS: Histogram = Histogram::new(LATENCIES);
 pub static COMMIT_ROWS: Histogram = Histogram::new(ROWS);
 pub static NOT_APPENDED: Counters<5> = Counters::new(["other_body", "overloaded", "unacceptable", "unavailable", "unknown"]);
-pub static REFUSED: Tally = Tally::new();
+pub static REFUSED: Tally = Tally::empty();
 
-pub static HEAD_SEEN: Gauge = Gauge::new();
-pub static PUBLISHED: Counter = Counter::new();
+pub static HEAD_SEEN: Gauge = Gauge::zero();
+pub static PUBLISHED: Counter = Counter::zero();
 pub static SENT: Counters<2> = Counters::new(["live", "replayed"]);
-pub static FELL_BEHIND: Counter = Counter::new();
-pub static ACKS: Counter = Counter::new();
-pub static CONNECTED: Tally = Tally::new();
-pub static DISCONNECTED: Tally = Tally::new();
-pub static LISTENER_REPLACED: Counter = Counter::new();
+pub static FELL_BEHIND: Counter = Counter::zero();
+pub static ACKS: Counter = Counter::zero();
+pub static CONNECTED: Tally = Tally::empty();
+pub static DISCONNECTED: Tally = Tally::empty();
+pub static LISTENER_REPLACED: Counter = Counter::zero();
 
-pub static MOVES: Gauge = Gauge::new();
-pub static MOVED: Counter = Counter::new();
-pub static MOVE_REFUSED: Counter = Counter::new();
+pub static MOVES: Gauge = Gauge::zero();
+pub static MOVED: Counter = Counter::zero();
+pub static MOVE_REFUSED: Counter = Counter::zero();
 pub static MOVED_ALL: Since = Since::new();
 
-pub static RETENTION: Tally = Tally::new();
+pub static RETENTION: Tally = Tally::empty();
 
 pub static UPSTREAM_SESSIONS: Gauges<5> = Gauges::new(["waiting", "signing_in", "connecting", "live", "backing_off"]);
 pub static UPSTREAM_CLAIMED: Counters<2> = Counters::new(["free", "taken_over"]);
-pub static UPSTREAM_STARTS: Counter = Counter::new();
+pub static UPSTREAM_STARTS: Counter = Counter::zero();
 pub static UPSTREAM_SIGN_INS: Counters<3> = Counters::new(["signed_in", "refused", "later"]);
-pub static UPSTREAM_MESSAGES: Counter = Counter::new();
-pub static UPSTREAM_FENCED: Counter = Counter::new();
+pub static UPSTREAM_MESSAGES: Counter = Counter::zero();
+pub static UPSTREAM_FENCED: Counter = Counter::zero();
 pub static UPSTREAM_COMMANDS: Counters<5> = Counters::new(["accepted", "sent", "rejected", "failed", "unknown"]);
 
 /// How long ago something happened last.
