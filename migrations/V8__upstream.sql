@@ -314,30 +314,70 @@ BEGIN
     known_same_body := done.known_same_body;
 END $$;
 
--- For analysts, in their schema (V6): who sent what when, and what became of it. Without what it said, which is between the
--- user and the provider.
+-- For analysts, among their other views: who sent what when, and what became of it, without what it said, which is between
+-- the user and the provider; and how the sessions stand, without their secrets.
 CREATE VIEW recado_views.upstream_commands AS
-SELECT command_id, provider, user_id, client_id, session_id, id, type, state, detail, term, accepted_at, taken_at, settled_at,
-       octet_length(payload::text) AS payload_bytes
-  FROM recado.upstream_command;
-COMMENT ON VIEW recado_views.upstream_commands IS
-    'Commands of users to providers: who sent what when, and what became of it. The payload itself is not shown.';
-COMMENT ON COLUMN recado_views.upstream_commands.command_id IS 'The command, by the name that the hub gave it.';
-COMMENT ON COLUMN recado_views.upstream_commands.provider IS 'To which provider.';
-COMMENT ON COLUMN recado_views.upstream_commands.user_id IS 'Whose command.';
-COMMENT ON COLUMN recado_views.upstream_commands.client_id IS 'The device that sent it.';
-COMMENT ON COLUMN recado_views.upstream_commands.session_id IS 'The connection that it came by; see sessions.';
-COMMENT ON COLUMN recado_views.upstream_commands.id IS 'Its name as the client gave it, or the hub where the client gave none. One a provider and user.';
-COMMENT ON COLUMN recado_views.upstream_commands.type IS 'What kind of command.';
-COMMENT ON COLUMN recado_views.upstream_commands.state IS 'accepted, sending, sent, rejected (never sent), failed, or unknown: its hub was lost while it was sent.';
-COMMENT ON COLUMN recado_views.upstream_commands.detail IS 'Why; NULL where there is nothing to say.';
-COMMENT ON COLUMN recado_views.upstream_commands.term IS 'Under which holding of the provider''s session it was taken; NULL while nobody has taken it.';
-COMMENT ON COLUMN recado_views.upstream_commands.accepted_at IS 'When the hub stored it.';
-COMMENT ON COLUMN recado_views.upstream_commands.taken_at IS 'When the holder of the session took it, to send it.';
-COMMENT ON COLUMN recado_views.upstream_commands.settled_at IS 'When it came to its last state; NULL while it is under way.';
-COMMENT ON COLUMN recado_views.upstream_commands.payload_bytes IS 'The size of what it said; NULL where it said nothing but its type.';
+SELECT c.command_id, c.provider, c.user_id, c.client_id, c.session_id, c.id, c.type, c.state, c.detail, c.accepted_at, c.taken_at, c.settled_at,
+       c.settled_at - c.accepted_at AS time_to_settle, c.term, octet_length(c.payload::text) AS payload_bytes
+  FROM recado.upstream_command c;
 
-REVOKE ALL ON recado.upstream_session, recado.upstream_command, recado_views.upstream_commands FROM PUBLIC;
+CREATE VIEW recado_views.upstream_sessions AS
+SELECT s.provider, s.user_id, s.state, coalesce(s.state = 'live' AND s.lease_until > clock_timestamp(), false) AS is_live,
+       s.wanted_until > clock_timestamp() AS is_wanted, s.status, s.attempts, s.error, s.connected_at, s.last_message_at, s.last_ping_at,
+       s.next_try_at, s.wanted_until, s.owner AS instance_id, s.term, s.created_at, s.updated_at
+  FROM recado.upstream_session s;
+
+-- The comments: each line is view, column (NULL: the view itself), text.
+DO $$
+DECLARE
+    c record;
+BEGIN
+    FOR c IN SELECT * FROM (VALUES
+        ('upstream_commands', NULL, 'Every command of a user to a provider, one row each: who sent what when, and what became of it. What it said is not shown.'),
+        ('upstream_commands', 'command_id', 'The hub''s own id of the command; ids rise with time.'),
+        ('upstream_commands', 'provider', 'To whom, by the name in the provider file.'),
+        ('upstream_commands', 'user_id', 'Who sent it.'),
+        ('upstream_commands', 'client_id', 'The device that sent it.'),
+        ('upstream_commands', 'session_id', 'The connection that it came on; see sessions.'),
+        ('upstream_commands', 'id', 'The client''s own id of it, or one that the hub gave; the same id again is the same command.'),
+        ('upstream_commands', 'type', 'What it is, such as bet.'),
+        ('upstream_commands', 'state', 'accepted, sending, or what became of it: sent (it left, once), rejected (it never left), failed (it could not leave), unknown (the hub was lost while it may have been leaving).'),
+        ('upstream_commands', 'detail', 'Why, where it was not sent: not_taken, refused, released, owner_lost and the like.'),
+        ('upstream_commands', 'accepted_at', 'When it was stored. Ask with a range of it: it is indexed.'),
+        ('upstream_commands', 'taken_at', 'When the hub that holds the session took it, before a byte left; NULL: never.'),
+        ('upstream_commands', 'settled_at', 'When it was known what became of it; NULL: it is under way.'),
+        ('upstream_commands', 'time_to_settle', 'From accepted_at to settled_at.'),
+        ('upstream_commands', 'term', 'Under which term of its session it was taken; NULL: never.'),
+        ('upstream_commands', 'payload_bytes', 'How long what it said was, in bytes.'),
+        ('upstream_sessions', NULL, 'Every session of a user with a provider, one row each, as it stands now. Not its secrets.'),
+        ('upstream_sessions', 'provider', 'With whom, by the name in the provider file.'),
+        ('upstream_sessions', 'user_id', 'Whose it is.'),
+        ('upstream_sessions', 'state', 'waiting, signing_in, connecting, live, backing_off, refused, idle or released; docs/upstream-database.md says what each means.'),
+        ('upstream_sessions', 'is_live', 'It is connected: its state is live and the hub that holds it is not lost.'),
+        ('upstream_sessions', 'is_wanted', 'Its user is connected to a hub, or was a moment ago.'),
+        ('upstream_sessions', 'status', 'What the user was told last: connected or disconnected; NULL: nothing yet.'),
+        ('upstream_sessions', 'attempts', 'How many tries have failed in a row.'),
+        ('upstream_sessions', 'error', 'Why the last try failed, as the user was told; NULL: it did not.'),
+        ('upstream_sessions', 'connected_at', 'When it was connected last; NULL: never.'),
+        ('upstream_sessions', 'last_message_at', 'When the provider said something last, some seconds old.'),
+        ('upstream_sessions', 'last_ping_at', 'When the provider was sent a keep-alive last, some seconds old.'),
+        ('upstream_sessions', 'next_try_at', 'Not before this is another try made.'),
+        ('upstream_sessions', 'wanted_until', 'Until when somebody wants it.'),
+        ('upstream_sessions', 'instance_id', 'The hub that holds it; NULL: none.'),
+        ('upstream_sessions', 'term', 'Rises each time that a hub takes it.'),
+        ('upstream_sessions', 'created_at', 'When it was first wanted.'),
+        ('upstream_sessions', 'updated_at', 'When its row changed last.')
+    ) AS v (view, col, text) LOOP
+        IF c.col IS NULL THEN
+            EXECUTE format('COMMENT ON VIEW recado_views.%I IS %L', c.view, c.text);
+        ELSE
+            EXECUTE format('COMMENT ON COLUMN recado_views.%I.%I IS %L', c.view, c.col, c.text);
+        END IF;
+    END LOOP;
+END $$;
+
+REVOKE ALL ON recado.upstream_session, recado.upstream_command FROM PUBLIC;
+REVOKE ALL ON recado_views.upstream_commands, recado_views.upstream_sessions FROM PUBLIC;
 REVOKE ALL ON SEQUENCE recado.upstream_term, recado.upstream_version FROM PUBLIC;
 REVOKE ALL ON FUNCTION recado.command_goes_forward(), recado.upstream_hint(text, text, text),
     recado.upstream_claim(uuid, double precision, integer, text[]),
@@ -366,11 +406,10 @@ EXCEPTION
     WHEN insufficient_privilege THEN NULL;
 END $$;
 
+-- What was granted to analysts before was granted view by view.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_analyst') THEN
-        GRANT SELECT ON recado_views.upstream_commands TO recado_analyst;
-    END IF;
+    PERFORM recado.equip_analysts();
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;
 END $$;

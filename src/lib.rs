@@ -11,6 +11,7 @@ pub mod config;
 pub mod delivery;
 pub mod domain;
 pub mod http;
+pub mod metrics;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod secrets;

@@ -9,6 +9,7 @@ use super::live::Delivery;
 use super::registry::{Full, Member, Position, Seat};
 use super::subscription::Subscription;
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::metrics;
 use crate::store::cursors::{Known, Place};
 use crate::store::{StoreError, cursors, read};
 use crate::wire::server::Resume;
@@ -75,6 +76,7 @@ impl Delivery {
         let (seat, position) = self.registry.join(member)?;
         let (resume, position) = self.resume(&opening, &seat, position).await?;
         seat.member().begin(position.log_id, resume.from(), resume.confirmed());
+        metrics::CONNECTED.one(opening.transport);
         self.sessions.began(seat.member(), position.log_id);
         if let Some(desk) = &self.desk {
             desk.arrived(seat.member());

@@ -12,6 +12,7 @@ use super::event::Event;
 use super::outbox::{Ending, Outbox};
 use super::reached::{News, Reached};
 use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, SessionId, UserId};
+use crate::metrics;
 use crate::wire::close::Close;
 
 /// Most events that are published in one turn under the gate, so that a joining client does not wait long.
@@ -179,6 +180,11 @@ impl Registry {
         self.inside().members.len()
     }
 
+    /// Looks at everyone. Holds the gate meanwhile.
+    pub fn each(&self, mut look: impl FnMut(&Member)) {
+        self.inside().members.iter().for_each(|(_, member)| look(member));
+    }
+
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.inside().members.iter().map(|(_, member)| Arc::clone(member)).collect()
     }
@@ -247,6 +253,7 @@ impl Registry {
 
     /// Hands events on, in the order of their numbers. Only the tailer calls this.
     pub(super) fn publish(&self, events: &[Arc<Event>]) {
+        metrics::PUBLISHED.add(events.len());
         for turn in events.chunks(TURN) {
             let mut inside = self.inside();
             for event in turn {
@@ -280,6 +287,7 @@ impl Registry {
     pub(super) fn restart_at(&self, position: Position) {
         let mut inside = self.inside();
         inside.position = position;
+        metrics::HEAD_SEEN.set(position.published.get());
         for (_, member) in &inside.members {
             member.outbox.end(Ending { close: Close::ServerError, after_ms: 0 });
         }

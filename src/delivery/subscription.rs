@@ -14,6 +14,7 @@ use super::outbox::Ending;
 use super::registry::{Member, Seat};
 use crate::backoff::Backoff;
 use crate::domain::{LogId, Principal, Seq};
+use crate::metrics;
 use crate::store::read::{self, Page};
 use crate::store::{Reader, StoreError};
 use crate::wire::close::Close;
@@ -132,6 +133,7 @@ impl Subscription {
             let replayed = self.connection.is_replaying();
             if let Some(prev) = self.connection.give(event.seq) {
                 self.seat.member().set_sent(event.seq);
+                metrics::SENT.add(if replayed { "replayed" } else { "live" }, 1);
                 return Some(Sending { seq: Some(event.seq), control: None, text: event.frame(prev, replayed) });
             }
             // Given before: must not be, and must not go out again.
@@ -190,6 +192,7 @@ impl Subscription {
     fn confirm(&self, seq: Seq) {
         let member = self.seat.member();
         if member.set_acked(seq) {
+            metrics::ACKS.one();
             self.delivery.acks.note(&member.who.user, &member.client, self.log_id, seq);
         }
     }
@@ -230,6 +233,7 @@ impl Subscription {
     }
 
     fn fall_back(&mut self) {
+        metrics::FELL_BEHIND.one();
         let position = self.delivery.registry.retake(self.seat.member());
         self.connection.fell_behind(position.published);
     }
@@ -237,6 +241,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        metrics::DISCONNECTED.one(self.end);
         self.delivery.progress.ended(self.seat.member());
         self.delivery.sessions.ended(self.seat.member(), self.log_id, self.end);
         self.delivery.acks.hurry();

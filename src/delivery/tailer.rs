@@ -16,6 +16,7 @@ use super::event::Event;
 use super::registry::{Position, Registry};
 use crate::backoff::{Backoff, jitter};
 use crate::domain::{InstanceId, Notification, NotificationId, Seq};
+use crate::metrics;
 use crate::store::appender::Committed;
 use crate::store::lane::Lane;
 use crate::store::listener::Hint;
@@ -192,6 +193,9 @@ impl Tailer {
     }
 
     fn take_hint(&mut self, hint: &Hint) {
+        if let Hint::Grown { head, .. } = hint {
+            metrics::HEAD_SEEN.raise(head.get());
+        }
         match hint {
             Hint::Grown { head, .. } if *head <= self.published() => {}
             Hint::Grown { head, origin } if *origin == self.origin => {

@@ -13,6 +13,7 @@ mod health;
 mod history;
 mod hub;
 mod limits;
+mod metrics;
 mod ndjson;
 mod notify;
 mod openapi;

@@ -3,6 +3,7 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::metrics;
 use crate::store::StoreError;
 use crate::store::appender::Refusal;
 use crate::wire::problem::Problem;
@@ -32,6 +33,7 @@ impl IntoResponse for Refused {
 /// Writes the problem body of a refusal.
 pub fn finish(response: Response, request_id: &str) -> Response {
     let Some(Refused(problem)) = response.extensions().get().cloned() else { return response };
+    metrics::REFUSED.one(problem.code);
     let (mut parts, _) = response.into_parts();
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -13,7 +13,7 @@ use super::hub::Hub;
 use super::origin::Origins;
 use super::probes::{health, livez, readyz};
 use super::problems::Refused;
-use super::{batch, device, history, notify, openapi, request, sse, stats, ticket, upgrade, why};
+use super::{batch, device, history, metrics, notify, openapi, request, sse, stats, ticket, upgrade, why};
 use crate::wire::problem::Problem;
 
 /// The hub's HTTP side.
@@ -46,6 +46,7 @@ pub fn routes() -> Routes {
         .get("/health", health)
         .get("/livez", livez)
         .get("/readyz", readyz)
+        .get("/metrics", metrics::metrics)
         .get("/api/admin/why", why::why)
         .get("/openapi.json", openapi::openapi)
 }

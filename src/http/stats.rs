@@ -39,6 +39,8 @@ struct Session {
     /// How many numbers lie between what the client has confirmed and the end of the log.
     lag: i64,
     upstream_connected: bool,
+    /// The same, by the name that the old service gave it.
+    pragmatic_connected: bool,
 }
 
 #[derive(Serialize)]
@@ -103,6 +105,7 @@ fn here(member: &Member, instance: &str, head: Seq, upstream_connected: bool) ->
         acked_seq: member.acked(),
         lag: head.since(member.acked()),
         upstream_connected,
+        pragmatic_connected: upstream_connected,
     }
 }
 
@@ -120,5 +123,6 @@ fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> Session
         acked_seq: session.acked,
         lag: head.since(session.acked),
         upstream_connected,
+        pragmatic_connected: upstream_connected,
     }
 }

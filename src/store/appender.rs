@@ -32,6 +32,7 @@ use super::seen::{Seen, SeenEnd};
 use super::{Database, StoreError, read};
 use crate::backoff::Backoff;
 use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
+use crate::metrics;
 use crate::tasks::Stop;
 
 /// Most rows of one commit. Above it the time under the lock grows and throughput does not.
@@ -70,6 +71,18 @@ pub enum Refusal {
     Unknown,
     /// The database refuses this very row. Not appended.
     Unacceptable,
+}
+
+impl Refusal {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::OtherBody { .. } => "other_body",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Unacceptable => "unacceptable",
+        }
+    }
 }
 
 struct Request {
@@ -124,6 +137,16 @@ impl AppendHandle {
     }
 
     async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+        let asked_at = Instant::now();
+        let answer = self.answer(rows, all_or_nothing, deadline).await;
+        match &answer {
+            Ok(_) => metrics::APPEND_SECONDS.time(asked_at.elapsed()),
+            Err(refusal) => metrics::NOT_APPENDED.add(refusal.as_str(), 1),
+        }
+        answer
+    }
+
+    async fn answer(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
         #[cfg(feature = "mutants")]
         let mut rows = rows;
         #[cfg(feature = "mutants")]
@@ -352,7 +375,10 @@ impl Appender {
                         receipts.push(Receipt { seq, id: row.id, created_at, duplicate: false });
                         rows.push(row.appended(seq, created_at));
                     }
-                    Appended::Known { seq, id, created_at } => receipts.push(Receipt { seq, id, created_at, duplicate: true }),
+                    Appended::Known { seq, id, created_at } => {
+                        metrics::DUPLICATES.one();
+                        receipts.push(Receipt { seq, id, created_at, duplicate: true });
+                    }
                     Appended::OtherBody => others.push(at),
                 }
             }
@@ -361,6 +387,9 @@ impl Appender {
             let _ = request.reply.send(answer);
         }
         if let Some(last) = rows.last() {
+            metrics::APPENDED.add(rows.len());
+            metrics::COMMIT_ROWS.observe(rows.len() as f64);
+            metrics::HEAD_SEEN.raise(last.seq.get());
             self.seen.raise(log_id, last.seq, last.id);
             // A commit above the bound stays out of the channel, or its 64 places could hold hundreds of megabytes.
             if bytes <= BATCH_BYTES {

@@ -15,6 +15,7 @@ use super::database::{CONNECT_LIMIT, limited};
 use super::{Database, StoreError, upstream};
 use crate::backoff::Backoff;
 use crate::domain::Seq;
+use crate::metrics;
 use crate::tasks::Stop;
 
 /// The channel that `recado.append` notifies.
@@ -45,6 +46,7 @@ pub async fn run(database: Database, hints: mpsc::Sender<Hint>, upstream: Upstre
             ended = listen(&database, &hints, &upstream, &mut backoff) => ended,
             () = stop.wait() => return,
         };
+        metrics::LISTENER_REPLACED.one();
         if let Err(error) = ended {
             tracing::warn!(%error, "the LISTEN connection is replaced; until then notifications come by polling");
         }

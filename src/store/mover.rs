@@ -20,6 +20,7 @@ use super::seen::Seen;
 use super::{Database, StoreError, read};
 use crate::backoff::{Backoff, jitter};
 use crate::domain::{InstanceId, LogId};
+use crate::metrics;
 use crate::tasks::Stop;
 
 /// Between two looks while rows come.
@@ -98,6 +99,7 @@ impl Mover {
                     // The lock goes with the connection.
                     self.lane.discard();
                     self.leads = false;
+                    metrics::MOVES.set(0);
                     self.backoff.failed()
                 }
             };
@@ -132,11 +134,15 @@ impl Mover {
         }
         tracing::info!("this instance moves the outbox now");
         self.leads = true;
+        metrics::MOVES.set(1);
+        metrics::MOVED_ALL.now();
         Ok(true)
     }
 
     async fn moved(&mut self, moved: Moved) -> Result<Duration, StoreError> {
         let now = Instant::now();
+        metrics::MOVED.add(usize::try_from(moved.rows).unwrap_or(0).saturating_sub(moved.refused.len()));
+        metrics::MOVE_REFUSED.add(moved.refused.len());
         if !moved.refused.is_empty() {
             let ids: Vec<String> = moved.refused.iter().map(ToString::to_string).collect();
             tracing::warn!(ids = ids.join(" "), "notifications of SQL callers were refused; see recado.outbox_refused");
@@ -151,6 +157,7 @@ impl Mover {
             return Ok(Duration::ZERO);
         }
         self.rows = MOVE_ROWS;
+        metrics::MOVED_ALL.now();
         self.look_for_old(moved.oldest_running).await?;
         if now.duration_since(self.tidied) >= if self.is_used { TIDY } else { TIDY_IDLE } {
             self.tidied = now;

@@ -20,6 +20,7 @@ use super::idle::{self, Reach};
 use super::{Database, StoreError, read, upstream};
 use crate::backoff::jitter;
 use crate::domain::Seq;
+use crate::metrics::RETENTION;
 use crate::tasks::Stop;
 
 /// Between two rounds of a serving hub.
@@ -94,6 +95,9 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             done = round_of(&database, policy, Reach::Part) => done,
             () = stop.wait() => return,
         };
+        if let Ok(done) = &done {
+            count(done);
+        }
         match done {
             Ok(done) if done != Outcome::default() && !done.busy_elsewhere => {
                 tracing::info!(
@@ -109,6 +113,20 @@ pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "retention did not come to its end; the next round goes on"),
         }
+    }
+}
+
+fn count(done: &Outcome) {
+    let counts = [
+        ("partitions", u64::from(done.partitions_dropped)),
+        ("sessions", done.sessions_deleted),
+        ("facts", done.facts_deleted),
+        ("devices", done.devices_forgotten),
+        ("commands", done.commands_deleted),
+        ("upstream_sessions", done.upstream_sessions_deleted),
+    ];
+    for (what, count) in counts {
+        RETENTION.add(what, count);
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics;
+
 /// Gives out moments, one each `1/rate` of a second.
 #[derive(Debug)]
 pub struct Gate {
@@ -27,6 +29,7 @@ impl Gate {
     pub async fn pass(&self) {
         let turn = self.turn(Instant::now());
         tokio::time::sleep_until(turn).await;
+        metrics::UPSTREAM_STARTS.one();
     }
 
     fn turn(&self, now: Instant) -> Instant {

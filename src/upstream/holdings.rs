@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mailbox::Mailbox;
 use crate::domain::{ProviderName, UserId};
-use crate::store::upstream::Lease;
+use crate::store::upstream::{Lease, UpstreamState};
 
 /// A session without its term: there is one of a provider and a user.
 type Key = (ProviderName, UserId);
@@ -17,6 +17,7 @@ pub struct Holdings(Mutex<HashMap<Key, Arc<Mailbox>>>);
 impl Holdings {
     /// A session that is claimed anew while an older term of it still stands here takes its place; the older is told.
     pub fn add(&self, mailbox: Arc<Mailbox>) {
+        mailbox.show(UpstreamState::Waiting);
         let key = (mailbox.lease.provider.clone(), mailbox.lease.user.clone());
         if let Some(older) = self.all().insert(key, mailbox) {
             older.lose();

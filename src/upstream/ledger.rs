@@ -61,6 +61,7 @@ impl Book {
 
 impl Ledger {
     pub fn change(&self, mailbox: &Arc<Mailbox>, newer: Change) {
+        mailbox.show(newer.state);
         let mut book = self.book();
         let dues = book.of(mailbox);
         dues.change = Some(dues.change.take().map_or_else(|| newer.clone(), |older| merged(older, newer.clone())));

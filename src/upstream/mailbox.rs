@@ -13,7 +13,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::clock::{Moment, Trust};
 use crate::domain::CommandId;
-use crate::store::upstream::{Asked, Command, Lease};
+use crate::metrics::{Gauge, UPSTREAM_SESSIONS};
+use crate::store::upstream::{Asked, Command, Lease, UpstreamState};
 
 /// Messages of one session that are on their way into the log. Full: its socket is not read.
 pub const MESSAGES_UNDER_WAY: usize = 64;
@@ -41,6 +42,7 @@ pub struct Mailbox {
     live: AtomicBool,
     last_message: Last,
     last_ping: Last,
+    shown: Shown,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,7 @@ impl Mailbox {
             live: AtomicBool::new(false),
             last_message: Last::default(),
             last_ping: Last::default(),
+            shown: Shown::default(),
         }
     }
 
@@ -146,6 +149,11 @@ impl Mailbox {
         self.posted.notified().await;
     }
 
+    /// Counts it as a session in this state, until the next one or its end.
+    pub fn show(&self, state: UpstreamState) {
+        self.shown.go(UPSTREAM_SESSIONS.of(state.as_str()));
+    }
+
     pub fn set_live(&self, live: bool) {
         self.live.store(live, Ordering::Release);
     }
@@ -174,6 +182,28 @@ impl Mailbox {
 
     fn letters(&self) -> MutexGuard<'_, Letters> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where it is counted. What has ended is counted nowhere.
+#[derive(Debug, Default)]
+struct Shown(Mutex<Option<&'static Gauge>>);
+
+impl Shown {
+    fn go(&self, to: Option<&'static Gauge>) {
+        let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = std::mem::replace(&mut *at, to) {
+            old.add(-1);
+        }
+        if let Some(new) = to {
+            new.add(1);
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.go(None);
     }
 }
 

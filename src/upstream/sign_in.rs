@@ -22,6 +22,7 @@ use super::retry_after;
 use super::secret::Secret;
 use super::template::Filling;
 use crate::domain::UserId;
+use crate::metrics::UPSTREAM_SIGN_INS;
 use crate::wire::json;
 
 /// Longest answer that is read, in bytes. A session id takes a few hundred.
@@ -67,6 +68,17 @@ impl From<DialError> for Outcome {
 
 /// Asks the provider for a session of this user.
 pub async fn sign_in(dialer: &Dialer, provider: &Provider, user: &UserId) -> Outcome {
+    let outcome = attempt(dialer, provider, user).await;
+    let word = match &outcome {
+        Outcome::SignedIn { .. } => "signed_in",
+        Outcome::RefusedForGood { .. } => "refused",
+        Outcome::TryLater { .. } => "later",
+    };
+    UPSTREAM_SIGN_INS.add(word, 1);
+    outcome
+}
+
+async fn attempt(dialer: &Dialer, provider: &Provider, user: &UserId) -> Outcome {
     let rules = &provider.sign_in;
     let values = Filling { user: Some(user), timestamp_ms: super::now_ms(), ..Filling::default() };
     let target = match rules.url.fill(&provider.hosts, &values) {

@@ -76,7 +76,7 @@ async fn every_view_and_every_column_says_what_it_is() {
                    WHERE c.relnamespace = 'recado_views'::regnamespace
                      AND coalesce(CASE a.attnum WHEN 0 THEN obj_description(c.oid) ELSE col_description(c.oid, a.attnum) END, '') = ''";
     assert_eq!(names(&mut connection, silent).await, Vec::<String>::new());
-    assert_eq!(names(&mut connection, VIEWS).await.len(), 21);
+    assert_eq!(names(&mut connection, VIEWS).await.len(), 23);
     let silent = "SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'recado_views'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL";
     assert_eq!(names(&mut connection, silent).await, Vec::<String>::new());
 }
@@ -119,6 +119,8 @@ async fn a_login_reads_every_view_and_is_refused_everything_else() {
     for refused in [
         "SELECT * FROM recado.log",
         "SELECT hash FROM recado.service_key",
+        "SELECT secret FROM recado.upstream_session",
+        "SELECT payload FROM recado.upstream_command",
         "SELECT rolpassword FROM pg_authid",
         "INSERT INTO recado_views.notifications (seq) VALUES (1)",
         "UPDATE recado_views.notifications SET title = ''",

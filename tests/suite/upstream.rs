@@ -71,6 +71,10 @@ async fn the_old_frontends_journey() {
     let status = next_of(&mut page, "status").await;
     assert_eq!(status, json!({"type": "status", "status": "connected", "message": "Conectado ao Pragmatic Play"}));
 
+    // What the old dashboard read.
+    let connections = hub.stats().await["connections"].clone();
+    assert_eq!((&connections[0]["userId"], &connections[0]["pragmaticConnected"]), (&json!("42"), &json!(true)), "{connections}");
+
     let said = r#"{"gameResult":{"score":"17"}}"#;
     provider.say("42", said).await;
     let result = page.expect_notification().await;
@@ -95,6 +99,7 @@ async fn the_old_frontends_journey() {
         (db.number("SELECT count(*) FROM recado.upstream_session WHERE state = 'refused' AND owner IS NULL").await == 1).then_some(())
     })
     .await;
+    assert_eq!(hub.stats().await["connections"][0]["pragmaticConnected"], false);
     // A page that is loaded again does not make the hub ask again at once.
     let _again = Client::of("42").connect(&hub).await;
     let mut other = Client::of("43").connect(&hub).await;

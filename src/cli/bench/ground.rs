@@ -108,10 +108,25 @@ impl Ground {
         if let Some(address) = self.given {
             return Ok(Hub { address, process: None });
         }
-        let folder = self.folder.as_deref().unwrap_or(Path::new("/tmp"));
-        let process = HubProcess::start(&self.config, &folder.join("hub.log")).await?;
+        self.hub_with("hub.log", &[]).await
+    }
+
+    /// A new hub, with further settings of the environment. `log`: the file that it writes beside its data.
+    pub async fn hub_with(&self, log: &str, settings: &[(&str, String)]) -> Result<Hub, Failure> {
+        let process = HubProcess::start(&self.config, &self.beside().join(log), settings).await?;
         self.started.lock().unwrap_or_else(PoisonError::into_inner).extend(process.pid());
         Ok(Hub { address: process.address, process: Some(process) })
+    }
+
+    /// Writes a file that goes away with the bench; returns its path.
+    pub fn keep(&self, name: &str, text: &str) -> Result<String, Failure> {
+        let path = self.beside().join(name);
+        std::fs::write(&path, text).map_err(|error| Failure::other(format!("{}: {error}", path.display())))?;
+        Ok(path.display().to_string())
+    }
+
+    fn beside(&self) -> &Path {
+        self.folder.as_deref().unwrap_or(Path::new("/tmp"))
     }
 
     pub fn hub_is_given(&self) -> bool {
@@ -147,6 +162,13 @@ impl Hub {
     /// Resident memory in KiB, where we may look.
     pub fn resident_kib(&self) -> Option<u64> {
         self.process.as_ref().and_then(HubProcess::resident_kib)
+    }
+
+    /// kill -9, if it was started for the bench.
+    pub async fn kill(self) {
+        if let Some(process) = self.process {
+            process.kill().await;
+        }
     }
 
     /// Stops the hub if it was started for the bench.

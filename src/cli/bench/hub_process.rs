@@ -45,6 +45,10 @@ impl Ready {
         self.child.id()
     }
 
+    pub async fn kill(mut self) {
+        let _ = self.child.kill().await;
+    }
+
     /// Asks it to end; kills it when it does not.
     pub async fn stop(mut self) -> Result<(), Failure> {
         let Some(pid) = self.pid() else { return Ok(()) };
@@ -66,7 +70,7 @@ pub struct HubProcess {
 }
 
 impl HubProcess {
-    pub async fn start(config: &Config, log: &Path) -> Result<Self, Failure> {
+    pub async fn start(config: &Config, log: &Path, further: &[(&str, String)]) -> Result<Self, Failure> {
         let log_file = File::create(log).map_err(|error| Failure::other(format!("{}: {error}", log.display())))?;
         let mut command = this_program()?;
         command.args(["serve", "--bind", "127.0.0.1", "--port", "0"]).env("RECADO_LOG", "warn").stderr(log_file);
@@ -81,6 +85,9 @@ impl HubProcess {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
+        }
+        for (name, value) in further {
+            command.env_remove(format!("{name}_FILE")).env(name, value);
         }
         match Ready::spawn(command).await {
             Ok(ready) => Ok(Self { address: ready.address, ready }),
@@ -99,6 +106,10 @@ impl HubProcess {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse().ok()
+    }
+
+    pub async fn kill(self) {
+        self.ready.kill().await;
     }
 
     pub async fn stop(self) -> Result<(), Failure> {

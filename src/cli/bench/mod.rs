@@ -18,13 +18,17 @@ mod growth;
 mod hub_process;
 mod outbox;
 mod plain_fanout;
+mod plain_provider;
 mod post;
 mod post_client;
 mod probes;
 mod publish;
 mod report;
 mod resume;
+mod upstream;
 mod ws_client;
+
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,6 +67,8 @@ enum What {
     Outbox(outbox::Outbox),
     /// Many clients come back at once
     Resume(resume::Resume),
+    /// Many sessions with a provider on one hub, and their take-over
+    Upstream(upstream::Upstream),
     /// Fill the log of a given database (--database-url or --data-dir)
     Fill(fill::Fill),
     /// Whether costs grow with the log
@@ -75,12 +81,21 @@ enum What {
         #[arg(long)]
         bytes: usize,
     },
+    /// The other side of upstream
+    #[command(hide = true)]
+    PlainProvider {
+        #[arg(long)]
+        interval: u64,
+    },
 }
 
 impl Bench {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
         if let What::PlainServer { connections, bytes } = self.what {
             return plain_fanout::serve(connections, bytes).await;
+        }
+        if let What::PlainProvider { interval } = self.what {
+            return plain_provider::serve(Duration::from_secs(interval)).await;
         }
         enough_files(self.sockets())?;
         let config = self.fit(config)?;
@@ -106,7 +121,8 @@ impl Bench {
             What::Fanout(fanout) => fanout.sockets(),
             What::Outbox(outbox) => outbox.sockets(),
             What::Resume(resume) => resume.sockets(),
-            What::Fill(_) | What::Growth(_) | What::PlainServer { .. } => 0,
+            What::Upstream(upstream) => upstream.sockets(),
+            What::Fill(_) | What::Growth(_) | What::PlainServer { .. } | What::PlainProvider { .. } => 0,
         }
     }
 
@@ -137,7 +153,8 @@ impl Bench {
             What::Resume(resume) => resume.run(ground).await,
             What::Fill(fill) => fill.run(ground).await,
             What::Growth(growth) => growth.run(ground).await,
-            What::PlainServer { .. } => Err(Failure::other("the plain server has no report")),
+            What::Upstream(upstream) => upstream.run(ground).await,
+            What::PlainServer { .. } | What::PlainProvider { .. } => Err(Failure::other("the plain server has no report")),
         }
     }
 }

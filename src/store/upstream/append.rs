@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Columns, Lease};
 use crate::domain::{InstanceId, NewNotification, Seq};
+use crate::metrics;
 use crate::store::append::{self, Appended, Failure, Known};
 use crate::store::database::limited;
 use crate::store::error::Class;
@@ -116,6 +117,8 @@ async fn call(
             outcomes.push(Recorded::Appended(Appended::New { seq }));
         }
     }
+    metrics::UPSTREAM_FENCED.add(outcomes.iter().filter(|outcome| **outcome == Recorded::TermPassed).count());
+    metrics::UPSTREAM_MESSAGES.add(usize::try_from(row.appended).unwrap_or(0));
     let grown = row.created_at.zip(first).filter(|_| row.appended > 0);
     Ok(Batch { outcomes, grown: grown.map(|(at, first)| (at, first.plus(i64::from(row.appended) - 1))) })
 }

@@ -2,6 +2,7 @@
 
 use sqlx::PgConnection;
 
+use crate::metrics::UPSTREAM_COMMANDS;
 use crate::store::StoreError;
 use crate::store::database::{ASK_LIMIT, limited};
 
@@ -54,7 +55,9 @@ pub async fn reject_stale(connection: &mut PgConnection) -> Result<u64, StoreErr
         STEP_ROWS,
     )
     .fetch_one(connection);
-    Ok(limited(ASK_LIMIT, rejected).await?.unsigned_abs())
+    let rejected = limited(ASK_LIMIT, rejected).await?.unsigned_abs();
+    UPSTREAM_COMMANDS.add("rejected", usize::try_from(rejected).unwrap_or(0));
+    Ok(rejected)
 }
 
 /// Calls unknown what was taken under a lease that is over. A lease that is over never comes back, so no lock on the session
@@ -85,7 +88,9 @@ pub async fn orphans(connection: &mut PgConnection) -> Result<u64, StoreError> {
         STEP_ROWS,
     )
     .fetch_one(connection);
-    Ok(limited(ASK_LIMIT, marked).await?.unsigned_abs())
+    let marked = limited(ASK_LIMIT, marked).await?.unsigned_abs();
+    UPSTREAM_COMMANDS.add("unknown", usize::try_from(marked).unwrap_or(0));
+    Ok(marked)
 }
 
 /// Ends the sessions whose owner is lost and that nobody wants: nobody will claim them, and their rows should not say that

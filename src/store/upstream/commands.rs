@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Columns, Lease, name, user};
 use crate::domain::{ClientId, CommandId, CommandState, CommandTag, InstanceId, ProviderName, SessionId, Term, UserId};
+use crate::metrics::UPSTREAM_COMMANDS;
 use crate::store::StoreError;
 use crate::store::database::{ASK_LIMIT, limited};
 
@@ -73,7 +74,10 @@ pub async fn accept(connection: &mut PgConnection, command: &NewCommand, wait: D
     let outcome =
         CommandOutcome { id: CommandId(row.command_id), tag: command.tag.clone(), state: command_state(&row.state)?, detail: row.detail };
     Ok(match (row.is_new, row.same) {
-        (true, _) => Accepted::New(outcome),
+        (true, _) => {
+            UPSTREAM_COMMANDS.add("accepted", 1);
+            Accepted::New(outcome)
+        }
         (false, true) => Accepted::Known(outcome),
         (false, false) => Accepted::OtherCommand,
     })
@@ -197,7 +201,11 @@ pub async fn settle(
         detail,
     )
     .fetch_one(connection);
-    Ok(if limited(ASK_LIMIT, settled).await? > 0 { Settled::Done } else { Settled::Before })
+    if limited(ASK_LIMIT, settled).await? == 0 {
+        return Ok(Settled::Before);
+    }
+    UPSTREAM_COMMANDS.add(outcome.as_str(), 1);
+    Ok(Settled::Done)
 }
 
 /// How these commands stand, those that are settled.

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use super::sessions::{UpstreamState, state};
 use super::{Columns, Lease, name, user};
 use crate::domain::{InstanceId, ProviderName, Term, UserId};
+use crate::metrics;
 use crate::store::StoreError;
 use crate::store::database::{ASK_LIMIT, limited};
 
@@ -60,6 +61,10 @@ pub async fn claim(
     let rows = limited(ASK_LIMIT, claimed).await?;
     rows.into_iter()
         .map(|row| {
+            // Who gives a session back leaves it waiting, backing off or ended.
+            let is_left_behind = matches!(row.state.as_str(), "signing_in" | "connecting" | "live");
+            metrics::UPSTREAM_CLAIMED.add(if is_left_behind { "taken_over" } else { "free" }, 1);
+            metrics::UPSTREAM_COMMANDS.add("unknown", usize::try_from(row.unknown).unwrap_or(0));
             Ok(Claimed {
                 provider: name(&row.provider)?,
                 user: user(&row.user_id)?,

@@ -1,0 +1,200 @@
+//! What counts: atomics that are written from anywhere and read by `GET /metrics`.
+//!
+//! Labels come from fixed lists or are words of the program itself (`&'static str`), so the number of series is bounded, and
+//! no user, address or secret can become one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Rises only.
+#[derive(Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub const fn zero() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, more: usize) {
+        self.0.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters that differ by one label, whose values are known beforehand.
+#[derive(Debug)]
+pub struct Counters<const N: usize> {
+    pub values: [&'static str; N],
+    counts: [Counter; N],
+}
+
+impl<const N: usize> Counters<N> {
+    pub const fn new(values: [&'static str; N]) -> Self {
+        Self { values, counts: [const { Counter::zero() }; N] }
+    }
+
+    /// A value that is not in the list is not counted; a test of the program would show it.
+    pub fn add(&self, value: &str, more: usize) {
+        let at = self.values.iter().position(|known| *known == value);
+        debug_assert!(at.is_some(), "{value} is no value of this label");
+        if let Some(at) = at {
+            self.counts[at].add(more);
+        }
+    }
+
+    pub fn all(&self) -> Vec<(&'static str, f64)> {
+        self.values.iter().zip(&self.counts).map(|(value, count)| (*value, count.get() as f64)).collect()
+    }
+}
+
+/// Counters whose label's values are words of the program, each shown from its first time on.
+#[derive(Debug)]
+pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Tally {
+    pub const fn empty() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    pub fn one(&self, value: &'static str) {
+        self.add(value, 1);
+    }
+
+    pub fn add(&self, value: &'static str, more: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(value).or_default() += more;
+    }
+
+    pub fn all(&self) -> Vec<(&'static str, f64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(value, count)| (*value, *count as f64)).collect()
+    }
+}
+
+/// Goes up and down.
+#[derive(Debug)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub const fn zero() -> Self {
+        Self(AtomicI64::new(0))
+    }
+
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn raise(&self, value: i64) {
+        self.0.fetch_max(value, Ordering::Relaxed);
+    }
+
+    pub fn add(&self, more: i64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Gauges that differ by one label, whose values are known beforehand.
+#[derive(Debug)]
+pub struct Gauges<const N: usize> {
+    values: [&'static str; N],
+    gauges: [Gauge; N],
+}
+
+impl<const N: usize> Gauges<N> {
+    pub const fn new(values: [&'static str; N]) -> Self {
+        Self { values, gauges: [const { Gauge::zero() }; N] }
+    }
+
+    /// `None` for a value that is not shown.
+    pub fn of(&self, value: &str) -> Option<&Gauge> {
+        self.values.iter().position(|known| *known == value).map(|at| &self.gauges[at])
+    }
+
+    pub fn all(&self) -> Vec<(&'static str, f64)> {
+        self.values.iter().zip(&self.gauges).map(|(value, gauge)| (*value, gauge.get() as f64)).collect()
+    }
+}
+
+/// Most bounds of a histogram.
+const BOUNDS: usize = 16;
+
+/// How often something was at most so much.
+#[derive(Debug)]
+pub struct Histogram {
+    pub bounds: &'static [f64],
+    counts: [AtomicU64; BOUNDS],
+    above: AtomicU64,
+    /// In millionths.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    pub const fn new(bounds: &'static [f64]) -> Self {
+        assert!(bounds.len() <= BOUNDS, "too many bounds");
+        Self { bounds, counts: [const { AtomicU64::new(0) }; BOUNDS], above: AtomicU64::new(0), sum: AtomicU64::new(0) }
+    }
+
+    pub fn observe(&self, value: f64) {
+        let at = self.bounds.iter().position(|bound| value <= *bound);
+        at.map_or(&self.above, |at| &self.counts[at]).fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add((value * 1e6) as u64, Ordering::Relaxed);
+    }
+
+    pub fn time(&self, took: Duration) {
+        self.observe(took.as_secs_f64());
+    }
+
+    /// For each bound how many were at most that, then how many there were.
+    pub fn cumulated(&self) -> (Vec<u64>, u64) {
+        let mut total = 0;
+        let upto = self.counts[..self.bounds.len()].iter().map(|count| {
+            total += count.load(Ordering::Relaxed);
+            total
+        });
+        let upto = upto.collect();
+        (upto, total + self.above.load(Ordering::Relaxed))
+    }
+
+    pub fn sum(&self) -> f64 {
+        self.sum.load(Ordering::Relaxed) as f64 / 1e6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_value_in_its_bound_and_all_above() {
+        let histogram = Histogram::new(&[1.0, 10.0]);
+        [0.5, 1.0, 1.5, 99.0].into_iter().for_each(|value| histogram.observe(value));
+        assert_eq!(histogram.cumulated(), (vec![2, 3], 4));
+        assert_eq!(histogram.sum(), 102.0);
+    }
+
+    #[test]
+    fn labels_are_kept_apart() {
+        let counters = Counters::new(["a", "b"]);
+        counters.add("b", 2);
+        assert_eq!(counters.all(), [("a", 0.0), ("b", 2.0)]);
+        let tally = Tally::empty();
+        tally.one("x");
+        tally.add("x", 2);
+        assert_eq!(tally.all(), [("x", 3.0)]);
+        let gauges = Gauges::new(["a", "b"]);
+        gauges.of("a").unwrap().add(2);
+        assert!(gauges.of("c").is_none());
+        assert_eq!(gauges.all(), [("a", 2.0), ("b", 0.0)]);
+    }
+}
