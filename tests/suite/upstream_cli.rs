@@ -115,6 +115,7 @@ async fn reconnect_drops_the_socket_signs_in_anew_and_the_page_goes_on() {
     assert_eq!(record.of("42").next().unwrap().closed.as_ref().unwrap().1, Ending::ByHub(Some(1000)));
     assert_eq!(record.of("43").count(), 1, "the other user's session is left alone");
     provider.say_numbered("42", [1]).await;
+    assert_eq!(notification(&mut page).await.kind, "upstream_gap", "a new connection follows a gap");
     assert_eq!(notification(&mut page).await.kind, "game-data");
 }
 
