@@ -106,6 +106,26 @@ impl Backing {
         self.private.is_some()
     }
 
+    /// Opens, prepares (on a database that no hub has used yet, the tables are made first), lets `act` work, and closes
+    /// whatever came of it.
+    ///
+    /// # Errors
+    /// As [`Backing::open`] and [`Backing::prepare`], or what `act` says.
+    pub async fn with<T, E: From<BackingError>>(config: &Config, act: impl AsyncFnOnce(&Self) -> Result<T, E>) -> Result<T, E> {
+        let mut backing = Self::open(config).await?;
+        let outcome = match backing.prepare(config).await {
+            Ok(_) => act(&backing).await,
+            Err(error) => Err(error.into()),
+        };
+        backing.close().await;
+        outcome
+    }
+
+    /// The database as its owner: the role that serves may not write keys, drop partitions or ask the owners of sessions.
+    pub fn as_owner(&self) -> Database {
+        self.database.clone().under_role(None)
+    }
+
     /// Takes our mark off the private server, and stops it when nobody else uses it.
     pub async fn close(self) {
         let Some(private) = self.private else { return };

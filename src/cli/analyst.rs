@@ -38,13 +38,7 @@ struct Created<'a> {
 
 impl Analyst {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        let mut backing = Backing::open(config).await?;
-        let outcome = match backing.prepare(config).await {
-            Ok(_) => self.act(config, &backing, format).await,
-            Err(error) => Err(error.into()),
-        };
-        backing.close().await;
-        outcome
+        Backing::with(config, async |backing| self.act(config, backing, format).await).await
     }
 
     async fn act(&self, config: &Config, backing: &Backing, format: Format) -> Result<(), Failure> {

@@ -41,15 +41,7 @@ struct Created<'a> {
 
 impl Key {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        let mut backing = Backing::open(config).await?;
-        // On a database that no hub has used yet, the tables are made first.
-        let outcome = match backing.prepare(config).await {
-            // The guard's role may not write keys; managing them is the owner's.
-            Ok(_) => self.act(&backing.database.clone().under_role(None), format).await,
-            Err(error) => Err(error.into()),
-        };
-        backing.close().await;
-        outcome
+        Backing::with(config, async |backing| self.act(&backing.as_owner(), format).await).await
     }
 
     async fn act(&self, database: &Database, format: Format) -> Result<(), Failure> {

@@ -53,13 +53,7 @@ struct Info {
 
 impl Log {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        let mut backing = Backing::open(config).await?;
-        let outcome = match backing.prepare(config).await {
-            Ok(_) => self.act(config, &backing.database.clone().under_role(None), format).await,
-            Err(error) => Err(error.into()),
-        };
-        backing.close().await;
-        outcome
+        Backing::with(config, async |backing| self.act(config, &backing.as_owner(), format).await).await
     }
 
     async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), Failure> {

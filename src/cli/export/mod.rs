@@ -57,13 +57,7 @@ impl Export {
         if to_stdout && self.resume {
             return Err(Failure { message: "--resume needs a file".to_owned(), code: 2 });
         }
-        let mut backing = Backing::open(config).await?;
-        let outcome = match backing.prepare(config).await {
-            Ok(_) => self.act(&backing.database, to_stdout).await,
-            Err(error) => Err(error.into()),
-        };
-        backing.close().await;
-        outcome
+        Backing::with(config, async |backing| self.act(&backing.database, to_stdout).await).await
     }
 
     async fn act(self, database: &Database, to_stdout: bool) -> Result<(), Failure> {

@@ -74,13 +74,7 @@ impl<'a> Line<'a> {
 
 impl Sessions {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        let mut backing = Backing::open(config).await?;
-        let outcome = match backing.prepare(config).await {
-            Ok(_) => self.act(&backing.database.clone().under_role(None), format).await,
-            Err(error) => Err(error.into()),
-        };
-        backing.close().await;
-        outcome
+        Backing::with(config, async |backing| self.act(&backing.as_owner(), format).await).await
     }
 
     async fn act(&self, database: &Database, format: Format) -> Result<(), Failure> {
