@@ -1,4 +1,7 @@
 //! File locks: one process at a time, or the count of those who live.
+//!
+//! Each is unlocked by name when it ends, not by closing its file alone: a lock belongs to the open file (flock(2)), and a
+//! process that another thread has just forked keeps that open until it has become another program.
 
 use super::error::ServerError;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,7 +20,18 @@ const RETRY: Duration = Duration::from_millis(20);
 /// An exclusive lock, held until dropped.
 #[derive(Debug)]
 pub(super) struct Gate {
-    _file: File,
+    _lock: Held,
+}
+
+/// A locked file, unlocked when dropped.
+#[derive(Debug)]
+struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It fails only for a file that cannot be locked; the kernel unlocks what is left when the last copy is closed.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Gate {
@@ -30,7 +44,7 @@ impl Gate {
         let started = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { _lock: Held(file) }),
                 Err(TryLockError::Error(error)) => {
                     return Err(ServerError::io("lock", path)(error));
                 }
@@ -50,7 +64,7 @@ impl Gate {
 /// A shared lock on `users.lock`: this process uses the server. Held until dropped.
 #[derive(Debug)]
 pub(super) struct UserMark {
-    _file: File,
+    _lock: Held,
 }
 
 impl UserMark {
@@ -58,7 +72,7 @@ impl UserMark {
     pub(super) fn set(path: &Path) -> Result<Self, ServerError> {
         let file = open(path)?;
         match file.try_lock_shared() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { _lock: Held(file) }),
             Err(TryLockError::Error(error)) => Err(ServerError::io("lock", path)(error)),
             Err(TryLockError::WouldBlock) => Err(ServerError::unusable(path, "a program other than ours has locked it")),
         }
@@ -67,8 +81,12 @@ impl UserMark {
 
 /// Whether anybody holds a [`UserMark`]. Only call with the gate closed, else the answer is old when it arrives.
 pub(super) fn in_use(path: &Path) -> Result<bool, ServerError> {
-    match open(path)?.try_lock() {
-        Ok(()) => Ok(false),
+    let file = open(path)?;
+    match file.try_lock() {
+        Ok(()) => {
+            drop(Held(file));
+            Ok(false)
+        }
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(ServerError::io("lock", path)(error)),
     }
@@ -86,4 +104,25 @@ fn open(path: &Path) -> Result<File, ServerError> {
         io::ErrorKind::PermissionDenied => ServerError::unusable(path, "it belongs to another user; run as that user or as root"),
         _ => ServerError::io("open", path)(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a fork leaves open for a moment: a second name of the same open file.
+    #[test]
+    fn a_copy_of_the_file_keeps_nothing_locked() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("lock");
+        let mark = UserMark::set(&path).expect("mark");
+        let _copy = mark._lock.0.try_clone().expect("copy");
+        assert!(in_use(&path).expect("look"));
+        drop(mark);
+        assert!(!in_use(&path).expect("look"));
+        let gate = Gate::close(&path, Duration::ZERO).expect("gate");
+        let _copy = gate._lock.0.try_clone().expect("copy");
+        drop(gate);
+        Gate::close(&path, Duration::ZERO).expect("gate again");
+    }
 }
