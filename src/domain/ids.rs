@@ -3,9 +3,10 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 /// Longest user or account id, in bytes.
 const ID_MAX_BYTES: usize = 128;
@@ -100,8 +101,15 @@ impl ClientId {
     }
 }
 
+/// A new id of version 7 (RFC 9562): such ids sort roughly by time. Its random part is from the generator of the thread; the
+/// library would ask the kernel for each.
+pub fn id_by_time() -> Uuid {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Builder::from_unix_timestamp_millis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX), &rand::random()).into_uuid()
+}
+
 macro_rules! uuid_id {
-    ($(#[$doc:meta])* $name:ident, $make:ident) => {
+    ($(#[$doc:meta])* $name:ident, $make:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
         #[serde(transparent)]
@@ -109,7 +117,7 @@ macro_rules! uuid_id {
 
         impl $name {
             pub fn new() -> Self {
-                Self(Uuid::$make())
+                Self($make())
             }
         }
 
@@ -128,34 +136,46 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// The public name of a notification: version 7 (RFC 9562), so that ids sort roughly by time.
+    /// The public name of a notification.
     NotificationId,
-    now_v7
+    id_by_time
 );
 uuid_id!(
     /// One connection of one client.
     SessionId,
-    now_v7
+    id_by_time
 );
 uuid_id!(
     /// One command of a user to a provider.
     CommandId,
-    now_v7
+    id_by_time
 );
 uuid_id!(
     /// One hub process, from its start to its end.
     InstanceId,
-    new_v4
+    Uuid::new_v4
 );
 uuid_id!(
     /// Names one history of the log; a restored database gets a new one.
     LogId,
-    new_v4
+    Uuid::new_v4
 );
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_of_version_7_names_its_millisecond_and_no_other() {
+        let before = chrono::Utc::now().timestamp_millis();
+        let ids: std::collections::HashSet<Uuid> = (0..1000).map(|_| NotificationId::new().0).collect();
+        assert_eq!(ids.len(), 1000);
+        for id in ids {
+            let (seconds, nanos) = id.get_timestamp().unwrap().to_unix();
+            let at = i64::try_from(seconds).unwrap() * 1000 + i64::from(nanos / 1_000_000);
+            assert!(id.get_version_num() == 7 && (before..=chrono::Utc::now().timestamp_millis()).contains(&at), "{id}");
+        }
+    }
 
     #[test]
     fn an_id_holds_only_its_alphabet() {

@@ -8,10 +8,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
-use uuid::Uuid;
 
 use super::body::ReadOn;
 use super::problems::{REQUEST_ID, Refused, finish};
+use crate::domain::id_by_time;
 use crate::tasks::Tasks;
 use crate::wire::problem::Problem;
 
@@ -33,7 +33,7 @@ pub struct RequestId(pub String);
 /// Names the request, refuses what is out of bounds, writes the body of every refusal, and notes the outcome. The query
 /// is not noted: it may hold a token.
 pub async fn frame(State(tasks): State<Tasks>, mut request: Request, next: Next) -> Response {
-    let id = Uuid::now_v7().to_string();
+    let id = id_by_time().to_string();
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(128).collect();
     request.extensions_mut().insert(RequestId(id.clone()));
