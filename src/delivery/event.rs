@@ -10,16 +10,12 @@ use crate::wire::server;
 pub struct Event {
     pub seq: Seq,
     pub audience: Audience,
-    tail: Box<str>,
+    tail: String,
 }
 
 impl Event {
     pub fn of(notification: &Notification) -> Arc<Self> {
-        Arc::new(Self {
-            seq: notification.seq,
-            audience: notification.audience.clone(),
-            tail: server::notification_tail(notification).into_boxed_str(),
-        })
+        Arc::new(Self { seq: notification.seq, audience: notification.audience.clone(), tail: server::notification_tail(notification) })
     }
 
     /// What it costs to hold, in bytes.

@@ -55,6 +55,7 @@ pub struct NewNotification {
     /// The name of the service key.
     pub source: String,
     pub key: Option<IdempotencyKey>,
+    /// Means something beside a key only.
     pub body_hash: BodyHash,
 }
 

@@ -98,8 +98,9 @@ fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String
 
 /// What a body asks to be appended.
 pub fn wished(body: NotifyBody, caller: &Caller) -> NewNotification {
-    let body_hash = body_hash(&body);
     let key = body.idempotency_key.as_deref().map(|key| IdempotencyKey::new(&caller.name, key));
+    // Compared and kept beside a key only.
+    let body_hash = if key.is_some() { body_hash(&body) } else { BodyHash(0) };
     NewNotification {
         id: NotificationId::new(),
         kind: body.kind,

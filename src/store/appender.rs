@@ -192,6 +192,9 @@ struct Folded {
 }
 
 fn fold(batch: Vec<NewNotification>) -> Result<Folded, Refusal> {
+    if batch.iter().all(|notification| notification.key.is_none()) {
+        return Ok(Folded { places: (0..batch.len()).collect(), rows: batch });
+    }
     let mut rows: Vec<NewNotification> = Vec::with_capacity(batch.len());
     let mut places = Vec::with_capacity(batch.len());
     let mut by_key: HashMap<IdempotencyKey, usize> = HashMap::new();

@@ -24,7 +24,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<NotifyBody>, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| notify::malformed("not UTF-8"))?;
     let mut items = None;
     for (name, value) in notify::members(text)?.0 {
-        if name != "items" || items.replace(value).is_some() {
+        if &*name != "items" || items.replace(value).is_some() {
             let name: String = name.chars().take(64).collect();
             let error = FieldError::new(format!("/{}", notify::escape(&name)), "the body holds the field items, once, and no other");
             return Err(Problem::new(422, "invalid_field", "a batch is {\"items\":[…]}; nothing was appended").with_errors(vec![error]));

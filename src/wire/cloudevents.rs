@@ -36,10 +36,11 @@ pub fn parse_text(text: &str) -> Result<NotifyBody, Problem> {
     let Members(members) = notify::members(text)?;
     let mut event = Event::default();
     for (name, value) in members {
-        match name.as_str() {
+        match &*name {
             _ if value.get() == "null" => {}
             "data" => event.give_data(value),
-            _ => event.give(name, serde_json::from_str(value.get()).map_err(|_| notify::malformed("an attribute is not JSON"))?),
+            _ => event
+                .give(name.0.into_owned(), serde_json::from_str(value.get()).map_err(|_| notify::malformed("an attribute is not JSON"))?),
         }
     }
     event.notification()

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::text::Text;
+
 /// Deepest nesting of arrays and objects. PostgreSQL's and JavaScript's own limits lie far above.
 pub const MAX_DEPTH: usize = 32;
 
@@ -38,6 +40,30 @@ fn explain(error: &serde_json::Error) -> JsonError {
         Some((_, ours)) => JsonError::Unfaithful(ours.split(" at line ").next().unwrap_or(ours).to_owned()),
         None if text.starts_with("number out of range") => JsonError::Unfaithful("a number is out of the range of a double".to_owned()),
         None => JsonError::Malformed(format!("not JSON: line {}, column {}", error.line(), error.column())),
+    }
+}
+
+/// So many keys of an object are compared with each other; beyond it they are hashed.
+const FEW_KEYS: usize = 16;
+
+/// The keys of one object.
+#[derive(Default)]
+struct Keys<'a> {
+    few: Vec<Text<'a>>,
+    more: HashSet<Text<'a>>,
+}
+
+impl<'a> Keys<'a> {
+    /// Whether it is the first of its name.
+    fn insert(&mut self, key: Text<'a>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() == FEW_KEYS {
+            return self.more.insert(key);
+        }
+        self.few.push(key);
+        true
     }
 }
 
@@ -104,13 +130,13 @@ impl<'de> Visitor<'de> for Faithful {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let inside = self.inner::<A::Error>()?;
-        let mut seen = HashSet::new();
-        while let Some(key) = entries.next_key::<String>()? {
+        let mut keys = Keys::default();
+        while let Some(key) = entries.next_key::<Text>()? {
             if key.contains('\0') {
                 return Err(de::Error::custom(format_args!("{MARK}a key holds \\u0000")));
             }
             entries.next_value_seed(Self { depth: inside.depth })?;
-            if !seen.insert(key) {
+            if !keys.insert(key) {
                 return Err(de::Error::custom(format_args!("{MARK}an object has the same key twice")));
             }
         }
@@ -148,6 +174,11 @@ mod tests {
     fn what_a_reader_would_refuse_or_change_is_refused() {
         for bad in ["\"\\u0000\"", "{\"\\u0000\":1}", "{\"a\":1,\"a\":2}", "[{\"a\":1,\"b\":2,\"a\":3}]", "1e999", "-1e400"] {
             assert!(matches!(check(bad), Err(JsonError::Unfaithful(_))), "{bad}: {:?}", check(bad));
+        }
+        let many = |last: usize| format!("{{{}\"k{last}\":0}}", (0..40).map(|n| format!("\"k{n}\":0,")).collect::<String>());
+        assert_eq!(check(&many(40)), Ok(()));
+        for again in [0, 15, 16, 39] {
+            assert!(matches!(check(&many(again)), Err(JsonError::Unfaithful(_))), "k{again} stands twice");
         }
         for bad in ["", "{", "[1,]", "nul", "1 2", "\"\\ud800\"", "'a'", "NaN", "\u{feff}1"] {
             assert!(matches!(check(bad), Err(JsonError::Malformed(_))), "{bad}: {:?}", check(bad));

@@ -15,6 +15,7 @@ pub mod lines;
 pub mod notify;
 pub mod problem;
 pub mod server;
+mod text;
 pub mod why;
 
 /// Names of frames. A notification may not have one as its type: a client could not tell them apart.

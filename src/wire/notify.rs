@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, JsonError};
 use super::problem::{FieldError, Problem};
+use super::text::Text;
 use super::{RESERVED_TYPES, TYPE_RULE, is_type};
 use crate::domain::{AccountId, Audience, UserId};
 
@@ -76,7 +77,7 @@ struct Fields<'a> {
 }
 
 /// The top-level members in their order, repeats included: a map would hide them.
-pub(super) struct Members<'a>(pub Vec<(String, &'a RawValue)>);
+pub(super) struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
 
 /// The members of an object.
 pub(super) fn members(text: &str) -> Result<Members<'_>, Problem> {
@@ -94,7 +95,7 @@ pub(super) fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
@@ -104,7 +105,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(FIELDS.len());
-                while let Some(member) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some(member) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     members.push(member);
                 }
                 Ok(Members(members))
@@ -118,14 +119,14 @@ impl<'a> Fields<'a> {
     fn read(text: &'a str) -> Result<Self, Problem> {
         let members = members(text)?;
         let mut fields = Self { members: [None; FIELDS.len()], errors: Vec::new() };
-        let mut seen = HashSet::new();
+        let mut unknown = HashSet::new();
         for (name, value) in members.0 {
-            if !seen.insert(name.clone()) {
-                fields.refuse(&name, "stands twice");
-            } else if let Some(at) = FIELDS.iter().position(|f| *f == name) {
-                fields.members[at] = Some(value);
-            } else {
-                fields.refuse(&name, format!("is not a field; the fields are {}", FIELDS.join(", ")));
+            match FIELDS.iter().position(|field| *field == &*name) {
+                Some(at) if fields.members[at].is_none() => fields.members[at] = Some(value),
+                None if unknown.insert(name.clone()) => {
+                    fields.refuse(&name, format!("is not a field; the fields are {}", FIELDS.join(", ")));
+                }
+                _ => fields.refuse(&name, "stands twice"),
             }
         }
         Ok(fields)
@@ -143,7 +144,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A field of a type; `null` counts as absent. A wrong type is listed as an error.
-    fn get<T: DeserializeOwned>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
+    fn get<T: Deserialize<'a>>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         let Some(raw) = self.raw(name) else { return Ok(None) };
         match serde_json::from_str(raw.get()) {
             Ok(value) => Ok(Some(value)),
@@ -258,12 +259,12 @@ impl<'a> Fields<'a> {
     }
 
     fn id<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, crate::domain::IdError>) -> Result<Option<T>, Problem> {
-        let Some(text) = self.get::<String>(name, "a string")? else { return Ok(None) };
+        let Some(text) = self.get::<Text>(name, "a string")? else { return Ok(None) };
         Ok(parse(&text).map_err(|error| self.refuse(name, error.to_string())).ok())
     }
 
     fn users(&mut self) -> Result<Option<Vec<UserId>>, Problem> {
-        let Some(texts) = self.get::<Vec<String>>("user_ids", "a list of strings")? else { return Ok(None) };
+        let Some(texts) = self.get::<Vec<Text>>("user_ids", "a list of strings")? else { return Ok(None) };
         if texts.is_empty() || texts.len() > USER_IDS_MAX {
             self.refuse("user_ids", format!("must hold 1 to {USER_IDS_MAX} users"));
             return Ok(None);

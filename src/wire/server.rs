@@ -132,11 +132,15 @@ fn as_timestamp<S: serde::Serializer>(at: &DateTime<Utc>, serializer: S) -> Resu
     serializer.serialize_str(&timestamp(*at))
 }
 
+/// What a tail has around its texts, where nothing in them is escaped; no less, so that it is allocated once.
+const TAIL_BYTES: usize = 176;
+
 /// The part of a notification's frame that is the same for every client: all after `seq` and `prev`, up to the end.
 /// Encoded once for all connections; [`notification_frame`] puts the head before it.
 pub fn notification_tail(n: &Notification) -> String {
     let data = n.data.as_deref().unwrap_or("null");
-    let mut out = String::with_capacity(192 + n.title.len() + n.message.len() + data.len());
+    let account = n.audience.account().map_or(0, |account| account.as_str().len());
+    let mut out = String::with_capacity(TAIL_BYTES + n.kind.len() + n.title.len() + n.message.len() + data.len() + account);
     out.push_str("\"type\":");
     push_string(&mut out, &n.kind);
     out.push_str(",\"title\":");
@@ -160,6 +164,13 @@ pub fn notification_tail(n: &Notification) -> String {
 }
 
 fn push_string(out: &mut String, text: &str) {
+    // RFC 8259 section 7: nothing else has to be escaped.
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     // Writing a str into a String cannot fail.
     let json = serde_json::to_string(text).expect("a string is always JSON");
     out.push_str(&json);

@@ -1,0 +1,57 @@
+//! A JSON string that is borrowed from the text around it where it holds no escapes: most names and ids are looked at once, and
+//! an allocation for each would be a quarter of what it costs to read a notification.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+/// Derefs to the string.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_escape_makes_a_copy() {
+        let plain: Text = serde_json::from_str("\"user-1\"").unwrap();
+        assert!(matches!(plain.0, Cow::Borrowed("user-1")));
+        let escaped: Text = serde_json::from_str("\"a\\u0062\"").unwrap();
+        assert_eq!((&*escaped, matches!(escaped.0, Cow::Owned(_))), ("ab", true));
+        assert!(serde_json::from_str::<Text>("7").is_err_and(|error| error.is_data()));
+    }
+}
