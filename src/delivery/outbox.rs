@@ -13,6 +13,8 @@ use crate::wire::close::Close;
 const MAX_EVENTS: usize = 1024;
 /// Most bytes that wait for one connection. The events are shared; this bounds what one slow client keeps alive.
 const MAX_BYTES: usize = 256 << 10;
+/// Places that an empty outbox keeps, so that an event which comes alone allocates nothing: 32 bytes a connection.
+const KEPT_PLACES: usize = 4;
 
 /// Full means: drop everything and note it. The connection then reads from the table what it missed.
 #[derive(Debug, Default)]
@@ -37,6 +39,15 @@ pub struct Ending {
     pub close: Close,
     /// When the client should come back, in milliseconds from now.
     pub after_ms: u64,
+}
+
+/// What stands in an outbox.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    pub ending: Option<Ending>,
+    pub notices: bool,
+    pub events: bool,
+    pub overflowed: bool,
 }
 
 impl Outbox {
@@ -67,21 +78,28 @@ impl Outbox {
         let mut state = self.state();
         let event = state.events.pop_front()?;
         state.bytes -= event.weight();
-        if state.events.is_empty() {
+        if state.events.is_empty() && state.events.capacity() > KEPT_PLACES {
             // An idle connection keeps no buffer.
             state.events = VecDeque::new();
         }
         Some(event)
     }
 
+    /// Looks at all that decides what comes next, at one moment.
+    pub(super) fn look(&self) -> Look {
+        let state = self.state();
+        Look {
+            ending: state.close,
+            notices: state.notices.as_ref().is_some_and(|notices| !notices.is_empty()),
+            events: !state.events.is_empty(),
+            overflowed: state.overflowed,
+        }
+    }
+
     /// Nothing waits and nothing was dropped.
     pub fn is_clear(&self) -> bool {
         let state = self.state();
         state.events.is_empty() && !state.overflowed
-    }
-
-    pub fn has_events(&self) -> bool {
-        !self.state().events.is_empty()
     }
 
     pub fn overflowed(&self) -> bool {
@@ -112,18 +130,10 @@ impl Outbox {
         self.state().notices.as_mut()?.take()
     }
 
-    pub fn has_notices(&self) -> bool {
-        self.state().notices.as_ref().is_some_and(|notices| !notices.is_empty())
-    }
-
     /// Orders the connection to end. The first order counts.
     pub fn end(&self, ending: Ending) {
         self.state().close.get_or_insert(ending);
         self.wake.notify_one();
-    }
-
-    pub fn ending(&self) -> Option<Ending> {
-        self.state().close
     }
 
     /// Returns when something has changed since the last call. Safe to drop and call again.

@@ -40,6 +40,8 @@ pub struct Sending {
     /// The frame's type, for one that is no notification.
     pub control: Option<&'static str>,
     pub text: String,
+    /// As many may get it at the same moment as are connected.
+    pub for_many: bool,
 }
 
 /// An acknowledgement of something that was never sent.
@@ -85,10 +87,11 @@ impl Subscription {
     /// Waits until there is something to do. Safe to drop and call again: a page that is being read goes on being read.
     pub async fn ready(&mut self) -> Ready {
         loop {
-            if let Some(ending) = self.seat.member().outbox.ending() {
+            let outbox = self.seat.member().outbox.look();
+            if let Some(ending) = outbox.ending {
                 return Ready::End(ending);
             }
-            if self.announcement.is_some() || self.seat.member().outbox.has_notices() {
+            if self.announcement.is_some() || outbox.notices {
                 return Ready::Frames;
             }
             if let Some(page) = &self.page {
@@ -105,8 +108,8 @@ impl Subscription {
                     }
                 }
                 Step::Join => self.join(),
-                Step::Live if self.seat.member().outbox.overflowed() => self.fall_back(),
-                Step::Live if self.seat.member().outbox.has_events() => return Ready::Frames,
+                Step::Live if outbox.overflowed => self.fall_back(),
+                Step::Live if outbox.events => return Ready::Frames,
                 Step::Live => self.seat.member().outbox.changed().await,
             }
         }
@@ -115,26 +118,26 @@ impl Subscription {
     /// The next frame, if one is at hand.
     pub fn next_frame(&mut self) -> Option<Sending> {
         if let Some(notice) = self.seat.member().outbox.next_notice() {
-            return Some(Sending { seq: None, control: Some(notice.name), text: notice.text });
+            return Some(Sending { seq: None, control: Some(notice.name), text: notice.text, for_many: false });
         }
         if let Some((seq, replayed)) = self.announcement.take() {
             self.seat.member().set_sent(seq);
             let text = ServerFrame::CaughtUp { seq, replayed }.encode();
-            return Some(Sending { seq: Some(seq), control: Some("caught_up"), text });
+            return Some(Sending { seq: Some(seq), control: Some("caught_up"), text, for_many: false });
         }
         loop {
             let event = match &mut self.page {
                 Some(page) => page.events.pop_front()?,
-                None if self.connection.step() == Step::Live && !self.seat.member().outbox.overflowed() => {
-                    self.seat.member().outbox.pop()?
-                }
+                // One that has overflowed is empty.
+                None if self.connection.step() == Step::Live => self.seat.member().outbox.pop()?,
                 None => return None,
             };
             let replayed = self.connection.is_replaying();
             if let Some(prev) = self.connection.give(event.seq) {
                 self.seat.member().set_sent(event.seq);
                 metrics::SENT.add(if replayed { "replayed" } else { "live" }, 1);
-                return Some(Sending { seq: Some(event.seq), control: None, text: event.frame(prev, replayed) });
+                let text = event.frame(prev, replayed);
+                return Some(Sending { seq: Some(event.seq), control: None, text, for_many: event.audience.is_for_many() });
             }
             // Given before: must not be, and must not go out again.
             tracing::error!(session = %self.seat.member().session, seq = event.seq.get(), "a number came twice to one connection");

@@ -7,6 +7,9 @@ pub const EVERYONE_TOPIC: &str = "*";
 /// The topic of a notification to a list of users; its readers find it by membership.
 pub const LIST_TOPIC: &str = "l";
 
+/// A list of so many users at most is one of a few.
+const FEW_USERS: usize = 100;
+
 /// Whom a notification is for. An account beside users narrows it to their sessions in that account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audience {
@@ -32,6 +35,15 @@ impl Audience {
             Self::Everyone => None,
             Self::Account(account) => Some(account),
             Self::User { account, .. } | Self::Users { account, .. } => account.as_ref(),
+        }
+    }
+
+    /// Whether so many get it that what each of them does next has to be spread over time.
+    pub fn is_for_many(&self) -> bool {
+        match self {
+            Self::Everyone | Self::Account(_) => true,
+            Self::User { .. } => false,
+            Self::Users { users, .. } => users.len() > FEW_USERS,
         }
     }
 

@@ -5,6 +5,7 @@
 //! taken by then (some pieces at most) it would offer to such a client for ever: the connection is hung up.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::ask::Wish;
+use super::deadline::within;
 use super::hub::Hub;
 use super::problems::Refused;
 use super::server::Hangup;
@@ -121,15 +123,20 @@ impl Flow {
     }
 
     async fn run(&mut self) -> Over {
+        // As with a socket, one timer for all of it.
+        let mut clock = pin!(tokio::time::sleep_until(self.heartbeat_at));
         loop {
             let next_time = self.heartbeat_at.min(self.token.next());
+            if clock.deadline() != next_time {
+                clock.as_mut().reset(next_time);
+            }
             let done = tokio::select! {
                 () = self.out.closed() => Err(Over::Lost),
                 ready = self.subscription.ready() => match ready {
                     Ready::Frames => self.write_frames().await,
                     Ready::End(ending) => Err(Over::Ended(ending)),
                 },
-                () = tokio::time::sleep_until(next_time) => self.keep_time().await,
+                () = clock.as_mut() => self.keep_time().await,
             };
             if let Err(over) = done {
                 return over;
@@ -184,7 +191,7 @@ impl Flow {
         if piece.is_empty() {
             return Ok(());
         }
-        match timeout(self.hub.sockets.send_deadline, self.out.send(piece.into())).await {
+        match within(self.hub.sockets.send_deadline, self.out.send(piece.into())).await {
             Ok(Ok(())) => {
                 // That there is room again says that the client takes.
                 self.subscription.member().touch();

@@ -7,6 +7,7 @@ mod ask;
 mod auth;
 mod batch;
 mod body;
+mod deadline;
 mod device;
 mod flow;
 mod health;

@@ -5,6 +5,7 @@
 //! by itself (RFC 6455 section 5.5.3), proves that all before it arrived.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
 use super::ask::AckMode;
+use super::deadline::within;
 use super::hub::Hub;
 use super::limits::Bucket;
 use super::stream::{self, TokenClock};
@@ -29,6 +31,10 @@ use crate::wire::server::ServerFrame;
 
 /// Between two pings that only ask for an acknowledgement.
 const ACK_PING_SPACING: Duration = Duration::from_secs(1);
+/// What was given to many is not acknowledged at once: each is asked at its own moment, between so long afterwards and twice
+/// as long. The pongs of the first would else come between the writes to those who still wait for it. Much longer, and the pings,
+/// which are then no part of a burst any more, wake the hub one by one.
+const WAIT_OF_MANY: Duration = Duration::from_millis(250);
 /// Bytes after which the first ping of a turn is sent. A client that takes some kilobytes a second must get it within the
 /// pong deadline, or it would be closed without having acknowledged anything, and begin at the same place again.
 const PING_BYTES: usize = 4 << 10;
@@ -131,15 +137,20 @@ impl Line {
     }
 
     async fn run(&mut self) -> Over {
+        // One timer for the whole connection: to make one for each frame takes the lock of all timers twice.
+        let mut clock = pin!(tokio::time::sleep_until(self.next_time()));
         loop {
             let next_time = self.next_time();
+            if clock.deadline() != next_time {
+                clock.as_mut().reset(next_time);
+            }
             let done = tokio::select! {
                 said = self.socket.recv() => self.hear(said).await,
                 ready = self.subscription.ready() => match ready {
                     Ready::Frames => self.write_frames().await,
                     Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
                 },
-                () = tokio::time::sleep_until(next_time) => self.keep_time().await,
+                () = clock.as_mut() => self.keep_time().await,
             };
             if let Err(over) = done {
                 return over;
@@ -182,17 +193,29 @@ impl Line {
 
     /// Writes what is at hand, up to a turn's size; a client that only takes must not keep us from listening.
     async fn write_frames(&mut self) -> Result<(), Over> {
-        let mut written = 0;
+        let (mut written, mut for_one) = (0, false);
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.text.len();
+            for_one |= !frame.for_many;
             self.feed(Message::Text(frame.text.into())).await?;
             if written >= PING_BYTES {
                 self.ask_for_ack().await?;
             }
         }
-        self.ask_for_ack().await?;
+        if for_one {
+            self.ask_for_ack().await?;
+        } else {
+            self.ask_for_ack_later();
+        }
         self.flush().await
+    }
+
+    /// A ping of its own, in a moment.
+    fn ask_for_ack_later(&mut self) {
+        if self.ack_mode == AckMode::Pong && self.pinged.is_none() && self.ping_at.is_none() {
+            self.ping_at = Some(Instant::now() + WAIT_OF_MANY.mul_f64(rand::random_range(1.0..=2.0)));
+        }
     }
 
     /// A ping that rides along with what was just written, unless one is on its way or was a moment ago.
@@ -333,11 +356,11 @@ impl Line {
     }
 
     async fn feed(&mut self, message: Message) -> Result<(), Over> {
-        taken(timeout(self.hub.sockets.send_deadline, self.socket.feed(message)).await)
+        taken(within(self.hub.sockets.send_deadline, self.socket.feed(message)).await)
     }
 
     async fn flush(&mut self) -> Result<(), Over> {
-        taken(timeout(self.hub.sockets.send_deadline, self.socket.flush()).await)
+        taken(within(self.hub.sockets.send_deadline, self.socket.flush()).await)
     }
 
     async fn finish(mut self, over: Over) {
