@@ -58,6 +58,7 @@ pub mod machine;
 pub mod mailbox;
 pub mod pace;
 pub mod provider;
+pub mod read;
 pub mod recorder;
 pub mod rule;
 pub mod scribe;
