@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod domain;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod http;
 pub mod metrics;
 #[cfg(feature = "mutants")]

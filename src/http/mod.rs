@@ -8,6 +8,8 @@ mod auth;
 mod batch;
 mod body;
 mod device;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod door;
 #[cfg(feature = "conformance")]
 mod echo;
 mod flow;

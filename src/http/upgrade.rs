@@ -96,7 +96,7 @@ pub(super) fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, W
 }
 
 /// The token of the header, or of a subprotocol. After them the query counts: its ticket, then its token.
-fn token(headers: &HeaderMap) -> Option<&str> {
+pub fn token(headers: &HeaderMap) -> Option<&str> {
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
     bearer(headers).or_else(in_protocol)
