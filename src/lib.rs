@@ -3,9 +3,12 @@
 //! The rooms, from the door down: [`cli`] and [`app`] → [`http`] → [`delivery`] → [`store`] → [`wire`] → [`domain`].
 //! Nobody looks up; `tools/walls` checks it. `docs/architecture.md` follows one notification through all of them.
 
+#[cfg(not(feature = "fuzz"))]
 pub mod app;
+#[cfg(not(feature = "fuzz"))]
 pub mod backing;
 pub mod backoff;
+#[cfg(not(feature = "fuzz"))]
 pub mod cli;
 pub mod config;
 pub mod delivery;
