@@ -114,9 +114,9 @@ pub fn request_headers(input: &[u8]) {
     if door::is_own_page(&headers) {
         let host = |origin: &str| {
             let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).unwrap_or_default();
-            ["localhost", "127.0.0.1", "[::1]"].into_iter().any(|host| {
-                rest.strip_prefix(host).is_some_and(|port| port.is_empty() || port[1..].parse::<u16>().is_ok())
-            })
+            ["localhost", "127.0.0.1", "[::1]"]
+                .into_iter()
+                .any(|host| rest.strip_prefix(host).is_some_and(|port| port.is_empty() || port[1..].parse::<u16>().is_ok()))
         };
         assert!(origin.is_none_or(host), "{origin:?} may come in");
     }

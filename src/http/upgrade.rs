@@ -76,7 +76,10 @@ pub async fn ws(
 
 /// # Errors
 /// 400 or 426 for what is no handshake.
-pub(super) fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<WebSocketUpgrade, Refused> {
+pub(super) fn handshake(
+    headers: &HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<WebSocketUpgrade, Refused> {
     let upgrade = upgrade.map_err(|_| {
         if headers.contains_key(header::UPGRADE) {
             Problem::new(400, "bad_handshake", "this is no WebSocket handshake of version 13 (RFC 6455 section 4.1)")

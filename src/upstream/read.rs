@@ -17,7 +17,10 @@ pub enum Heard {
     /// It said goodbye, with this code; 1005 where it gave none.
     Closed(u16),
     /// The connection is of no use any more; `answer` is the code that it ends with, if it can still be said.
-    Broken { why: &'static str, answer: CloseCode },
+    Broken {
+        why: &'static str,
+        answer: CloseCode,
+    },
 }
 
 /// The next thing. Safe to drop and call again.
