@@ -71,19 +71,19 @@ async fn a_hub_whose_clock_jumps_numbers_delivers_and_reconnects_as_before() {
     let writers = Writers::start(3, &of_both, &db.key(), Duration::from_millis(5), mixed);
     for seconds in [-HOUR, DAY, 0, DAY, -HOUR] {
         turn(&clock, &wrong, seconds).await;
-        writers.until_count(writers.count() + 40, PATIENCE).await;
+        writers.until_count(writers.count() + 20, PATIENCE * 3).await;
         // Waits that are counted by the wall clock would be over at once now, or never.
         proxy.cut(Cut::Rst);
         let recovered = async || {
             let answer = wrong.try_post(&note("after the cut").to_user("eve")).await.unwrap();
             answer.is_receipt().then_some(())
         };
-        eventually("it is back", Duration::from_secs(10), recovered).await;
+        eventually("it is back", PATIENCE, recovered).await;
     }
     let diary = writers.stop().await;
-    assert!(diary.slowest < Duration::from_secs(6), "{:?}", diary.slowest);
+    assert!(diary.slowest < Duration::from_secs(7), "{:?}", diary.slowest);
     let end = wrong.post(&note("end").to_everyone()).await;
-    fan.until_everyone_has(end.seq, PATIENCE).await;
+    fan.until_everyone_has(end.seq, PATIENCE * 2).await;
     nothing_is_lost(&log_rows(&db.url()).await, &diary, &fan);
     assert!(fan.devices.iter().all(|device| device.stretches().len() == 1), "nobody was cut off");
     let earlier = "SELECT count(*) FROM (SELECT created_at < lag(created_at) OVER (ORDER BY seq) AS is_so FROM recado.log) l WHERE is_so";
@@ -123,7 +123,11 @@ async fn leases_are_kept_and_taken_over_whatever_the_wall_clocks_say() {
     let (db, fake) = (TestDb::new().await, FakeProvider::start().await);
     let file = ProviderFile::of(&fake.toml(""));
     let wrong = clock.of(holding(Hub::on(&db), &file)).start().await;
-    want(&db, &["ann"]).await;
+    db.run(
+        "INSERT INTO recado.upstream_session (provider, user_id, wanted_until) VALUES ('fake', 'ann', clock_timestamp() + interval '1 hour');
+         SELECT recado.upstream_hint('want')",
+    )
+    .await;
     fake.connected("ann").await;
     let right = holding(Hub::on(&db), &file).start().await;
     let term = async || db.number("SELECT max(term) FROM recado.upstream_session").await;

