@@ -120,5 +120,4 @@ async fn without_a_free_connection_posts_are_503_and_what_others_append_is_still
     assert_eq!(ann.expect_notification().await.title, "meanwhile");
     assert_eq!(db.head().await, 3, "and it is there once");
     assert!(!hub.said().contains("panicked"), "a task panicked");
-    drop((hub, db));
 }
