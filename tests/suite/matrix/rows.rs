@@ -317,7 +317,7 @@ pub const ROWS: &[Row] = &[
         "each gets all that it missed; posts are answered meanwhile",
         &["returning::hundreds_that_come_back_at_once_get_all_they_missed_while_posts_go_on"],
     )
-    .but("300 devices; `recado bench resume` for more"),
+    .but("200 devices; `recado bench resume` for more"),
     row(
         "F45",
         "all connections are reset, the hub lives",
