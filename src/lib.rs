@@ -19,6 +19,8 @@ pub mod http;
 pub mod metrics;
 #[cfg(feature = "mutants")]
 pub mod mutants;
+#[cfg(feature = "points")]
+pub mod points;
 pub mod secrets;
 pub mod spelling;
 pub mod store;

@@ -147,7 +147,11 @@ impl Tailer {
                         }
                     }
                 }
-                Some(own) = committed.recv() => self.take_own(&own),
+                Some(own) = committed.recv() => {
+                    #[cfg(feature = "points")]
+                    crate::points::at("fanout.before_local").await;
+                    self.take_own(&own);
+                }
                 Some(hint) = hints.recv() => self.take_hint(&hint),
             }
         }
@@ -270,6 +274,10 @@ impl Tailer {
                 return Err(TailError::Hole { last, found: row.seq });
             }
             last = row.seq;
+        }
+        #[cfg(feature = "points")]
+        if !rows.is_empty() {
+            crate::points::at("fanout.before_local").await;
         }
         self.publish(rows.iter());
         Ok(!is_end)

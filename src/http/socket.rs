@@ -174,7 +174,10 @@ impl Line {
             }
         }
         self.ask_for_ack().await?;
-        self.frames.flush().await
+        self.frames.flush().await?;
+        #[cfg(feature = "points")]
+        crate::points::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
+        Ok(())
     }
 
     /// A ping that rides along with what was just written, unless one is on its way or was a moment ago.

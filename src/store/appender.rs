@@ -307,6 +307,8 @@ impl Appender {
             match self.attempt(&batch, end, last_deadline).await {
                 Ok(done) => {
                     self.backoff.succeeded();
+                    #[cfg(feature = "points")]
+                    crate::points::at("append.before_reply").await;
                     return self.settle(batch, log_id, done);
                 }
                 Err(Failure::Again(error)) => {
@@ -361,6 +363,8 @@ impl Appender {
         if let Some(early) = mutants::delivered_early(&rows, self.seen.end().0, end.seq) {
             let _ = self.committed.try_send(early);
         }
+        #[cfg(feature = "points")]
+        crate::points::at("append.before_sql").await;
         append::append(connection, end, self.origin, &rows, conflict, limit).await
     }
 

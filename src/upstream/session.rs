@@ -118,6 +118,8 @@ impl Session {
 
     /// Runs until the session ends, for one reason or another.
     pub async fn run(mut self) {
+        #[cfg(feature = "points")]
+        crate::points::at("lease.before_connect").await;
         let todo = self.machine.begin(Instant::now());
         self.perform(todo).await;
         while !self.machine.has_ended() {
@@ -241,7 +243,13 @@ impl Session {
                 Action::SignIn => self.work = Some(self.sign_in()),
                 Action::Dial => self.work = self.dial(),
                 Action::ForgetSession => (self.secret, self.secret_is_new) = (None, true),
-                Action::Write { state, failures, why, next_try } => self.write_down(state, failures, why, next_try),
+                Action::Write { state, failures, why, next_try } => {
+                    #[cfg(feature = "points")]
+                    if state == Held::Live {
+                        crate::points::at("live.before_checkpoint").await;
+                    }
+                    self.write_down(state, failures, why, next_try);
+                }
                 Action::KeepAlive => self.keep_alive().await,
                 Action::Append => self.append(),
                 Action::Send(id) => self.send(id).await,
@@ -314,7 +322,12 @@ impl Session {
         let payload = command.payload.as_deref().unwrap_or("null");
         let user = &self.mailbox.lease.user;
         let text = self.provider.commands.fill(user, secret, &command.kind, &id.to_string(), payload, now_ms());
-        let outcome = match self.write(Message::text(text)).await {
+        #[cfg(feature = "points")]
+        crate::points::at("command.before_send").await;
+        let wrote = self.write(Message::text(text)).await;
+        #[cfg(feature = "points")]
+        crate::points::at("command.before_result").await;
+        let outcome = match wrote {
             Wrote::All => Outcome::Sent,
             Wrote::Nothing => Outcome::Failed,
             Wrote::Some => Outcome::Unknown,

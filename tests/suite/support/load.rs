@@ -23,7 +23,12 @@ impl Addresses {
     }
 
     pub fn set<'a>(&self, hubs: impl IntoIterator<Item = &'a Hub>) {
-        *self.0.write().unwrap() = hubs.into_iter().map(|hub| hub.address.clone()).collect();
+        self.set_to(&hubs.into_iter().map(|hub| hub.address.clone()).collect::<Vec<_>>());
+    }
+
+    /// Where something stands before a hub.
+    pub fn set_to(&self, addresses: &[String]) {
+        *self.0.write().unwrap() = addresses.to_vec();
     }
 
     /// Any of them, by a number that is thrown.

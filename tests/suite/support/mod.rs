@@ -16,6 +16,7 @@ mod note;
 mod owner;
 mod plans;
 mod player;
+mod points;
 mod postgres;
 pub mod provider;
 mod proxy;
@@ -33,6 +34,7 @@ pub use load::{Addresses, Device, Fan, LogRow, Writers, log_rows, mixed, nothing
 pub use note::{Answer, Note, Receipt, note};
 pub use owner::{LONG, Owner, command, give, message, provider, user, want};
 pub use plans::{Listening, Plan, tell_plans};
+pub use points::Points;
 pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};
