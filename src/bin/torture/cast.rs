@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use crate::fact::{Audience, hash};
 
 pub const TENANTS: usize = 6;
-const USERS: usize = 4;
+pub const USERS: usize = 4;
 
 pub fn account(tenant: usize) -> String {
     format!("acct-{tenant}")
@@ -15,6 +15,12 @@ pub fn account(tenant: usize) -> String {
 
 pub fn user(tenant: usize, user: usize) -> String {
     format!("u{tenant}-{user}")
+}
+
+/// The account of a user who is named so.
+pub fn account_of(user: &str) -> String {
+    let tenant = user.trim_start_matches('u').split('-').next().unwrap_or_default();
+    format!("acct-{tenant}")
 }
 
 /// A notification that somebody wants, as JSON fields, and as the history has it.

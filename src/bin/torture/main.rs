@@ -7,9 +7,11 @@ mod check;
 mod devices;
 mod fact;
 mod hubs;
+mod machine;
 mod nemesis;
 mod postgres;
 mod producers;
+mod provider;
 mod proxy;
 mod secrets;
 mod stage;
@@ -26,7 +28,7 @@ use recado::store::server::Environment;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use check::{Limits, Violation, check, latency, seconds, slowest_recovery};
+use check::{Limits, Violation, check, latency, seconds, slowest_recovery, take_overs};
 use fact::{Entry, Fact};
 use nemesis::Fault;
 use stage::Plan;
@@ -173,6 +175,13 @@ fn verdict(cli: &Cli, history: &[Entry], violations: &[Violation]) -> ExitCode {
         count(|fact| matches!(fact, Fact::ConnOpen { .. })),
         count(|fact| matches!(fact, Fact::Recv { .. })),
         count(|fact| matches!(fact, Fact::FaultEnd { .. })),
+    );
+    println!(
+        "{} commands, {} of them heard by the provider; {} of its messages in the log; {} take-overs",
+        count(|fact| matches!(fact, Fact::CommandGiven { .. })),
+        count(|fact| matches!(fact, Fact::UpFrame { command: Some(_), .. })),
+        count(|fact| matches!(fact, Fact::UpEntry { said: Some(_), .. })),
+        take_overs(history),
     );
     if let Some(latency) = latency(history) {
         let check::Latency { count, p50_ms, p99_ms, max_ms } = latency;
