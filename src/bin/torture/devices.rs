@@ -1,6 +1,7 @@
 //! Devices: connect, read, acknowledge, leave, come back, here or at another hub. By WebSocket and by EventSource.
 
 mod commands;
+mod lines;
 mod sse;
 mod websocket;
 
@@ -49,6 +50,15 @@ pub enum Acks {
     Never,
 }
 
+/// By what it reads its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    WebSocket,
+    EventSource,
+    /// `follow=1`: lines, for programs. Keeps its place itself.
+    Lines,
+}
+
 pub struct Device {
     floor: Arc<Floor>,
     name: String,
@@ -57,7 +67,7 @@ pub struct Device {
     token: String,
     acks: Acks,
     is_slow: bool,
-    is_sse: bool,
+    way: Way,
     random: StdRng,
     http: reqwest::Client,
     /// What it has been given, and the id there, as a browser's storage keeps it.
@@ -82,8 +92,12 @@ impl Device {
     pub fn new(floor: Arc<Floor>, tenant: usize, number: usize, seed: u64) -> Result<Self, Trouble> {
         let mut random = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add((tenant * 100 + number) as u64));
         let (user, account, client) = (cast::user(tenant, number % 4), cast::account(tenant), format!("d{number}"));
-        // So that each user has some of both kinds.
-        let is_sse = (number / 4 + number) % 2 == 1;
+        // So that each user has a WebSocket and something else.
+        let way = match number {
+            9 => Way::Lines,
+            _ if (number / 4 + number) % 2 == 1 => Way::EventSource,
+            _ => Way::WebSocket,
+        };
         let acks = match random.random_range(0..10) {
             0 => Acks::Never,
             1..4 => Acks::Pong,
@@ -97,7 +111,7 @@ impl Device {
         let http = floor.http.clone();
         let (reached, commands) = (Arc::default(), Commands::of(&user, &client));
         let (place, log_id, given) = (None, None, 0);
-        Ok(Self { floor, name, user, client, token, acks, is_slow, is_sse, random, http, place, log_id, given, commands, reached })
+        Ok(Self { floor, name, user, client, token, acks, is_slow, way, random, http, place, log_id, given, commands, reached })
     }
 
     pub fn name(&self) -> &str {
@@ -127,7 +141,7 @@ impl Device {
                     }
                 }
             }
-            if self.random.random_bool(0.15) {
+            if self.random.random_bool(0.25) {
                 self.page().await;
             }
             let away = self.random.random_range(0..800);
@@ -136,11 +150,15 @@ impl Device {
     }
 
     fn asked(&mut self) -> Asked {
+        if self.way == Way::Lines {
+            let (seq, last_id) = self.place.clone().unwrap_or_default();
+            return Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id };
+        }
         let Some((seq, id)) = self.place.clone() else { return Asked { since: Since::Ack, log_id: None, last_id: None } };
         // An EventSource knows its last event, and nothing else.
         let draw = self.random.random_range(0..100);
         match draw {
-            _ if self.is_sse && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
+            _ if self.way == Way::EventSource && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
             // It has forgotten everything.
             0..5 => Asked { since: Since::Earliest, log_id: None, last_id: None },
             5..45 => Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id: id },
@@ -155,7 +173,11 @@ impl Device {
         }
         let asked = self.asked();
         let leave = Instant::now() + Duration::from_millis(self.random.random_range(1_000..8_000));
-        if self.is_sse { self.event_source(hub, asked, leave).await } else { self.websocket(hub, asked, leave).await }
+        match self.way {
+            Way::WebSocket => self.websocket(hub, asked, leave).await,
+            Way::EventSource => self.event_source(hub, asked, leave).await,
+            Way::Lines => self.lines(hub, asked, leave).await,
+        }
     }
 
     fn wants_to_leave(&self, leave: Instant) -> bool {

@@ -36,8 +36,11 @@ use stage::Plan;
 /// Why a run has no history. That is no finding; the machine, or this program, did not do its part.
 pub type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
-/// Healing, waiting and gathering are over by then.
-const LONGEST_END: Duration = Duration::from_secs(300);
+/// Healing, waiting and gathering are over by then, also on a machine that has little time for it.
+const LONGEST_END: Duration = Duration::from_secs(700);
+
+/// Violations of one rule that are shown.
+const SHOWN: usize = 12;
 
 /// Break a system of hubs in every way, and judge what its clients saw.
 #[derive(Debug, Parser)]
@@ -194,9 +197,9 @@ fn verdict(cli: &Cli, history: &[Entry], violations: &[Violation]) -> ExitCode {
     rules.dedup();
     for rule in &rules {
         let of_it: Vec<&Violation> = violations.iter().filter(|violation| violation.rule == *rule).collect();
-        of_it.iter().take(5).for_each(|violation| println!("{violation}"));
-        if of_it.len() > 5 {
-            println!("{rule}: {} more", of_it.len() - 5);
+        of_it.iter().take(SHOWN).for_each(|violation| println!("{violation}"));
+        if of_it.len() > SHOWN {
+            println!("{rule}: {} more", of_it.len() - SHOWN);
         }
     }
     let broken = match &cli.expect {

@@ -303,7 +303,7 @@ impl Nemesis {
 
     /// The hub that holds the most sessions at the provider; somebody will, in a moment.
     async fn owner(&self) -> Option<usize> {
-        let end = Instant::now() + OWNER_LIMIT;
+        let end = Instant::now() + self.stage.patience(OWNER_LIMIT);
         while Instant::now() < end {
             if let Ok(Some(instance)) = upstream::busiest(&self.stage.postgres.url).await
                 && let Some(hub) = self.stage.hubs.iter().position(|hub| hub.instance().as_ref() == Some(&instance))
@@ -320,7 +320,7 @@ impl Nemesis {
         let url = &self.stage.postgres.url;
         let before = upstream::taken_from(url, instance).await?;
         sleep(LEASE + length / 2).await;
-        let end = Instant::now() + TAKE_OVER_LIMIT;
+        let end = Instant::now() + self.stage.patience(TAKE_OVER_LIMIT);
         loop {
             let taken = upstream::taken_from(url, instance).await? - before;
             if taken > 0 || Instant::now() > end {

@@ -35,6 +35,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(40);
 /// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and
 /// go, and the sessions of its users at the provider linger.
 const FILES_SLACK: u64 = 24 + (TENANTS * USERS) as u64;
+/// A run that had less than this of the machine says nothing.
+const LEAST_SHARE: f64 = 0.25;
 /// Of all tickets, and of all sessions at the provider; each is looked for in every log.
 const LOOKED_FOR: usize = 30;
 /// Most memory of a hub, in KiB.
@@ -134,6 +136,11 @@ impl Stage {
         }
     }
 
+    /// A wait of so long, on a machine that was as much ours as it is so far.
+    pub fn patience(&self, limit: Duration) -> Duration {
+        limit.div_f64(share(&self.book))
+    }
+
     async fn note_base(&self) {
         for hub in &self.hubs {
             let files = hub.files_and_memory().await.map(|(files, _)| files);
@@ -202,21 +209,21 @@ async fn finish(stage: &Stage, writers: &mut JoinSet<()>) -> Result<(), Trouble>
     stage.floor.staying.store(true, Ordering::SeqCst);
     stage.desk.closed.store(true, Ordering::SeqCst);
     stage.provider.fall_silent();
-    let settled = timeout(SETTLE_LIMIT, async { while writers.join_next().await.is_some() {} }).await;
+    let settled = timeout(stage.patience(SETTLE_LIMIT), async { while writers.join_next().await.is_some() {} }).await;
     if settled.is_err() {
-        println!("the writers have not settled everything within {} s", SETTLE_LIMIT.as_secs());
+        println!("the writers have not settled everything in time");
     }
     until_commands_are_known(stage).await?;
     stage.book.note(Fact::Drain);
     let kept = stage.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let moved = Instant::now() + DRAIN_LIMIT;
+    let moved = Instant::now() + stage.patience(DRAIN_LIMIT);
     while witness::count(&stage.postgres.url, &kept).await? < kept.len() && Instant::now() < moved {
         sleep(Duration::from_millis(100)).await;
     }
     let head = witness::head(&stage.postgres.url).await?;
-    let late = stage.at_head(DRAIN_LIMIT, true).await?;
+    let late = stage.at_head(stage.patience(DRAIN_LIMIT), true).await?;
     if !late.is_empty() {
-        println!("not at the end of the log within {} s: {late:?}", DRAIN_LIMIT.as_secs());
+        println!("not at the end of the log in time: {late:?}");
     }
     stage.book.note(Fact::Drained { head });
     Ok(())
@@ -224,7 +231,7 @@ async fn finish(stage: &Stage, writers: &mut JoinSet<()>) -> Result<(), Trouble>
 
 /// Every command is settled, and those who gave it are told.
 async fn until_commands_are_known(stage: &Stage) -> Result<(), Trouble> {
-    let end = Instant::now() + COMMANDS_LIMIT;
+    let end = Instant::now() + stage.patience(COMMANDS_LIMIT);
     loop {
         let untold: usize = stage.untold.iter().map(|untold| untold.load(Ordering::SeqCst)).sum();
         let unsettled = witness::upstream::unsettled(&stage.postgres.url).await?;
@@ -296,15 +303,17 @@ async fn resources(stage: &Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// A run that had less than this of the machine says nothing.
-const LEAST_SHARE: f64 = 0.25;
+/// How much of the machine was this run's to use, so far.
+fn share(book: &Book) -> f64 {
+    let others = Duration::from_millis(book.sum(|fact| if let Fact::Others { ms } = fact { *ms } else { 0 }));
+    (1.0 - others.as_secs_f64() / book.seconds()).max(LEAST_SHARE)
+}
 
 /// Enough has to happen, or a good result says nothing. By the second, so that a short run can be good; a tenth of what two
 /// idle cores do, and less where others used them, so that a busy machine is no finding.
 fn quotas(plan: &Plan, book: &Book) {
     let seconds = plan.seconds;
-    let others = Duration::from_millis(book.sum(|fact| if let Fact::Others { ms } = fact { *ms } else { 0 }));
-    let share = (1.0 - others.as_secs_f64() / book.seconds()).max(LEAST_SHARE);
+    let share = share(book);
     let quota = |what: &str, wanted: u64, which: &dyn Fn(&Fact) -> bool| {
         let wanted = (wanted as f64 * share).ceil() as u64;
         book.note(Fact::Quota { what: what.to_owned(), had: book.count(which), wanted });

@@ -10,11 +10,18 @@ use super::index::Index;
 use super::upstream_history::{CommandRow, Entry, Heard, Link, SignedIn, Term, Told, UpstreamHistory};
 use crate::fact::Fact;
 
-/// How many violations of this rule are listed.
-const LISTED: usize = 50;
+/// How many violations of one kind are listed: one cause may have hundreds of a kind, and hide the others.
+const LISTED: usize = 4;
 
 pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
-    for fault in history(index).faults().into_iter().take(LISTED) {
+    let mut kinds: HashMap<String, usize> = HashMap::new();
+    for fault in history(index).faults() {
+        let kind = fault.what.split(':').next().unwrap_or_default().to_owned();
+        let count = kinds.entry(kind).or_default();
+        *count += 1;
+        if *count > LISTED {
+            continue;
+        }
         let at = fault.at.and_then(|at| index.moment(at));
         found.add("C16", at, fault.what);
     }

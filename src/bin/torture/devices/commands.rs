@@ -15,7 +15,7 @@ use crate::fact::Fact;
 /// Between two commands of a device, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 500..2_500;
 /// Who asks again waits for so long, and asks for so many: a connection may say sixty things a minute.
-const AGAIN: (Duration, usize) = (Duration::from_secs(3), 3);
+const AGAIN: (Duration, usize) = (Duration::from_secs(3), 5);
 
 pub struct Commands {
     user: String,
