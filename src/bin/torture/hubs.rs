@@ -21,6 +21,8 @@ use crate::{Trouble, secrets};
 /// A hub may have to wait for a database that recovers, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// The exit code of a hub whose database does not answer.
+const NO_DATABASE: i32 = 69;
 /// Of an upstream session: the shortest that may be configured.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How long it takes at most until the log's line of its start is in the file.
@@ -127,8 +129,19 @@ impl Hub {
         format!("127.0.0.1:{}", self.front.port)
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready. One that ends because the database is away or slow is started again, as a
+    /// supervisor does.
     pub async fn start(&self, program: &Path) -> Result<(), Trouble> {
+        let end = Instant::now() + START_LIMIT;
+        while !self.try_start(program).await? {
+            if Instant::now() > end {
+                return Err(format!("hub {} did not find the database in time; see {}", self.number, self.log.display()).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_start(&self, program: &Path) -> Result<bool, Trouble> {
         let process = self.site.roll.begin();
         std::fs::write(&self.provider_file, provider::file::text(self.provider.port, process))?;
         let log = File::options().create(true).append(true).open(&self.log)?;
@@ -140,7 +153,14 @@ impl Hub {
         let stdout = child.stdout.take().ok_or("a hub without a stdout")?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = timeout(START_LIMIT, lines.next_line()).await.map_err(|_| "a hub was not ready in time")??;
-        let ready = ready.ok_or_else(|| format!("hub {} ended before it was ready; see {}", self.number, self.log.display()))?;
+        let Some(ready) = ready else {
+            let status = child.wait().await?;
+            println!("hub {} ended before it was ready: {status}", self.number);
+            return match status.code() {
+                Some(NO_DATABASE) => Ok(false),
+                _ => Err(format!("hub {} ended before it was ready; see {}", self.number, self.log.display()).into()),
+            };
+        };
         let address = ready.strip_prefix("ready http://").and_then(|text| text.parse().ok());
         let address: SocketAddr = address.ok_or_else(|| format!("not a ready line: {ready}"))?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
@@ -148,7 +168,7 @@ impl Hub {
         let instance = self.instance_since(before).await?;
         self.site.roll.enter(process, instance.clone());
         *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
-        Ok(())
+        Ok(true)
     }
 
     /// As its log names it when it starts to serve.

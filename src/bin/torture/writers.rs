@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use recado::domain::Role;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::Trouble;
@@ -184,6 +184,11 @@ impl Writer {
         let (fact, outcome) = match answer {
             Ok((200 | 201, body)) => {
                 let receipt = item.map_or(body, |at| body.get("items").and_then(|items| items.get(at)).unwrap_or(&Value::Null));
+                if body["by_lines"] == true && receipt["seq"].is_null() {
+                    // Lines are answered as they are appended; the rest may be, or not.
+                    self.desk.book.note(Fact::PostInfo { op, title, why: "no line for it".to_owned() });
+                    return Outcome::Unknown;
+                }
                 let seq = receipt["seq"].as_i64().unwrap_or(-1);
                 (Fact::PostOk { op, title, seq, id: receipt["id"].as_str().unwrap_or("none").to_owned() }, Outcome::Settled)
             }
@@ -232,6 +237,12 @@ fn in_header(json: &str) -> String {
 async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
     let response = request.timeout(ANSWER_LIMIT).send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
     let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/x-ndjson") {
+        let text = response.text().await.map_err(|error| format!("{status}, and no end: {}", error.without_url()))?;
+        let lines: Vec<Value> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+        return Ok((status, json!({ "by_lines": true, "items": lines })));
+    }
     let body = response.json().await.map_err(|error| format!("{status}, and no body: {}", error.without_url()))?;
     Ok((status, body))
 }
