@@ -21,6 +21,8 @@ mod postgres;
 pub mod provider;
 mod proxy;
 pub mod storm;
+// The torture run judges by the same rules.
+#[path = "../../../src/bin/torture/check/upstream_history.rs"]
 mod upstream_history;
 
 pub use browser::Browser;

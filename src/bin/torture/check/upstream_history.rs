@@ -7,7 +7,8 @@
 //! from an earlier term, but for bytes *on their way*: given to the kernel before the first act, by the stamp that stands in
 //! them, and at the provider within [`ON_THE_WAY`]. What a frozen process says when it wakes has an old stamp, and is caught.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 
 /// From the stamp in a text to the provider's clock, on a busy machine.
 pub const ON_THE_WAY: i64 = 1000;
@@ -90,6 +91,52 @@ pub struct Told {
     pub status: String,
 }
 
+/// A rule that is broken: its name, what shows it, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub at: Option<i64>,
+    pub what: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+#[derive(Default)]
+struct Faults(Vec<Broken>);
+
+impl Faults {
+    fn push(&mut self, at: Option<i64>, what: String) {
+        self.0.push(Broken { at, what });
+    }
+}
+
+/// Which term a process held for a user at a time.
+struct Terms<'a>(HashMap<(&'a str, usize), Vec<(i64, i64)>>);
+
+impl<'a> Terms<'a> {
+    fn of(terms: &'a [Term]) -> Self {
+        let mut held: HashMap<_, Vec<(i64, i64)>> = HashMap::new();
+        for term in terms {
+            held.entry((term.user.as_str(), term.hub)).or_default().push((term.at, term.term));
+        }
+        held.values_mut().for_each(|held| held.sort_unstable());
+        Self(held)
+    }
+
+    fn at(&self, user: &str, hub: usize, at: i64) -> Option<i64> {
+        let held = self.0.get(&(user, hub))?;
+        // Terms only rise, so the last one that was given is the highest.
+        held[..held.partition_point(|(given, _)| *given <= at)].last().map(|(_, term)| *term)
+    }
+
+    fn of_link(&self, link: &Link) -> Option<i64> {
+        self.at(&link.user, link.hub, link.asked.at)
+    }
+}
+
 /// Everything that anybody saw.
 #[derive(Debug, Clone, Default)]
 pub struct UpstreamHistory {
@@ -104,29 +151,27 @@ pub struct UpstreamHistory {
     pub given: BTreeSet<String>,
     /// What the devices were told of them.
     pub told: Vec<Told>,
+    /// When the provider itself got no turn: until when, and for how long.
+    pub stalls: Vec<(i64, i64)>,
 }
 
 impl UpstreamHistory {
     /// Every rule that is broken, by its name, with what shows it. Empty: all is well.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+    pub fn faults(&self) -> Vec<Broken> {
+        let (mut faults, terms) = (Faults::default(), Terms::of(&self.terms));
         self.commands_at_most_once(&mut faults);
-        self.rows_say_what_happened(&mut faults);
+        self.rows_say_what_happened(&terms, &mut faults);
         self.devices_are_told(&mut faults);
-        self.one_owner(&mut faults);
-        self.log_holds_what_was_read(&mut faults);
+        self.one_owner(&terms, &mut faults);
+        self.log_holds_what_was_read(&terms, &mut faults);
         self.streams_are_the_log(&mut faults);
-        faults
+        faults.0
     }
 
-    /// The term that a hub held for a user at a time.
-    pub fn term_at(&self, user: &str, hub: usize, at: i64) -> Option<i64> {
-        let theirs = self.terms.iter().filter(|term| term.user == user && term.hub == hub && term.at <= at);
-        theirs.max_by_key(|term| term.term).map(|term| term.term)
-    }
-
-    fn term_of(&self, link: &Link) -> Option<i64> {
-        self.term_at(&link.user, link.hub, link.asked.at)
+    /// How long a text may be on its way that was written at a time and heard at another.
+    fn on_the_way(&self, heard: &Heard) -> i64 {
+        let stalled = self.stalls.iter().filter(|(until, ms)| *until >= heard.stamp && until - ms <= heard.at);
+        ON_THE_WAY + stalled.map(|(_, ms)| ms).sum::<i64>()
     }
 
     /// Command id → the sockets that heard it.
@@ -140,79 +185,88 @@ impl UpstreamHistory {
         heard
     }
 
-    fn commands_at_most_once(&self, faults: &mut Vec<String>) {
+    fn commands_at_most_once(&self, faults: &mut Faults) {
         for (id, links) in self.heard() {
             if links.len() > 1 {
-                faults.push(format!("twice: {id} on sockets {:?}", links.iter().map(|link| link.number).collect::<Vec<_>>()));
+                let again = links.last().and_then(|link| link.heard.iter().rfind(|heard| heard.command.as_deref() == Some(id)));
+                faults.push(
+                    again.map(|heard| heard.at),
+                    format!("twice: {id} on sockets {:?}", links.iter().map(|link| link.number).collect::<Vec<_>>()),
+                );
             }
             if !self.given.contains(id) {
-                faults.push(format!("invented: {id} was given by nobody"));
+                faults.push(None, format!("invented: {id} was given by nobody"));
             }
         }
     }
 
-    fn rows_say_what_happened(&self, faults: &mut Vec<String>) {
+    fn rows_say_what_happened(&self, terms: &Terms<'_>, faults: &mut Faults) {
         let heard = self.heard();
         for row in &self.commands {
             let at = heard.get(row.id.as_str()).and_then(|links| links.first());
             match (row.state.as_str(), at) {
-                ("sent", None) if !self.was_swallowed(row) => faults.push(format!("lost: {row:?}, and its socket lived on")),
-                ("sent" | "unknown", Some(link)) if self.term_of(link) != row.term || link.user != row.user => {
-                    faults.push(format!("foreign: {row:?} went up on socket {} of term {:?}", link.number, self.term_of(link)));
+                ("sent", None) if !self.was_swallowed(row, terms) => {
+                    faults.push(row.settled, format!("lost: {row:?}, and its socket lived on"))
+                }
+                ("sent" | "unknown", Some(link)) if terms.of_link(link) != row.term || link.user != row.user => {
+                    faults
+                        .push(row.settled, format!("foreign: {row:?} went up on socket {} of term {:?}", link.number, terms.of_link(link)));
                 }
                 ("sent" | "unknown", _) => {}
-                ("rejected" | "failed", Some(link)) => faults.push(format!("denied: {row:?} was heard on socket {}", link.number)),
+                ("rejected" | "failed", Some(link)) => {
+                    faults.push(row.settled, format!("denied: {row:?} was heard on socket {}", link.number))
+                }
                 ("rejected" | "failed", None) => {}
-                _ => faults.push(format!("unsettled: {row:?}")),
+                _ => faults.push(None, format!("unsettled: {row:?}")),
             }
         }
         let known: BTreeSet<&str> = self.commands.iter().map(|row| row.id.as_str()).collect();
         for id in heard.keys().filter(|id| !known.contains(*id)) {
-            faults.push(format!("unwritten: {id} went up and has no row"));
+            faults.push(None, format!("unwritten: {id} went up and has no row"));
         }
     }
 
     /// A socket of the command's term died soon after, and heard nothing that was written later.
-    fn was_swallowed(&self, row: &CommandRow) -> bool {
+    fn was_swallowed(&self, row: &CommandRow, terms: &Terms<'_>) -> bool {
         let Some(settled) = row.settled else { return false };
-        self.links.iter().filter(|link| link.user == row.user && link.opened && self.term_of(link) == row.term).any(|link| {
+        self.links.iter().filter(|link| link.user == row.user && link.opened && terms.of_link(link) == row.term).any(|link| {
             let died = link.closed.is_some_and(|at| at <= settled + DIES_WITHIN);
             died && link.asked.at <= settled && link.heard.iter().all(|heard| heard.stamp <= settled)
         })
     }
 
-    fn devices_are_told(&self, faults: &mut Vec<String>) {
+    fn devices_are_told(&self, faults: &mut Faults) {
         let rows: BTreeMap<&str, &str> = self.commands.iter().map(|row| (row.id.as_str(), row.state.as_str())).collect();
         let told: BTreeSet<&str> = self.told.iter().map(|told| told.id.as_str()).collect();
         for id in self.given.iter().filter(|id| !told.contains(id.as_str())) {
-            faults.push(format!("untold: {id}"));
+            faults.push(None, format!("untold: {id}"));
         }
         for told in &self.told {
             if rows.get(told.id.as_str()) != Some(&told.status.as_str()) {
-                faults.push(format!("told wrong: {told:?}, and the row says {:?}", rows.get(told.id.as_str())));
+                faults.push(None, format!("told wrong: {told:?}, and the row says {:?}", rows.get(told.id.as_str())));
             }
         }
     }
 
-    fn one_owner(&self, faults: &mut Vec<String>) {
+    fn one_owner(&self, terms: &Terms<'_>, faults: &mut Faults) {
         let users: BTreeSet<&str> = self.terms.iter().map(|term| term.user.as_str()).collect();
         for term in &self.terms {
             if term.old_lease_until.is_some_and(|until| until > term.at) {
-                faults.push(format!("early: {term:?} was claimed while another lease ran"));
+                faults.push(Some(term.at), format!("early: {term:?} was claimed while another lease ran"));
             }
         }
         for user in users {
             // Each act: its term, and what it was.
             let mut acts: Vec<(i64, &Heard, String)> = Vec::new();
             for sign_in in self.sign_ins.iter().filter(|sign_in| sign_in.user == user) {
-                match self.term_at(user, sign_in.hub, sign_in.asked.at) {
+                match terms.at(user, sign_in.hub, sign_in.asked.at) {
                     Some(term) => acts.push((term, &sign_in.asked, "a sign-in".to_owned())),
-                    None => faults.push(format!("no owner: {sign_in:?}")),
+                    None => faults.push(Some(sign_in.asked.at), format!("no owner: {sign_in:?}")),
                 }
             }
             for link in self.links.iter().filter(|link| link.user == user) {
-                let Some(term) = self.term_of(link) else {
-                    faults.push(format!("no owner: socket {} of user {user}", link.number));
+                let Some(term) = terms.of_link(link) else {
+                    faults.push(Some(link.asked.at), format!("no owner: socket {} of user {user}", link.number));
                     continue;
                 };
                 acts.push((term, &link.asked, format!("socket {}", link.number)));
@@ -226,17 +280,20 @@ impl UpstreamHistory {
             for (term, heard, what) in &acts {
                 let next = first.range(term + 1..).map(|(_, at)| *at).min();
                 let Some(next) = next.filter(|next| heard.at > *next) else { continue };
-                if heard.stamp >= next || heard.at - heard.stamp > ON_THE_WAY {
-                    faults.push(format!("two owners: user {user}, {what} of term {term}: {heard:?}, a later term acts since {next}"));
+                if heard.stamp >= next || heard.at - heard.stamp > self.on_the_way(heard) {
+                    faults.push(
+                        Some(heard.at),
+                        format!("two owners: user {user}, {what} of term {term}: {heard:?}, a later term acts since {next}"),
+                    );
                 }
             }
         }
     }
 
-    fn log_holds_what_was_read(&self, faults: &mut Vec<String>) {
+    fn log_holds_what_was_read(&self, terms: &Terms<'_>, faults: &mut Faults) {
         let links: BTreeMap<usize, &Link> = self.links.iter().map(|link| (link.number, link)).collect();
         let mut last: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut terms: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut newest: BTreeMap<&str, i64> = BTreeMap::new();
         // User → the socket of the last message, while no gap was told since.
         let mut unbroken: BTreeMap<&str, usize> = BTreeMap::new();
         for entry in &self.log {
@@ -245,40 +302,40 @@ impl UpstreamHistory {
                 continue;
             };
             let Some(link) = links.get(&number).filter(|link| link.user == entry.user && n <= link.numbered) else {
-                faults.push(format!("unheard of: {entry:?} was not said by the provider"));
+                faults.push(None, format!("unheard of: {entry:?} was not said by the provider"));
                 continue;
             };
             if unbroken.insert(&entry.user, number).is_some_and(|before| before != number) {
-                faults.push(format!("gap untold: before {entry:?}"));
+                faults.push(None, format!("gap untold: before {entry:?}"));
             }
             let last = last.entry(number).or_default();
             if n != *last + 1 {
-                faults.push(format!("not in order: {entry:?} after {last}"));
+                faults.push(None, format!("not in order: {entry:?} after {last}"));
             }
             *last = n;
-            let Some(term) = self.term_of(link) else { continue };
-            let newest = terms.entry(entry.user.as_str()).or_insert(term);
+            let Some(term) = terms.of_link(link) else { continue };
+            let newest = newest.entry(entry.user.as_str()).or_insert(term);
             if term < *newest {
-                faults.push(format!("too late: {entry:?} of term {term} after one of term {newest}"));
+                faults.push(None, format!("too late: {entry:?} of term {term} after one of term {newest}"));
             }
             *newest = term.max(*newest);
         }
         for link in self.links.iter().filter(|link| link.opened && link.closed.is_none()) {
             let last = last.get(&link.number).copied().unwrap_or_default();
             if last < link.numbered {
-                faults.push(format!("not read: socket {} is open and said {}, the log has {last}", link.number, link.numbered));
+                faults.push(None, format!("not read: socket {} is open and said {}, the log has {last}", link.number, link.numbered));
             }
         }
     }
 
-    fn streams_are_the_log(&self, faults: &mut Vec<String>) {
+    fn streams_are_the_log(&self, faults: &mut Faults) {
         for stream in &self.streams {
             let expected: Vec<i64> =
                 self.log.iter().filter(|entry| entry.user == stream.user && entry.seq > stream.from).map(|entry| entry.seq).collect();
             if stream.got != expected {
                 let lacks: Vec<&i64> = expected.iter().filter(|seq| !stream.got.contains(seq)).collect();
                 let count = (stream.got.len(), expected.len());
-                faults.push(format!("stream: {} of {} has {} of {}, lacks {lacks:?}", stream.device, stream.user, count.0, count.1));
+                faults.push(None, format!("stream: {} of {} has {} of {}, lacks {lacks:?}", stream.device, stream.user, count.0, count.1));
             }
         }
     }
