@@ -13,6 +13,7 @@ mod analysts;
 mod append;
 mod bad_input;
 mod batch;
+mod bench;
 mod browser;
 mod cli;
 mod cloudevents;

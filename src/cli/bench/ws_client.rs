@@ -20,6 +20,19 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// What a client reads into, and writes its pongs from.
 const BUFFER_BYTES: usize = 2 << 10;
 
+const CAUGHT_UP: &str = "{\"type\":\"caught_up\"";
+
+/// A text frame.
+pub enum Next {
+    /// A notification that the bench has marked, of so many bytes.
+    Marked {
+        n: usize,
+        bytes: usize,
+    },
+    CaughtUp,
+    Other,
+}
+
 /// One open WebSocket.
 pub struct WsClient {
     socket: WebSocketStream<TcpStream>,
@@ -63,12 +76,37 @@ impl WsClient {
         }
     }
 
+    /// The next text frame, as far as the bench looks at it.
+    pub async fn next(&mut self) -> Result<Next, Failure> {
+        let text = self.text().await?;
+        Ok(match mark(&text) {
+            Some(n) => Next::Marked { n, bytes: text.len() },
+            None if text.starts_with(CAUGHT_UP) => Next::CaughtUp,
+            None => Next::Other,
+        })
+    }
+
+    /// The mark of the next notification that has one.
+    pub async fn mark(&mut self) -> Result<usize, Failure> {
+        loop {
+            if let Next::Marked { n, .. } = self.next().await? {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// Ends at once, without a goodbye and without waiting, as when a machine on the way dies.
+    pub fn cut(self) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| Failure::other(format!("a client could not be cut off: {error}"));
+        self.socket.get_ref().set_zero_linger().map_err(failed)
+    }
+
     /// Reads until everything missed has come; returns how many notifications that were.
     pub async fn until_caught_up(&mut self) -> Result<usize, Failure> {
         let mut notifications = 0;
         loop {
             let text = self.text().await?;
-            if text.starts_with("{\"type\":\"caught_up\"") {
+            if text.starts_with(CAUGHT_UP) {
                 return Ok(notifications);
             }
             notifications += usize::from(text.starts_with("{\"seq\":"));
