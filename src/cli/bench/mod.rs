@@ -25,6 +25,7 @@ mod fill;
 mod ground;
 mod growth;
 mod hub_process;
+mod machine;
 mod outbox;
 mod paced;
 mod pair;
@@ -56,14 +57,11 @@ use tokio::task::JoinSet;
 
 use super::error::Failure;
 use super::output::Format;
-use crate::app;
 use crate::config::Config;
 use ground::{Allowed, Ground};
+use machine::{Machine, enough_files, other_work};
 use report::Report;
-use results::{Machine, Results};
-
-/// Files that a process needs beside its sockets; the hub keeps as many for itself.
-const FILES_RESERVED: usize = 200;
+use results::Results;
 
 /// Measure a hub beside what the same machine does without one.
 #[derive(Debug, Args)]
@@ -159,7 +157,7 @@ impl Bench {
         enough_files(self.sockets())?;
         let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
-        let load = load();
+        let load = machine::load();
         let ground = Ground::open(&config, allowed).await?;
         let outcome = tokio::select! {
             outcome = self.results(&ground, load) => outcome,
@@ -242,29 +240,6 @@ async fn told_to_stop() {
         },
         Err(_) => drop(tokio::signal::ctrl_c().await),
     }
-}
-
-/// A process can have so many sockets; the hub inherits the bench's limit.
-fn enough_files(sockets: usize) -> Result<(), Failure> {
-    let needed = sockets + FILES_RESERVED;
-    match app::open_file_limit() {
-        Some(limit) if limit < needed => Err(Failure::settings(format!(
-            "{sockets} connections need {needed} open files, and the limit here is {limit}: ulimit -n {needed}, or fewer connections"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
-}
-
-/// Work of others before the bench began. It costs the hub more than a single connection of plain SQL: what waits for a
-/// processor at every step of a chain of processes waits more often.
-fn other_work(load: f64) -> Option<String> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let disturbs = load > processors as f64 / 2.0;
-    disturbs.then(|| format!("the load was {load} on {processors} processors before the bench began: other work disturbs these figures"))
 }
 
 /// What all tasks came to, or the first failure; the others are then ended.

@@ -2,35 +2,14 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::ceilings::Yardstick;
-use super::ground::Ground;
+use super::machine::Machine;
 use super::report::Report;
-use super::times::Times;
 use crate::cli::error::Failure;
 use crate::cli::output::{self, Format};
-use crate::store::yardstick;
-
-/// How long commits are timed.
-const COMMITS_TIME: Duration = Duration::from_millis(300);
-
-/// What figures depend on beside the program.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Machine {
-    cores: usize,
-    postgresql: String,
-    /// One small durable commit, the median; absent where the bench may not make a table.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    commit_ms: Option<f64>,
-    /// The load before the bench began.
-    load: Option<f64>,
-    /// Whether the program was built for speed.
-    release: bool,
-}
 
 /// A report and where it comes from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,27 +32,6 @@ pub struct Results {
 enum Kept {
     Many(Vec<Results>),
     One(Box<Results>),
-}
-
-impl Machine {
-    /// `load`: before the bench began.
-    pub async fn facts(ground: &Ground, load: Option<f64>) -> Result<Self, Failure> {
-        let mut connection = ground.database().connect("bench").await?;
-        Ok(Self {
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            postgresql: yardstick::server_version(&mut connection).await?,
-            commit_ms: commit_ms(ground).await.ok(),
-            load,
-            release: !cfg!(debug_assertions),
-        })
-    }
-}
-
-async fn commit_ms(ground: &Ground) -> Result<f64, Failure> {
-    let mut yardstick = Yardstick::make(ground).await?;
-    let times = yardstick.bare_commits(COMMITS_TIME).await;
-    yardstick.unmake().await?;
-    Ok((Times::new(times?).percentile_ms(50.0) * 1000.0).round() / 1000.0)
 }
 
 impl Results {

@@ -1,6 +1,7 @@
 //! A browser that listens: one WebSocket with small buffers, so that thousands fit beside the hub.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,6 +21,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// What a client reads into, and writes its pongs from.
 const BUFFER_BYTES: usize = 2 << 10;
 
+/// Close codes after which a client comes back.
+const COME_BACK: RangeInclusive<u16> = 4000..=4399;
 const CAUGHT_UP: &str = "{\"type\":\"caught_up\"";
 
 /// A text frame.
@@ -68,7 +71,11 @@ impl WsClient {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Close(frame))) => return Err(Failure::other(format!("the hub closed a client: {frame:?}"))),
+                Some(Ok(Message::Close(frame))) => {
+                    let code = frame.as_ref().map_or(0, |frame| u16::from(frame.code));
+                    let said = format!("the hub closed a client: {frame:?}");
+                    return Err(if COME_BACK.contains(&code) { Failure::unavailable(said) } else { Failure::other(said) });
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(Failure::unavailable(format!("a client's connection broke: {error}"))),
                 None => return Err(Failure::unavailable("a client's connection ended")),
