@@ -124,7 +124,6 @@ pub fn rounded<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
     four_digits(*value).serialize(to)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn some_rounded<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
     value.map(four_digits).serialize(to)
 }
