@@ -14,6 +14,7 @@ mod answers;
 mod append;
 mod bad_input;
 mod batch;
+mod bench;
 mod browser;
 mod cli;
 mod clock;
