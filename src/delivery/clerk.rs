@@ -126,6 +126,8 @@ impl Clerk {
         histories.dedup();
         for history in histories {
             let of_it: Vec<Ack> = taken.iter().filter(|(log_id, _)| *log_id == history).map(|(_, ack)| ack.clone()).collect();
+            #[cfg(feature = "points")]
+            crate::points::at("ack.before_flush").await;
             for chunk in of_it.chunks(ROWS) {
                 cursors::store(self.lane.get().await?, history, chunk).await?;
             }

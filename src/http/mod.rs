@@ -9,7 +9,12 @@ mod batch;
 mod body;
 mod deadline;
 mod device;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod door;
+#[cfg(feature = "conformance")]
+mod echo;
 mod flow;
+mod frames;
 mod health;
 mod history;
 mod hub;
@@ -35,6 +40,8 @@ mod upgrade;
 mod why;
 
 pub use auth::Auth;
+#[cfg(feature = "conformance")]
+pub use echo::{Echo, EchoRules};
 pub use health::Health;
 pub use hub::{Hub, SocketRules};
 pub use limits::{BATCHES_AT_ONCE, Rates, UserRates};

@@ -15,6 +15,9 @@ use crate::domain::{NewNotification, Seq};
 /// Longest wait for one statement on the scratch tables.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A connection, for who holds one and asks nothing of it but this room's questions.
+pub type Connection = PgConnection;
+
 /// Makes the scratch tables: the log's columns with one primary key, and a table of one number a row.
 ///
 /// # Errors
@@ -116,6 +119,29 @@ pub async fn commits(connection: &mut PgConnection, after: Seq, upto: Seq) -> Re
     .fetch_one(connection);
     let counted = limited(LIMIT, counted).await?;
     Ok(Commits { rows: counted.rows, commits: counted.commits })
+}
+
+/// The version of the server, as it says it.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn server_version(connection: &mut PgConnection) -> Result<String, StoreError> {
+    let version = sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#).fetch_one(connection);
+    limited(LIMIT, version).await
+}
+
+/// How many connections hubs have to this database, by the names that they give themselves.
+///
+/// # Errors
+/// When the database is away or slow.
+pub async fn hub_connections(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!"
+             FROM pg_stat_activity
+            WHERE datname = current_database() AND starts_with(application_name, 'recado ') AND application_name <> 'recado bench'"#
+    )
+    .fetch_one(connection);
+    limited(LIMIT, count).await
 }
 
 /// The service that the log's last row came from; `None` for an empty log.

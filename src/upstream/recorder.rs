@@ -193,6 +193,8 @@ impl Recorder {
     async fn attempt(&mut self, batch: &[Message], end: SeenEnd) -> Result<Batch, Failure> {
         let connection = self.lane.get().await.map_err(Failure::Again)?;
         let rows: Vec<&Received> = batch.iter().map(|message| &message.received).collect();
+        #[cfg(feature = "points")]
+        crate::points::at("message.before_persist").await;
         append::append(connection, end, self.instance, &rows, COMMIT_LIMIT).await
     }
 

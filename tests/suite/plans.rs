@@ -82,7 +82,7 @@ async fn ask_all(db: &TestDb) -> Plans {
         };
         read::state(&mut connection).await.unwrap();
         told("state");
-        read::tail(&mut connection, Seq::from_db(head.get() - 20)).await.unwrap();
+        read::tail(&mut connection, Seq::from_db(head.get() - 20), read::TAIL_BYTES).await.unwrap();
         told("tail");
         let page = read::page(&reader, &who, Seq::from_db(head.get() - 3000), head).await.unwrap();
         assert!(page.notifications.len() > 50, "{}", page.notifications.len());
@@ -193,4 +193,44 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
     for name in ["place", "seen", "idle"] {
         by(name, "cursor_pkey");
     }
+}
+
+/// Where nearly every user has one notification, the planner takes it that everyone has.
+#[tokio::test]
+async fn a_page_of_a_busy_user_among_many_quiet_ones_reads_a_page() {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    db.with_partitions("UPDATE recado.meta SET partition_rows = 10000; SELECT recado.ensure_partitions();").await;
+    for first in (1..=20_000).step_by(2500) {
+        db.run(&format!(
+            "SELECT recado.ensure_partitions();
+             SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg('t'::text), array_agg('title'::text), array_agg('m'::text),
+                    array_agg(NULL::text), array_agg(CASE n % 4 WHEN 0 THEN 'u/u0' WHEN 1 THEN 'l' ELSE 'u/q' || n END),
+                    array_agg(CASE n % 4 WHEN 0 THEN 'u0' WHEN 1 THEN NULL ELSE 'q' || n END), array_agg(NULL::text),
+                    array_agg(CASE n % 4 WHEN 1 THEN format('{{u0,q%s}}', n) END), array_agg(NULL::integer),
+                    array_agg(true), array_agg('test'::text), array_agg(NULL::uuid), array_agg(0::bigint))
+               FROM generate_series({first}, {}) n",
+            first + 2499
+        ))
+        .await;
+    }
+    db.run("VACUUM ANALYZE").await;
+    tell_plans(&db).await;
+    let listening = Listening::start();
+    let database = Database::parse(&db.url(), None).unwrap();
+    let reader = database.reader("test", 1);
+    let head = read::head(&reader).await.unwrap();
+    let who = Principal { user: user(0), accounts: Vec::new() };
+    let rows = |name: &str| {
+        let plans = listening.take();
+        let plan = plans.last().unwrap_or_else(|| panic!("{name}: the server told no plan"));
+        // 20 of each way to be addressed, and each of those on the page by its number.
+        assert!((20..=100).contains(&plan.rows()), "{name}: {} rows: {}", plan.rows(), plan.text());
+    };
+    listening.take();
+    assert_eq!(read::page_of(&reader, &who, Seq::ZERO, head, 20).await.unwrap().notifications.len(), 20);
+    rows("page_of");
+    assert_eq!(read::page_before(&reader, &who, head.next(), Seq::ZERO, 20).await.unwrap().notifications.len(), 20);
+    rows("page_before");
+    reader.close().await;
 }

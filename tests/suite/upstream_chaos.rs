@@ -2,7 +2,7 @@
 //! goes up twice, nothing is lost without a word, and nobody acts beside the owner.
 //!
 //! `RECADO_CHAOS_SEED` repeats a storm, `RECADO_CHAOS_SECONDS` makes it longer. The checker is
-//! `support/upstream_history.rs`, and is itself tested in `upstream_checker.rs`.
+//! `src/bin/torture/check/upstream_history.rs`, and is itself tested in `upstream_checker.rs`.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn a_storm_of_faults_breaks_no_promise() {
     let (healed, counts) = (healing.elapsed(), storm.counts.clone());
     let history = storm.history().await;
 
-    let faults = history.faults();
+    let faults: Vec<String> = history.faults().iter().map(ToString::to_string).collect();
     let state = |state: &str| history.commands.iter().filter(|row| row.state == state).count();
     eprintln!(
         "{} commands: {} sent, {} unknown, {} rejected, {} failed; {} terms, {} take-overs, {} sockets, {} messages; healed in {healed:?}; {counts:?}",

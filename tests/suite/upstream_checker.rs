@@ -45,6 +45,7 @@ fn good() -> UpstreamHistory {
             Stream { user: "u".into(), device: "d1".into(), from: 11, got: vec![13, 14, 15] },
         ],
         given: rows.iter().map(|row| row.0.to_owned()).collect::<BTreeSet<_>>(),
+        stalls: Vec::new(),
         told: rows.iter().map(|row| Told { id: row.0.into(), status: row.1.into() }).collect(),
     }
 }
@@ -53,14 +54,14 @@ fn good() -> UpstreamHistory {
 fn spoiled(spoil: impl FnOnce(&mut UpstreamHistory)) -> Vec<String> {
     let mut history = good();
     spoil(&mut history);
-    let mut names: Vec<String> = history.faults().iter().map(|fault| fault.split(':').next().unwrap().to_owned()).collect();
+    let mut names: Vec<String> = history.faults().iter().map(|fault| fault.what.split(':').next().unwrap().to_owned()).collect();
     names.dedup();
     names
 }
 
 #[test]
 fn a_good_history_has_no_fault() {
-    assert_eq!(good().faults(), Vec::<String>::new());
+    assert_eq!(good().faults(), []);
     assert_eq!(good().take_overs(), 1);
 }
 
@@ -111,6 +112,13 @@ fn an_older_owner_says_nothing_after_the_first_act_of_the_next() {
     assert_eq!(late(8150, 8120), ["two owners"], "written after it");
     assert_eq!(late(8150, 5100), ["two owners"], "a frozen process that wakes");
     assert_eq!(late(9300, 8099), ["two owners"], "too long on its way");
+    let stalled = spoiled(|history: &mut UpstreamHistory| {
+        history.commands[1].state = "unknown".into();
+        history.told[1].status = "unknown".into();
+        history.links[0].heard.push(Heard { at: 9300, stamp: 8099, command: None });
+        history.stalls.push((9290, 300));
+    });
+    assert_eq!(stalled, Vec::<String>::new(), "the provider itself got no turn for a while");
     assert_eq!(spoiled(|h| h.sign_ins.push(SignedIn { user: "u".into(), hub: 0, asked: heard(8500, None) })), ["two owners"]);
     assert_eq!(spoiled(|h| h.links.push(link(2, 0, 8500, Some(8600), vec![], 0))), ["two owners"]);
     assert_eq!(spoiled(|h| h.links.push(link(2, 2, 8500, Some(8600), vec![], 0))), ["no owner"]);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::fact::{Entry, Fact, Nanos};
+use crate::fact::{Entry, Fact, Nanos, wall_ms};
 
 pub struct Book {
     begun: Instant,
@@ -16,7 +16,9 @@ pub struct Book {
 
 impl Book {
     pub fn new() -> Self {
-        Self { begun: Instant::now(), entries: Mutex::default(), next: AtomicU64::new(1) }
+        let book = Self { begun: Instant::now(), entries: Mutex::default(), next: AtomicU64::new(1) };
+        book.note(Fact::Begun { at: wall_ms() });
+        book
     }
 
     /// The moment is taken under the lock, so that the facts stand in the order of their moments.
@@ -38,6 +40,11 @@ impl Book {
     pub fn count(&self, which: impl Fn(&Fact) -> bool) -> u64 {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.iter().filter(|entry| which(&entry.fact)).count() as u64
+    }
+
+    pub fn sum(&self, of: impl Fn(&Fact) -> u64) -> u64 {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|entry| of(&entry.fact)).sum()
     }
 
     pub fn take(&self) -> Vec<Entry> {

@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use crate::fact::{Audience, hash};
 
 pub const TENANTS: usize = 6;
-const USERS: usize = 4;
+pub const USERS: usize = 4;
 
 pub fn account(tenant: usize) -> String {
     format!("acct-{tenant}")
@@ -17,8 +17,25 @@ pub fn user(tenant: usize, user: usize) -> String {
     format!("u{tenant}-{user}")
 }
 
+/// The account of a user who is named so.
+pub fn account_of(user: &str) -> String {
+    let tenant = user.trim_start_matches('u').split('-').next().unwrap_or_default();
+    format!("acct-{tenant}")
+}
+
+/// How a notification is written down for the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Plain,
+    /// A CloudEvent as one JSON text.
+    Event,
+    /// A CloudEvent in headers, its data as the body.
+    EventInHeaders,
+}
+
 /// A notification that somebody wants, as JSON fields, and as the history has it.
 pub struct Wish {
+    pub form: Form,
     pub title: String,
     pub audience: Audience,
     pub hash: String,
@@ -33,6 +50,37 @@ impl Wish {
     pub fn json(&self) -> String {
         let fields: Vec<String> = self.fields.iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
         format!("{{{}}}", fields.join(","))
+    }
+
+    /// The attributes of a CloudEvent without its data, each as JSON text. `None` without a key: it would have no id.
+    pub fn attributes(&self) -> Option<Vec<(&'static str, String)>> {
+        let mut attributes = vec![("specversion", quoted("1.0")), ("source", quoted("/torture")), ("id", quoted(self.key.as_ref()?))];
+        for (name, json) in &self.fields {
+            let (name, json) = match *name {
+                "title" => ("subject", json.clone()),
+                "user_id" => ("userid", json.clone()),
+                "account_id" => ("accountid", json.clone()),
+                "user_ids" => {
+                    let users: Vec<String> = serde_json::from_str(json).ok()?;
+                    ("userids", quoted(&users.join(",")))
+                }
+                "data" | "idempotency_key" => continue,
+                "message" if json == "\"\"" => continue,
+                same => (same, json.clone()),
+            };
+            attributes.push((name, json));
+        }
+        Some(attributes)
+    }
+
+    pub fn data(&self) -> &str {
+        self.fields.iter().find(|(name, _)| *name == "data").map_or("null", |(_, json)| json)
+    }
+
+    /// As one JSON text; plain where it cannot be a CloudEvent.
+    pub fn event(&self) -> Option<String> {
+        let attributes: Vec<String> = self.attributes()?.iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
+        Some(format!("{{{},\"data\":{}}}", attributes.join(","), self.data()))
     }
 
     fn set(&mut self, name: &'static str, json: String) {
@@ -60,6 +108,7 @@ impl Wish {
             audience: self.audience.clone(),
             key: self.key.clone(),
             replay: self.replay,
+            form: self.form,
             is_valid: false,
         }
     }
@@ -126,7 +175,12 @@ pub fn wish(random: &mut StdRng, writer: usize, n: u64) -> Wish {
     }
     // The same keys for every writer: keys of two services must not meet.
     let key = random.random_bool(0.9).then(|| format!("key-{n}"));
-    Wish { hash: hash(&[&title, message, &data]), title, audience, replay, fields, key, is_valid: true }
+    let form = match random.random_range(0..10) {
+        0 if key.is_some() => Form::Event,
+        1 if key.is_some() => Form::EventInHeaders,
+        _ => Form::Plain,
+    };
+    Wish { form, hash: hash(&[&title, message, &data]), title, audience, replay, fields, key, is_valid: true }
 }
 
 /// Breaks a rule of the contract.
@@ -140,6 +194,6 @@ pub fn spoil(random: &mut StdRng, mut wish: Wish) -> Wish {
         _ => wish.set("data", "\"\\u0000\"".to_owned()),
     }
     wish.hash = "refused".to_owned();
-    wish.is_valid = false;
+    (wish.form, wish.is_valid) = (Form::Plain, false);
     wish
 }

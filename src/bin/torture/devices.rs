@@ -1,5 +1,7 @@
 //! Devices: connect, read, acknowledge, leave, come back, here or at another hub. By WebSocket and by EventSource.
 
+mod commands;
+mod lines;
 mod sse;
 mod websocket;
 
@@ -19,6 +21,7 @@ use crate::book::Book;
 use crate::cast;
 use crate::fact::{Asked, Fact, Since, Told, hash};
 use crate::secrets;
+use commands::Commands;
 
 /// A connection that brings nothing, not even a heartbeat, is given up.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -47,6 +50,15 @@ pub enum Acks {
     Never,
 }
 
+/// By what it reads its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    WebSocket,
+    EventSource,
+    /// `follow=1`: lines, for programs. Keeps its place itself.
+    Lines,
+}
+
 pub struct Device {
     floor: Arc<Floor>,
     name: String,
@@ -55,7 +67,7 @@ pub struct Device {
     token: String,
     acks: Acks,
     is_slow: bool,
-    is_sse: bool,
+    way: Way,
     random: StdRng,
     http: reqwest::Client,
     /// What it has been given, and the id there, as a browser's storage keeps it.
@@ -63,6 +75,8 @@ pub struct Device {
     log_id: Option<String>,
     /// What this connection has given: no more may be acknowledged on it.
     given: i64,
+    /// By WebSocket only.
+    pub commands: Commands,
     /// For whoever waits until it has come to the end.
     pub reached: Arc<AtomicI64>,
 }
@@ -78,7 +92,12 @@ impl Device {
     pub fn new(floor: Arc<Floor>, tenant: usize, number: usize, seed: u64) -> Result<Self, Trouble> {
         let mut random = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add((tenant * 100 + number) as u64));
         let (user, account, client) = (cast::user(tenant, number % 4), cast::account(tenant), format!("d{number}"));
-        let is_sse = number % 2 == 1;
+        // So that each user has a WebSocket and something else.
+        let way = match number {
+            9 => Way::Lines,
+            _ if (number / 4 + number) % 2 == 1 => Way::EventSource,
+            _ => Way::WebSocket,
+        };
         let acks = match random.random_range(0..10) {
             0 => Acks::Never,
             1..4 => Acks::Pong,
@@ -90,8 +109,9 @@ impl Device {
         floor.book.note(Fact::Device { device: name.clone(), user: user.clone(), account: account.clone(), slow: is_slow });
         let token = secrets::token(&user, Some(&account), None)?;
         let http = floor.http.clone();
-        let reached = Arc::default();
-        Ok(Self { floor, name, user, client, token, acks, is_slow, is_sse, random, http, place: None, log_id: None, given: 0, reached })
+        let (reached, commands) = (Arc::default(), Commands::of(&user, &client));
+        let (place, log_id, given) = (None, None, 0);
+        Ok(Self { floor, name, user, client, token, acks, is_slow, way, random, http, place, log_id, given, commands, reached })
     }
 
     pub fn name(&self) -> &str {
@@ -121,7 +141,7 @@ impl Device {
                     }
                 }
             }
-            if self.random.random_bool(0.15) {
+            if self.random.random_bool(0.25) {
                 self.page().await;
             }
             let away = self.random.random_range(0..800);
@@ -130,11 +150,15 @@ impl Device {
     }
 
     fn asked(&mut self) -> Asked {
+        if self.way == Way::Lines {
+            let (seq, last_id) = self.place.clone().unwrap_or_default();
+            return Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id };
+        }
         let Some((seq, id)) = self.place.clone() else { return Asked { since: Since::Ack, log_id: None, last_id: None } };
         // An EventSource knows its last event, and nothing else.
         let draw = self.random.random_range(0..100);
         match draw {
-            _ if self.is_sse && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
+            _ if self.way == Way::EventSource && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
             // It has forgotten everything.
             0..5 => Asked { since: Since::Earliest, log_id: None, last_id: None },
             5..45 => Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id: id },
@@ -149,7 +173,11 @@ impl Device {
         }
         let asked = self.asked();
         let leave = Instant::now() + Duration::from_millis(self.random.random_range(1_000..8_000));
-        if self.is_sse { self.event_source(hub, asked, leave).await } else { self.websocket(hub, asked, leave).await }
+        match self.way {
+            Way::WebSocket => self.websocket(hub, asked, leave).await,
+            Way::EventSource => self.event_source(hub, asked, leave).await,
+            Way::Lines => self.lines(hub, asked, leave).await,
+        }
     }
 
     fn wants_to_leave(&self, leave: Instant) -> bool {
@@ -187,16 +215,27 @@ impl Device {
         match (frame.kind.as_str(), frame.seq) {
             ("caught_up", Some(seq)) => self.pass(conn, seq, None, false),
             ("heartbeat", Some(seq)) => self.pass(conn, seq, frame.prev, false),
+            // One that is not stored for sure is as good as untold: who gives it again will know.
+            ("command_result", _) => {
+                if let (Some(id), Some(status)) = (&frame.id, &frame.status)
+                    && frame.detail.as_deref() != Some("not_stored_for_sure")
+                {
+                    self.commands.told(&book, id, status);
+                }
+            }
+            // The provider's own words have no code.
+            ("error", _) if frame.code.as_deref().is_none_or(|code| code == "rate_limited") => {}
             ("error", _) => book.note(Fact::Broken { conn, what: format!("an error: {text}") }),
             (_, Some(seq)) => {
                 let data = frame.data.map_or("null", RawValue::get);
                 let hash = hash(&[frame.title.as_deref().unwrap_or("?"), frame.message.as_deref().unwrap_or("?"), data]);
+                let taint = frame.taint();
                 let id = frame.id.unwrap_or_default();
                 let prev = frame.prev.unwrap_or(-1);
                 if text.contains("\"user_ids\"") {
                     book.note(Fact::Broken { conn, what: format!("{seq} tells who else it is for") });
                 }
-                book.note(Fact::Recv { conn, seq, prev, id: id.clone(), hash, taint: taint(data) });
+                book.note(Fact::Recv { conn, seq, prev, id: id.clone(), hash, taint });
                 if self.place.as_ref().is_none_or(|(place, _)| *place < seq) {
                     self.place = Some((seq, Some(id)));
                 }
@@ -252,10 +291,11 @@ impl Device {
         let Ok(text) = response.text().await else { return };
         let Ok(page) = serde_json::from_str::<PageBody<'_>>(&text) else { return };
         for row in page.notifications {
+            let taint = row.taint();
             let (Some(seq), Some(id)) = (row.seq, row.id) else { continue };
             let data = row.data.map_or("null", RawValue::get);
             let hash = hash(&[row.title.as_deref().unwrap_or("?"), row.message.as_deref().unwrap_or("?"), data]);
-            self.floor.book.note(Fact::Page { device: self.name.clone(), seq, id, hash, taint: taint(data) });
+            self.floor.book.note(Fact::Page { device: self.name.clone(), seq, id, hash, taint });
         }
     }
 }
@@ -271,8 +311,24 @@ struct Frame<'a> {
     /// Of a notification; the pong's is a number.
     #[serde(default, deserialize_with = "text_or_none")]
     id: Option<String>,
+    /// Of what became of a command; of an error.
+    status: Option<String>,
+    detail: Option<String>,
+    code: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+}
+
+impl Frame<'_> {
+    /// The account that the posted data names.
+    fn taint(&self) -> String {
+        // The hub's own word names nobody; whom it is for is looked at as for every other.
+        if self.kind == "upstream_gap" {
+            return "*".to_owned();
+        }
+        let value: Value = serde_json::from_str(self.data.map_or("null", RawValue::get)).unwrap_or_default();
+        value["taint"].as_str().unwrap_or("none").to_owned()
+    }
 }
 
 #[derive(Deserialize)]
@@ -295,10 +351,4 @@ fn told(hello: &Value) -> Option<Told> {
         head: hello["head"].as_i64()?,
         earliest: hello["earliest"].as_i64()?,
     })
-}
-
-/// The account that the posted data names.
-fn taint(data: &str) -> String {
-    let value: Value = serde_json::from_str(data).unwrap_or_default();
-    value["taint"].as_str().unwrap_or("none").to_owned()
 }

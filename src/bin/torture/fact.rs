@@ -37,6 +37,11 @@ pub enum Since {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
+    /// The first of all: the machine's clock, in milliseconds since 1970.
+    Begun {
+        at: i64,
+    },
+
     // Posting. `ok` is a definite yes, `fail` a definite no, `info` an outcome that is not known; never mixed.
     /// A notification that somebody wants in the log, once. `title` names it in the row.
     Wish {
@@ -158,21 +163,92 @@ pub enum Fact {
     Stall {
         ms: u64,
     },
+    /// Of the time since the last such fact, other programs of the machine used so much of the processors.
+    Others {
+        ms: u64,
+    },
     /// The writers are silent from now on; everything must arrive.
     Drain,
-    Drained,
+    /// Everyone had the time to come to `head`, the end of the log then.
+    Drained {
+        head: i64,
+    },
 
-    // Upstream sessions, as the provider saw them, and the command rows.
-    UpFrame {
+    // Upstream sessions. `at` is when the provider saw it, `stamp` when the hub wrote it; both in milliseconds since 1970 by
+    // the machine's clock, as the database has it. `process` is a hub from its start to its end.
+    UpSignIn {
         user: String,
-        conn: u64,
-        term: i64,
+        process: usize,
+        at: i64,
+        stamp: i64,
+    },
+    /// A socket was asked for.
+    UpAsk {
+        link: usize,
+        user: String,
+        process: usize,
+        at: i64,
+        stamp: i64,
+    },
+    UpOpen {
+        link: usize,
+    },
+    UpFrame {
+        link: usize,
+        at: i64,
+        stamp: i64,
+        /// Absent: a keep-alive.
         command: Option<String>,
+    },
+    /// The provider begins to say its `n`-th message on this socket.
+    UpSaid {
+        link: usize,
+        n: u64,
+    },
+    UpClose {
+        link: usize,
+        at: i64,
+    },
+    /// A device wants this to go up, once.
+    CommandGiven {
+        user: String,
+        command: String,
+    },
+    /// A device was told what became of it.
+    CommandTold {
+        command: String,
+        status: String,
+    },
+
+    // The same, at the end, from the database.
+    /// A claim. `old_lease_until`: it ended one that was not given back; `taken_over`: another's.
+    UpTerm {
+        user: String,
+        term: i64,
+        process: usize,
+        at: i64,
+        old_lease_until: Option<i64>,
+        taken_over: bool,
     },
     UpCommand {
         user: String,
         command: String,
         state: String,
+        term: Option<i64>,
+        settled: Option<i64>,
+    },
+    /// A row of the log that came from the provider: over which socket, as which message there. `None`: the hub's word that
+    /// something may be missing.
+    UpEntry {
+        seq: i64,
+        user: String,
+        said: Option<(usize, u64)>,
+    },
+    /// That word is a row that nobody posted.
+    UpGap {
+        title: String,
+        audience: Audience,
+        hash: String,
     },
 
     // At the end, from the database and the machine.
@@ -229,6 +305,12 @@ pub struct Told {
     pub log_id: String,
     pub head: i64,
     pub earliest: i64,
+}
+
+/// The machine's clock, in milliseconds since 1970.
+pub fn wall_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Short and enough to tell two contents apart.

@@ -1,6 +1,7 @@
 //! The hubs of a run: real processes, each behind proxies of its own.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -10,23 +11,67 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::postgres::Postgres;
+use crate::provider;
 use crate::proxy::{Proxy, Target};
 use crate::{Trouble, secrets};
 
 /// A hub may have to wait for a database that recovers, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// The exit code of a hub whose database does not answer.
+const NO_DATABASE: i32 = 69;
+/// Of an upstream session: the shortest that may be configured.
+pub const LEASE: Duration = Duration::from_secs(3);
+/// How long it takes at most until the log's line of its start is in the file.
+const LINE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The instances of all hubs' processes, by the number of the process: a hub that starts again is another instance.
+#[derive(Default)]
+pub struct Roll(PlainMutex<Vec<Option<String>>>);
+
+impl Roll {
+    fn begin(&self) -> usize {
+        let mut roll = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        roll.push(None);
+        roll.len() - 1
+    }
+
+    fn enter(&self, process: usize, instance: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[process] = Some(instance);
+    }
+
+    /// One that no process has, where it is nobody's.
+    pub fn process_of(&self, instance: &str) -> usize {
+        let roll = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        roll.iter().position(|known| known.as_deref() == Some(instance)).unwrap_or(usize::MAX)
+    }
+}
+
+/// What all hubs of a run share.
+pub struct Site {
+    pub user: String,
+    pub path: String,
+    pub mutant: Option<String>,
+    pub provider: SocketAddr,
+    pub roll: Roll,
+}
+
 /// The place of a hub: what stays when the process goes.
 pub struct Hub {
     pub number: usize,
+    site: Arc<Site>,
     /// Between it and the database; LISTEN apart.
     pub database: Proxy,
     pub listen: Proxy,
     /// Between it and everyone who connects to it.
     pub front: Proxy,
+    /// Between it and the outside provider.
+    pub provider: Proxy,
+    provider_file: PathBuf,
+    instance: PlainMutex<Option<String>>,
     address: Arc<PlainMutex<Option<SocketAddr>>>,
     process: Mutex<Option<Process>>,
     vars: Vec<(String, String)>,
@@ -41,11 +86,14 @@ struct Process {
 }
 
 impl Hub {
-    pub async fn place(number: usize, postgres: &Postgres, user: &str, mutant: Option<&str>, path: &str) -> Result<Self, Trouble> {
+    pub async fn place(number: usize, postgres: &Postgres, site: Arc<Site>) -> Result<Self, Trouble> {
+        let Site { user, path, mutant, .. } = &*site;
         let database = Proxy::before(Target::Unix(postgres.socket.clone())).await?;
         let listen = Proxy::before(Target::Unix(postgres.socket.clone())).await?;
         let address = Arc::new(PlainMutex::new(None));
         let front = Proxy::before(Target::Tcp(Arc::clone(&address))).await?;
+        let provider = Proxy::before(Target::Tcp(Arc::new(PlainMutex::new(Some(site.provider))))).await?;
+        let provider_file = postgres.folder.join(format!("provider-{number}.toml"));
         let url = |port: u16| format!("postgres://{user}:{}@127.0.0.1:{port}/recado?sslmode=disable", secrets::DATABASE_PASSWORD);
         let vars = [
             ("PATH", path.to_owned()),
@@ -62,12 +110,18 @@ impl Hub {
             ("RECADO_POLL_INTERVAL", "1s".to_owned()),
             ("RECADO_DRAIN_WINDOW", "1s".to_owned()),
             ("RECADO_MAX_CONNECTIONS_PER_USER", "100".to_owned()),
+            ("RECADO_UPSTREAM_FILE", provider_file.display().to_string()),
+            ("RECADO_UPSTREAM_KEY", secrets::UPSTREAM_KEY.to_owned()),
+            ("RECADO_UPSTREAM_LEASE", format!("{}s", LEASE.as_secs())),
+            ("RECADO_UPSTREAM_STARTS", "200".to_owned()),
+            (provider::CREDENTIAL_VARIABLE, secrets::PROVIDER_CREDENTIAL.to_owned()),
         ];
         let mut vars: Vec<_> = vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        vars.extend(mutant.map(|mutant| ("TORTURE_MUTANT".to_owned(), mutant.to_owned())));
+        vars.extend(mutant.iter().map(|mutant| ("TORTURE_MUTANT".to_owned(), mutant.clone())));
         let log = postgres.folder.join(format!("hub-{number}.log"));
         let process = Mutex::new(None);
-        Ok(Self { number, database, listen, front, address, process, vars, log, base_files: PlainMutex::new(None) })
+        let (instance, base_files) = (PlainMutex::default(), PlainMutex::default());
+        Ok(Self { number, site, database, listen, front, provider, provider_file, instance, address, process, vars, log, base_files })
     }
 
     /// For clients: through the proxy.
@@ -75,9 +129,23 @@ impl Hub {
         format!("127.0.0.1:{}", self.front.port)
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready. One that ends because the database is away or slow is started again, as a
+    /// supervisor does.
     pub async fn start(&self, program: &Path) -> Result<(), Trouble> {
+        let end = Instant::now() + START_LIMIT;
+        while !self.try_start(program).await? {
+            if Instant::now() > end {
+                return Err(format!("hub {} did not find the database in time; see {}", self.number, self.log.display()).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_start(&self, program: &Path) -> Result<bool, Trouble> {
+        let process = self.site.roll.begin();
+        std::fs::write(&self.provider_file, provider::file::text(self.provider.port, process))?;
         let log = File::options().create(true).append(true).open(&self.log)?;
+        let before = log.metadata()?.len();
         let mut command = Command::new(program);
         command.arg("serve").env_clear().envs(self.vars.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
@@ -85,12 +153,44 @@ impl Hub {
         let stdout = child.stdout.take().ok_or("a hub without a stdout")?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = timeout(START_LIMIT, lines.next_line()).await.map_err(|_| "a hub was not ready in time")??;
-        let ready = ready.ok_or_else(|| format!("hub {} ended before it was ready; see {}", self.number, self.log.display()))?;
+        let Some(ready) = ready else {
+            let status = child.wait().await?;
+            println!("hub {} ended before it was ready: {status}", self.number);
+            return match status.code() {
+                Some(NO_DATABASE) => Ok(false),
+                _ => Err(format!("hub {} ended before it was ready; see {}", self.number, self.log.display()).into()),
+            };
+        };
         let address = ready.strip_prefix("ready http://").and_then(|text| text.parse().ok());
         let address: SocketAddr = address.ok_or_else(|| format!("not a ready line: {ready}"))?;
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
         *self.process.lock().await = Some(Process { child, _stdout: lines.into_inner() });
-        Ok(())
+        let instance = self.instance_since(before).await?;
+        self.site.roll.enter(process, instance.clone());
+        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
+        Ok(true)
+    }
+
+    /// As its log names it when it starts to serve.
+    async fn instance_since(&self, place: u64) -> Result<String, Trouble> {
+        let end = Instant::now() + LINE_LIMIT;
+        loop {
+            let mut file = File::open(&self.log)?;
+            file.seek(SeekFrom::Start(place))?;
+            let mut said = Vec::new();
+            file.read_to_end(&mut said)?;
+            if let Some(instance) = String::from_utf8_lossy(&said).lines().find_map(instance_of) {
+                return Ok(instance);
+            }
+            if Instant::now() > end {
+                return Err(format!("hub {} has not said which instance it is", self.number).into());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn instance(&self) -> Option<String> {
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub async fn pid(&self) -> Option<u32> {
@@ -124,6 +224,12 @@ impl Hub {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         Some((files, line.split_whitespace().next()?.parse().ok()?))
     }
+}
+
+fn instance_of(line: &str) -> Option<String> {
+    let (_, said) = line.split_once("serving")?;
+    let (_, named) = said.split_once("instance=")?;
+    Some(named.split_whitespace().next()?.to_owned())
 }
 
 pub async fn signal(signal: &str, pid: u32) -> Result<(), Trouble> {

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
 use crate::fact::Fact;
-use crate::hubs::{Hub, signal, state};
+use crate::hubs::{Hub, LEASE, signal, state};
 use crate::proxy::{Flow, Proxy};
 use crate::stage::Stage;
+use crate::witness::upstream;
 use crate::writers::NONE;
 use crate::{Trouble, witness};
 
@@ -47,10 +48,18 @@ pub enum Fault {
     ClientsReset,
     /// Nothing passes between a hub and its clients.
     ClientsHole,
+    /// The provider ends sockets as they come, spends session ids, fails sign-ins.
+    ProviderFlap,
+    /// Nothing passes between a hub and the provider, until the keep-alives have noticed.
+    ProviderHole,
+    /// SIGSTOP of the hub that holds the most sessions at the provider, until others have taken them over.
+    OwnerFreeze,
+    /// That hub is cut from the database, and not from the provider, until others have taken its sessions over.
+    OwnerCut,
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::HubKill,
         Self::HubKillAll,
         Self::HubRestart,
@@ -65,12 +74,16 @@ impl Fault {
         Self::ListenReset,
         Self::ClientsReset,
         Self::ClientsHole,
+        Self::ProviderFlap,
+        Self::ProviderHole,
+        Self::OwnerFreeze,
+        Self::OwnerCut,
     ];
 
     /// Both may be at work at once: one of them is of a process, the other of a wire.
     fn goes_with(self, other: Self) -> bool {
-        // LISTEN alone shows something only where nothing else is wrong.
-        let is_alone = |fault: Self| fault.name().starts_with("listen");
+        // LISTEN alone shows something only where nothing else is wrong; an owner is looked for while all is well.
+        let is_alone = |fault: Self| fault.name().starts_with("listen") || fault.name().starts_with("owner");
         let is_process = |fault: Self| fault.name().starts_with("hub") || fault.name().starts_with("postgres");
         !is_alone(self) && !is_alone(other) && is_process(self) != is_process(other)
     }
@@ -92,12 +105,21 @@ impl Fault {
             Self::ListenReset => "listen-reset",
             Self::ClientsReset => "clients-reset",
             Self::ClientsHole => "clients-hole",
+            Self::ProviderFlap => "provider-flap",
+            Self::ProviderHole => "provider-hole",
+            Self::OwnerFreeze => "owner-freeze",
+            Self::OwnerCut => "owner-cut",
         }
     }
 }
 
 /// Longest time to recover in, above what rule C15 allows.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(18);
+
+/// Until somebody holds sessions at the provider.
+const OWNER_LIMIT: Duration = Duration::from_secs(5);
+/// Until others have taken them over, after the lease; the contract says five seconds.
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(8);
 
 /// A fault as it was drawn.
 #[derive(Clone, Copy)]
@@ -164,10 +186,14 @@ impl Nemesis {
         }
     }
 
-    async fn strike(&self, lot: Lot) -> Result<(), Trouble> {
+    async fn strike(&self, mut lot: Lot) -> Result<(), Trouble> {
+        if matches!(lot.fault, Fault::ProviderHole | Fault::OwnerFreeze | Fault::OwnerCut) {
+            lot.hub = self.owner().await.unwrap_or(lot.hub);
+        }
         let on = match lot.fault {
             Fault::HubKillAll | Fault::ClientsReset => "all hubs".to_owned(),
             Fault::PostgresKill => "postgres".to_owned(),
+            Fault::ProviderFlap => "the provider".to_owned(),
             _ => format!("hub {}", lot.hub),
         };
         let (book, name) = (Arc::clone(&self.stage.book), lot.fault.name().to_owned());
@@ -243,6 +269,64 @@ impl Nemesis {
                 Ok(proof("connections were reset", count))
             }
             Fault::ClientsHole => Ok(hole(&hub.front, Flow::Hole, length).await),
+            Fault::ProviderFlap => {
+                let ended = stage.provider.flap(length, &mut StdRng::seed_from_u64(length.as_nanos() as u64)).await;
+                Ok(proof("sockets and sign-ins came to nothing", ended))
+            }
+            Fault::ProviderHole => {
+                let before = hub.provider.counters.held.load(Ordering::SeqCst);
+                hub.provider.set(Flow::Hole);
+                sleep(length + Duration::from_secs(2)).await;
+                // What it has swallowed stays so: late it would be taken for the words of an owner that wakes.
+                cut(&hub.provider).await;
+                hub.provider.set(Flow::Pass);
+                Ok(proof("times something to pass was not passed", hub.provider.counters.held.load(Ordering::SeqCst) - before))
+            }
+            Fault::OwnerFreeze => {
+                let (Some(pid), Some(instance)) = (hub.pid().await, hub.instance()) else { return Ok(None) };
+                signal("-STOP", pid).await?;
+                let taken = self.taken_over(&instance, length).await;
+                signal("-CONT", pid).await?;
+                Ok(proof("sessions were taken over while the owner was stopped", taken?))
+            }
+            Fault::OwnerCut => {
+                let Some(instance) = hub.instance() else { return Ok(None) };
+                hub.listen.set(Flow::Hole);
+                hub.database.set(Flow::Hole);
+                let taken = self.taken_over(&instance, length).await;
+                hub.database.set(Flow::Pass);
+                hub.listen.set(Flow::Pass);
+                Ok(proof("sessions were taken over while the owner could not know it", taken?))
+            }
+        }
+    }
+
+    /// The hub that holds the most sessions at the provider; somebody will, in a moment.
+    async fn owner(&self) -> Option<usize> {
+        let end = Instant::now() + self.stage.patience(OWNER_LIMIT);
+        while Instant::now() < end {
+            if let Ok(Some(instance)) = upstream::busiest(&self.stage.postgres.url).await
+                && let Some(hub) = self.stage.hubs.iter().position(|hub| hub.instance().as_ref() == Some(&instance))
+            {
+                return Some(hub);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        None
+    }
+
+    /// Waits past the lease, and until others have sessions of this instance; how many.
+    async fn taken_over(&self, instance: &str, length: Duration) -> Result<u64, Trouble> {
+        let url = &self.stage.postgres.url;
+        let before = upstream::taken_from(url, instance).await?;
+        sleep(LEASE + length / 2).await;
+        let end = Instant::now() + self.stage.patience(TAKE_OVER_LIMIT);
+        loop {
+            let taken = upstream::taken_from(url, instance).await? - before;
+            if taken > 0 || Instant::now() > end {
+                return Ok(taken.unsigned_abs());
+            }
+            sleep(Duration::from_millis(50)).await;
         }
     }
 

@@ -9,6 +9,10 @@ use crate::Trouble;
 
 pub const JWT: &str = "canary-jwt-secret-7f2c9a41d6e8b350-torture";
 pub const DATABASE_PASSWORD: &str = "canary-database-password-51c3";
+/// What a hub shows to the provider.
+pub const PROVIDER_CREDENTIAL: &str = "canary-provider-credential-9b1e";
+/// With this the provider's session ids are sealed in the database.
+pub const UPSTREAM_KEY: &str = "ca9a51e0c3d2b1a0f9e8d7c6b5a4938271605f4e3d2c1b0a9988776655443322";
 
 /// A token of a user in one account, or of a service.
 pub fn token(name: &str, account: Option<&str>, role: Option<Role>) -> Result<String, Trouble> {

@@ -12,31 +12,37 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::book::Book;
-use crate::cast::TENANTS;
+use crate::cast::{TENANTS, USERS};
 use crate::devices::{Device, Floor};
 use crate::fact::{Entry, Fact};
-use crate::hubs::Hub;
+use crate::hubs::{Hub, Roll, Site};
 use crate::nemesis::{Fault, Nemesis};
 use crate::postgres::Postgres;
 use crate::producers::Producer;
+use crate::provider::Provider;
 use crate::writers::{Desk, NONE, Writer};
-use crate::{Trouble, secrets, witness};
+use crate::{Trouble, machine, secrets, witness};
 
 const WRITERS: usize = 8;
 const PRODUCERS: usize = 2;
 const DEVICES_A_TENANT: usize = 10;
 /// After the last fault, until everyone has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Until it is known what became of every command. One that nobody takes is rejected after ten seconds.
+const COMMANDS_LIMIT: Duration = Duration::from_secs(40);
 /// Until the writers have brought to an end what they began.
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
-/// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and go.
-const FILES_SLACK: u64 = 24;
-/// Of all tickets; each is looked for in every log.
-const TICKETS_LOOKED_FOR: usize = 30;
+/// Open files of a hub without clients may be more by so many than when it was new: connections to the database come and
+/// go, and the sessions of its users at the provider linger.
+const FILES_SLACK: u64 = 24 + (TENANTS * USERS) as u64;
+/// A run that had less than this of the machine says nothing.
+const LEAST_SHARE: f64 = 0.25;
+/// Of all tickets, and of all sessions at the provider; each is looked for in every log.
+const LOOKED_FOR: usize = 30;
 /// Most memory of a hub, in KiB.
 const MEMORY_KIB: u64 = 400 << 10;
-/// Connections to the database of one hub: its own tasks', eight readers, two for keys.
-const CONNECTIONS_A_HUB: u64 = 22;
+/// Connections to the database of one hub: its own tasks' and those of upstream sessions, eight readers, two for keys.
+const CONNECTIONS_A_HUB: u64 = 27;
 
 /// What a run is to be.
 pub struct Plan {
@@ -57,9 +63,13 @@ pub struct Stage {
     pub hubs: Vec<Hub>,
     pub program: PathBuf,
     pub desk: Arc<Desk>,
+    pub provider: Provider,
+    site: Arc<Site>,
     floor: Arc<Floor>,
     /// Of each device: its name, how far it has come, and whether it reads slowly.
     reached: Vec<(String, Arc<AtomicI64>, bool)>,
+    /// Of each device: how many commands of which it knows nothing.
+    untold: Vec<Arc<AtomicUsize>>,
     /// Name and text of each secret that must not be found anywhere.
     canaries: Vec<(String, String)>,
 }
@@ -68,18 +78,20 @@ impl Stage {
     async fn set(plan: &Plan) -> Result<Self, Trouble> {
         let postgres = Postgres::start(&plan.folder, plan.environment.clone()).await?;
         let user = witness::user_of(&postgres.url)?;
-        let path = plan.environment.path.as_ref().and_then(|path| path.to_str()).unwrap_or_default();
+        let path = plan.environment.path.as_ref().and_then(|path| path.to_str()).unwrap_or_default().to_owned();
+        let book = Arc::new(Book::new());
+        let provider = Provider::start(Arc::clone(&book), plan.seed).await?;
+        let (mutant, address, roll) = (plan.mutant.clone(), provider.address, Roll::default());
+        let site = Arc::new(Site { user, path, mutant, provider: address, roll });
         let mut hubs = Vec::new();
         for number in 0..plan.hubs {
-            hubs.push(Hub::place(number, &postgres, &user, plan.mutant.as_deref(), path).await?);
+            hubs.push(Hub::place(number, &postgres, Arc::clone(&site)).await?);
         }
         hubs[0].start(&plan.program).await?;
         witness::prepare(&postgres.url, plan.mutant.as_deref()).await?;
         for hub in &hubs[1..] {
             hub.start(&plan.program).await?;
         }
-        // The clock begins when there is something to see.
-        let book = Arc::new(Book::new());
         let addresses: Vec<String> = hubs.iter().map(Hub::url).collect();
         let (closed, hushed) = (AtomicBool::new(false), AtomicBool::new(false));
         let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
@@ -100,9 +112,15 @@ impl Stage {
             staying: AtomicBool::new(false),
             tickets: Mutex::default(),
         });
-        let canaries = [("the secret of the tokens", secrets::JWT), ("the password of the database", secrets::DATABASE_PASSWORD)];
+        let canaries = [
+            ("the secret of the tokens", secrets::JWT),
+            ("the password of the database", secrets::DATABASE_PASSWORD),
+            ("the credential for the provider", secrets::PROVIDER_CREDENTIAL),
+            ("the key of the provider's sessions", secrets::UPSTREAM_KEY),
+        ];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-        Ok(Self { book, postgres, hubs, program: plan.program.clone(), desk, floor, reached: Vec::new(), canaries })
+        let (program, reached, untold) = (plan.program.clone(), Vec::new(), Vec::new());
+        Ok(Self { book, postgres, hubs, program, desk, provider, site, floor, reached, untold, canaries })
     }
 
     /// Who has not come to the present end of the log within the limit; of the quick ones, or of all.
@@ -116,6 +134,11 @@ impl Stage {
             }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// A wait of so long, on a machine that was as much ours as it is so far.
+    pub fn patience(&self, limit: Duration) -> Duration {
+        limit.div_f64(share(&self.book))
     }
 
     async fn note_base(&self) {
@@ -136,6 +159,7 @@ pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
             let device = Device::new(Arc::clone(&stage.floor), tenant, number, plan.seed)?;
             stage.canaries.push((format!("the token of {}", device.name()), secrets::signature(device.token()).to_owned()));
             stage.reached.push((device.name().to_owned(), Arc::clone(&device.reached), device.is_slow()));
+            stage.untold.push(Arc::clone(&device.commands.open));
             devices.spawn(device.run());
         }
     }
@@ -147,10 +171,10 @@ pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
     for number in 0..PRODUCERS {
         writers.spawn(Producer::new(Arc::clone(&stage.desk), number, plan.seed, stage.postgres.url.clone()).run());
     }
-    let mut watching = JoinSet::new();
-    watching.spawn(watch_the_clock(Arc::clone(&stage.book)));
-
     let stage = Arc::new(stage);
+    let mut watching = JoinSet::new();
+    watching.spawn(machine::watch_the_clock(Arc::clone(&stage.book)));
+    watching.spawn(machine::watch_the_others(Arc::clone(&stage)));
     let until = Instant::now() + Duration::from_secs(plan.seconds);
     let outcome = disturb(plan, &stage, until).await;
     let outcome = match outcome {
@@ -159,11 +183,11 @@ pub async fn play(plan: &Plan) -> Result<Vec<Entry>, Trouble> {
     };
     drop(devices);
     drop(watching);
-    quotas(plan, &stage.book);
     let gathered = match &outcome {
         Ok(()) => gather(&stage).await,
         Err(_) => Ok(()),
     };
+    quotas(plan, &stage.book);
     for hub in &stage.hubs {
         hub.kill().await?;
     }
@@ -184,22 +208,42 @@ async fn disturb(plan: &Plan, stage: &Arc<Stage>, until: Instant) -> Result<(), 
 async fn finish(stage: &Stage, writers: &mut JoinSet<()>) -> Result<(), Trouble> {
     stage.floor.staying.store(true, Ordering::SeqCst);
     stage.desk.closed.store(true, Ordering::SeqCst);
-    let settled = timeout(SETTLE_LIMIT, async { while writers.join_next().await.is_some() {} }).await;
+    stage.provider.fall_silent();
+    let settled = timeout(stage.patience(SETTLE_LIMIT), async { while writers.join_next().await.is_some() {} }).await;
     if settled.is_err() {
-        println!("the writers have not settled everything within {} s", SETTLE_LIMIT.as_secs());
+        println!("the writers have not settled everything in time");
     }
+    until_commands_are_known(stage).await?;
     stage.book.note(Fact::Drain);
     let kept = stage.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let moved = Instant::now() + DRAIN_LIMIT;
+    let moved = Instant::now() + stage.patience(DRAIN_LIMIT);
     while witness::count(&stage.postgres.url, &kept).await? < kept.len() && Instant::now() < moved {
         sleep(Duration::from_millis(100)).await;
     }
-    let late = stage.at_head(DRAIN_LIMIT, true).await?;
+    let head = witness::head(&stage.postgres.url).await?;
+    let late = stage.at_head(stage.patience(DRAIN_LIMIT), true).await?;
     if !late.is_empty() {
-        println!("not at the end of the log within {} s: {late:?}", DRAIN_LIMIT.as_secs());
+        println!("not at the end of the log in time: {late:?}");
     }
-    stage.book.note(Fact::Drained);
+    stage.book.note(Fact::Drained { head });
     Ok(())
+}
+
+/// Every command is settled, and those who gave it are told.
+async fn until_commands_are_known(stage: &Stage) -> Result<(), Trouble> {
+    let end = Instant::now() + stage.patience(COMMANDS_LIMIT);
+    loop {
+        let untold: usize = stage.untold.iter().map(|untold| untold.load(Ordering::SeqCst)).sum();
+        let unsettled = witness::upstream::unsettled(&stage.postgres.url).await?;
+        if untold == 0 && unsettled == 0 {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            println!("of {untold} commands nobody was told anything, {unsettled} are not settled");
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// After everyone has left: the log, the places, the secrets, the resources.
@@ -207,7 +251,7 @@ async fn gather(stage: &Stage) -> Result<(), Trouble> {
     // The hubs notice that everyone is gone, and write down what they were told last.
     sleep(Duration::from_secs(3)).await;
     resources(stage).await?;
-    witness::testify(&stage.postgres.url, &stage.book).await?;
+    witness::testify(&stage.postgres.url, &stage.book, &stage.site.roll).await?;
     let mut places = Vec::new();
     for hub in &stage.hubs {
         places.push((format!("the log of hub {}", hub.number), std::fs::read_to_string(&hub.log)?));
@@ -216,8 +260,10 @@ async fn gather(stage: &Stage) -> Result<(), Trouble> {
     places.push(("/stats".to_owned(), stats(stage).await?));
     let mut canaries = stage.canaries.clone();
     let tickets = stage.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let step = (tickets.len() / TICKETS_LOOKED_FOR).max(1);
-    canaries.extend(tickets.into_iter().step_by(step).map(|ticket| ("a ticket".to_owned(), ticket)));
+    for (name, many) in [("a ticket", tickets), ("a session at the provider", stage.provider.sessions())] {
+        let step = (many.len() / LOOKED_FOR).max(1);
+        canaries.extend(many.into_iter().step_by(step).map(|canary| (name.to_owned(), canary)));
+    }
     for (place, text) in &places {
         for (name, canary) in &canaries {
             if text.contains(canary.as_str()) {
@@ -257,11 +303,19 @@ async fn resources(stage: &Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// How much of the machine was this run's to use, so far.
+fn share(book: &Book) -> f64 {
+    let others = Duration::from_millis(book.sum(|fact| if let Fact::Others { ms } = fact { *ms } else { 0 }));
+    (1.0 - others.as_secs_f64() / book.seconds()).max(LEAST_SHARE)
+}
+
 /// Enough has to happen, or a good result says nothing. By the second, so that a short run can be good; a tenth of what two
-/// idle cores do, so that a busy machine is no finding.
+/// idle cores do, and less where others used them, so that a busy machine is no finding.
 fn quotas(plan: &Plan, book: &Book) {
     let seconds = plan.seconds;
+    let share = share(book);
     let quota = |what: &str, wanted: u64, which: &dyn Fn(&Fact) -> bool| {
+        let wanted = (wanted as f64 * share).ceil() as u64;
         book.note(Fact::Quota { what: what.to_owned(), had: book.count(which), wanted });
     };
     quota("posts with a definite yes", seconds * 15, &|fact| matches!(fact, Fact::PostOk { .. }));
@@ -271,22 +325,13 @@ fn quotas(plan: &Plan, book: &Book) {
     quota("acknowledgements", seconds, &|fact| matches!(fact, Fact::AckSent { .. }));
     quota("rows of pages", seconds, &|fact| matches!(fact, Fact::Page { .. }));
     quota("refused posts", seconds / 12, &|fact| matches!(fact, Fact::PostFail { .. }));
+    quota("commands of devices", seconds * 2, &|fact| matches!(fact, Fact::CommandGiven { .. }));
+    quota("commands that the provider heard", seconds / 2, &|fact| matches!(fact, Fact::UpFrame { command: Some(_), .. }));
+    quota("messages of the provider in the log", seconds * 2, &|fact| matches!(fact, Fact::UpEntry { said: Some(_), .. }));
     if seconds >= 60 && plan.faults.len() > 4 {
+        quota("take-overs of sessions at the provider", seconds / 4, &|fact| matches!(fact, Fact::UpTerm { taken_over: true, .. }));
         quota("outcomes that were not known", 1, &|fact| matches!(fact, Fact::PostInfo { .. }));
         quota("places of another log", 1, &|fact| matches!(fact, Fact::Liar { .. }));
     }
     quota("faults", (seconds / 15).max(1), &|fact| matches!(fact, Fact::FaultEnd { .. }));
-}
-
-/// This program sees that it got no turn; the hubs beside it got none either.
-async fn watch_the_clock(book: Arc<Book>) {
-    let tick = Duration::from_millis(50);
-    loop {
-        let begun = Instant::now();
-        sleep(tick).await;
-        let late = begun.elapsed().saturating_sub(tick);
-        if late > Duration::from_millis(100) {
-            book.note(Fact::Stall { ms: u64::try_from(late.as_millis()).unwrap_or(u64::MAX) });
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! What the database itself says, asked over its own socket: the log, the places, who is connected.
 
+pub mod upstream;
+
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
@@ -8,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use crate::Trouble;
 use crate::book::Book;
 use crate::fact::{self, Fact};
+use crate::hubs::Roll;
 
 /// Writes down every change of a place, as an auditor would, whatever the hub means by it.
 const AUDIT: &str = "
@@ -43,10 +46,12 @@ pub fn user_of(url: &str) -> Result<String, Trouble> {
 
 pub async fn prepare(url: &str, mutant: Option<&str>) -> Result<(), Trouble> {
     run(url, AUDIT).await?;
-    if mutant == Some("sequence") {
-        run(url, NUMBERS_FROM_A_SEQUENCE).await?;
+    run(url, upstream::AUDIT).await?;
+    match mutant {
+        Some("sequence") => run(url, NUMBERS_FROM_A_SEQUENCE).await,
+        Some("no-fence") => run(url, upstream::NO_FENCE).await,
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn run(url: &str, sql: &'static str) -> Result<(), Trouble> {
@@ -75,19 +80,27 @@ pub async fn connections(url: &str) -> Result<u64, Trouble> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// Writes the whole log and the audit of places into the history.
-pub async fn testify(url: &str, book: &Book) -> Result<(), Trouble> {
+/// Writes the whole log and the audits into the history.
+pub async fn testify(url: &str, book: &Book, roll: &Roll) -> Result<(), Trouble> {
     let mut connection = PgConnection::connect(url).await?;
     let meta = sqlx::query("SELECT log_id::text, floor_seq, greatest(floor_seq, (SELECT max(seq) FROM recado.log)) FROM recado.meta");
     let meta = meta.fetch_one(&mut connection).await?;
     book.note(Fact::Log { log_id: meta.get(0), floor: meta.get(1), head: meta.get::<Option<i64>, _>(2).unwrap_or(0) });
-    let rows = sqlx::query("SELECT seq, id::text, title, message, data::text FROM recado.log ORDER BY seq");
+    let rows = sqlx::query("SELECT seq, id::text, title, message, data::text, source, type, user_id FROM recado.log ORDER BY seq");
     for row in rows.fetch_all(&mut connection).await? {
-        let (title, message): (String, String) = (row.get(2), row.get(3));
+        let (seq, title, message): (i64, String, String) = (row.get(0), row.get(2), row.get(3));
         let data: Option<String> = row.get(4);
-        let hash = fact::hash(&[&title, &message, data.as_deref().unwrap_or("null")]);
-        book.note(Fact::Row { seq: row.get(0), id: row.get(1), title, hash });
+        let data = data.as_deref().unwrap_or("null");
+        let hash = fact::hash(&[&title, &message, data]);
+        let (source, kind, user): (Option<String>, String, Option<String>) = (row.get(5), row.get(6), row.get(7));
+        let title = if source.is_some_and(|source| source.starts_with("upstream/")) {
+            upstream::name(book, seq, &kind, user.unwrap_or_default(), data, &hash)
+        } else {
+            title
+        };
+        book.note(Fact::Row { seq, id: row.get(1), title, hash });
     }
+    upstream::testify(&mut connection, book, roll).await?;
     for row in sqlx::query("SELECT device, before, after FROM torture.place ORDER BY n").fetch_all(&mut connection).await? {
         book.note(Fact::Place { device: row.get(0), before: row.get(1), after: row.get(2) });
     }

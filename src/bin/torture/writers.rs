@@ -7,12 +7,12 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use recado::domain::Role;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::Trouble;
 use crate::book::Book;
-use crate::cast::{self, Wish};
+use crate::cast::{self, Form, Wish};
 use crate::fact::Fact;
 use crate::secrets;
 
@@ -130,11 +130,8 @@ impl Writer {
 
     async fn attempt(&mut self, wish: &Wish) -> Outcome {
         let (hub, op) = (self.hub(), self.desk.book.number());
-        let mut request = self.client.post(format!("http://{}/api/internal/notify", self.desk.addresses[hub])).bearer_auth(&self.token);
-        request = request.header("content-type", "application/json").body(wish.json());
-        if let Some(key) = &wish.key {
-            request = request.header("idempotency-key", key);
-        }
+        let request = self.client.post(format!("http://{}/api/internal/notify", self.desk.addresses[hub])).bearer_auth(&self.token);
+        let request = written(request, wish);
         self.desk.book.note(Fact::PostInvoke { op, title: wish.title.clone(), hub });
         let answer = answer(request).await;
         self.note(op, &wish.title, &answer, None)
@@ -147,7 +144,7 @@ impl Writer {
             return;
         }
         batch.iter().for_each(|wish| self.announce(wish));
-        let body = format!("{{\"items\":[{}]}}", batch.iter().map(Wish::json).collect::<Vec<_>>().join(","));
+        let (kind, body) = self.written_batch(&batch);
         loop {
             let hub = self.hub();
             let ops: Vec<u64> = batch.iter().map(|_| self.desk.book.number()).collect();
@@ -155,7 +152,7 @@ impl Writer {
                 self.desk.book.note(Fact::PostInvoke { op: *op, title: wish.title.clone(), hub });
             }
             let request = self.client.post(format!("http://{}/api/internal/notify/batch", self.desk.addresses[hub]));
-            let answer = answer(request.bearer_auth(&self.token).header("content-type", "application/json").body(body.clone())).await;
+            let answer = answer(request.bearer_auth(&self.token).header("content-type", kind).body(body.clone())).await;
             let mut is_known = true;
             for (at, (wish, op)) in batch.iter().zip(&ops).enumerate() {
                 is_known &= matches!(self.note(*op, &wish.title, &answer, Some(at)), Outcome::Settled);
@@ -168,12 +165,30 @@ impl Writer {
         }
     }
 
+    /// A list, lines, or CloudEvents.
+    fn written_batch(&mut self, batch: &[Wish]) -> (&'static str, String) {
+        let plain = || batch.iter().map(Wish::json).collect::<Vec<_>>();
+        match self.random.random_range(0..3) {
+            0 => ("application/x-ndjson", plain().join("\n")),
+            1 => {
+                let events: Vec<String> = batch.iter().filter_map(Wish::event).collect();
+                ("application/cloudevents-batch+json", format!("[{}]", events.join(",")))
+            }
+            _ => ("application/json", format!("{{\"items\":[{}]}}", plain().join(","))),
+        }
+    }
+
     /// Writes down what came of an attempt. A definite no that may be a yes later counts as a no of this attempt.
     fn note(&self, op: u64, title: &str, answer: &Result<(u16, Value), String>, item: Option<usize>) -> Outcome {
         let title = title.to_owned();
         let (fact, outcome) = match answer {
             Ok((200 | 201, body)) => {
                 let receipt = item.map_or(body, |at| body.get("items").and_then(|items| items.get(at)).unwrap_or(&Value::Null));
+                if body["by_lines"] == true && receipt["seq"].is_null() {
+                    // Lines are answered as they are appended; the rest may be, or not.
+                    self.desk.book.note(Fact::PostInfo { op, title, why: "no line for it".to_owned() });
+                    return Outcome::Unknown;
+                }
                 let seq = receipt["seq"].as_i64().unwrap_or(-1);
                 (Fact::PostOk { op, title, seq, id: receipt["id"].as_str().unwrap_or("none").to_owned() }, Outcome::Settled)
             }
@@ -195,10 +210,39 @@ impl Writer {
     }
 }
 
+/// The request of one wish, in its form.
+fn written(request: reqwest::RequestBuilder, wish: &Wish) -> reqwest::RequestBuilder {
+    match (wish.form, wish.event(), wish.attributes()) {
+        (Form::Event, Some(event), _) => request.header("content-type", "application/cloudevents+json").body(event),
+        (Form::EventInHeaders, _, Some(attributes)) => {
+            let attributes = attributes.into_iter().map(|(name, json)| (format!("ce-{name}"), in_header(&json)));
+            let request = attributes.fold(request, |request, (name, value)| request.header(name, value));
+            request.header("content-type", "application/json").body(wish.data().to_owned())
+        }
+        _ => {
+            let request = wish.key.iter().fold(request, |request, key| request.header("idempotency-key", key));
+            request.header("content-type", "application/json").body(wish.json())
+        }
+    }
+}
+
+/// A JSON value as a header has it: a string without its quotes, percent-encoded.
+fn in_header(json: &str) -> String {
+    let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'%');
+    text.bytes().map(|byte| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 /// Status and body, or why there is none.
 async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
     let response = request.timeout(ANSWER_LIMIT).send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
     let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/x-ndjson") {
+        let text = response.text().await.map_err(|error| format!("{status}, and no end: {}", error.without_url()))?;
+        let lines: Vec<Value> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+        return Ok((status, json!({ "by_lines": true, "items": lines })));
+    }
     let body = response.json().await.map_err(|error| format!("{status}, and no body: {}", error.without_url()))?;
     Ok((status, body))
 }

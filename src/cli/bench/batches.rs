@@ -5,16 +5,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::burst::USERS;
 use super::ceilings::{Shape, Yardstick};
+use super::figure::Goal;
 use super::ground::{Ground, Hub};
 use super::joined;
 use super::post::Post;
 use super::post_client::PostClient;
-use super::report::{Goal, Report, Times, median};
+use super::report::Report;
+use super::times::{Times, middle};
 use crate::cli::error::Failure;
 
-/// How many users the posts go to.
-const USERS: usize = 1000;
 /// How long each ceiling is measured, before and after the posting.
 const CEILING_TIME: Duration = Duration::from_secs(2);
 
@@ -48,13 +49,13 @@ impl Batches {
             );
             rounds.push(self.round(ground, yardstick).await?);
         }
-        let mut report = Report::new("publish");
+        let mut report = Report::new("publish --batch");
         report.setting("connections", self.connections);
         report.setting("batch", self.batch);
         report.setting("seconds", self.seconds);
         report.setting("size", self.size);
         report.setting("keyed", self.keyed);
-        let of = |value: fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+        let of = |value: fn(&Round) -> f64| middle(&rounds, value);
         report.figure("rows_per_s", of(|r| r.rows_per_s), "rows/s");
         report.figure("ratio_to_sql_append", of(|r| r.rows_per_s / r.append_per_s), "").goal(Goal::AtLeast(0.7));
         report.figure("ratio_to_sql_insert", of(|r| r.rows_per_s / r.insert_per_s), "");

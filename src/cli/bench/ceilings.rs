@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::ground::Ground;
 use super::post::{Post, user};
-use super::report::Times;
+use super::times::Times;
 use crate::cli::error::Failure;
 use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
 use crate::store::append::{self, Conflict, Failure as AppendFailure};

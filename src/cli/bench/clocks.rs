@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::report::Times;
+use super::times::Times;
 
 /// The clocks of a run: a start a post, an arrival a post and listener, in nanoseconds since the run began; zero: not yet.
 #[derive(Debug)]

@@ -4,21 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clocks::Clocks;
+use super::crowd;
+use super::figure::Goal;
 use super::ground::{Ground, Hub};
 use super::plain_fanout;
-use super::post::{Post, user};
+use super::post::Post;
 use super::post_client::PostClient;
-use super::report::{Goal, Report};
+use super::report::Report;
 use super::ws_client::{WsClient, mark};
 use crate::cli::error::Failure;
 
-/// Clients that connect at the same time.
-const PARALLEL: usize = 128;
 /// How long everyone may take to get one post.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
 /// Between two posts: pongs and their acknowledgements must not meet the next post.
@@ -96,7 +95,7 @@ impl Fanout {
         let before = hub.resident_kib();
         eprintln!("connecting {connections} clients");
         let start = Instant::now();
-        let sockets = connect(ground, hub, connections).await?;
+        let sockets = crowd::connect(ground, hub, 0..connections, "bench").await?;
         let connecting = start.elapsed();
 
         let clocks = Arc::new(Clocks::new(self.posts.into(), connections));
@@ -152,19 +151,4 @@ async fn arrival_of(clocks: &Clocks, wanted: usize, listeners: &mut JoinSet<Fail
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
-}
-
-async fn connect(ground: &Ground, hub: &Hub, connections: usize) -> Result<Vec<WsClient>, Failure> {
-    let doors = Arc::new(Semaphore::new(PARALLEL));
-    let mut connecting = JoinSet::new();
-    for n in 0..connections {
-        let (token, address, doors) = (ground.user_token(&user(n)?)?, hub.address, Arc::clone(&doors));
-        connecting.spawn(async move {
-            let _door = doors.acquire().await.map_err(|error| Failure::other(error.to_string()))?;
-            let (mut socket, _) = WsClient::connect(address, &token, "client_id=bench").await?;
-            socket.until_caught_up().await?;
-            Ok(socket)
-        });
-    }
-    super::joined(connecting).await
 }

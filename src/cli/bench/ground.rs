@@ -15,7 +15,7 @@ use crate::backing::{self, Backing};
 use crate::cli::error::Failure;
 use crate::cli::token;
 use crate::config::Config;
-use crate::domain::{Role, Seq, UserId};
+use crate::domain::{Principal, Role, Seq, UserId};
 use crate::store::{Database, read, yardstick};
 
 /// A token outlives the longest bench.
@@ -134,7 +134,11 @@ impl Ground {
     }
 
     pub fn user_token(&self, user: &UserId) -> Result<String, Failure> {
-        token::mint(&self.config, &token::principal(user.as_str(), &[])?, None, TOKEN_TTL.min(self.config.jwt.max_lifetime))
+        self.token_of(&Principal { user: user.clone(), accounts: Vec::new() })
+    }
+
+    pub fn token_of(&self, who: &Principal) -> Result<String, Failure> {
+        token::mint(&self.config, who, None, TOKEN_TTL.min(self.config.jwt.max_lifetime))
     }
 
     pub fn service_token(&self) -> Result<String, Failure> {

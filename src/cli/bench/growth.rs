@@ -6,12 +6,15 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::ceilings::{Shape, append_times};
+use super::curve::Curve;
+use super::figure::Goal;
 use super::fill::{Filling, fill, fill_devices};
 use super::ground::Ground;
 use super::post::{Mixture, user};
 use super::probes;
-use super::report::{Goal, Report, Times};
+use super::report::Report;
 use super::resume::append_missed;
+use super::times::Times;
 use crate::cli::error::Failure;
 use crate::domain::{Principal, Seq, UserId};
 use crate::store::{Reader, read};
@@ -45,14 +48,18 @@ pub struct Growth {
     /// Devices beside the long log; beside the short one as many less as it is shorter
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     devices: u32,
+    /// Lengths that are measured, these two among them
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=20))]
+    points: u8,
     /// Fill without waiting for the disk; what is measured waits for it all the same
     #[arg(long)]
     relaxed: bool,
 }
 
-/// The costs in one log: medians, in milliseconds, under their names in the long and in the short one.
+/// The costs in one log: medians, in milliseconds.
 struct Costs {
-    medians: Vec<([&'static str; 2], f64)>,
+    rows: u64,
+    medians: Vec<(&'static str, f64)>,
     filled_per_s: f64,
     rows_at_end: f64,
 }
@@ -62,21 +69,38 @@ impl Growth {
         if self.large <= self.small {
             return Err(Failure::other("--large must be above --small"));
         }
-        let few = u64::from(self.devices) * self.small / self.large;
-        let small = self.costs_at(ground, self.small, usize::try_from(few).unwrap_or(0).max(1)).await?;
-        let large = self.costs_at(ground, self.large, self.devices as usize).await?;
+        let mut found = Vec::new();
+        for rows in self.lengths() {
+            let devices = u64::from(self.devices) * rows / self.large;
+            found.push(self.costs_at(ground, rows, usize::try_from(devices).unwrap_or(0).max(1)).await?);
+        }
+        let (Some(small), Some(large)) = (found.first(), found.last()) else { return Err(Failure::other("no length was measured")) };
         let mut report = Report::new("growth");
         report.setting("small", self.small);
         report.setting("large", self.large);
         report.setting("devices", self.devices);
         report.setting("relaxed", self.relaxed);
-        for (([name, _], large), ([_, small_name], small)) in large.medians.into_iter().zip(small.medians) {
-            report.figure(name, large, "ms").beside(small_name, small).goal(Goal::AtMost(1.2));
+        for ((name, large), (_, small)) in large.medians.iter().zip(&small.medians) {
+            let [at_large, at_small] = ["large", "small"].map(|length| format!("{name}_{length}_p50_ms"));
+            report.figure(at_large, *large, "ms").beside(at_small, *small).goal(Goal::AtMost(1.2));
         }
         report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
         report.figure("rows_large_at_end", large.rows_at_end, "rows").beside("rows_small_at_end", small.rows_at_end);
         report.note("measuring appends as well: the logs at the end are longer than they were filled");
+        let mut curve = Curve::new("log", "What a hub asks of a log, by the log's length", "rows", "ms");
+        for costs in &found {
+            costs.medians.iter().for_each(|(name, median)| curve.point(name, costs.rows as f64, *median));
+        }
+        report.curves.push(curve);
         Ok(report)
+    }
+
+    /// From the short log to the long one, each as many times as long as the one before.
+    fn lengths(&self) -> Vec<u64> {
+        let steps = f64::from(self.points.max(2) - 1);
+        let times = self.large as f64 / self.small as f64;
+        let between = (1..self.points.max(2) - 1).map(|n| (self.small as f64 * times.powf(f64::from(n) / steps)).round() as u64);
+        std::iter::once(self.small).chain(between).chain([self.large]).collect()
     }
 
     /// Fills the log up to so many rows and measures there.
@@ -89,19 +113,22 @@ impl Growth {
         fill_devices(ground, MIXTURE, devices).await?;
         tokio::time::sleep(SETTLE).await;
         eprintln!("measuring at {rows} rows");
-        // A line each; the same names at both lengths.
+        // A line each; the last makes the log longer.
         let medians = vec![
-            (["append_1_large_p50_ms", "append_1_small_p50_ms"], appends(ground, 1, SINGLE_APPENDS).await?),
-            (["resume_100_large_p50_ms", "resume_100_small_p50_ms"], resumes(ground).await?),
-            (["newest_page_large_p50_ms", "newest_page_small_p50_ms"], probes::newest_pages(ground, MIXTURE).await?),
-            (["head_large_p50_ms", "head_small_p50_ms"], probes::heads(ground).await?),
-            (["place_large_p50_ms", "place_small_p50_ms"], probes::places(ground, MIXTURE).await?),
-            (["retention_look_large_p50_ms", "retention_look_small_p50_ms"], probes::retention_looks(ground).await?),
-            (["device_step_large_p50_ms", "device_step_small_p50_ms"], probes::device_steps(ground).await?),
-            (["append_100_large_p50_ms", "append_100_small_p50_ms"], appends(ground, BATCH, BATCH_APPENDS).await?),
+            ("append_1", appends(ground, 1, SINGLE_APPENDS).await?),
+            ("resume_100", resumes(ground).await?),
+            ("newest_page", probes::newest_pages(ground, MIXTURE).await?),
+            ("why", probes::whys(ground, MIXTURE).await?),
+            ("head", probes::heads(ground).await?),
+            ("place", probes::places(ground, MIXTURE).await?),
+            ("retention_look", probes::retention_looks(ground).await?),
+            ("device_step", probes::device_steps(ground).await?),
+            ("append_100", appends(ground, BATCH, BATCH_APPENDS).await?),
         ];
         let filled_per_s = missing as f64 / time.as_secs_f64();
-        Ok(Costs { medians, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
+        // Measuring at a shorter length may have made it longer than this one.
+        let rows = rows.max(head);
+        Ok(Costs { rows, medians, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
     }
 }
 
@@ -140,4 +167,17 @@ async fn one_page(reader: &Reader, user: &UserId, from: Seq, upto: Seq) -> Resul
         return Err(Failure::other(format!("a page had {} rows instead of {MISSED}", page.notifications.len())));
     }
     Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_length_is_as_many_times_as_long_as_the_one_before() {
+        let growth = |points| Growth { small: 100, large: 10_000, devices: 1, points, relaxed: false };
+        assert_eq!(growth(2).lengths(), [100, 10_000]);
+        assert_eq!(growth(3).lengths(), [100, 1000, 10_000]);
+        assert_eq!(growth(5).lengths(), [100, 316, 1000, 3162, 10_000]);
+    }
 }

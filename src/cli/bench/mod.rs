@@ -4,30 +4,51 @@
 //! hub: plain SQL that commits or reads the same rows, a plain TCP server that writes the same bytes. Both sides are
 //! measured within one run, minutes apart at most, and their ratio is what a goal is set on.
 //!
+//! What was found can be kept (`--json`), compared with what was found before by its ratios ([`compare`]), and drawn ([`chart`]).
+//!
 //! A bench starts a hub of its own, as a process beside it, on a private database in a new folder; all of that goes
 //! away afterwards. On a given hub or database the rows stay, because nothing takes rows out of a log; hence the
 //! question for [`ground::Allowed`].
 
 mod batches;
+mod burst;
 mod ceilings;
+mod chart;
 mod clocks;
+mod compare;
+mod crowd;
+mod curve;
+mod curves;
 mod fanout;
+mod figure;
 mod fill;
 mod ground;
 mod growth;
 mod hub_process;
+mod machine;
 mod outbox;
+mod paced;
+mod pair;
 mod plain_fanout;
 mod plain_provider;
+mod plain_sockets;
 mod post;
 mod post_client;
 mod probes;
 mod publish;
 mod report;
+mod results;
 mod resume;
+mod returning;
+mod steady_poster;
+mod storm;
+mod svg;
+mod times;
 mod upstream;
 mod ws_client;
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -36,13 +57,11 @@ use tokio::task::JoinSet;
 
 use super::error::Failure;
 use super::output::Format;
-use crate::app;
 use crate::config::Config;
 use ground::{Allowed, Ground};
+use machine::{Machine, enough_files, other_work};
 use report::Report;
-
-/// Files that a process needs beside its sockets; the hub keeps as many for itself.
-const FILES_RESERVED: usize = 200;
+use results::Results;
 
 /// Measure a hub beside what the same machine does without one.
 #[derive(Debug, Args)]
@@ -55,6 +74,15 @@ pub struct Bench {
     /// Allow a log that others have written into; the bench's rows stay there
     #[arg(long, global = true)]
     allow_used_log: bool,
+    /// Write what was found, with facts of the machine, to a file; - writes it to stdout in place of the table
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A name by which compare tells two runs of one bench apart
+    #[arg(long, global = true, value_name = "NAME")]
+    label: Option<String>,
+    /// The revision of the program, to be kept with what was found
+    #[arg(long, global = true, value_name = "REVISION")]
+    revision: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,12 +95,22 @@ enum What {
     Outbox(outbox::Outbox),
     /// Many clients come back at once
     Resume(resume::Resume),
+    /// Everyone is cut off at once and comes back at once
+    Storm(storm::Storm),
+    /// Two hubs on one database beside one
+    Pair(pair::Pair),
+    /// How costs grow with idle connections and with accounts
+    Curves(curves::Curves),
     /// Many sessions with a provider on one hub, and their take-over
     Upstream(upstream::Upstream),
     /// Fill the log of a given database (--database-url or --data-dir)
     Fill(fill::Fill),
     /// Whether costs grow with the log
     Growth(growth::Growth),
+    /// Compare two runs by their ratios; exit code 1 when one got worse
+    Compare(compare::Compare),
+    /// Draw the curves of a run as SVG
+    Chart(chart::Chart),
     /// The other side of fanout's ceiling
     #[command(hide = true)]
     PlainServer {
@@ -80,6 +118,22 @@ enum What {
         connections: usize,
         #[arg(long)]
         bytes: usize,
+    },
+    /// The other side of storm's ceiling
+    #[command(hide = true)]
+    PlainSockets {
+        #[arg(long)]
+        frames: usize,
+        #[arg(long)]
+        bytes: usize,
+    },
+    /// Who posts during a storm
+    #[command(hide = true)]
+    SteadyPoster {
+        #[arg(long)]
+        hub: SocketAddr,
+        #[arg(long)]
+        rate: u32,
     },
     /// The other side of upstream
     #[command(hide = true)]
@@ -91,27 +145,40 @@ enum What {
 
 impl Bench {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        if let What::PlainServer { connections, bytes } = self.what {
-            return plain_fanout::serve(connections, bytes).await;
-        }
-        if let What::PlainProvider { interval } = self.what {
-            return plain_provider::serve(Duration::from_secs(interval)).await;
+        match &self.what {
+            What::Compare(compare) => return compare.run(format),
+            What::Chart(chart) => return chart.run(),
+            What::PlainServer { connections, bytes } => return plain_fanout::serve(*connections, *bytes).await,
+            What::PlainSockets { frames, bytes } => return plain_sockets::serve(*frames, *bytes).await,
+            What::SteadyPoster { hub, rate } => return steady_poster::serve(*hub, *rate).await,
+            What::PlainProvider { interval } => return plain_provider::serve(Duration::from_secs(*interval)).await,
+            _ => {}
         }
         enough_files(self.sockets())?;
         let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
-        let disturbed = other_work();
+        let load = machine::load();
         let ground = Ground::open(&config, allowed).await?;
         let outcome = tokio::select! {
-            outcome = self.measure(&ground) => outcome,
+            outcome = self.results(&ground, load) => outcome,
             () = told_to_stop() => Err(Failure::other("interrupted")),
         };
         ground.close().await;
-        let mut report = outcome?;
-        if let Some(disturbed) = disturbed {
+        let results = outcome?;
+        match &self.json {
+            Some(file) if file == Path::new("-") => results.print(Format::Json),
+            Some(file) => results.write(file).and_then(|()| results.print(format)),
+            None => results.print(format),
+        }
+    }
+
+    async fn results(&self, ground: &Ground, load: Option<f64>) -> Result<Results, Failure> {
+        let mut report = self.measure(ground).await?;
+        if let Some(disturbed) = load.and_then(other_work) {
             report.note(disturbed);
         }
-        report.print(format)
+        let machine = Machine::facts(ground, load).await?;
+        Ok(Results::new(report, machine, self.label.clone(), self.revision.clone()))
     }
 
     /// Most sockets that the hub and the bench have open, each.
@@ -121,8 +188,11 @@ impl Bench {
             What::Fanout(fanout) => fanout.sockets(),
             What::Outbox(outbox) => outbox.sockets(),
             What::Resume(resume) => resume.sockets(),
+            What::Storm(storm) => storm.sockets(),
+            What::Pair(pair) => pair.sockets(),
+            What::Curves(curves) => curves.sockets(),
             What::Upstream(upstream) => upstream.sockets(),
-            What::Fill(_) | What::Growth(_) | What::PlainServer { .. } | What::PlainProvider { .. } => 0,
+            _ => 0,
         }
     }
 
@@ -154,7 +224,10 @@ impl Bench {
             What::Fill(fill) => fill.run(ground).await,
             What::Growth(growth) => growth.run(ground).await,
             What::Upstream(upstream) => upstream.run(ground).await,
-            What::PlainServer { .. } | What::PlainProvider { .. } => Err(Failure::other("the plain server has no report")),
+            What::Storm(storm) => storm.run(ground).await,
+            What::Pair(pair) => pair.run(ground).await,
+            What::Curves(curves) => curves.run(ground).await,
+            _ => Err(Failure::other("this one measures nothing")),
         }
     }
 }
@@ -167,27 +240,6 @@ async fn told_to_stop() {
         },
         Err(_) => drop(tokio::signal::ctrl_c().await),
     }
-}
-
-/// A process can have so many sockets; the hub inherits the bench's limit.
-fn enough_files(sockets: usize) -> Result<(), Failure> {
-    let needed = sockets + FILES_RESERVED;
-    match app::open_file_limit() {
-        Some(limit) if limit < needed => Err(Failure::settings(format!(
-            "{sockets} connections need {needed} open files, and the limit here is {limit}: ulimit -n {needed}, or fewer connections"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Work of others before the bench began. It costs the hub more than a single connection of plain SQL: what waits for a
-/// processor at every step of a chain of processes waits more often.
-fn other_work() -> Option<String> {
-    let average = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let load: f64 = average.split_whitespace().next()?.parse().ok()?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let disturbs = load > processors as f64 / 2.0;
-    disturbs.then(|| format!("the load was {load} on {processors} processors before the bench began: other work disturbs these figures"))
 }
 
 /// What all tasks came to, or the first failure; the others are then ended.

@@ -1,6 +1,5 @@
 //! `recado bench outbox`: what `recado.notify` costs a caller's own transaction, and how soon it is on a socket.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,10 +9,10 @@ use tokio::time::Instant;
 use super::clocks::Clocks;
 use super::ground::{Ground, Hub};
 use super::joined;
-use super::post::{Post, user};
-use super::post_client::PostClient;
-use super::report::{Report, Times, median};
-use super::ws_client::{WsClient, mark};
+use super::paced::{Pace, Poster, Worker};
+use super::post::Post;
+use super::report::Report;
+use super::times::{Times, middle};
 use crate::cli::error::Failure;
 use crate::store::business::{self, Business};
 
@@ -21,9 +20,8 @@ use crate::store::business::{self, Business};
 const CLIENTS: [u32; 2] = [8, 32];
 /// Connections that the paced part goes over.
 const PACED: u32 = 16;
-/// How long the last notifications may take to the listener.
-const LAST_LIMIT: Duration = Duration::from_secs(10);
-const LEAD: Duration = Duration::from_millis(100);
+/// Bytes of a notification, about.
+const SIZE: usize = 300;
 
 /// Commits a second with and without recado.notify, and the time from COMMIT to socket beside that from POST to socket.
 #[derive(Debug, Clone, Args)]
@@ -57,10 +55,15 @@ struct Round {
     post: Times,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Sql,
-    Post,
+/// A caller whose transactions notify the listener.
+struct Caller(Business);
+
+impl Worker for Caller {
+    async fn send(&mut self, n: usize, clocks: &Clocks) -> Result<(), Failure> {
+        self.0.begin(Some(("bench-0", &Post { n, size: SIZE }.data()))).await?;
+        clocks.starts(n);
+        Ok(self.0.commit().await?)
+    }
 }
 
 impl Outbox {
@@ -91,8 +94,8 @@ impl Outbox {
     }
 
     async fn round(&self, ground: &Ground, hub: &Hub) -> Result<Round, Failure> {
-        let post = self.paced(ground, hub, Way::Post).await?;
-        let sql = self.paced(ground, hub, Way::Sql).await?;
+        let post = self.by_post(ground, hub).await?;
+        let sql = self.by_sql(ground, hub).await?;
         let mut rates = Vec::new();
         for clients in CLIENTS {
             let plain = self.commits_per_s(ground, clients, false).await?;
@@ -100,7 +103,7 @@ impl Outbox {
             rates.push(Rates { clients, plain, notify, notify_beside_open: 0.0 });
         }
         let open = self.leave_open(ground).await?;
-        let sql_beside_open = self.paced(ground, hub, Way::Sql).await?;
+        let sql_beside_open = self.by_sql(ground, hub).await?;
         for rates in &mut rates {
             rates.notify_beside_open = self.commits_per_s(ground, rates.clients, true).await?;
             eprintln!(
@@ -141,7 +144,7 @@ impl Outbox {
         let end = start + Duration::from_secs(self.seconds);
         for (n, mut business) in ready.into_iter().enumerate() {
             working.spawn(async move {
-                let data = Post { n, size: 300 }.data();
+                let data = Post { n, size: SIZE }.data();
                 let mut count = 0_u64;
                 while Instant::now() < end {
                     business.begin(notify.then_some(("bench-rate", data.as_str()))).await?;
@@ -155,83 +158,18 @@ impl Outbox {
         Ok(count as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// Notifies at an even rate one user who listens; the time counts from just before COMMIT, or POST, is sent.
-    async fn paced(&self, ground: &Ground, hub: &Hub, way: Way) -> Result<Times, Failure> {
-        let total = usize::try_from(u64::from(self.rate) * self.seconds).unwrap_or(usize::MAX);
-        let clocks = Arc::new(Clocks::new(total, 1));
-        let listener = user(0)?;
-        let (mut socket, _) = WsClient::connect(hub.address, &ground.user_token(&listener)?, "client_id=bench&since=live").await?;
-        socket.until_caught_up().await?;
-        let listening = Arc::clone(&clocks);
-        let mut listeners = JoinSet::new();
-        listeners.spawn(async move {
-            loop {
-                if let Some(n) = mark(&socket.text().await?)
-                    && listening.arrived(n, 0) == total
-                {
-                    return Ok(());
-                }
-            }
-        });
-        match way {
-            Way::Sql => self.by_sql(ground, &clocks, total).await?,
-            Way::Post => self.by_post(ground, hub, &clocks, total).await?,
-        }
-        if let Ok(Err(failure)) = tokio::time::timeout(LAST_LIMIT, joined::<()>(listeners)).await {
-            return Err(failure);
-        }
-        let times = clocks.times();
-        if times.len() < total {
-            return Err(Failure::other(format!("{} of {total} notifications did not come in time", total - times.len())));
-        }
-        Ok(times)
-    }
-
-    async fn by_sql(&self, ground: &Ground, clocks: &Arc<Clocks>, total: usize) -> Result<(), Failure> {
-        let mut clients = Vec::new();
+    /// Notifies at an even rate by commits; the time counts from just before COMMIT is sent.
+    async fn by_sql(&self, ground: &Ground, hub: &Hub) -> Result<Times, Failure> {
+        let mut callers = Vec::new();
         for n in 0..PACED {
-            clients.push(Business::connect(&ground.owned_database(), CLIENTS[1] + n).await?);
+            callers.push(Caller(Business::connect(&ground.owned_database(), CLIENTS[1] + n).await?));
         }
-        let (begin, between) = (Instant::now() + LEAD, Duration::from_secs(1) / self.rate);
-        let mut working = JoinSet::new();
-        for (first, mut business) in clients.into_iter().enumerate() {
-            let clocks = Arc::clone(clocks);
-            working.spawn(async move {
-                for n in (first..total).step_by(PACED as usize) {
-                    tokio::time::sleep_until(begin + between * u32::try_from(n).unwrap_or(u32::MAX)).await;
-                    business.begin(Some(("bench-0", &Post { n, size: 300 }.data()))).await?;
-                    clocks.starts(n);
-                    business.commit().await?;
-                }
-                Ok(())
-            });
-        }
-        joined::<()>(working).await?;
-        Ok(())
+        Ok(Pace::new(self.rate, self.seconds).heard(ground, hub, callers).await?.whole()?.arrived)
     }
 
-    async fn by_post(&self, ground: &Ground, hub: &Hub, clocks: &Arc<Clocks>, total: usize) -> Result<(), Failure> {
-        let token = ground.service_token()?;
-        let mut clients = Vec::new();
-        for _ in 0..PACED {
-            clients.push(PostClient::connect(hub.address, &token).await?);
-        }
-        let (begin, between) = (Instant::now() + LEAD, Duration::from_secs(1) / self.rate);
-        let mut working = JoinSet::new();
-        for (first, mut client) in clients.into_iter().enumerate() {
-            let clocks = Arc::clone(clocks);
-            working.spawn(async move {
-                for n in (first..total).step_by(PACED as usize) {
-                    let body = Post { n, size: 300 }.body("\"user_id\":\"bench-0\"");
-                    tokio::time::sleep_until(begin + between * u32::try_from(n).unwrap_or(u32::MAX)).await;
-                    clocks.starts(n);
-                    client.post(&body, None).await?;
-                }
-                Ok(())
-            });
-        }
-        joined::<()>(working).await?;
-        Ok(())
+    async fn by_post(&self, ground: &Ground, hub: &Hub) -> Result<Times, Failure> {
+        let posters = Poster::some(ground, hub, PACED as usize, SIZE, false).await?;
+        Ok(Pace::new(self.rate, self.seconds).heard(ground, hub, posters).await?.whole()?.arrived)
     }
 
     fn report(&self, rounds: &[Round]) -> Report {
@@ -239,7 +177,7 @@ impl Outbox {
         report.setting("seconds", self.seconds);
         report.setting("rate", self.rate);
         report.setting("open", self.open);
-        let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+        let of = |value: &dyn Fn(&Round) -> f64| middle(rounds, value);
         for (name, beside, at) in
             [("commit_to_socket_p50_ms", "post_to_socket_p50_ms", 50.0), ("commit_to_socket_p99_ms", "post_to_socket_p99_ms", 99.0)]
         {

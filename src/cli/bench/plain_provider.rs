@@ -144,11 +144,7 @@ async fn accept(listener: TcpListener, book: Arc<Book>) {
 async fn answer(mut stream: TcpStream, _from: SocketAddr, book: Arc<Book>) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let (head, body) = request(&mut stream).await?;
-    if let Some(key) = header(&head, "sec-websocket-key") {
-        let accept = derive_accept_key(key.as_bytes());
-        let said = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-        );
+    if let Some(said) = upgraded(&head) {
         stream.write_all(said.as_bytes()).await.ok()?;
         return socket(stream, &book).await;
     }
@@ -197,8 +193,14 @@ async fn socket(stream: TcpStream, book: &Book) -> Option<()> {
     Some(())
 }
 
+/// The answer to a WebSocket handshake; none to another request.
+pub fn upgraded(head: &str) -> Option<String> {
+    let accept = derive_accept_key(header(head, "sec-websocket-key")?.as_bytes());
+    Some(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"))
+}
+
 /// The head and the body of a request.
-async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
+pub async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     loop {
         let mut piece = [0; 2048];

@@ -1,31 +1,21 @@
 //! `recado bench publish`: how fast posts are committed, and how soon they are on a socket.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::batches::Batches;
+use super::burst::{Burst, USERS};
 use super::ceilings::{Shape, Yardstick};
-use super::clocks::Clocks;
-use super::ground::{Ground, Hub};
-use super::joined;
-use super::post::{Post, user};
-use super::post_client::PostClient;
-use super::report::{Goal, Report, Times, median};
-use super::ws_client::{WsClient, mark};
+use super::figure::Goal;
+use super::ground::Ground;
+use super::paced::{Heard, Pace, Poster};
+use super::report::Report;
+use super::times::{Times, middle};
 use crate::cli::error::Failure;
 
-/// How many users the posts of the first part go to.
-const USERS: usize = 1000;
 /// How long each ceiling is measured.
 const CEILING_TIME: Duration = Duration::from_secs(2);
-/// How long the last posts may take to the listener.
-const LAST_LIMIT: Duration = Duration::from_secs(5);
-/// How long before the first post its time is set, so that every connection is ready by then.
-const LEAD: Duration = Duration::from_millis(100);
 
 /// Single posts a second beside plain SQL, and the time from POST to socket beside a bare commit.
 #[derive(Debug, Clone, Args)]
@@ -65,8 +55,7 @@ struct Round {
 
 /// What one round found of the time from POST to socket.
 struct Latency {
-    arrived: Times,
-    late: Times,
+    heard: Heard,
     bare: Times,
 }
 
@@ -125,9 +114,8 @@ impl Publish {
     async fn round(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Round, Failure> {
         let hub = ground.hub().await?;
         let before = ground.head().await?;
-        let start = Instant::now();
-        let answers = self.burst(ground, &hub).await?;
-        let per_s = answers.len() as f64 / start.elapsed().as_secs_f64();
+        let burst = Burst { connections: self.connections.into(), size: self.size.into(), keyed: self.keyed, seconds: self.seconds };
+        let (answers, per_s) = burst.at(ground, &[&hub]).await?;
         let after = ground.head().await?;
         // The ceilings have the machine to themselves.
         hub.stop().await?;
@@ -143,95 +131,14 @@ impl Publish {
     async fn latency(&self, ground: &Ground, yardstick: &mut Yardstick) -> Result<Latency, Failure> {
         let mut bare = yardstick.bare_commits(CEILING_TIME).await?;
         let hub = ground.hub().await?;
-        let (clocks, late) = self.paced(ground, &hub).await?;
+        let posters = Poster::some(ground, &hub, self.connections.into(), self.size.into(), self.keyed).await?;
+        let heard = Pace::new(self.rate, self.seconds).heard(ground, &hub, posters).await?;
         hub.stop().await?;
         bare.extend(yardstick.bare_commits(CEILING_TIME).await?);
-        let found = Latency { arrived: clocks.times(), late, bare: Times::new(bare) };
-        let [arrived, bare] = [&found.arrived, &found.bare].map(|times| times.percentile_ms(50.0));
+        let found = Latency { heard, bare: Times::new(bare) };
+        let [arrived, bare] = [&found.heard.arrived, &found.bare].map(|times| times.percentile_ms(50.0));
         eprintln!("  POST to socket at {} a second: {arrived:.2} ms; a bare commit: {bare:.2} ms", self.rate);
         Ok(found)
-    }
-
-    /// Every connection posts as fast as it is answered. Returns the time of each post.
-    async fn burst(&self, ground: &Ground, hub: &Hub) -> Result<Vec<Duration>, Failure> {
-        let token = ground.service_token()?;
-        let end = Instant::now() + Duration::from_secs(self.seconds);
-        let (step, size, keyed) = (usize::from(self.connections), usize::from(self.size), self.keyed);
-        let mut posting = JoinSet::new();
-        for first in 0..step {
-            let mut client = PostClient::connect(hub.address, &token).await?;
-            posting.spawn(async move {
-                let mut times = Vec::new();
-                let mut n = first;
-                while Instant::now() < end {
-                    let body = Post { n, size }.body(&format!("\"user_id\":\"bench-{}\"", n % USERS));
-                    let key = keyed.then(|| uuid::Uuid::now_v7().to_string());
-                    let start = Instant::now();
-                    client.post(&body, key.as_deref()).await?;
-                    times.push(start.elapsed());
-                    n += step;
-                }
-                Ok(times)
-            });
-        }
-        Ok(joined(posting).await?.concat())
-    }
-
-    /// Posts at an even rate to one listening user; also returns how late the posts were, which is the bench's own doing.
-    async fn paced(&self, ground: &Ground, hub: &Hub) -> Result<(Clocks, Times), Failure> {
-        let total = usize::try_from(u64::from(self.rate) * self.seconds).unwrap_or(usize::MAX);
-        let clocks = Arc::new(Clocks::new(total, 1));
-        let listener = user(0)?;
-        let (mut socket, _) = WsClient::connect(hub.address, &ground.user_token(&listener)?, "client_id=bench&since=live").await?;
-        socket.until_caught_up().await?;
-        let listening = Arc::clone(&clocks);
-        let mut listeners = JoinSet::new();
-        listeners.spawn(async move {
-            loop {
-                if let Some(n) = mark(&socket.text().await?)
-                    && listening.arrived(n, 0) == total
-                {
-                    return Ok(());
-                }
-            }
-        });
-        let late = self.posting_at_rate(ground, hub, &clocks, total).await?;
-        // A listener that ended says why; one that waits for the last posts has some seconds.
-        let heard = tokio::time::timeout(LAST_LIMIT, joined::<()>(listeners)).await;
-        if let Ok(Err(failure)) = heard {
-            return Err(failure);
-        }
-        let clocks = Arc::try_unwrap(clocks).map_err(|_| Failure::other("a listener still runs"))?;
-        Ok((clocks, Times::new(late)))
-    }
-
-    async fn posting_at_rate(&self, ground: &Ground, hub: &Hub, clocks: &Arc<Clocks>, total: usize) -> Result<Vec<Duration>, Failure> {
-        let token = ground.service_token()?;
-        let (step, size, keyed) = (usize::from(self.connections), usize::from(self.size), self.keyed);
-        let between = Duration::from_secs(1) / self.rate;
-        let mut clients = Vec::new();
-        for _ in 0..step {
-            clients.push(PostClient::connect(hub.address, &token).await?);
-        }
-        let begin = Instant::now() + LEAD;
-        let mut posting = JoinSet::new();
-        for (first, mut client) in clients.into_iter().enumerate() {
-            let clocks = Arc::clone(clocks);
-            posting.spawn(async move {
-                let mut late = Vec::new();
-                for n in (first..total).step_by(step) {
-                    let body = Post { n, size }.body("\"user_id\":\"bench-0\"");
-                    let key = keyed.then(|| uuid::Uuid::now_v7().to_string());
-                    let due = begin + between * u32::try_from(n).unwrap_or(u32::MAX);
-                    tokio::time::sleep_until(due).await;
-                    late.push(due.elapsed());
-                    clocks.starts(n);
-                    client.post(&body, key.as_deref()).await?;
-                }
-                Ok(late)
-            });
-        }
-        Ok(joined(posting).await?.concat())
     }
 
     fn say_throughput(&self, report: &mut Report, rounds: &[Round]) {
@@ -249,21 +156,17 @@ impl Publish {
     fn say_latency(&self, report: &mut Report, rounds: &[Round]) {
         let of = |value: fn(&Latency) -> f64| middle(rounds, |r| value(&r.latency));
         report.setting("rate", self.rate);
-        report.figure("post_to_socket_p50_ms", of(|l| l.arrived.percentile_ms(50.0)), "ms");
-        let ratio = of(|l| l.arrived.percentile_ms(50.0) / l.bare.percentile_ms(50.0));
+        report.figure("post_to_socket_p50_ms", of(|l| l.heard.arrived.percentile_ms(50.0)), "ms");
+        let ratio = of(|l| l.heard.arrived.percentile_ms(50.0) / l.bare.percentile_ms(50.0));
         report.figure("ratio_to_bare_commit", ratio, "").goal(Goal::AtMost(5.0));
         report.figure("bare_commit_p50_ms", of(|l| l.bare.percentile_ms(50.0)), "ms");
-        report.figure("post_to_socket_p99_ms", of(|l| l.arrived.percentile_ms(99.0)), "ms");
+        report.figure("post_to_socket_p99_ms", of(|l| l.heard.arrived.percentile_ms(99.0)), "ms");
         report.figure("bare_commit_p99_ms", of(|l| l.bare.percentile_ms(99.0)), "ms");
-        report.figure("post_to_socket_max_ms", of(|l| l.arrived.max_ms()), "ms");
-        report.figure("posts_late_p99_ms", of(|l| l.late.percentile_ms(99.0)), "ms");
-        let lost: usize = rounds.iter().map(|r| r.latency.late.len() - r.latency.arrived.len()).sum();
+        report.figure("post_to_socket_max_ms", of(|l| l.heard.arrived.max_ms()), "ms");
+        report.figure("posts_late_p99_ms", of(|l| l.heard.late.percentile_ms(99.0)), "ms");
+        let lost: usize = rounds.iter().map(|r| r.latency.heard.lost()).sum();
         if lost > 0 {
             report.note(format!("{lost} posts did not come to the listener in time"));
         }
     }
-}
-
-fn middle(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
-    median(&rounds.iter().map(value).collect::<Vec<_>>())
 }

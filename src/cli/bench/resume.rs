@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::ceilings::append_rows;
+use super::figure::Goal;
 use super::ground::{Ground, Hub};
 use super::post::{Post, user};
-use super::report::{Goal, Report, Times, ms};
+use super::report::Report;
+use super::times::{Times, ms};
 use super::ws_client::WsClient;
 use crate::cli::error::Failure;
 use crate::domain::{Audience, ClientId, Principal, Seq, UserId};
@@ -54,12 +56,12 @@ impl Resume {
         let upto = ground.head().await?;
         let connections = ground.config.read_connections;
 
-        let first = self.plain_sql(ground, &users, from, upto).await?;
+        let first = pages_by_sql(ground, &users, from, upto, self.missed as usize).await?;
         let hub = ground.hub().await?;
         let resumed = self.come_back(ground, &hub, &users, upto).await;
         hub.stop().await?;
         let (whole, times) = resumed?;
-        let second = self.plain_sql(ground, &users, from, upto).await?;
+        let second = pages_by_sql(ground, &users, from, upto, self.missed as usize).await?;
 
         let mut report = Report::new("resume");
         report.setting("clients", self.clients);
@@ -113,30 +115,30 @@ impl Resume {
         let (times, _sockets): (Vec<_>, Vec<_>) = super::joined(coming).await?.into_iter().unzip();
         Ok((start.elapsed(), Times::new(times)))
     }
+}
 
-    /// Reads everyone's page over as many connections as the hub has for it.
-    async fn plain_sql(&self, ground: &Ground, users: &[UserId], from: Seq, upto: Seq) -> Result<Duration, Failure> {
-        let connections = ground.config.read_connections;
-        let reader = ground.database().reader("bench", connections);
-        let mut reading = JoinSet::new();
-        let start = Instant::now();
-        for share in users.chunks(users.len().div_ceil(connections as usize).max(1)) {
-            let (reader, share, missed) = (reader.clone(), share.to_vec(), self.missed as usize);
-            reading.spawn(async move {
-                for user in share {
-                    let got = read_all(&reader, user, from, upto).await?;
-                    if got < missed {
-                        return Err(Failure::other(format!("plain SQL found {got} rows instead of {missed}")));
-                    }
+/// Reads everyone's pages over as many connections as the hub has for it.
+pub async fn pages_by_sql(ground: &Ground, users: &[UserId], from: Seq, upto: Seq, missed: usize) -> Result<Duration, Failure> {
+    let connections = ground.config.read_connections;
+    let reader = ground.database().reader("bench", connections);
+    let mut reading = JoinSet::new();
+    let start = Instant::now();
+    for share in users.chunks(users.len().div_ceil(connections as usize).max(1)) {
+        let (reader, share) = (reader.clone(), share.to_vec());
+        reading.spawn(async move {
+            for user in share {
+                let got = read_all(&reader, user, from, upto).await?;
+                if got < missed {
+                    return Err(Failure::other(format!("plain SQL found {got} rows instead of {missed}")));
                 }
-                Ok(())
-            });
-        }
-        super::joined::<()>(reading).await?;
-        let time = start.elapsed();
-        reader.close().await;
-        Ok(time)
+            }
+            Ok(())
+        });
     }
+    super::joined::<()>(reading).await?;
+    let time = start.elapsed();
+    reader.close().await;
+    Ok(time)
 }
 
 async fn read_all(reader: &Reader, user: UserId, mut after: Seq, upto: Seq) -> Result<usize, Failure> {
@@ -167,7 +169,7 @@ pub async fn append_missed(ground: &Ground, users: &[UserId], each: usize) -> Re
 }
 
 /// Waits until the hub has read the log up to here.
-async fn follows(ground: &Ground, hub: &Hub, upto: Seq) -> Result<(), Failure> {
+pub async fn follows(ground: &Ground, hub: &Hub, upto: Seq) -> Result<(), Failure> {
     let token = ground.user_token(&user(0)?)?;
     let end = Instant::now() + FOLLOW_LIMIT;
     loop {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::Instant;
 
+use super::figure::Goal;
 use super::ground::{Ground, Hub};
 use super::plain_provider::{PlainProvider, Record};
 use super::post::user;
-use super::report::{Goal, Report, Times};
+use super::report::Report;
+use super::times::Times;
 use crate::cli::error::Failure;
 use crate::domain::{ProviderName, UserId};
 use crate::store::upstream::sessions;

@@ -1,6 +1,7 @@
 //! A browser that listens: one WebSocket with small buffers, so that thousands fit beside the hub.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,6 +20,21 @@ use crate::cli::error::Failure;
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// What a client reads into, and writes its pongs from.
 const BUFFER_BYTES: usize = 2 << 10;
+
+/// Close codes after which a client comes back.
+const COME_BACK: RangeInclusive<u16> = 4000..=4399;
+const CAUGHT_UP: &str = "{\"type\":\"caught_up\"";
+
+/// A text frame.
+pub enum Next {
+    /// A notification that the bench has marked, of so many bytes.
+    Marked {
+        n: usize,
+        bytes: usize,
+    },
+    CaughtUp,
+    Other,
+}
 
 /// One open WebSocket.
 pub struct WsClient {
@@ -55,7 +71,11 @@ impl WsClient {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Close(frame))) => return Err(Failure::other(format!("the hub closed a client: {frame:?}"))),
+                Some(Ok(Message::Close(frame))) => {
+                    let code = frame.as_ref().map_or(0, |frame| u16::from(frame.code));
+                    let said = format!("the hub closed a client: {frame:?}");
+                    return Err(if COME_BACK.contains(&code) { Failure::unavailable(said) } else { Failure::other(said) });
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(Failure::unavailable(format!("a client's connection broke: {error}"))),
                 None => return Err(Failure::unavailable("a client's connection ended")),
@@ -63,12 +83,37 @@ impl WsClient {
         }
     }
 
+    /// The next text frame, as far as the bench looks at it.
+    pub async fn next(&mut self) -> Result<Next, Failure> {
+        let text = self.text().await?;
+        Ok(match mark(&text) {
+            Some(n) => Next::Marked { n, bytes: text.len() },
+            None if text.starts_with(CAUGHT_UP) => Next::CaughtUp,
+            None => Next::Other,
+        })
+    }
+
+    /// The mark of the next notification that has one.
+    pub async fn mark(&mut self) -> Result<usize, Failure> {
+        loop {
+            if let Next::Marked { n, .. } = self.next().await? {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// Ends at once, without a goodbye and without waiting, as when a machine on the way dies.
+    pub fn cut(self) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| Failure::other(format!("a client could not be cut off: {error}"));
+        self.socket.get_ref().set_zero_linger().map_err(failed)
+    }
+
     /// Reads until everything missed has come; returns how many notifications that were.
     pub async fn until_caught_up(&mut self) -> Result<usize, Failure> {
         let mut notifications = 0;
         loop {
             let text = self.text().await?;
-            if text.starts_with("{\"type\":\"caught_up\"") {
+            if text.starts_with(CAUGHT_UP) {
                 return Ok(notifications);
             }
             notifications += usize::from(text.starts_with("{\"seq\":"));

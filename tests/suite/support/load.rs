@@ -23,7 +23,12 @@ impl Addresses {
     }
 
     pub fn set<'a>(&self, hubs: impl IntoIterator<Item = &'a Hub>) {
-        *self.0.write().unwrap() = hubs.into_iter().map(|hub| hub.address.clone()).collect();
+        self.set_to(&hubs.into_iter().map(|hub| hub.address.clone()).collect::<Vec<_>>());
+    }
+
+    /// Where something stands before a hub.
+    pub fn set_to(&self, addresses: &[String]) {
+        *self.0.write().unwrap() = addresses.to_vec();
     }
 
     /// Any of them, by a number that is thrown.
@@ -107,6 +112,15 @@ impl Writers {
 
     pub async fn until_count(&self, count: usize, limit: Duration) {
         eventually("so many receipts", limit, async || (self.count() >= count).then_some(())).await;
+    }
+
+    /// At once: what is under way stays without an answer.
+    pub async fn abandon(self) -> Diary {
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        std::mem::take(&mut *self.diary.lock().unwrap())
     }
 
     /// The wishes under way still get their receipts.

@@ -2,20 +2,27 @@
 
 mod browser;
 mod client;
+pub mod cluster;
 mod contract;
 mod database;
+pub mod disk;
 mod event_source;
+pub mod host;
 mod hub;
 mod inside;
 mod load;
+pub mod net;
 mod note;
 mod owner;
 mod plans;
 mod player;
+mod points;
 mod postgres;
 pub mod provider;
 mod proxy;
 pub mod storm;
+// The torture run judges by the same rules.
+#[path = "../../../src/bin/torture/check/upstream_history.rs"]
 mod upstream_history;
 
 pub use browser::Browser;
@@ -25,10 +32,11 @@ pub use database::TestDb;
 pub use event_source::Page;
 pub use hub::{Hub, HubBuilder, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use inside::inside;
-pub use load::{Addresses, Fan, Writers, log_rows, mixed, nothing_is_lost};
+pub use load::{Addresses, Device, Fan, LogRow, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use owner::{LONG, Owner, command, give, message, provider, user, want};
 pub use plans::{Listening, Plan, tell_plans};
+pub use points::Points;
 pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
 pub use proxy::{Cut, Flow, Proxy};

@@ -28,6 +28,20 @@ impl Plan {
         scans
     }
 
+    /// Rows that the scans gave, all loops together.
+    pub fn rows(&self) -> i64 {
+        fn below(node: &Value) -> f64 {
+            let loops = node["Actual Loops"].as_f64().unwrap_or_default();
+            let own = if node["Node Type"].as_str().is_some_and(|kind| kind.ends_with("Scan") && kind != "Subquery Scan") {
+                node["Actual Rows"].as_f64().unwrap_or_default() * loops
+            } else {
+                0.0
+            };
+            own + node["Plans"].as_array().into_iter().flatten().map(below).sum::<f64>()
+        }
+        below(&self.0["Plan"]) as i64
+    }
+
     pub fn text(&self) -> String {
         serde_json::to_string_pretty(&self.0).unwrap()
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use recado::store::server::{Environment, PrivateServer, ServerSettings};
 
@@ -42,9 +42,34 @@ impl DurableServer {
 
     /// kill -9 of the postmaster; its children end when they notice.
     pub fn kill_9(&self) {
-        let pid = self.server.as_ref().unwrap().postmaster_pid().expect("the server runs");
-        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        self.signal("-9");
     }
+
+    /// A signal to the postmaster: with `-INT` it ends as by `pg_ctl stop -m fast`, with `-QUIT` as by `-m immediate`.
+    pub fn signal(&self, signal: &str) {
+        assert!(kill(signal, &[self.postmaster()]), "kill {signal}");
+    }
+
+    /// A signal to every process of the server: the postmaster first, so that no child is missed.
+    pub fn signal_all(&self, signal: &str) {
+        let postmaster = self.postmaster();
+        assert!(kill(signal, &[postmaster]), "kill {signal}");
+        // One that has just ended is no trouble.
+        kill(signal, &children(postmaster));
+    }
+
+    fn postmaster(&self) -> u32 {
+        self.server.as_ref().unwrap().postmaster_pid().expect("the server runs")
+    }
+}
+
+fn kill(signal: &str, pids: &[u32]) -> bool {
+    Command::new("kill").arg(signal).args(pids.iter().map(u32::to_string)).stderr(Stdio::null()).status().unwrap().success()
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 impl Drop for DurableServer {

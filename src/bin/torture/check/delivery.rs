@@ -68,9 +68,7 @@ fn one(index: &Index<'_>, name: &str, device: &Device<'_>, addressed: &HashSet<i
 /// C7: at the end every device has everything above the place where it began. A hole in the middle is a certain bug;
 /// at the end it may be that it was not waited for.
 fn complete(index: &Index<'_>, name: &str, device: &Device<'_>, found: &mut Findings<'_>) {
-    if index.drained.is_none() {
-        return;
-    }
+    let Some(head) = index.drained else { return };
     let conns: Vec<_> = device.conns.iter().filter_map(|id| index.conns.get(id)).collect();
     let Some(first) = conns.first() else { return };
     let began = first.told.from;
@@ -82,7 +80,7 @@ fn complete(index: &Index<'_>, name: &str, device: &Device<'_>, found: &mut Find
             Step::Passed { .. } => None,
         })
         .collect();
-    let owed: Vec<i64> = index.owed(device).into_iter().filter(|seq| *seq > began).collect();
+    let owed: Vec<i64> = index.owed(name).iter().copied().filter(|seq| *seq > began && *seq <= head).collect();
     let missing: Vec<i64> = owed.iter().filter(|seq| !got.contains(seq)).copied().collect();
     let (Some(first_missing), Some(last_missing)) = (missing.first(), missing.last()) else { return };
     let (lowest, highest) = (got.iter().min().copied().unwrap_or(began), got.iter().max().copied().unwrap_or(began));

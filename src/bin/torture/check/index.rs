@@ -91,7 +91,10 @@ pub struct Fault<'a> {
 pub struct Index<'a> {
     pub history: &'a [Entry],
     pub end: Nanos,
-    pub drained: Option<Nanos>,
+    /// How far everyone had the time to come.
+    pub drained: Option<i64>,
+    /// The machine's clock when the run began.
+    begun: Option<i64>,
     pub log: Option<(&'a str, i64, i64)>,
     pub rows: Vec<Row<'a>>,
     pub wishes: BTreeMap<&'a str, Wish<'a>>,
@@ -99,11 +102,14 @@ pub struct Index<'a> {
     pub conns: BTreeMap<u64, Conn<'a>>,
     pub faults: Vec<Fault<'a>>,
     pub stalls: Vec<(Nanos, u64)>,
+    /// What others used of the machine.
+    others: Vec<(Nanos, u64)>,
     /// When the first yes to this number was read.
     pub answered: HashMap<i64, Nanos>,
     by_seq: HashMap<i64, usize>,
     /// Numbers by audience: everyone, accounts, users.
     topics: HashMap<String, Vec<i64>>,
+    owed: HashMap<&'a str, Vec<i64>>,
 }
 
 impl<'a> Index<'a> {
@@ -121,6 +127,7 @@ impl<'a> Index<'a> {
             }
         }
         index.topics = topics;
+        index.owed = index.devices.iter().map(|(name, device)| (*name, index.replayed(device))).collect();
         for wish in index.wishes.values() {
             for (seq, _, t) in &wish.oks {
                 index.answered.entry(*seq).and_modify(|first| *first = (*first).min(*t)).or_insert(*t);
@@ -197,7 +204,13 @@ impl<'a> Index<'a> {
                 }
             }
             Fact::Stall { ms } => self.stalls.push((t, *ms)),
-            Fact::Drained => self.drained = Some(t),
+            Fact::Others { ms } => self.others.push((t, *ms)),
+            Fact::Drained { head } => self.drained = Some(*head),
+            Fact::Begun { at } => self.begun = Some(*at),
+            Fact::UpGap { title, audience, hash } => {
+                let wish = self.wishes.entry(title).or_default();
+                (wish.audience, wish.hash, wish.replay, wish.attempts) = (Some(audience), hash, true, 1);
+            }
             Fact::Log { log_id, floor, head } => self.log = Some((log_id, *floor, *head)),
             Fact::Row { seq, id, title, hash } => self.rows.push(Row { seq: *seq, id, title, hash }),
             _ => {}
@@ -230,10 +243,23 @@ impl<'a> Index<'a> {
     }
 
     /// The same without what is given live only.
-    pub fn owed(&self, device: &Device<'_>) -> Vec<i64> {
+    pub fn owed(&self, device: &str) -> &[i64] {
+        self.owed.get(device).map_or(&[], Vec::as_slice)
+    }
+
+    fn replayed(&self, device: &Device<'_>) -> Vec<i64> {
         let mut seqs = self.addressed(device);
         seqs.retain(|seq| self.row(*seq).and_then(|row| self.wishes.get(row.title)).is_none_or(|wish| wish.replay));
         seqs
+    }
+
+    /// A time of the machine's clock as a moment of the run, and back.
+    pub fn moment(&self, wall_ms: i64) -> Option<Nanos> {
+        Some(u64::try_from(wall_ms - self.begun?).unwrap_or(0) * 1_000_000)
+    }
+
+    pub fn wall(&self, t: Nanos) -> Option<i64> {
+        Some(self.begun? + i64::try_from(t / 1_000_000).ok()?)
     }
 
     pub fn nearest_fault(&self, at: Nanos) -> Option<String> {
@@ -245,9 +271,12 @@ impl<'a> Index<'a> {
         Some(format!("{} on {} {when} {apart:.3} s {order}", fault.name, fault.on))
     }
 
-    /// How long the machine gave nobody a turn between two moments; the limits are longer by so much.
+    /// How much of the time between two moments the machine was not ours, seen either way; the limits are longer by so much.
     pub fn stalled_ms(&self, from: Nanos, to: Nanos) -> u64 {
-        self.stalls.iter().filter(|(t, ms)| *t >= from && t.saturating_sub(ms * 1_000_000) <= to).map(|(_, ms)| ms).sum()
+        let sum = |times: &[(Nanos, u64)]| {
+            times.iter().filter(|(t, ms)| *t >= from && t.saturating_sub(ms * 1_000_000) <= to).map(|(_, ms)| ms).sum::<u64>()
+        };
+        sum(&self.stalls).max(sum(&self.others))
     }
 }
 

@@ -38,9 +38,9 @@ struct Wait<'a> {
     took: Nanos,
 }
 
-/// LISTEN is a hint: without it nothing may be late by more than a poll.
-fn only_a_hint(fault: &str) -> bool {
-    fault.starts_with("listen")
+/// LISTEN is a hint: without it nothing may be late by more than a poll. What happens at the provider delays nobody.
+fn is_no_excuse(fault: &str) -> bool {
+    fault.starts_with("listen") || fault.starts_with("provider")
 }
 
 /// For every notification that was answered while nothing else was wrong: each quick device that was connected and had
@@ -49,13 +49,15 @@ fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
     let loud: Vec<(Nanos, Nanos)> = index
         .faults
         .iter()
-        .filter(|fault| !only_a_hint(fault.name))
+        .filter(|fault| !is_no_excuse(fault.name))
         .map(|fault| (fault.begin.saturating_sub(MS * 100), fault.end.saturating_add(SETTLE)))
         .collect();
-    let is_quiet = |from: Nanos, to: Nanos| !loud.iter().any(|(begin, end)| from < *end && *begin < to);
+    let loud = merged(loud);
+    // The first that ends later is the only one that can overlap.
+    let is_quiet = |from: Nanos, to: Nanos| loud.get(loud.partition_point(|(_, end)| *end <= from)).is_none_or(|(begin, _)| *begin >= to);
     let mut waits = Vec::new();
     for (name, device) in index.devices.iter().filter(|(_, device)| !device.slow) {
-        let owed = index.owed(device);
+        let owed = index.owed(name);
         for conn in device.conns.iter().filter_map(|id| index.conns.get(id)) {
             let Some(live_from) = live_from(conn) else { continue };
             let upto = conn.closed.min(index.end);
@@ -80,6 +82,19 @@ fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
     waits
 }
 
+/// Without overlaps, in order.
+fn merged(mut spans: Vec<(Nanos, Nanos)>) -> Vec<(Nanos, Nanos)> {
+    spans.sort_unstable();
+    let mut merged: Vec<(Nanos, Nanos)> = Vec::new();
+    for (begin, end) in spans {
+        match merged.last_mut().filter(|last| begin <= last.1) {
+            Some(last) => last.1 = last.1.max(end),
+            None => merged.push((begin, end)),
+        }
+    }
+    merged
+}
+
 fn live_from(conn: &Conn<'_>) -> Option<Nanos> {
     conn.steps.iter().find(|(_, step)| matches!(step, Step::Passed { .. })).map(|(t, _)| *t)
 }
@@ -91,8 +106,9 @@ fn answered(index: &Index<'_>, seq: i64) -> Option<Nanos> {
 fn quiet(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
     let mut said = 0;
     for wait in waits(index) {
-        let slack = index.stalled_ms(wait.answered, wait.answered + wait.took);
-        if wait.took > (limits.live_ms + slack) * MS && said < 5 {
+        // The sum is not for every one of a million.
+        let slack = || index.stalled_ms(wait.answered, wait.answered + wait.took);
+        if wait.took > limits.live_ms * MS && wait.took > (limits.live_ms + slack()) * MS && said < 5 {
             said += 1;
             let Wait { device, seq, answered, took } = wait;
             found.add("C15", Some(answered), format!("{device} had to wait {} ms for {seq}, and all was quiet", took / MS));
@@ -103,10 +119,9 @@ fn quiet(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
 /// The time that a device spends wanting to be connected counts, the time that it is away by its own wish does not.
 fn recovery(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
     for waiting in recoveries(index) {
-        let Recovery { fault, device, target, wanting, horizon } = waiting;
+        let Recovery { fault, device, target, wanting, upto } = waiting;
         let limit = if fault.name.starts_with("postgres") { limits.restart_ms } else { limits.recovery_ms };
-        let allowed = limit + index.stalled_ms(fault.end, horizon);
-        if wanting > allowed * MS {
+        if wanting > limit * MS && wanting > (limit + index.stalled_ms(fault.end, upto)) * MS {
             let what =
                 format!("{device} had not got {target} after {} ms of wanting, {} on {} being over", wanting / MS, fault.name, fault.on);
             found.add("C15", Some(fault.end), what);
@@ -126,11 +141,14 @@ struct Recovery<'a> {
     device: &'a str,
     target: i64,
     wanting: Nanos,
-    horizon: Nanos,
+    /// When it had it, or when nothing more can be said.
+    upto: Nanos,
 }
 
 fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
     let mut recoveries = Vec::new();
+    let ways: Vec<_> =
+        index.devices.iter().filter(|(_, device)| !device.slow).map(|(name, device)| (*name, device, way(index, device))).collect();
     for (at, fault) in index.faults.iter().enumerate().filter(|(_, fault)| fault.end != Nanos::MAX) {
         // The next fault ends what can be said of this one.
         let horizon = index.faults[at + 1..].iter().map(|next| next.begin).find(|begin| *begin > fault.end).unwrap_or(index.end);
@@ -139,32 +157,32 @@ fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
             continue;
         }
         let head = index.rows.iter().rev().find(|row| answered(index, row.seq).is_some_and(|t| t <= fault.end)).map_or(0, |row| row.seq);
-        for (device, facts) in index.devices.iter().filter(|(_, device)| !device.slow) {
-            let Some(target) = index.owed(facts).into_iter().rev().find(|seq| *seq <= head) else { continue };
-            if let Some(wanting) = wanting(facts, index, fault.end, horizon, target) {
-                recoveries.push(Recovery { fault, device, target, wanting, horizon });
+        for (device, facts, way) in &ways {
+            let owed = index.owed(device);
+            let Some(target) = owed[..owed.partition_point(|seq| *seq <= head)].last().copied() else { continue };
+            // One that never began below it has nothing to get.
+            if facts.conns.first().and_then(|id| index.conns.get(id)).is_none_or(|first| first.told.from >= target) {
+                continue;
             }
+            let reached = way.get(way.partition_point(|(_, seq)| *seq < target)).map_or(Nanos::MAX, |(t, _)| *t);
+            let upto = reached.min(horizon);
+            let wanting = facts.wanted.iter().map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(fault.end))).sum();
+            recoveries.push(Recovery { fault, device, target, wanting, upto });
         }
     }
     recoveries
 }
 
-/// How long after `from` a device wanted to be connected and had not come to `target`, up to `horizon`. `None` for one
-/// that never began below it.
-fn wanting(device: &Device<'_>, index: &Index<'_>, from: Nanos, horizon: Nanos, target: i64) -> Option<Nanos> {
-    let conns: Vec<&Conn<'_>> = device.conns.iter().filter_map(|id| index.conns.get(id)).collect();
-    conns.first().filter(|first| first.told.from < target)?;
-    let reached = conns
-        .iter()
-        .flat_map(|conn| {
-            conn.steps
-                .iter()
-                .filter(|(_, step)| step.seq() >= target)
-                .map(|(t, _)| *t)
-                .chain((conn.told.from >= target).then_some(conn.opened))
-        })
-        .min()
-        .unwrap_or(Nanos::MAX);
-    let upto = reached.min(horizon);
-    Some(device.wanted.iter().map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(from))).sum())
+/// How far a device had come when: each moment at which it came further than before.
+fn way(index: &Index<'_>, device: &Device<'_>) -> Vec<(Nanos, i64)> {
+    let conns = device.conns.iter().filter_map(|id| index.conns.get(id));
+    let steps =
+        conns.flat_map(|conn| [(conn.opened, conn.told.from)].into_iter().chain(conn.steps.iter().map(|(t, step)| (*t, step.seq()))));
+    let mut way: Vec<(Nanos, i64)> = Vec::new();
+    for (t, seq) in steps {
+        if way.last().is_none_or(|(_, furthest)| seq > *furthest) {
+            way.push((t, seq));
+        }
+    }
+    way
 }

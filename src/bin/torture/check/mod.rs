@@ -8,6 +8,8 @@ mod index;
 mod latency;
 mod posts;
 mod streams;
+mod upstream;
+mod upstream_history;
 mod world;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ use super::fact::{Entry, Nanos};
 use index::Index;
 
 pub use latency::{Latency, latency, slowest_recovery};
+pub use upstream::take_overs;
 
 /// A rule that was broken, and what stands around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub fn check(history: &[Entry], limits: Limits) -> Vec<Violation> {
     delivery::check(&index, &mut found);
     acks::check(&index, &mut found);
     latency::check(&index, limits, &mut found);
+    upstream::check(&index, &mut found);
     world::check(&index, &mut found);
     let mut list = found.list;
     list.sort_by_key(|violation| violation.rule[1..].parse::<u32>().unwrap_or(u32::MAX));

@@ -5,8 +5,8 @@ use super::index::{Conn, Device, Index, Step};
 use crate::fact::{Asked, Fact, Since, Told};
 
 pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
-    for device in index.devices.values() {
-        let owed = index.owed(device);
+    for (name, device) in &index.devices {
+        let owed = index.owed(name);
         // The highest place that the device has come to, over all its connections.
         let mut reached: Option<i64> = None;
         for id in &device.conns {
@@ -21,7 +21,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings<'_>) {
                 );
             }
             resume(index, device, conn, reached, found);
-            walk(*id, conn, &owed, found);
+            walk(*id, conn, owed, found);
             let end = conn.steps.iter().map(|(_, step)| step.seq()).max().unwrap_or(conn.told.from);
             // What was reset or lost was told; the stream begins anew.
             reached = Some(reached.unwrap_or(0).max(end).max(conn.told.from));

@@ -98,8 +98,8 @@ impl Story {
 
     /// What the database says at the end.
     fn log(&mut self, titles: &[(&str, i64)]) -> &mut Self {
-        self.note(Fact::Drained);
         let head = titles.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
+        self.note(Fact::Drained { head });
         self.note(Fact::Log { log_id: LOG.into(), floor: 0, head });
         for (title, seq) in titles {
             self.note(Fact::Row { seq: *seq, id: format!("id-{title}"), title: (*title).into(), hash: contents(title) });
@@ -487,16 +487,46 @@ fn c15_recovery() {
     assert_eq!(recovers(17_000, "postgres-kill").broken(), ["C15"]);
 }
 
-#[test]
-fn c16_terms_and_commands() {
-    let frame = |term, command: &str| Fact::UpFrame { user: "ann".into(), conn: 1, term, command: Some(command.into()) };
+/// Ann's session under two owners: each takes one command up, and the first is told one message.
+fn upstream() -> Story {
     let mut story = good();
-    story.note(frame(1, "a")).note(frame(2, "b")).note(Fact::UpCommand { user: "ann".into(), command: "a".into(), state: "sent".into() });
-    assert_eq!(story.broken(), [""; 0]);
-    assert_eq!(story.clone().note(frame(1, "c")).broken(), ["C16"], "a term goes back");
-    assert_eq!(story.clone().note(frame(2, "b")).broken(), ["C16"], "a command comes twice");
-    story.note(Fact::UpCommand { user: "ann".into(), command: "z".into(), state: "sent".into() });
-    assert_eq!(story.broken(), ["C16"], "said to be sent, and never came");
+    let ann = || "ann".to_owned();
+    story.note(Fact::UpSignIn { user: ann(), process: 0, at: 1_100, stamp: 1_099 });
+    for (link, process, at, command) in [(1, 0, 1_200, "a"), (2, 1, 9_000, "b")] {
+        story.note(Fact::UpAsk { link, user: ann(), process, at, stamp: at - 1 }).note(Fact::UpOpen { link });
+        story.note(Fact::CommandGiven { user: ann(), command: command.into() });
+        story.note(Fact::UpFrame { link, at: at + 500, stamp: at + 499, command: Some(command.into()) });
+        story.note(Fact::CommandTold { command: command.into(), status: "sent".into() });
+        story.note(Fact::UpTerm { user: ann(), term: process as i64 + 1, process, at: at - 150, old_lease_until: None, taken_over: true });
+        let (state, term, settled) = ("sent".into(), Some(process as i64 + 1), Some(at + 501));
+        story.note(Fact::UpCommand { user: ann(), command: command.into(), state, term, settled });
+    }
+    story.note(Fact::UpSaid { link: 1, n: 1 }).note(Fact::UpClose { link: 1, at: 8_000 });
+    story.note(Fact::UpEntry { seq: 5, user: ann(), said: Some((1, 1)) });
+    story
+}
+
+#[test]
+fn c16_terms_commands_and_messages() {
+    assert_eq!(upstream().broken(), [""; 0]);
+    let frame = |link, at, command: Option<&str>| Fact::UpFrame { link, at, stamp: at - 1, command: command.map(str::to_owned) };
+    assert_eq!(upstream().note(frame(1, 9_700, None)).broken(), ["C16"], "a term goes back");
+    assert_eq!(upstream().note(frame(2, 9_700, Some("a"))).broken(), ["C16"], "a command comes twice");
+    assert_eq!(upstream().note(frame(2, 9_700, Some("z"))).broken(), ["C16"], "a command that nobody gave");
+    let never_came = upstream().without(|fact| matches!(fact, Fact::UpFrame { link: 2, .. }));
+    assert_eq!(never_came.broken(), ["C16"], "said to be sent, and never came");
+    let again = Fact::UpEntry { seq: 6, user: "ann".into(), said: Some((1, 1)) };
+    assert_eq!(upstream().note(again).broken(), ["C16"], "a message twice");
+    let untold = upstream().without(|fact| matches!(fact, Fact::CommandTold { .. }));
+    assert_eq!(untold.broken(), ["C16"], "a device that is told nothing");
+    let denied = upstream().change(|fact| match fact {
+        Fact::UpCommand { state, .. } => *state = "failed".into(),
+        Fact::CommandTold { status, .. } => *status = "failed".into(),
+        _ => {}
+    });
+    assert_eq!(denied.broken(), ["C16"], "said to have failed, and it came");
+    let sleeper = Fact::UpSignIn { user: "ann".into(), process: 0, at: 9_800, stamp: 9_799 };
+    assert_eq!(upstream().note(sleeper).broken(), ["C16"], "an owner that wakes");
 }
 
 #[test]

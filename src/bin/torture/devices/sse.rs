@@ -40,24 +40,33 @@ impl Block {
     }
 }
 
-struct Source {
+/// A body that goes on.
+pub(super) struct Source {
     response: reqwest::Response,
     unread: Vec<u8>,
 }
 
 impl Source {
-    /// The next block; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Block>, reqwest::Error> {
+    pub(super) fn of(response: reqwest::Response) -> Self {
+        Self { response, unread: Vec::new() }
+    }
+
+    /// What stands before the next `end`. Safe to drop: what was read stays in `unread`.
+    pub(super) async fn piece(&mut self, end: &[u8]) -> Result<Option<String>, reqwest::Error> {
         loop {
-            if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
-                let text: Vec<u8> = self.unread.drain(..end + 2).collect();
-                return Ok(Some(Block::parse(&String::from_utf8_lossy(&text))));
+            if let Some(at) = self.unread.windows(end.len()).position(|bytes| bytes == end) {
+                let text: Vec<u8> = self.unread.drain(..at + end.len()).collect();
+                return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
             }
             match self.response.chunk().await? {
                 Some(chunk) => self.unread.extend_from_slice(&chunk),
                 None => return Ok(None),
             }
         }
+    }
+
+    async fn next(&mut self) -> Result<Option<Block>, reqwest::Error> {
+        Ok(self.piece(b"\n\n").await?.map(|text| Block::parse(&text)))
     }
 }
 
@@ -85,7 +94,7 @@ impl Device {
             Ok(Err(error)) => return Left::Ended(error.without_url().to_string()),
             Err(_) => return Left::Ended("no answer".to_owned()),
         };
-        let mut source = Source { response, unread: Vec::new() };
+        let mut source = Source::of(response);
         let hello = loop {
             match timeout(CONNECT_LIMIT, source.next()).await {
                 Ok(Ok(Some(block))) => match block.data.map(|data| serde_json::from_str::<Value>(&data)) {
@@ -105,7 +114,6 @@ impl Device {
         let mut stride = self.random.random_range(1..30);
         let mut heard = Instant::now();
         loop {
-            // Safe to drop: what was read stays in `unread`.
             let block = match timeout(Duration::from_millis(200), source.next()).await {
                 Ok(Ok(Some(block))) => block,
                 Ok(Ok(None)) => return Left::Ended("end".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -61,19 +62,18 @@ impl Device {
 
     async fn listen(&mut self, hub: usize, conn: u64, socket: &mut Socket, leave: Instant) -> Left {
         let mut stride = self.random.random_range(1..30);
+        let mut heard = Instant::now();
         loop {
+            self.command(socket).await;
             // Looked at often: staying may begin at any time.
             let message = match timeout(Duration::from_millis(200), socket.next()).await {
                 Ok(message) => message,
                 Err(_) if self.wants_to_leave(leave) => return self.leave(socket).await,
-                Err(_) => {
-                    // Nothing for that long: not even pongs' pings or heartbeats.
-                    match timeout(SILENCE, socket.next()).await {
-                        Ok(message) => message,
-                        Err(_) => return Left::Ended("silence".to_owned()),
-                    }
-                }
+                // Not even pongs' pings or heartbeats.
+                Err(_) if heard.elapsed() > SILENCE => return Left::Ended("silence".to_owned()),
+                Err(_) => continue,
             };
+            heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
                     if self.take(conn, &text) {
@@ -99,6 +99,15 @@ impl Device {
             if self.wants_to_leave(leave) {
                 return self.leave(socket).await;
             }
+        }
+    }
+
+    /// Gives a command, now and then.
+    async fn command(&mut self, socket: &mut Socket) {
+        let is_last = self.floor.staying.load(Ordering::SeqCst);
+        for said in self.commands.due(&self.floor.book, &mut self.random, is_last) {
+            // That it fails is seen at the next look.
+            let _ = timeout(CONNECT_LIMIT, socket.send(Message::text(said))).await;
         }
     }
 

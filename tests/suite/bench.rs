@@ -1,0 +1,113 @@
+//! Promise: a bench measures what it says, small ones in seconds, and two runs are compared by their ratios.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::support::*;
+
+fn bench(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
+    command.arg("bench").args(args).env_clear().env("PATH", "/usr/bin:/bin").kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn ended(mut command: Command) -> Output {
+    tokio::time::timeout(Duration::from_secs(300), command.output()).await.expect("it ends").unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+/// On a database of the test's own; the JSON that it wrote.
+async fn measured(args: &[&str]) -> Value {
+    let _turn = heavy().await;
+    let (db, state) = (TestDb::new().await, tempfile::tempdir().unwrap());
+    let mut command = bench(&[args, &["--json", "-", "--label", "small", "--revision", "abc"]].concat());
+    command.env("DATABASE_URL", db.url()).env("RECADO_ALLOW_UNSAFE_DURABILITY", "on").env("RECADO_DATA_DIR", state.path());
+    let output = ended(command).await;
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)))
+}
+
+fn figure<'a>(results: &'a Value, name: &str) -> &'a Value {
+    let figures = results["figures"].as_array().unwrap();
+    figures.iter().find(|figure| figure["name"] == name).unwrap_or_else(|| panic!("no {name}: {results:#}"))
+}
+
+fn value(results: &Value, name: &str) -> f64 {
+    figure(results, name)["value"].as_f64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_brings_everyone_back_with_what_they_missed() {
+    let found = measured(&["storm", "--clients", "40", "--missed", "3", "--rate", "20"]).await;
+    assert_eq!((&found["bench"], &found["label"], &found["revision"]), (&json!("storm"), &json!("small"), &json!("abc")));
+    assert!(value(&found, "cut_to_all_live_s") >= value(&found, "away_s"), "{found:#}");
+    assert_eq!(value(&found, "posts_failed"), 0.0);
+    assert!(value(&found, "database_connections") >= 3.0, "{found:#}");
+    let beside = figure(&found, "return_to_all_live_s");
+    assert!(beside["ceiling"]["value"].as_f64() > Some(0.0) && beside["ratio"].is_number(), "{found:#}");
+    assert_eq!(figure(&found, "cut_to_all_live_s")["goal"], json!({ "at_most": 15.0 }));
+    let machine = &found["machine"];
+    assert!(machine["cores"].as_u64() > Some(0) && machine["postgresql"].is_string() && machine["commit_ms"].is_number(), "{machine:#}");
+    assert!(found["measured"].is_string(), "{found:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hubs_are_measured_beside_one() {
+    let found = measured(&["pair", "--connections", "4", "--seconds", "1", "--rounds", "1", "--rate", "20"]).await;
+    assert!(figure(&found, "two_hubs_posts_per_s")["ratio"].is_number(), "{found:#}");
+    assert!(value(&found, "other_hub_p50_ms") > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curves_are_measured_and_drawn() {
+    let found = measured(&["curves", "--connections", "5,20", "--accounts", "1,4", "--seconds", "1", "--rate", "20"]).await;
+    let points = |curve: usize| found["curves"][curve]["series"][0]["points"].as_array().unwrap().iter().map(|p| p["size"].clone());
+    assert_eq!(points(0).collect::<Vec<_>>(), [5.0, 20.0]);
+    assert_eq!(points(1).collect::<Vec<_>>(), [1.0, 4.0]);
+    let folder = tempfile::tempdir().unwrap();
+    let kept = keep(folder.path(), "found.json", &found);
+    let output = ended(bench(&["chart", &kept, "--out", &folder.path().display().to_string()])).await;
+    assert!(output.status.success(), "{}", said(&output));
+    for name in ["connections.svg", "accounts.svg"] {
+        let svg = std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.contains("<polyline ") && svg.contains("bench curves (small)"), "{svg}");
+    }
+}
+
+fn keep(folder: &Path, name: &str, results: &Value) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, results.to_string()).unwrap();
+    path.display().to_string()
+}
+
+/// A run in which a hub did this part of what plain SQL does.
+fn run(part: f64) -> Value {
+    let figure = json!({ "name": "posts_per_s", "value": part * 1000.0, "unit": "1/s", "ceiling": { "name": "plain", "value": 1000 },
+                         "ratio": part, "goal": { "at_least": 0.3 }, "met": part >= 0.3 });
+    json!({ "bench": "publish", "settings": {}, "figures": [figure], "notes": [], "measured": "2026-01-01T00:00:00Z", "version": "0.1.0",
+            "machine": { "cores": 2, "postgresql": "15", "load": 0.1, "release": true } })
+}
+
+#[tokio::test]
+async fn a_run_that_got_worse_fails_the_comparison() {
+    let folder = tempfile::tempdir().unwrap();
+    let baseline = keep(folder.path(), "baseline.json", &json!([run(0.6)]));
+    for (part, args, code, verdict) in
+        [(0.55, &[][..], 0, "same"), (0.4, &[], 1, "worse"), (0.4, &["--tolerance", "2"], 0, "same"), (0.9, &[], 0, "better")]
+    {
+        let new = keep(folder.path(), "new.json", &run(part));
+        let output = ended(bench(&[&["compare", &baseline, &new], args].concat())).await;
+        assert_eq!(output.status.code(), Some(code), "{part}: {}", said(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(verdict), "{part}: {}", said(&output));
+    }
+    let other = keep(folder.path(), "other.json", &json!([]));
+    assert_eq!(ended(bench(&["compare", &baseline, &other])).await.status.code(), Some(1), "nothing in common is no success");
+}

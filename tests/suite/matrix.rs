@@ -1,0 +1,97 @@
+//! The faults that a hub has to stand, what must hold, and the tests that show it: as a table that cannot name what is not there.
+
+mod rows;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use rows::{ROWS, Row};
+
+const PAGE: &str = "docs/faults.md";
+/// Files of tests that need the machine, and come with a branch of their own; a row may name them before they are there.
+const COMING: &[&str] = &["clock", "disks", "failover", "network", "power"];
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every test of this program, as `file::name`.
+fn known() -> BTreeSet<String> {
+    let said = Command::new(std::env::current_exe().unwrap()).args(["--list", "--format", "terse"]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    said.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+fn is_coming(test: &str) -> bool {
+    let file = test.split("::").next().unwrap();
+    COMING.contains(&file) && !project().join(format!("tests/suite/{file}.rs")).exists()
+}
+
+fn missing<'a>(rows: &'a [Row], known: &BTreeSet<String>) -> Vec<&'a str> {
+    let named = rows.iter().flat_map(|row| row.tests.iter().copied());
+    named.filter(|test| !known.contains(*test) && !is_coming(test)).collect()
+}
+
+fn page() -> String {
+    let mut page = String::from(
+        "# Faults\n\n\
+         What may happen to a hub, its database, its clients and their providers, what must hold then, and the tests of `tests/suite/` that do it and\n\
+         look. The table is written in `tests/suite/matrix/rows.rs`; a test compares it with this page, and looks whether each test that it names is there.\n\
+         A test that needs more of the machine than it has (root, a loop device, a network namespace) is skipped, aloud; `tools/faults` counts, after\n\
+         `cargo test`, how many rows were tried, and how many were not and why. Where a test has to kill a hub at an exact step, the hub is held there\n\
+         (`src/points.rs`); only the hubs of the tests can be. The torture run ([torture.md](torture.md)) mixes most of these faults under load.\n\n\
+         | row | fault | what must hold | shown by |\n| --- | --- | --- | --- |\n",
+    );
+    for row in ROWS {
+        let mut shown: Vec<String> = row.tests.iter().map(|test| format!("`{test}`")).collect();
+        shown.extend(row.note.map(str::to_owned));
+        page += &format!("| {} | {} | {} | {} |\n", row.number, row.fault, row.holds, shown.join("<br>"));
+    }
+    page
+}
+
+#[test]
+fn each_row_names_tests_that_are_there_or_says_why_it_has_none() {
+    let known = known();
+    assert!(known.contains("matrix::each_row_names_tests_that_are_there_or_says_why_it_has_none"), "{known:?}");
+    assert_eq!(missing(ROWS, &known), [""; 0], "no such tests");
+    for row in ROWS {
+        assert!(!row.tests.is_empty() || row.note.is_some(), "{}: no test and no reason", row.number);
+    }
+    assert!(ROWS.is_sorted_by(|a, b| a.number < b.number), "in order, none twice");
+    // The check can fail.
+    let wrong = [Row { number: "F00", fault: "", holds: "", tests: &["points::no_such_test"], note: None }];
+    assert_eq!(missing(&wrong, &known), ["points::no_such_test"]);
+}
+
+#[test]
+fn the_page_of_faults_is_the_table() {
+    let right = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md");
+    std::fs::write(&right, page()).unwrap();
+    let is = std::fs::read_to_string(project().join(PAGE)).unwrap_or_default();
+    assert!(is == page(), "{PAGE} is not the table: copy {} over it", right.display());
+}
+
+fn counted(book: Option<&str>) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("book");
+    if let Some(book) = book {
+        std::fs::write(&file, book).unwrap();
+    }
+    let said = Command::new(project().join("tools/faults")).arg(&file).output().unwrap();
+    (said.status.success(), String::from_utf8(said.stdout).unwrap())
+}
+
+/// What CI prints.
+#[test]
+fn the_rows_that_were_not_tried_are_counted_with_their_reasons() {
+    let without = ROWS.iter().filter(|row| row.tests.is_empty()).count();
+    let (well, said) = counted(None);
+    assert!(well && said.starts_with(&format!("fault matrix: run {}, skipped {without}\n", ROWS.len() - without)), "{said}");
+    let (well, said) = counted(Some("run F16 ext4\nskipped F16 xfs: mkfs.xfs is not installed\nskipped F43: needs root\nrun F44\n"));
+    assert!(well && said.starts_with(&format!("fault matrix: run {}, skipped {}\n", ROWS.len() - without - 2, without + 2)), "{said}");
+    assert!(said.contains("\n  F16 xfs: mkfs.xfs is not installed\n  F43: needs root\n"), "{said}");
+    let (well, _) = counted(Some("skipped F99: there is no such row\n"));
+    assert!(!well, "a line of no row is not passed over");
+}
