@@ -103,7 +103,7 @@ impl<'a> Event<'a> {
     }
 
     fn give(&mut self, name: String, value: Value) {
-        if self.attributes.contains_key(&name) {
+        if self.get(&name).is_some() {
             self.refuse(&name, "stands twice");
         } else {
             self.attributes.insert(name, value);
