@@ -23,8 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The exit code of a hub whose database does not answer.
 const NO_DATABASE: i32 = 69;
-/// Of an upstream session: the shortest that may be configured.
-pub const LEASE: Duration = Duration::from_secs(3);
+/// Of an upstream session. The shortest that may be configured, three seconds, runs out by itself on a busy machine.
+pub const LEASE: Duration = Duration::from_secs(5);
 /// How long it takes at most until the log's line of its start is in the file.
 const LINE_LIMIT: Duration = Duration::from_secs(5);
 

@@ -140,16 +140,17 @@ impl Desk {
     }
 }
 
-/// Some socket, every now and then.
+/// Some sockets, every now and then.
 async fn speak(desk: Arc<Desk>, mut random: StdRng) {
     loop {
-        sleep(Duration::from_millis(random.random_range(10..70))).await;
+        sleep(Duration::from_millis(random.random_range(30..170))).await;
         let script = desk.script();
         if script.is_silent {
             continue;
         }
-        let length = if random.random_bool(0.03) { random.random_range(1_000..6_000) } else { random.random_range(0..100) };
-        if let Some((_, orders)) = script.open.values().choose(&mut random) {
+        let some = random.random_range(1..5);
+        for (_, orders) in script.open.values().choose_multiple(&mut random, some) {
+            let length = if random.random_bool(0.03) { random.random_range(1_000..6_000) } else { random.random_range(0..100) };
             let _ = orders.try_send(Order::Say(length));
         }
     }
