@@ -32,7 +32,8 @@ pub struct SessionFact {
 /// stays ended, unless it was only thought to be: an instance that was frozen for long was taken for dead.
 ///
 /// The database is told how long ago things were, so that all times are on its clock: that of a hub may be wrong, and
-/// sessions are compared with notifications, and forgotten by their age.
+/// sessions are compared with notifications, and forgotten by their age. Two statements may take more and less time on their
+/// way, so a later one does not move a time below an earlier one.
 ///
 /// # Errors
 /// When the database is away or slow. Nothing is stored then, and storing again is right.
@@ -65,8 +66,10 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
                         acked_seq, connected_age, active_age, ended_age, end_reason)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
-              SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq, last_activity_at = excluded.last_activity_at,
-                  ended_at = excluded.ended_at, end_reason = excluded.end_reason
+              SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
+                  last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
+                  ended_at = CASE WHEN excluded.ended_at IS NOT NULL THEN greatest(excluded.ended_at, s.connected_at) END,
+                  end_reason = excluded.end_reason
             WHERE s.ended_at IS NULL OR s.end_reason = 'instance_lost'"#,
         instance.0,
         &ids,

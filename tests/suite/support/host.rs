@@ -33,7 +33,7 @@ fn enter(line: &str) {
 /// # Errors
 /// Where we are somebody else.
 pub fn root() -> Result<(), String> {
-    match said(&mut Command::new("id").arg("-u"))?.trim() {
+    match said(Command::new("id").arg("-u"))?.trim() {
         "0" => Ok(()),
         _ => Err("needs root".to_owned()),
     }
