@@ -3,13 +3,18 @@
 //! The rooms, from the door down: [`cli`] and [`app`] → [`http`] → [`delivery`] → [`store`] → [`wire`] → [`domain`].
 //! Nobody looks up; `tools/walls` checks it. `docs/architecture.md` follows one notification through all of them.
 
+#[cfg(not(feature = "fuzz"))]
 pub mod app;
+#[cfg(not(feature = "fuzz"))]
 pub mod backing;
 pub mod backoff;
+#[cfg(not(feature = "fuzz"))]
 pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod domain;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod http;
 pub mod metrics;
 #[cfg(feature = "mutants")]

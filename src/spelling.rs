@@ -2,8 +2,11 @@
 
 /// The known word that a mistyped one is nearest to, where one is near enough to be meant.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let (distance, near) = known.into_iter().map(|word| (distance(written, word), word)).min()?;
-    (distance <= 1 + written.len() / 4).then_some(near)
+    let most = 1 + written.len() / 4;
+    // The lengths alone tell of most words that they are too far; a name of kilobytes is near to none.
+    let known = known.into_iter().filter(|word| word.len().abs_diff(written.len()) <= most);
+    let (distance, near) = known.map(|word| (distance(written, word), word)).min()?;
+    (distance <= most).then_some(near)
 }
 
 /// Levenshtein's edit distance.

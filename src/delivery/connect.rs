@@ -8,6 +8,7 @@ use super::connection::Connection;
 use super::live::Delivery;
 use super::registry::{Full, Member, Position, Seat};
 use super::subscription::Subscription;
+use crate::backoff::Backoff;
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
 use crate::metrics;
 use crate::store::cursors::{Known, Place};
@@ -16,6 +17,9 @@ use crate::wire::server::Resume;
 
 /// How long a client that knows a higher number than this instance waits for the instance to get there.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+/// How often a device's place is asked for. After the database was away every idle reader still has a connection that went
+/// with it, and learns that by using it; whoever connects then should not have to come again for that.
+const PLACE_TRIES: u32 = 6;
 
 /// From where a client wants its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +124,7 @@ impl Delivery {
     /// What the database knows of the device, and this instance beyond that.
     async fn stored_place(&self, opening: &Opening, at: Position) -> Result<Known, ConnectError> {
         let start = Place { log_id: at.log_id, acked: at.published };
-        let known = cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start).await?;
+        let known = self.known_place(opening, start).await?;
         let Some(pending) = self.acks.pending(&opening.who.user, &opening.client, at.log_id) else { return Ok(known) };
         let acked = match known {
             Known::At(place) if place.log_id == at.log_id => place.acked.max(pending),
@@ -128,6 +132,22 @@ impl Delivery {
             Known::New(_) => return Ok(known),
         };
         Ok(Known::At(Place { log_id: at.log_id, acked }))
+    }
+
+    /// Asking again is right: a first place that was stored by a try without an answer is found by the next.
+    async fn known_place(&self, opening: &Opening, start: Place) -> Result<Known, StoreError> {
+        let ask = || cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start);
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+        for _ in 1..PLACE_TRIES {
+            match ask().await {
+                Err(StoreError::Unavailable(error)) => {
+                    tracing::debug!(%error, "a device's place is asked for again");
+                    tokio::time::sleep(backoff.failed()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        ask().await
     }
 
     /// A place above what this instance has published is either one that another, quicker instance has given, or one

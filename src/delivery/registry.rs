@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use slab::Slab;
@@ -35,24 +36,28 @@ pub struct Member {
     pub who: Principal,
     pub client: ClientId,
     pub transport: &'static str,
+    /// By this machine's clock, for whoever asks this instance.
     pub connected_at: DateTime<Utc>,
+    /// For what is stored: the database is told how long ago things were.
+    pub connected: Instant,
     pub outbox: Outbox,
     reached: Mutex<Reached>,
-    last_activity_ms: AtomicI64,
+    /// Since `connected`.
+    last_activity_ms: AtomicU64,
 }
 
 impl Member {
     pub fn new(who: Principal, client: ClientId, transport: &'static str) -> Self {
-        let now = Utc::now();
         Self {
             session: SessionId::new(),
             who,
             client,
             transport,
-            connected_at: now,
+            connected_at: Utc::now(),
+            connected: Instant::now(),
             outbox: Outbox::default(),
             reached: Mutex::default(),
-            last_activity_ms: AtomicI64::new(now.timestamp_millis()),
+            last_activity_ms: AtomicU64::new(0),
         }
     }
 
@@ -99,11 +104,13 @@ impl Member {
 
     /// The client has said something.
     pub fn touch(&self) {
-        self.last_activity_ms.store(Utc::now().timestamp_millis(), Ordering::Relaxed);
+        let since = u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_activity_ms.store(since, Ordering::Relaxed);
     }
 
-    pub fn last_activity_ms(&self) -> i64 {
-        self.last_activity_ms.load(Ordering::Relaxed)
+    /// How long after its beginning the client last said something.
+    pub fn last_activity(&self) -> Duration {
+        Duration::from_millis(self.last_activity_ms.load(Ordering::Relaxed))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use chrono::{DateTime, Utc};
+use std::time::{Duration, Instant};
 
 use super::registry::Member;
 use crate::domain::{LogId, Seq, SessionId};
@@ -22,7 +21,7 @@ pub struct SessionBook {
 #[derive(Debug, Default)]
 struct Pages {
     waiting: HashMap<SessionId, SessionFact>,
-    known: HashMap<SessionId, (Seq, Seq, i64)>,
+    known: HashMap<SessionId, (Seq, Seq, Duration)>,
 }
 
 impl SessionBook {
@@ -37,7 +36,7 @@ impl SessionBook {
 
     /// A connection has ended.
     pub fn ended(&self, member: &Member, log_id: LogId, why: &'static str) {
-        self.write(fact(member, log_id, Some((Utc::now(), why))));
+        self.write(fact(member, log_id, Some((Instant::now(), why))));
         self.pages().known.remove(&member.session);
     }
 
@@ -52,7 +51,7 @@ impl SessionBook {
     pub(super) fn refresh<'a>(&self, members: impl Iterator<Item = &'a Member>, log_id: LogId) {
         let mut pages = self.pages();
         for member in members {
-            let now = (member.sent(), member.acked(), member.last_activity_ms());
+            let now = (member.sent(), member.acked(), member.last_activity());
             if pages.known.insert(member.session, now) != Some(now)
                 && !pages.waiting.contains_key(&member.session)
                 && pages.waiting.len() < MOST_WAITING
@@ -77,7 +76,7 @@ impl SessionBook {
     }
 }
 
-fn fact(member: &Member, log_id: LogId, end: Option<(DateTime<Utc>, &'static str)>) -> SessionFact {
+fn fact(member: &Member, log_id: LogId, end: Option<(Instant, &'static str)>) -> SessionFact {
     SessionFact {
         session: member.session,
         who: member.who.clone(),
@@ -87,8 +86,8 @@ fn fact(member: &Member, log_id: LogId, end: Option<(DateTime<Utc>, &'static str
         from: member.from(),
         sent: member.sent(),
         acked: member.acked(),
-        connected_at: member.connected_at,
-        last_activity_at: DateTime::from_timestamp_millis(member.last_activity_ms()).unwrap_or(member.connected_at),
+        connected: member.connected,
+        last_activity: member.connected + member.last_activity(),
         end,
     }
 }

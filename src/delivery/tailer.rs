@@ -27,6 +27,8 @@ use crate::tasks::Stop;
 
 /// How long our own commit may take to come by the short way before the table is read for it.
 const OWN_COMMIT_GRACE: Duration = Duration::from_millis(20);
+/// A page that comes in this time leaves room for one of twice its size, within the limit of three seconds.
+const QUICK_PAGE: Duration = Duration::from_millis(500);
 
 /// When the log was last confirmed read to its end, for the health check.
 #[derive(Debug)]
@@ -66,6 +68,9 @@ pub struct Tailer {
     /// Our own commit, announced to us before it came by the short way: up to where, and when the table is read for it.
     own_due: Option<(Seq, Instant)>,
     check_due: bool,
+    /// How much the next page may hold. A page that does not come in time over a slow link would not come the next time
+    /// either: less is asked for then, and more again when pages come quickly.
+    page_bytes: i64,
     /// The notification at the published number, where it is known: the log must still hold it.
     last: Option<(Seq, NotificationId)>,
     backoff: Backoff,
@@ -80,6 +85,8 @@ enum TailError {
     Hole { last: Seq, found: Seq },
     #[error("the log does not hold {last}, which was published, though it goes on after it; delivery stops here")]
     Gone { last: Seq },
+    #[error("the server is a standby, which may lack the end of the log and stores nothing; the next try may find the primary")]
+    Standby,
 }
 
 impl Tailer {
@@ -102,6 +109,7 @@ impl Tailer {
             due: Instant::now(),
             own_due: None,
             check_due: true,
+            page_bytes: read::TAIL_BYTES,
             last: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
         }
@@ -221,11 +229,23 @@ impl Tailer {
         Ok(())
     }
 
+    async fn page(&mut self, from: Seq) -> Result<Tail, StoreError> {
+        let connection = self.lane.get().await?;
+        let asked = Instant::now();
+        let page = read::tail(connection, from, self.page_bytes).await;
+        self.page_bytes = match &page {
+            Err(StoreError::TimedOut(_)) => (self.page_bytes / 4).max(read::TAIL_LEAST_BYTES),
+            Ok(_) if asked.elapsed() < QUICK_PAGE => (self.page_bytes * 2).min(read::TAIL_BYTES),
+            _ => self.page_bytes,
+        };
+        page
+    }
+
     /// Reads and publishes a page; `false` when it reached the end of the log. What is appended while the page is read
     /// has its own hint: to go on until nothing comes would never end on a log that grows without a pause.
     async fn read_on(&mut self) -> Result<bool, TailError> {
         let position = self.registry.position();
-        let Tail { mut rows, is_end } = read::tail(self.lane.get().await?, position.published).await?;
+        let Tail { mut rows, is_end } = self.page(position.published).await?;
         match rows.first() {
             Some(first) if first.seq == position.published => {
                 // The row that was published last stands first: it must be the same.
@@ -280,6 +300,9 @@ impl Tailer {
 
     /// Compares what the log says of itself with what this instance has published.
     async fn follow(&mut self, state: LogState) -> Result<(), TailError> {
+        if state.is_standby {
+            return Err(TailError::Standby);
+        }
         let position = self.registry.position();
         if state.log_id != position.log_id {
             tracing::warn!(old = %position.log_id, new = %state.log_id, "the log is another one; every client is told to reset");

@@ -8,7 +8,12 @@ mod auth;
 mod batch;
 mod body;
 mod device;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod door;
+#[cfg(feature = "conformance")]
+mod echo;
 mod flow;
+mod frames;
 mod health;
 mod history;
 mod hub;
@@ -34,6 +39,8 @@ mod upgrade;
 mod why;
 
 pub use auth::Auth;
+#[cfg(feature = "conformance")]
+pub use echo::{Echo, EchoRules};
 pub use health::Health;
 pub use hub::{Hub, SocketRules};
 pub use limits::{BATCHES_AT_ONCE, Rates, UserRates};

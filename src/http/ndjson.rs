@@ -223,7 +223,7 @@ enum More {
 }
 
 /// The notification of a line, and its length; a blank line holds none.
-fn read(line: &Line) -> Result<Option<(NotifyBody, usize)>, Problem> {
+pub fn read(line: &Line) -> Result<Option<(NotifyBody, usize)>, Problem> {
     if line.bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }

@@ -8,13 +8,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use chrono::{DateTime, Utc};
-use futures_util::{FutureExt, SinkExt};
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite;
 
 use super::ask::AckMode;
+use super::frames::{Frames, Over, end};
 use super::hub::Hub;
 use super::limits::Bucket;
 use super::stream::{self, TokenClock};
@@ -42,29 +42,11 @@ const REFUSED_MAX: u32 = 60;
 const RATE_LIMIT_AFTER_MS: u64 = 10_000;
 /// How long a pong that is overdue is looked for: the runtime may know of the time before it knows of what has arrived.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How long the other side of a close may take.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the door decided.
 pub enum Admission {
     Refused(Close),
     Open { opening: Box<Opening>, expires_at: DateTime<Utc>, ack_mode: AckMode },
-}
-
-/// Why a connection is over.
-enum Over {
-    /// We end it, with a code.
-    Close { close: Close, after_ms: Option<u64> },
-    /// The client said goodbye.
-    ByClient,
-    /// The other side is gone.
-    Lost,
-}
-
-impl From<Close> for Over {
-    fn from(close: Close) -> Self {
-        Self::Close { close, after_ms: None }
-    }
 }
 
 /// Serves a socket to its end.
@@ -98,7 +80,7 @@ async fn open(socket: &mut WebSocket, hub: &Hub, opening: Opening, expires_at: D
 
 /// A connection that is open.
 struct Line {
-    socket: WebSocket,
+    frames: Frames,
     hub: Arc<Hub>,
     subscription: Subscription,
     ack_mode: AckMode,
@@ -116,7 +98,7 @@ impl Line {
         let now = Instant::now();
         let heartbeat_at = now + hub.sockets.heartbeat;
         Self {
-            socket,
+            frames: Frames::new(socket, hub.sockets.send_deadline),
             hub,
             subscription,
             ack_mode,
@@ -134,7 +116,7 @@ impl Line {
         loop {
             let next_time = self.next_time();
             let done = tokio::select! {
-                said = self.socket.recv() => self.hear(said).await,
+                said = self.frames.hear() => self.hear(said).await,
                 ready = self.subscription.ready() => match ready {
                     Ready::Frames => self.write_frames().await,
                     Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
@@ -160,7 +142,7 @@ impl Line {
         }
         if self.pinged.is_some_and(|(_, at)| now >= at + self.hub.sockets.pong_deadline) {
             // The pong may lie here unread, when it was this hub that had no time: a write that waited, a machine that slept.
-            return match timeout(LAST_LOOK, self.socket.recv()).await {
+            return match timeout(LAST_LOOK, self.frames.hear()).await {
                 Ok(said) => self.hear(said).await,
                 Err(_) => Err(Close::NoPong.into()),
             };
@@ -186,13 +168,13 @@ impl Line {
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.text.len();
-            self.feed(Message::Text(frame.text.into())).await?;
+            self.frames.feed(Message::Text(frame.text.into())).await?;
             if written >= PING_BYTES {
                 self.ask_for_ack().await?;
             }
         }
         self.ask_for_ack().await?;
-        self.flush().await?;
+        self.frames.flush().await?;
         #[cfg(feature = "points")]
         crate::points::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
         Ok(())
@@ -215,7 +197,7 @@ impl Line {
     async fn ping(&mut self) -> Result<(), Over> {
         if self.pinged.is_none() {
             self.feed_ping().await?;
-            self.flush().await?;
+            self.frames.flush().await?;
         }
         Ok(())
     }
@@ -226,7 +208,7 @@ impl Line {
         self.ping_at = None;
         self.last_ping = Some(now);
         self.pinged = Some((seq, now));
-        self.feed(Message::Ping(seq.to_string().into_bytes().into())).await
+        self.frames.feed(Message::Ping(seq.to_string().into_bytes().into())).await
     }
 
     fn pong(&mut self, payload: &[u8]) {
@@ -245,25 +227,22 @@ impl Line {
         }
     }
 
-    async fn hear(&mut self, said: Option<Result<Message, axum::Error>>) -> Result<(), Over> {
-        match said {
-            None => Err(Over::Lost),
-            Some(Err(error)) => Err(broken(error)),
-            Some(Ok(Message::Close(_))) => Err(Over::ByClient),
-            Some(Ok(Message::Binary(_))) => Err(Close::Binary.into()),
-            Some(Ok(Message::Pong(payload))) => {
+    async fn hear(&mut self, said: Result<Message, Over>) -> Result<(), Over> {
+        match said? {
+            Message::Binary(_) => Err(Close::Binary.into()),
+            Message::Pong(payload) => {
                 self.pong(&payload);
                 Ok(())
             }
-            // The library has queued the pong.
-            Some(Ok(Message::Ping(_))) => {
+            Message::Ping(_) => {
                 self.count_message()?;
-                self.flush().await
+                self.frames.flush().await
             }
-            Some(Ok(Message::Text(text))) => {
+            Message::Text(text) => {
                 self.subscription.member().touch();
                 self.hear_text(&text).await
             }
+            Message::Close(_) => Err(Over::ByClient),
         }
     }
 
@@ -331,19 +310,11 @@ impl Line {
     }
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Over> {
-        self.feed(Message::Text(frame.encode().into())).await?;
-        self.flush().await
+        self.frames.feed(Message::Text(frame.encode().into())).await?;
+        self.frames.flush().await
     }
 
-    async fn feed(&mut self, message: Message) -> Result<(), Over> {
-        taken(timeout(self.hub.sockets.send_deadline, self.socket.feed(message)).await)
-    }
-
-    async fn flush(&mut self) -> Result<(), Over> {
-        taken(timeout(self.hub.sockets.send_deadline, self.socket.flush()).await)
-    }
-
-    async fn finish(mut self, over: Over) {
+    async fn finish(self, over: Over) {
         let why = match &over {
             Over::Close { close, .. } => close.reason(),
             Over::ByClient => "closed_by_client",
@@ -353,48 +324,10 @@ impl Line {
         tracing::debug!(%session, why, "a connection ends");
         // The place is left before the goodbye: a client that comes back at once finds its acknowledgements noted.
         self.subscription.end(why);
-        match over {
-            Over::Close { close, after_ms } => {
-                if let Some(after_ms) = after_ms {
-                    let goodbye = ServerFrame::goodbye(close, after_ms).encode();
-                    let _ = timeout(CLOSE_LIMIT, self.socket.send(Message::Text(goodbye.into()))).await;
-                }
-                end(&mut self.socket, close).await;
-            }
-            // The library answers a close with a close; it goes out with the next step.
-            Over::ByClient => drop(timeout(CLOSE_LIMIT, self.socket.recv()).await),
-            Over::Lost => {}
-        }
-    }
-}
-
-fn taken(outcome: Result<Result<(), axum::Error>, tokio::time::error::Elapsed>) -> Result<(), Over> {
-    match outcome {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Over::Lost),
-        Err(_) => Err(Close::SlowConsumer.into()),
-    }
-}
-
-/// What a broken frame is answered with; the library only reports it.
-fn broken(error: axum::Error) -> Over {
-    use tungstenite::Error;
-    use tungstenite::error::ProtocolError;
-    match error.into_inner().downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => Close::TooBig.into(),
-        Some(Error::Utf8(_)) => Close::BadUtf8.into(),
-        Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Over::Lost,
-        Some(Error::Protocol(_)) => Close::BrokenFrame.into(),
-        _ => Over::Lost,
-    }
-}
-
-/// Says the code and waits for the other side, briefly. What it still sends is read and forgotten: a socket that is
-/// closed over unread data is reset, and the code may not arrive.
-async fn end(socket: &mut WebSocket, close: Close) {
-    let frame = CloseFrame { code: close.code(), reason: close.reason().into() };
-    let said = timeout(CLOSE_LIMIT, socket.send(Message::Close(Some(frame)))).await;
-    if matches!(said, Ok(Ok(()))) {
-        let _ = timeout(CLOSE_LIMIT, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
+        let goodbye = match over {
+            Over::Close { close, after_ms: Some(after_ms) } => Some(Message::Text(ServerFrame::goodbye(close, after_ms).encode().into())),
+            _ => None,
+        };
+        self.frames.finish(over, goodbye).await;
     }
 }

@@ -100,7 +100,7 @@ fn here(member: &Member, instance: &str, head: Seq, upstream_connected: bool) ->
         instance: instance.to_owned(),
         transport: member.transport.to_owned(),
         connected_at: member.connected_at.timestamp_millis(),
-        last_activity: member.last_activity_ms(),
+        last_activity: (member.connected_at + member.last_activity()).timestamp_millis(),
         sent_seq: member.sent(),
         acked_seq: member.acked(),
         lag: head.since(member.acked()),

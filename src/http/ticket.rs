@@ -76,7 +76,7 @@ fn mint(expires_at: DateTime<Utc>) -> String {
 }
 
 /// When a ticket says that it ends; `None` for what does not look like one.
-fn end(ticket: &str) -> Option<DateTime<Utc>> {
+pub fn end(ticket: &str) -> Option<DateTime<Utc>> {
     let digits = ticket.strip_prefix(PREFIX)?;
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if digits.len() != END_DIGITS + 2 * RANDOM_BYTES || !is_hex {

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::ask::{Ask, check_origin, check_room};
 use super::auth::bearer;
+use super::frames::{MESSAGE_MAX_BYTES, bounded};
 use super::hub::Hub;
 use super::problems::Refused;
 use super::socket::{self, Admission};
@@ -25,13 +26,6 @@ use crate::wire::problem::Problem;
 const SUBPROTOCOL: &str = "recado.v1";
 /// A client that can set no header names its token as one more subprotocol. It is never echoed.
 const TOKEN_SUBPROTOCOL: &str = "recado.bearer.";
-/// Longest frame and message of a client, in bytes.
-const MESSAGE_MAX_BYTES: usize = 16 << 10;
-/// What a connection holds to read into. Client frames are short; a longer one grows it.
-const READ_BUFFER_BYTES: usize = 512;
-/// Frames gather up to this size before they go to the kernel: a page is not one system call a notification.
-const WRITE_BUFFER_BYTES: usize = 4 << 10;
-
 pub async fn root(
     state: State<Arc<Hub>>,
     headers: HeaderMap,
@@ -73,20 +67,19 @@ pub async fn ws(
         }
     };
     let guest = hub.tasks.guest("websocket");
-    let upgraded = upgrade
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(MESSAGE_MAX_BYTES)
-        .max_frame_size(MESSAGE_MAX_BYTES)
-        .on_upgrade(move |socket| async move {
-            socket::serve(socket, hub, admission).await;
-            drop(guest);
-        });
+    let upgraded = bounded(upgrade, MESSAGE_MAX_BYTES).protocols([SUBPROTOCOL]).on_upgrade(move |socket| async move {
+        socket::serve(socket, hub, admission).await;
+        drop(guest);
+    });
     Ok(upgraded)
 }
 
-fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<WebSocketUpgrade, Refused> {
+/// # Errors
+/// 400 or 426 for what is no handshake.
+pub(super) fn handshake(
+    headers: &HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<WebSocketUpgrade, Refused> {
     let upgrade = upgrade.map_err(|_| {
         if headers.contains_key(header::UPGRADE) {
             Problem::new(400, "bad_handshake", "this is no WebSocket handshake of version 13 (RFC 6455 section 4.1)")
@@ -106,7 +99,7 @@ fn handshake(headers: &HeaderMap, upgrade: Result<WebSocketUpgrade, WebSocketUpg
 }
 
 /// The token of the header, or of a subprotocol. After them the query counts: its ticket, then its token.
-fn token(headers: &HeaderMap) -> Option<&str> {
+pub fn token(headers: &HeaderMap) -> Option<&str> {
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
     bearer(headers).or_else(in_protocol)

@@ -45,6 +45,9 @@ const QUEUE_ROWS: usize = 8192;
 const QUEUE_KIB: usize = 32 << 10;
 /// A caller has its answer within this time of asking; the contract gives five seconds.
 pub const DEADLINE: Duration = Duration::from_millis(4500);
+/// An attempt with less time left is not begun: it would likely end without an answer, and what was not sent is surely not
+/// appended, which says more to its caller than "unknown".
+const LEAST_TIME: Duration = Duration::from_millis(100);
 /// How much later than its deadline a request's answer may come from the appender.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -352,6 +355,10 @@ impl Appender {
         let rows: Vec<&NewNotification> = batch.iter().flat_map(|r| &r.rows).collect();
         let conflict = if batch.iter().any(|r| r.all_or_nothing) { Conflict::RefusesAll } else { Conflict::LeavesOut };
         let limit = deadline.saturating_duration_since(Instant::now());
+        if limit < LEAST_TIME {
+            // To open the connection took the time that there was. Nothing was sent.
+            return Err(Failure::Again(StoreError::TimedOut(limit)));
+        }
         #[cfg(feature = "mutants")]
         if let Some(early) = mutants::delivered_early(&rows, self.seen.end().0, end.seq) {
             let _ = self.committed.try_send(early);
@@ -406,7 +413,7 @@ impl Appender {
 /// Answers those whose time is over; they were never sent, or surely rolled back.
 fn drop_expired(batch: Vec<Request>) -> Vec<Request> {
     let now = Instant::now();
-    let (late, alive): (Vec<_>, Vec<_>) = batch.into_iter().partition(|r| r.deadline <= now || r.reply.is_closed());
+    let (late, alive): (Vec<_>, Vec<_>) = batch.into_iter().partition(|r| r.deadline <= now + LEAST_TIME || r.reply.is_closed());
     answer_all(late, &Refusal::Unavailable);
     alive
 }

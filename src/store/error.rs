@@ -23,6 +23,12 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match Class::of(&error) {
             Class::LogWentBack => Self::LogWentBack(error),
+            Class::Damaged => {
+                // Said here, once for every way to the database: nobody may pass it over as a request that failed.
+                let sqlstate = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
+                tracing::error!(%sqlstate, %error, "the database's disk is damaged; what it holds there is not served");
+                Self::Broken(error)
+            }
             Class::Refused | Class::NoPartition | Class::KnownKeys => Self::Broken(error),
             Class::Again | Class::Lost => Self::Unavailable(error),
         }
@@ -43,6 +49,8 @@ pub enum Class {
     LogWentBack,
     /// `RC005` of `recado.append`: keys of an all-or-nothing call are known with other bodies; DETAIL holds their places.
     KnownKeys,
+    /// A page of the server's disk is not what was written there: a checksum or an index says so.
+    Damaged,
     /// The connection is gone, or will be: whether the statement was committed is not known.
     Lost,
 }
@@ -68,6 +76,8 @@ impl Class {
             // Serialization failure, deadlock, lock_timeout, statement_timeout, read-only (a standby, or by setting),
             // a schema that changed under a prepared statement.
             "40001" | "40P01" | "55P03" | "57014" | "25006" | "0A000" => Self::Again,
+            // data_corrupted, index_corrupted
+            "XX001" | "XX002" => Self::Damaged,
             // The queue of NOTIFY is full: some session of the cluster listens and does not read.
             "54000" => Self::Again,
             // Insufficient resources (53: disk full, too many connections), system error (58: I/O).

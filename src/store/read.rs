@@ -1,5 +1,7 @@
 //! Reading the log: the end of it for the tailer, one principal's part of it for a resuming client.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -15,7 +17,12 @@ pub const PAGE_ROWS: i64 = 500;
 pub const PAGE_BYTES: i64 = 256 << 10;
 /// The same for the tailer's pages; there is one tailer, so they may be larger. At least two rows have to fit: the
 /// first is the one that was published last.
-const TAIL_BYTES: i64 = 1 << 20;
+pub const TAIL_BYTES: i64 = 1 << 20;
+/// Where the link to the database is so slow that a whole page does not come in time, the tailer asks for less, down to
+/// this: the row that was published last and one more, each with the most that a notification may have.
+pub const TAIL_LEAST_BYTES: i64 = 96 << 10;
+/// Longest wait for such a smaller page.
+const SMALL_TAIL_LIMIT: Duration = Duration::from_secs(6);
 
 /// Which history the log holds, and from where to where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +31,8 @@ pub struct LogState {
     /// The highest number that retention has dropped.
     pub floor: Seq,
     pub head: Seq,
+    /// A standby answered: it may lack the end of the log.
+    pub is_standby: bool,
 }
 
 /// # Errors
@@ -31,12 +40,13 @@ pub struct LogState {
 pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError> {
     let row = sqlx::query!(
         r#"SELECT log_id, floor_seq,
-                  greatest(floor_seq, coalesce((SELECT seq FROM recado.log ORDER BY seq DESC LIMIT 1), 0)) AS "head!"
+                  greatest(floor_seq, coalesce((SELECT seq FROM recado.log ORDER BY seq DESC LIMIT 1), 0)) AS "head!",
+                  pg_is_in_recovery() AS "is_standby!"
              FROM recado.meta"#
     )
     .fetch_one(connection);
     let row = limited(ASK_LIMIT, row).await?;
-    Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head) })
+    Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head), is_standby: row.is_standby })
 }
 
 /// The name of the database that this connection is to.
@@ -80,11 +90,12 @@ pub struct Tail {
     pub is_end: bool,
 }
 
-/// The row at `from`, if there is one, and those that follow, for the tailer: every audience, in order, a page at most.
+/// The row at `from`, if there is one, and those that follow, for the tailer: every audience, in order, a page of about
+/// `most_bytes` at most.
 ///
 /// # Errors
-/// When the database does not answer within 3 s.
-pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Tail, StoreError> {
+/// When the database does not answer within 3 s, or 6 s where less than [`TAIL_BYTES`] is asked for.
+pub async fn tail(connection: &mut PgConnection, from: Seq, most_bytes: i64) -> Result<Tail, StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT r.seq, r.id, r.created_at, r.type AS kind, r.title, r.message, r.data::text AS data, r.topic, r.user_id, r.account_id, r.user_ids
@@ -94,13 +105,14 @@ pub async fn tail(connection: &mut PgConnection, from: Seq) -> Result<Tail, Stor
             ORDER BY r.seq"#,
         from.get(),
         PAGE_ROWS,
-        TAIL_BYTES,
+        most_bytes,
     )
     .fetch_all(connection);
-    let rows = limited(ASK_LIMIT, rows).await?;
+    let limit = if most_bytes < TAIL_BYTES { SMALL_TAIL_LIMIT } else { ASK_LIMIT };
+    let rows = limited(limit, rows).await?;
     let bytes: usize = rows.iter().map(|r| r.title.len() + r.message.len() + r.data.as_ref().map_or(0, String::len)).sum();
     // Neither limit was reached, so neither has cut anything off.
-    let is_end = (rows.len() as i64) < PAGE_ROWS && (bytes as i64) < TAIL_BYTES;
+    let is_end = (rows.len() as i64) < PAGE_ROWS && (bytes as i64) < most_bytes;
     Ok(Tail { rows: rows.into_iter().map(Row::notification).collect::<Result<_, _>>()?, is_end })
 }
 

@@ -57,12 +57,16 @@ impl Policy {
 }
 
 /// A partition of the log: the numbers from `lo` to below `hi`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Partition {
     pub lo: i64,
     pub hi: i64,
     /// When its newest notification was appended; `None` while it is empty.
     pub newest_at: Option<DateTime<Utc>>,
+    /// How long ago that was, by the database's clock, which also gave the time: a hub's clock may be wrong by a day, and
+    /// what is dropped does not come back.
+    #[serde(skip)]
+    pub newest_age_seconds: Option<f64>,
     /// On disk, indexes included.
     pub bytes: i64,
 }
@@ -190,7 +194,7 @@ async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach
 
 fn goes(oldest: &Partition, all: &[Partition], policy: Policy) -> bool {
     let total: u64 = all.iter().map(|p| u64::try_from(p.bytes).unwrap_or(0)).sum();
-    let too_old = policy.age.zip(oldest.newest_at).is_some_and(|(age, at)| (Utc::now() - at).to_std().is_ok_and(|old| old > age));
+    let too_old = policy.age.zip(oldest.newest_age_seconds).is_some_and(|(most, age)| age > most.as_secs_f64());
     too_old || policy.bytes.is_some_and(|most| total > most)
 }
 
@@ -201,11 +205,12 @@ fn goes(oldest: &Partition, all: &[Partition], policy: Policy) -> bool {
 pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, StoreError> {
     let rows = sqlx::query_as!(
         Partition,
-        r#"SELECT p.lo, p.hi,
-                  (SELECT l.created_at FROM recado.log l WHERE l.seq >= p.lo AND l.seq < p.hi ORDER BY l.seq DESC LIMIT 1) AS newest_at,
+        r#"SELECT p.lo, p.hi, n.created_at AS "newest_at?",
+                  extract(epoch FROM clock_timestamp() - n.created_at)::double precision AS newest_age_seconds,
                   coalesce(pg_total_relation_size(to_regclass('recado.log_p' || lpad(p.lo::text, 12, '0'))), 0)
                   + coalesce(pg_total_relation_size(to_regclass('recado.log_member_p' || lpad(p.lo::text, 12, '0'))), 0) AS "bytes!"
              FROM recado.partition p
+             LEFT JOIN LATERAL (SELECT l.created_at FROM recado.log l WHERE l.seq >= p.lo AND l.seq < p.hi ORDER BY l.seq DESC LIMIT 1) n ON true
             ORDER BY p.lo"#
     )
     .fetch_all(connection);

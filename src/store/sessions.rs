@@ -1,5 +1,7 @@
 //! Connections as facts: a row each, written in batches, ended with a reason.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -20,14 +22,17 @@ pub struct SessionFact {
     pub from: Seq,
     pub sent: Seq,
     pub acked: Seq,
-    pub connected_at: DateTime<Utc>,
-    pub last_activity_at: DateTime<Utc>,
+    pub connected: Instant,
+    pub last_activity: Instant,
     /// When it ended and why; `None` while it lives.
-    pub end: Option<(DateTime<Utc>, &'static str)>,
+    pub end: Option<(Instant, &'static str)>,
 }
 
 /// Stores facts; a later one of the same session replaces an earlier one. An ended session
 /// stays ended, unless it was only thought to be: an instance that was frozen for long was taken for dead.
+///
+/// The database is told how long ago things were, so that all times are on its clock: that of a hub may be wrong, and
+/// sessions are compared with notifications, and forgotten by their age.
 ///
 /// # Errors
 /// When the database is away or slow. Nothing is stored then, and storing again is right.
@@ -41,19 +46,23 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let from: Vec<i64> = facts.iter().map(|f| f.from.get()).collect();
     let sent: Vec<i64> = facts.iter().map(|f| f.sent.get()).collect();
     let acked: Vec<i64> = facts.iter().map(|f| f.acked.get()).collect();
-    let connected: Vec<DateTime<Utc>> = facts.iter().map(|f| f.connected_at).collect();
-    let active: Vec<DateTime<Utc>> = facts.iter().map(|f| f.last_activity_at).collect();
-    let ended: Vec<Option<DateTime<Utc>>> = facts.iter().map(|f| f.end.map(|(at, _)| at)).collect();
+    let now = Instant::now();
+    let age = |at: Instant| i64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(i64::MAX);
+    let connected: Vec<i64> = facts.iter().map(|f| age(f.connected)).collect();
+    let active: Vec<i64> = facts.iter().map(|f| age(f.last_activity)).collect();
+    let ended: Vec<Option<i64>> = facts.iter().map(|f| f.end.map(|(at, _)| age(at))).collect();
     let reasons: Vec<Option<&str>> = facts.iter().map(|f| f.end.map(|(_, why)| why)).collect();
     let stored = sqlx::query!(
         r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
                                             from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason)
            SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
-                  f.from_seq, f.sent_seq, f.acked_seq, f.connected_at, f.last_activity_at, f.ended_at, f.end_reason
+                  f.from_seq, f.sent_seq, f.acked_seq, statement_timestamp() - f.connected_age * interval '1 microsecond',
+                  statement_timestamp() - f.active_age * interval '1 microsecond',
+                  statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason
              FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
-                         $10::bigint[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::text[])
+                         $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[])
                   AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
-                        acked_seq, connected_at, last_activity_at, ended_at, end_reason)
+                        acked_seq, connected_age, active_age, ended_age, end_reason)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
               SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq, last_activity_at = excluded.last_activity_at,

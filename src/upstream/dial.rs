@@ -82,6 +82,7 @@ pub struct Dialer {
     names: Arc<dyn Names>,
     tls: TlsConnector,
     mailbox: Option<Arc<Mailbox>>,
+    write_buffer: usize,
 }
 
 impl Dialer {
@@ -103,13 +104,19 @@ impl Dialer {
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(crypto).with_safe_default_protocol_versions()?;
         let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)), mailbox: None })
+        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)), mailbox: None, write_buffer: WRITE_BUFFER })
     }
 
     /// One whose connections send nothing after this session's trust has ended.
     #[must_use]
     pub fn fenced_by(&self, mailbox: &Arc<Mailbox>) -> Self {
         Self { mailbox: Some(Arc::clone(mailbox)), ..self.clone() }
+    }
+
+    /// One whose sockets take longer messages to write, in bytes; a session's are short.
+    #[must_use]
+    pub fn with_write_buffer(self, write_buffer: usize) -> Self {
+        Self { write_buffer, ..self }
     }
 
     /// The socket of a session.
@@ -126,7 +133,7 @@ impl Dialer {
             .max_frame_size(Some(rules.max_message))
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER);
+            .max_write_buffer_size(self.write_buffer);
         let open = async {
             let stream = self.stream(&target, provider.hosts.insecure).await?;
             let opened = client_async_with_config(request, stream, Some(config)).await;

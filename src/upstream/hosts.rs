@@ -55,7 +55,7 @@ impl Target {
     }
 
     /// Path and query: what may hold a secret.
-    pub(super) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.url[url::Position::BeforePath..url::Position::AfterQuery]
     }
 }

@@ -58,6 +58,7 @@ pub mod machine;
 pub mod mailbox;
 pub mod pace;
 pub mod provider;
+pub mod read;
 pub mod recorder;
 pub mod rule;
 pub mod scribe;
@@ -84,7 +85,7 @@ pub use start::{SUPERVISOR_TASK, Setup, StartError, start};
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
+pub fn retry_after(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     let asked = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),

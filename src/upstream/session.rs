@@ -11,14 +11,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::cipher::Cipher;
-use super::dial::{DialError, Dialer, Socket, kind};
+use super::dial::{DialError, Dialer, Socket};
 use super::gate::Gate;
 use super::holdings::Holdings;
 use super::ledger::{Ledger, Settlement};
@@ -27,6 +27,7 @@ use super::mailbox::{Letter, MESSAGES_UNDER_WAY, Mailbox};
 use super::now_ms;
 use super::pace::{Pace, Turn};
 use super::provider::{PingForm, Provider};
+use super::read::{Heard, read};
 use super::recorder::RecorderHandle;
 use super::scribe::not_sent;
 use super::secret::Secret;
@@ -71,6 +72,8 @@ pub struct Session {
     passed_the_gate: bool,
     work: Option<BoxFuture<'static, Worked>>,
     socket: Option<Box<Socket>>,
+    /// The code that the socket is hung up with.
+    goodbye: CloseCode,
     pace: Pace,
     /// The message that the machine is being told of.
     message: Option<Utf8Bytes>,
@@ -101,6 +104,7 @@ impl Session {
             passed_the_gate: false,
             work: None,
             socket: None,
+            goodbye: CloseCode::Normal,
             pace: Pace::default(),
             message: None,
             placing: None,
@@ -161,7 +165,7 @@ impl Session {
                     return self.worked(worked);
                 }
                 () = finished(&mut self.placing) => self.placing = None,
-                frame = read(&mut self.socket), if may_read => return self.heard(frame),
+                heard = hear(&mut self.socket), if may_read => return self.heard(heard),
             }
         }
     }
@@ -192,7 +196,7 @@ impl Session {
             Worked::SignedIn(sign_in::Outcome::TryLater { after, why }) => Input::Failed { why, after },
             Worked::Dialled(Ok(socket)) => {
                 self.socket = Some(socket);
-                self.pace = Pace::default();
+                (self.goodbye, self.pace) = (CloseCode::Normal, Pace::default());
                 self.tell_the_gap();
                 Input::Connected
             }
@@ -202,12 +206,12 @@ impl Session {
         }
     }
 
-    fn heard(&mut self, frame: Option<Result<Message, tungstenite::Error>>) -> Input {
-        if matches!(frame, Some(Ok(_))) {
+    fn heard(&mut self, heard: Heard) -> Input {
+        if !matches!(heard, Heard::Broken { .. }) {
             self.heard_at = Some(Utc::now());
         }
-        match frame {
-            Some(Ok(Message::Text(text))) => {
+        match heard {
+            Heard::Text(text) => {
                 self.pace.took_one(Instant::now());
                 if self.provider.keepalive.is_answer(&text) {
                     return Input::Answer;
@@ -215,18 +219,19 @@ impl Session {
                 self.message = Some(text);
                 Input::Message
             }
-            Some(Ok(Message::Close(frame))) => {
-                let code = frame.map_or(1005, |frame| u16::from(frame.code));
-                let why = format!("the provider closed the connection ({code})");
-                if self.provider.socket.expired_codes.contains(&code) { Input::SessionNotTaken(why) } else { Input::Lost(why) }
-            }
-            // Pings are answered by the library; what is binary is for nobody.
-            Some(Ok(_)) => {
+            // What is binary is for nobody.
+            Heard::Binary(_) | Heard::Control => {
                 self.pace.took_one(Instant::now());
                 Input::Answer
             }
-            Some(Err(error)) => Input::Lost(kind(&error).to_owned()),
-            None => Input::Lost("the connection was closed".to_owned()),
+            Heard::Closed(code) => {
+                let why = format!("the provider closed the connection ({code})");
+                if self.provider.socket.expired_codes.contains(&code) { Input::SessionNotTaken(why) } else { Input::Lost(why) }
+            }
+            Heard::Broken { why, answer } => {
+                self.goodbye = answer;
+                Input::Lost(why.to_owned())
+            }
         }
     }
 
@@ -287,7 +292,7 @@ impl Session {
         if let Some(socket) = self.socket.take()
             && !silent
         {
-            hang_up(socket, CloseCode::Normal, &self.mailbox).await;
+            hang_up(socket, std::mem::replace(&mut self.goodbye, CloseCode::Normal), &self.mailbox).await;
         }
     }
 
@@ -482,9 +487,9 @@ async fn finished_if_any(work: &mut Option<BoxFuture<'static, ()>>) {
     }
 }
 
-async fn read(socket: &mut Option<Box<Socket>>) -> Option<Result<Message, tungstenite::Error>> {
+async fn hear(socket: &mut Option<Box<Socket>>) -> Heard {
     match socket {
-        Some(socket) => socket.next().await,
+        Some(socket) => read(socket).await,
         None => pending().await,
     }
 }

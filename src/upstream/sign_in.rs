@@ -146,12 +146,17 @@ async fn read(provider: &Provider, response: Response<Incoming>) -> Outcome {
     if status.is_redirection() {
         return Outcome::later(format!("the sign-in was answered with {}: redirects are not followed", status.as_u16()));
     }
-    let value = body(response).await.and_then(|text| parse(&text));
-    if provider.sign_in.refused.contains(&status.as_u16()) {
+    told(provider, status.as_u16(), after, body(response).await)
+}
+
+/// What an answer says that was read, or could not be.
+pub fn told(provider: &Provider, status: u16, after: Option<Duration>, body: Result<String, String>) -> Outcome {
+    let value = body.and_then(|text| parse(&text));
+    if provider.sign_in.refused.contains(&status) {
         return Outcome::RefusedForGood { reason: reason(provider, value.as_ref().ok()) };
     }
-    if !status.is_success() {
-        return Outcome::TryLater { after, why: format!("the sign-in was answered with {}", status.as_u16()) };
+    if !(200..300).contains(&status) {
+        return Outcome::TryLater { after, why: format!("the sign-in was answered with {status}") };
     }
     match value {
         Ok(value) => judge(provider, &value),

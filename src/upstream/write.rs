@@ -69,8 +69,72 @@ pub async fn write(socket: &mut Socket, message: Message, mailbox: &Mailbox) -> 
     }
 }
 
-/// Says goodbye, if that is quick, and ends the connection.
+/// Says goodbye, if that is quick, and ends the connection. A provider that said it first is answered: the library has
+/// queued its answer, sends it with the next flush, and takes no close of ours any more.
 pub async fn hang_up(mut socket: Box<Socket>, code: CloseCode, mailbox: &Mailbox) {
     let frame = Message::Close(Some(CloseFrame { code, reason: "".into() }));
-    let _ = timeout(GOODBYE_DEADLINE, write(&mut socket, frame, mailbox)).await;
+    let goodbye = async {
+        if write(&mut socket, frame, mailbox).await != Wrote::All && !mailbox.trust.is_over() {
+            let _ = socket.flush().await;
+        }
+    };
+    let _ = timeout(GOODBYE_DEADLINE, goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::StreamExt;
+    use tokio::io::{AsyncRead, AsyncWrite};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_async, client_async};
+
+    use super::*;
+    use crate::domain::{ProviderName, Term, UserId};
+    use crate::store::upstream::Lease;
+    use crate::upstream::clock::Moment;
+    use crate::upstream::fenced::Fenced;
+    use crate::upstream::read::{Heard, read};
+
+    async fn pair() -> (Box<Socket>, WebSocketStream<TcpStream>, Arc<Mailbox>) {
+        let (provider, user) = (ProviderName::parse("p").unwrap(), UserId::parse("u").unwrap());
+        let lease = Lease { provider, user, term: Term::from_db(1) };
+        let mailbox = Arc::new(Mailbox::new(lease, Moment::now().plus(Duration::from_secs(60))));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = MaybeTlsStream::Plain(Fenced::new(stream, Some(Arc::clone(&mailbox))));
+        let theirs = async { accept_async(listener.accept().await.unwrap().0).await.unwrap() };
+        let (ours, theirs) = tokio::join!(client_async("ws://provider/", stream), theirs);
+        (Box::new(ours.unwrap().0), theirs, mailbox)
+    }
+
+    async fn code<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) -> u16 {
+        match socket.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => frame.code.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_says_goodbye_is_answered() {
+        // The answer lay in the library's queue, and the connection was dropped over it.
+        let (mut ours, mut theirs, mailbox) = pair().await;
+        theirs.close(Some(CloseFrame { code: CloseCode::Away, reason: "".into() })).await.unwrap();
+        assert!(matches!(read(&mut ours).await, Heard::Closed(1001)));
+        hang_up(ours, CloseCode::Normal, &mailbox).await;
+        assert_eq!(code(&mut theirs).await, 1001);
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_breaks_the_protocol_is_told_so() {
+        use tokio::io::AsyncWriteExt;
+        for (bytes, expected) in [(&b"\x83\x00"[..], 1002), (b"\x81\x01\xff", 1007), (b"\x81\x7f\x00\x00\x00\x00\x7f\xff\xff\xff", 1009)] {
+            let (mut ours, mut theirs, mailbox) = pair().await;
+            theirs.get_mut().write_all(bytes).await.unwrap();
+            let Heard::Broken { answer, .. } = read(&mut ours).await else { panic!("{bytes:?} was taken") };
+            hang_up(ours, answer, &mailbox).await;
+            assert_eq!(code(&mut theirs).await, expected);
+        }
+    }
 }

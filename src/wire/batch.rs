@@ -4,7 +4,7 @@ use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::cloudevents;
-use super::notify::{self, NotifyBody};
+use super::notify::{self, ERRORS_MAX, NotifyBody};
 use super::problem::{FieldError, Problem};
 
 /// Most items of a batch: they become one commit.
@@ -13,9 +13,6 @@ pub const ITEMS_MAX: usize = 1000;
 pub const ITEM_MAX_BYTES: usize = 64 << 10;
 /// Most entries of all `user_ids` of a batch. Each is a row of its own in an index, and the commit must not take seconds.
 pub const LISTED_USERS_MAX: usize = 50_000;
-/// Most broken rules that an answer lists; whoever breaks more learns no more from the rest.
-const ERRORS_MAX: usize = 100;
-
 /// Reads `{"items":[…]}`.
 ///
 /// # Errors

@@ -3,10 +3,12 @@
 //! An event is turned into the text of a notification and read by [`super::notify`], so that every rule stands once; what
 //! it refuses is said in the event's own words. `data` goes through byte for byte.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::notify::{self, Members, NotifyBody};
+use super::notify::{self, ERRORS_MAX, Members, NotifyBody};
 use super::problem::{FieldError, Problem};
 
 /// Attributes that are read, and the fields that they become. Any other is passed over, as CloudEvents asks.
@@ -86,7 +88,7 @@ fn decode(value: &[u8]) -> Option<String> {
 
 #[derive(Default)]
 struct Event<'a> {
-    attributes: Vec<(String, Value)>,
+    attributes: HashMap<String, Value>,
     data: Option<&'a RawValue>,
     errors: Vec<FieldError>,
 }
@@ -94,14 +96,16 @@ struct Event<'a> {
 impl<'a> Event<'a> {
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         let name: String = name.chars().take(64).collect();
-        self.errors.push(FieldError::new(format!("/{}", notify::escape(&name)), detail));
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(FieldError::new(format!("/{}", notify::escape(&name)), detail));
+        }
     }
 
     fn give(&mut self, name: String, value: Value) {
-        if self.get(&name).is_some() {
+        if self.attributes.contains_key(&name) {
             self.refuse(&name, "stands twice");
         } else {
-            self.attributes.push((name, value));
+            self.attributes.insert(name, value);
         }
     }
 
@@ -112,7 +116,7 @@ impl<'a> Event<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&Value> {
-        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.attributes.get(name)
     }
 
     /// A required attribute.
@@ -173,7 +177,8 @@ impl<'a> Event<'a> {
         }
     }
 
-    fn refused(self) -> Problem {
+    fn refused(mut self) -> Problem {
+        self.errors.truncate(ERRORS_MAX);
         let detail = "the event breaks the rules listed in errors; nothing was appended";
         Problem::new(422, "invalid_field", detail).with_errors(self.errors)
     }

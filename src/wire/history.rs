@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::notify::ERRORS_MAX;
 use super::problem::{FieldError, Problem};
 use crate::domain::{ClientId, LogId, Seq};
 
@@ -109,7 +110,8 @@ fn wrong(name: &str, detail: &str) -> FieldError {
     FieldError::new(format!("/{}", name.replace('~', "~0").replace('/', "~1")), detail)
 }
 
-fn refuse(errors: Vec<FieldError>, detail: &str) -> Result<(), Problem> {
+fn refuse(mut errors: Vec<FieldError>, detail: &str) -> Result<(), Problem> {
+    errors.truncate(ERRORS_MAX);
     if errors.is_empty() { Ok(()) } else { Err(Problem::new(422, "invalid_field", detail).with_errors(errors)) }
 }
 

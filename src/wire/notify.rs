@@ -15,6 +15,10 @@ pub const KEY_MAX_BYTES: usize = 255;
 /// Most entries of `user_ids`.
 pub const USER_IDS_MAX: usize = 10_000;
 
+/// Most broken rules that one answer lists; whoever breaks more learns no more from the rest, and an answer is not to be
+/// many times as long as what it answers.
+pub(super) const ERRORS_MAX: usize = 100;
+
 const FIELDS: [&str; 11] =
     ["type", "title", "message", "data", "user_id", "user_ids", "account_id", "broadcast", "ttl", "replay", "idempotency_key"];
 
@@ -180,6 +184,7 @@ impl<'a> Fields<'a> {
         if let Some(Err(detail)) = idempotency_key.as_deref().map(check_key) {
             self.refuse("idempotency_key", detail);
         }
+        self.errors.truncate(ERRORS_MAX);
         if !self.errors.is_empty() {
             // One broken rule has its own code; several are one invalid body.
             let code = match self.errors.as_slice() {
@@ -335,6 +340,17 @@ mod tests {
             (r#"{"type":"a","title":"t","message":"m","user_id":"1","idempotency_key":""}"#, (422, "invalid_field")),
         ] {
             assert_eq!(code(body), answer, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_lists_no_more_than_a_hundred_broken_rules() {
+        // 64 KiB of unknown fields were answered with more than a megabyte.
+        let unknown: Vec<String> = (0..6000).map(|at| format!("\"{at}\":0")).collect();
+        let users = vec!["\"a b\""; 6000].join(",");
+        for body in [format!("{{{}}}", unknown.join(",")), format!(r#"{{"type":"a","title":"","message":"","user_ids":[{users}]}}"#)] {
+            let problem = parse(body.as_bytes()).unwrap_err();
+            assert_eq!((problem.code, problem.errors.len()), ("invalid_field", 100));
         }
     }
 

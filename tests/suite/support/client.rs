@@ -151,7 +151,10 @@ impl Asked {
     }
 
     async fn open_at(&self, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
-        let stream = self.socket(address).await?;
+        self.shake(self.socket(address).await?, address).await
+    }
+
+    async fn shake(&self, stream: TcpStream, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
         let handshake = tokio_tungstenite::client_async(self.request(address), stream);
         let opened = timeout(PATIENCE, handshake).await;
         Ok(opened.map_err(|_| tungstenite::Error::Io(std::io::ErrorKind::TimedOut.into()))??.0)
@@ -162,9 +165,18 @@ impl Asked {
         self.try_connect(&hub.address).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 
+    /// Over a connection that the test has made.
+    pub async fn connect_over(&self, stream: TcpStream, hub: &Hub) -> Client {
+        let socket = self.shake(stream, &hub.address).await.unwrap();
+        Self::greeted(socket).await.unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
     /// `Err` says why there is no stream.
     pub async fn try_connect(&self, address: &str) -> Result<Client, String> {
-        let socket = self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?;
+        Self::greeted(self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?).await
+    }
+
+    async fn greeted(socket: WebSocketStream<TcpStream>) -> Result<Client, String> {
         let mut client = Client::over(socket);
         match client.try_next(PATIENCE).await {
             Some(Frame::Other(hello)) if hello["type"] == "connection_established" => {

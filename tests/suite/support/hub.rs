@@ -52,8 +52,19 @@ impl HubBuilder {
     }
 
     fn command(&self) -> Command {
+        self.recado(&["serve"])
+    }
+
+    /// Another subcommand with the same settings; what it prints.
+    pub async fn run(&self, arguments: &[&str]) -> String {
+        let output = timeout(START_LIMIT, self.recado(arguments).output()).await.expect("it ends").unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn recado(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
-        command.arg("serve").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(&self.vars);
         command
     }

@@ -114,6 +114,15 @@ impl Writers {
         eventually("so many receipts", limit, async || (self.count() >= count).then_some(())).await;
     }
 
+    /// At once: what is under way stays without an answer.
+    pub async fn abandon(self) -> Diary {
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        std::mem::take(&mut *self.diary.lock().unwrap())
+    }
+
     /// The wishes under way still get their receipts.
     pub async fn stop(self) -> Diary {
         self.stop.send_replace(true);

@@ -2,12 +2,16 @@
 
 mod browser;
 mod client;
+pub mod cluster;
 mod contract;
 mod database;
+pub mod disk;
 mod event_source;
+pub mod host;
 mod hub;
 mod inside;
 mod load;
+pub mod net;
 mod note;
 mod owner;
 mod plans;
@@ -26,7 +30,7 @@ pub use database::TestDb;
 pub use event_source::Page;
 pub use hub::{Hub, HubBuilder, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
 pub use inside::inside;
-pub use load::{Addresses, Device, Fan, Writers, log_rows, mixed, nothing_is_lost};
+pub use load::{Addresses, Device, Fan, LogRow, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Answer, Note, Receipt, note};
 pub use owner::{LONG, Owner, command, give, message, provider, user, want};
 pub use plans::{Listening, Plan, tell_plans};

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -53,6 +53,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 pub struct Proxy {
     pub port: u16,
     orders: watch::Sender<Orders>,
+    target: Arc<Mutex<Target>>,
     opened: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
@@ -60,15 +61,12 @@ pub struct Proxy {
 impl Proxy {
     /// Before the server of this URL.
     pub async fn before(url: &str) -> Self {
-        let options = PgConnectOptions::from_str(url).unwrap();
-        let target = match options.get_socket() {
-            Some(folder) => Target::Unix(folder.join(format!(".s.PGSQL.{}", options.get_port()))),
-            None => {
-                let host = format!("{}:{}", options.get_host(), options.get_port());
-                Target::Tcp(tokio::net::lookup_host(host).await.unwrap().next().unwrap())
-            }
-        };
-        Self::to(target).await
+        Self::to(target_of(url).await).await
+    }
+
+    /// Before the server of this URL, on a socket that the test has made.
+    pub async fn at(listener: TcpListener, url: &str) -> Self {
+        Self::accepting(listener, target_of(url).await)
     }
 
     /// Before a server at this address.
@@ -77,19 +75,31 @@ impl Proxy {
     }
 
     async fn to(target: Target) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::accepting(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
+    }
+
+    fn accepting(listener: TcpListener, target: Target) -> Self {
         let port = listener.local_addr().unwrap().port();
         let (orders, heard) = watch::channel(Orders { flow: Flow::Pass, cuts: 0, cut: Cut::Fin });
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);
+        let target = Arc::new(Mutex::new(target));
+        let to = Arc::clone(&target);
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(carry(client, target.clone(), heard.clone()));
+                let target = to.lock().unwrap().clone();
+                connections.spawn(carry(client, target, heard.clone()));
             }
         });
-        Self { port, orders, opened, accepting }
+        Self { port, orders, target, opened, accepting }
+    }
+
+    /// New connections go to the server of this URL.
+    pub async fn point_at(&self, url: &str) {
+        let target = target_of(url).await;
+        *self.target.lock().unwrap() = target;
     }
 
     pub fn set(&self, flow: Flow) {
@@ -113,6 +123,17 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+async fn target_of(url: &str) -> Target {
+    let options = PgConnectOptions::from_str(url).unwrap();
+    match options.get_socket() {
+        Some(folder) => Target::Unix(folder.join(format!(".s.PGSQL.{}", options.get_port()))),
+        None => {
+            let host = format!("{}:{}", options.get_host(), options.get_port());
+            Target::Tcp(tokio::net::lookup_host(host).await.unwrap().next().unwrap())
+        }
     }
 }
 

@@ -1,0 +1,142 @@
+//! A disk of a test's own, whose power can be cut and which can be filled: a file on a loop device.
+//!
+//! It is mounted in a mount namespace that only the test's own processes are in. So nobody else can hold it, and when the
+//! test ends, however it ends, the namespace goes with its last process, the mount with the namespace, and the loop device
+//! with the mount.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use super::host::{programs, root, said};
+use super::{PATIENCE, eventually};
+
+/// Drops everything that was not flushed, the journal's too: EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN, with NOLOGFLUSH.
+const CUT: &str = r#"import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))"#;
+
+pub struct Disk {
+    folder: tempfile::TempDir,
+    /// Is in the namespace, and leaves it when its input ends.
+    holder: Child,
+    _input: Option<ChildStdin>,
+}
+
+impl Disk {
+    /// Empty and mounted. `kind` is `ext4` or `xfs`.
+    ///
+    /// # Errors
+    /// What this machine lacks for it.
+    pub fn make(kind: &str, megabytes: u32) -> Result<Self, String> {
+        root()?;
+        let mkfs = format!("mkfs.{kind}");
+        programs(&[&mkfs, "mount", "umount", "losetup", "unshare", "nsenter", "setpriv", "python3"])?;
+        let folder = tempfile::Builder::new().prefix("recado-disk").tempdir_in("/tmp").unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("mnt")).unwrap();
+        let image = folder.path().join("image");
+        fs::File::create(&image).and_then(|file| file.set_len(u64::from(megabytes) << 20)).unwrap();
+        let mut make = Command::new(mkfs);
+        // All of it for everyone: root keeps no blocks back.
+        said(make.arg("-q").args(if kind == "ext4" { &["-m", "0"][..] } else { &[] }).arg(&image))?;
+        let mut holder = Command::new("unshare");
+        holder.args(["--mount", "sh", "-c", "cat >/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut holder = holder.spawn().map_err(|error| error.to_string())?;
+        let disk = Self { folder, _input: holder.stdin.take(), holder };
+        disk.wait_for_the_namespace()?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn wait_for_the_namespace(&self) -> Result<(), String> {
+        let ours = fs::read_link("/proc/self/ns/mnt").map_err(|error| error.to_string())?;
+        for _ in 0..400 {
+            if fs::read_link(self.namespace()).is_ok_and(|theirs| theirs != ours) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err("no mount namespace can be had".to_owned())
+    }
+
+    fn namespace(&self) -> PathBuf {
+        format!("/proc/{}/ns/mnt", self.holder.id()).into()
+    }
+
+    /// Where it is mounted, for those inside.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    /// What the program says that runs where the disk can be seen.
+    ///
+    /// # Errors
+    /// As [`said`].
+    pub fn inside(&self, command: &[&str]) -> Result<String, String> {
+        said(Command::new("nsenter").args(self.enter()).args(command))
+    }
+
+    /// For `nsenter`.
+    pub fn enter(&self) -> [String; 2] {
+        [format!("--mount={}", self.namespace().display()), "--".to_owned()]
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        let (image, mnt) = (self.folder.path().join("image"), self.path());
+        self.inside(&["mount", "-o", "loop", text(&image), text(&mnt)]).map(drop)
+    }
+
+    /// Everything that was not flushed is gone, and whoever still looks finds the device broken.
+    pub fn cut_the_power(&self) {
+        self.inside(&["python3", "-c", CUT, text(&self.path())]).unwrap();
+    }
+
+    /// As the machine comes up again: everyone who was on it is gone.
+    pub async fn power_on(&self) {
+        // The last files of a killed process are closed a moment after it has gone.
+        eventually("nobody is on the disk", PATIENCE, async || self.inside(&["umount", text(&self.path())]).ok()).await;
+        let image = self.folder.path().join("image");
+        let attached = async || said(Command::new("losetup").arg("-j").arg(&image)).unwrap().is_empty().then_some(());
+        eventually("the loop device has let go", Duration::from_secs(10), attached).await;
+        self.mount().unwrap();
+    }
+
+    /// What was written until now survives.
+    pub fn flush(&self) {
+        self.inside(&["sync", "-f", text(&self.path())]).unwrap();
+    }
+
+    /// Until nothing more fits.
+    pub fn fill(&self) {
+        let (filler, mnt) = (self.path().join("filler"), self.path());
+        let script = r#"dd if=/dev/zero of="$0" bs=64k oflag=append conv=notrunc 2>/dev/null
+            dd if=/dev/zero of="$0" bs=4k oflag=append conv=notrunc 2>/dev/null; sync -f "$1"; stat -f -c %a "$1""#;
+        let free = self.inside(&["sh", "-c", script, text(&filler), text(&mnt)]).unwrap();
+        assert!(free.trim().parse::<u64>().unwrap() < 16, "blocks are left: {free}");
+    }
+
+    pub fn free(&self) {
+        self.inside(&["rm", text(&self.path().join("filler"))]).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whatever is left of the test's processes goes first: a namespace is as long-lived as they are.
+        let namespace = fs::read_link(self.namespace());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let its = fs::read_link(entry.path().join("ns/mnt"));
+            if its.is_ok() && its.ok() == namespace.as_ref().ok().cloned() {
+                let _ = Command::new("kill").arg("-9").arg(entry.file_name()).stderr(Stdio::null()).status();
+            }
+        }
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of our own making")
+}

@@ -1,0 +1,141 @@
+//! Two machines on one wire: network namespaces of a test's own, with traffic between their two addresses only.
+//!
+//! A hub that is started on the near side's thread lives there, and so do the sockets that are opened there. The namespaces
+//! are nobody's but the test's: they go with their last process, however the test ends.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::host::{programs, root, said};
+
+/// Of the range that is kept for examples (RFC 5737), and in the namespaces alone.
+pub const NEAR: &str = "192.0.2.1";
+pub const FAR: &str = "192.0.2.2";
+
+/// A network namespace, and the process that keeps it until its input ends.
+struct Side {
+    holder: Child,
+    _input: Option<ChildStdin>,
+}
+
+impl Side {
+    fn make() -> Result<Self, String> {
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "sh", "-c", "ip link set lo up; cat >/dev/null"]);
+        let mut holder =
+            holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+        let side = Self { _input: holder.stdin.take(), holder };
+        let ours = std::fs::read_link("/proc/self/ns/net").map_err(|error| error.to_string())?;
+        for _ in 0..400 {
+            if std::fs::read_link(side.path()).is_ok_and(|theirs| theirs != ours) {
+                return Ok(side);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err("no network namespace can be had".to_owned())
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
+    fn run(&self, words: &str) -> Result<String, String> {
+        said(Command::new("nsenter").arg(format!("--net={}", self.path())).args(["--", "sh", "-c", words]))
+    }
+
+    /// Does it on a thread of its own that is in the namespace; what it starts there stays there.
+    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.path()).unwrap();
+        let thread = move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            act()
+        };
+        std::thread::scope(|scope| scope.spawn(thread).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// The wire and its two ends.
+pub struct Net {
+    near: Side,
+    far: Side,
+}
+
+impl Net {
+    /// # Errors
+    /// What this machine lacks for it.
+    pub fn make() -> Result<Self, String> {
+        root()?;
+        programs(&["ip", "tc", "nft", "unshare", "nsenter"])?;
+        let net = Self { near: Side::make()?, far: Side::make()? };
+        net.near.run(&format!("ip link add wire type veth peer name wire netns {}", net.far.holder.id()))?;
+        for (side, address) in [(&net.near, NEAR), (&net.far, FAR)] {
+            side.run(&format!("ip link set lo up && ip address add {address}/24 dev wire && ip link set wire up"))?;
+            side.run("nft 'add table ip t; add chain ip t c { type filter hook input priority 0; }'")?;
+        }
+        Ok(net)
+    }
+
+    /// Tells the test's story on the near side.
+    pub fn near<T: Send, F: Future<Output = T>>(&self, story: impl FnOnce() -> F + Send) -> T {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        self.near.inside(|| runtime().block_on(story()))
+    }
+
+    /// A connection from the far side.
+    pub fn connect(&self, address: &str) -> TcpStream {
+        let address: SocketAddr = address.parse().unwrap();
+        let stream = self.far.inside(|| std::net::TcpStream::connect_timeout(&address, super::PATIENCE)).expect("the hub is reached");
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    }
+
+    /// Something that the near side can connect to.
+    pub fn listen(&self) -> TcpListener {
+        let listener = self.far.inside(|| std::net::TcpListener::bind((FAR, 0))).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        TcpListener::from_std(listener).unwrap()
+    }
+
+    /// From now on both ends drop what this rule of nftables matches.
+    pub fn drop_where(&self, rule: &str) {
+        for side in [&self.near, &self.far] {
+            side.run(&format!("nft 'add rule ip t c iifname wire {rule} counter drop'")).unwrap();
+        }
+    }
+
+    /// How many packets were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        let counted = |side: &Side| -> u64 {
+            let rules = side.run("nft list chain ip t c").unwrap();
+            let after = |line: &str| line.split("packets ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+            rules.lines().filter_map(after).sum()
+        };
+        counted(&self.near) + counted(&self.far)
+    }
+
+    pub fn heal(&self) {
+        for side in [&self.near, &self.far] {
+            side.run("nft flush chain ip t c").unwrap();
+        }
+    }
+
+    /// Both ways, by a token bucket.
+    pub fn slow_down_to(&self, rate: &str) {
+        for side in [&self.near, &self.far] {
+            side.run(&format!("tc qdisc replace dev wire root tbf rate {rate} burst 4kb latency 400ms")).unwrap();
+        }
+    }
+}
