@@ -9,8 +9,6 @@ use std::process::Command;
 use rows::{ROWS, Row};
 
 const PAGE: &str = "docs/faults.md";
-/// Files of tests that need the machine, and come with a branch of their own; a row may name them before they are there.
-const COMING: &[&str] = &["clock", "disks", "failover", "network", "power"];
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,14 +21,9 @@ fn known() -> BTreeSet<String> {
     said.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-fn is_coming(test: &str) -> bool {
-    let file = test.split("::").next().unwrap();
-    COMING.contains(&file) && !project().join(format!("tests/suite/{file}.rs")).exists()
-}
-
 fn missing<'a>(rows: &'a [Row], known: &BTreeSet<String>) -> Vec<&'a str> {
     let named = rows.iter().flat_map(|row| row.tests.iter().copied());
-    named.filter(|test| !known.contains(*test) && !is_coming(test)).collect()
+    named.filter(|test| !known.contains(*test)).collect()
 }
 
 fn page() -> String {

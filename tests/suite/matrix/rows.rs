@@ -420,7 +420,8 @@ pub const ROWS: &[Row] = &[
         "a provider whose WebSocket is broken",
         "noticed at once, no crash",
         &["upstream_provider::a_provider_that_breaks_the_protocol_is_noticed_at_once"],
-    ),
+    )
+    .but("`tools/conformance` for the cases of the protocol"),
     row(
         "F62",
         "kill -9 of an owner before it connects, before it writes that down, with a command claimed, with a command sent, with a message read",
