@@ -284,7 +284,8 @@ impl Line {
                 self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
             }
             Ok(ClientFrame::Auth { token }) => self.renew(&token).await,
-            Ok(ClientFrame::Command { kind, tag, payload }) => self.command(&kind, tag, payload).await,
+            // Boxed: every connection would hold room for what few ever do.
+            Ok(ClientFrame::Command { kind, tag, payload }) => Box::pin(self.command(&kind, tag, payload)).await,
             Err(error) => self.refuse(error.code, &error.message).await,
         }
     }
