@@ -5,6 +5,7 @@ use std::time::Duration;
 use recado::domain::Role;
 use tokio::time::Instant;
 
+use super::outages::{is_answered_with_503, under_load, until_not_ready, until_ready_again};
 use super::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,33 +141,17 @@ async fn places(db: &TestDb) -> Vec<(String, String, i64)> {
 async fn a_killed_postgresql_loses_no_201_and_the_hubs_recover_by_themselves() {
     let _turn = heavy().await;
     let mut server = DurableServer::start().await;
-    let hub = Hub::at(&server.url());
-    let hubs = [hub.start().await, hub.start().await];
-    let addresses = Addresses::of(&hubs);
-    let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
-    let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::from_millis(5), mixed);
-    for _ in 0..2 {
-        writers.until_count(writers.count() + 60, PATIENCE).await;
-        server.kill_9();
-        for hub in &hubs {
-            let not_ready = async || (!hub.is_ready().await).then_some(());
-            eventually("not ready", Duration::from_secs(6), not_ready).await;
+    under_load(&mut server, async |server, hubs, writers| {
+        for _ in 0..2 {
+            writers.until_count(writers.count() + 60, PATIENCE).await;
+            server.kill_9();
+            until_not_ready(hubs).await;
+            is_answered_with_503(&hubs[0]).await;
+            server.start_again().await;
+            until_ready_again(hubs).await;
         }
-        let away = hubs[0].try_post(&note("away").to_user("eve")).await.unwrap();
-        assert_eq!(away.status, 503, "{}", away.body);
-        assert!(away.took < Duration::from_millis(5500), "{:?}", away.took);
-        server.start_again().await;
-        for hub in &hubs {
-            eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
-        }
-    }
-    writers.until_count(writers.count() + 40, PATIENCE).await;
-    let diary = writers.stop().await;
-    assert!(!diary.refused.is_empty(), "the writers met the outage");
-    assert!(diary.slowest < Duration::from_secs(6), "an answer within five seconds, whatever happens: {:?}", diary.slowest);
-    let end = hubs[1].post(&note("end").to_everyone()).await;
-    fan.until_everyone_has(end.seq, PATIENCE).await;
-    nothing_is_lost(&log_rows(&server.url()).await, &diary, &fan);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

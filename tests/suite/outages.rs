@@ -8,17 +8,15 @@ use recado::domain::Role;
 use super::support::*;
 
 /// Two hubs under load on a server of their own; `fault` is done to it and undone, once or more.
-async fn under_load(server: &mut DurableServer, mut fault: impl AsyncFnMut(&mut DurableServer, &[Hub])) {
+pub async fn under_load(server: &mut DurableServer, mut fault: impl AsyncFnMut(&mut DurableServer, &[Hub], &Writers)) {
     let hub = Hub::at(&server.url());
     let hubs = [hub.start().await, hub.start().await];
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
     let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::from_millis(5), mixed);
     writers.until_count(60, PATIENCE).await;
-    fault(server, &hubs).await;
-    for hub in &hubs {
-        eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
-    }
+    fault(server, &hubs, &writers).await;
+    until_ready_again(&hubs).await;
     writers.until_count(writers.count() + 40, PATIENCE).await;
     let diary = writers.stop().await;
     assert!(!diary.refused.is_empty(), "the writers met the outage");
@@ -31,7 +29,19 @@ async fn under_load(server: &mut DurableServer, mut fault: impl AsyncFnMut(&mut 
     }
 }
 
-async fn is_answered_with_503(hub: &Hub) {
+pub async fn until_not_ready(hubs: &[Hub]) {
+    for hub in hubs {
+        eventually("not ready", Duration::from_secs(6), async || (!hub.is_ready().await).then_some(())).await;
+    }
+}
+
+pub async fn until_ready_again(hubs: &[Hub]) {
+    for hub in hubs {
+        eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
+    }
+}
+
+pub async fn is_answered_with_503(hub: &Hub) {
     let away = hub.try_post(&note("away").to_user("eve")).await.unwrap();
     assert_eq!(away.status, 503, "{}", away.body);
     assert!(away.took < Duration::from_millis(5500), "{:?}", away.took);
@@ -41,17 +51,13 @@ async fn is_answered_with_503(hub: &Hub) {
 async fn a_postgresql_that_is_stopped_at_once_or_quickly_is_503_until_it_is_back() {
     let _turn = heavy().await;
     let mut server = DurableServer::start().await;
-    under_load(&mut server, async |server, hubs| {
+    under_load(&mut server, async |server, hubs, _| {
         for stop in ["-QUIT", "-INT"] {
             server.signal(stop);
-            for hub in hubs {
-                eventually("not ready", Duration::from_secs(6), async || (!hub.is_ready().await).then_some(())).await;
-            }
+            until_not_ready(hubs).await;
             is_answered_with_503(&hubs[0]).await;
             server.start_again().await;
-            for hub in hubs {
-                eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
-            }
+            until_ready_again(hubs).await;
         }
     })
     .await;
@@ -62,11 +68,9 @@ async fn a_frozen_postgresql_loses_nothing_and_meets_no_storm_when_it_wakes() {
     let _turn = heavy().await;
     let mut server = DurableServer::start().await;
     let so_far = sessions(&server.url()).await;
-    under_load(&mut server, async |server, hubs| {
+    under_load(&mut server, async |server, hubs, _| {
         server.signal_all("-STOP");
-        for hub in hubs {
-            eventually("not ready", Duration::from_secs(6), async || (!hub.is_ready().await).then_some(())).await;
-        }
+        until_not_ready(hubs).await;
         is_answered_with_503(&hubs[0]).await;
         server.signal_all("-CONT");
     })
