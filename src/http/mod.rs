@@ -29,6 +29,8 @@ mod problems;
 mod request;
 mod router;
 mod server;
+#[cfg(test)]
+mod sizes;
 mod socket;
 mod sse;
 mod stall;
