@@ -25,6 +25,7 @@ pub mod clerk;
 pub mod connect;
 pub mod connection;
 pub mod desk;
+mod due;
 pub mod event;
 pub mod herald;
 pub mod live;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::due::until;
 use super::event::Event;
 use super::registry::{Position, Registry};
 use crate::backoff::{Backoff, jitter};
@@ -123,7 +124,7 @@ impl Tailer {
                 biased;
                 () = stop.wait() => return,
                 // Before the rest: a stream of our own commits must not keep us from looking at the table.
-                () = tokio::time::sleep_until(self.next_look()) => {
+                () = until(self.next_look()) => {
                     self.own_due = None;
                     self.check_due |= checked.elapsed() >= self.poll / 2;
                     let check = self.check_due;
