@@ -1,30 +1,42 @@
 //! A notification on its way to many clients: encoded once, shared by all.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
-use crate::domain::{Audience, Notification, Seq};
+use crate::domain::{Notification, Seq};
 use crate::wire::server;
 
-/// What is published. The tail of its frame is the same for every client.
+/// What is published.
 #[derive(Debug)]
 pub struct Event {
-    pub seq: Seq,
-    pub audience: Audience,
-    tail: String,
+    notification: Notification,
+    /// The tail of its frame, the same for every client. Made for the first of them: most of what other instances take
+    /// concerns nobody who is connected here.
+    tail: OnceLock<String>,
 }
 
 impl Event {
-    pub fn of(notification: &Notification) -> Arc<Self> {
-        Arc::new(Self { seq: notification.seq, audience: notification.audience.clone(), tail: server::notification_tail(notification) })
+    pub fn of(notification: Notification) -> Arc<Self> {
+        Arc::new(Self { notification, tail: OnceLock::new() })
     }
 
-    /// What it costs to hold, in bytes.
+    /// What it costs to hold, in bytes: its texts, once as they are and once in the frame.
     pub fn weight(&self) -> usize {
-        self.tail.len() + 64
+        let Notification { kind, title, message, data, .. } = &self.notification;
+        2 * (kind.len() + title.len() + message.len() + data.as_ref().map_or(0, String::len)) + 256
     }
 
     /// The frame for one client.
     pub fn frame(&self, prev: Seq, replayed: bool) -> String {
-        server::notification_frame(self.seq, prev, replayed, &self.tail)
+        let tail = self.tail.get_or_init(|| server::notification_tail(&self.notification));
+        server::notification_frame(self.seq, prev, replayed, tail)
+    }
+}
+
+impl Deref for Event {
+    type Target = Notification;
+
+    fn deref(&self) -> &Notification {
+        &self.notification
     }
 }

@@ -389,7 +389,7 @@ mod tests {
             data: None,
             audience,
         };
-        Event::of(&n)
+        Event::of(n)
     }
 
     proptest! {

@@ -216,7 +216,7 @@ impl Subscription {
                 Some(Ending { close: Close::ServerError, after_ms: 0 })
             }
             Ok(page) => {
-                let events = page.notifications.iter().map(Event::of).collect();
+                let events = page.notifications.into_iter().map(Event::of).collect();
                 self.page = Some(Box::new(OpenPage { events, through: page.through }));
                 None
             }

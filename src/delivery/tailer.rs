@@ -151,7 +151,7 @@ impl Tailer {
                 Some(own) = committed.recv() => {
                     #[cfg(feature = "points")]
                     crate::points::at("fanout.before_local").await;
-                    self.take_own(&own);
+                    self.take_own(own);
                 }
                 Some(hint) = hints.recv() => self.take_hint(&hint),
             }
@@ -166,7 +166,7 @@ impl Tailer {
         self.registry.position().published
     }
 
-    fn publish<'a>(&mut self, rows: impl Iterator<Item = &'a Notification>) {
+    fn publish(&mut self, rows: impl Iterator<Item = Notification>) {
         let mut events = Vec::new();
         for row in rows {
             self.last = Some((row.seq, row.id));
@@ -184,7 +184,7 @@ impl Tailer {
     }
 
     /// Rows that this instance has committed a moment ago.
-    fn take_own(&mut self, own: &Committed) {
+    fn take_own(&mut self, own: Committed) {
         let position = self.registry.position();
         if own.log_id != position.log_id {
             // The appender has found out that the history is another one; we have yet to look.
@@ -192,8 +192,8 @@ impl Tailer {
             self.due = Instant::now();
             return;
         }
-        let new = own.rows.iter().skip_while(|row| row.seq <= position.published);
-        match new.clone().next() {
+        let mut new = own.rows.into_iter().skip_while(|row| row.seq <= position.published).peekable();
+        match new.peek() {
             None => {}
             Some(first) if first.seq == position.published.next() => {
                 self.publish(new);
@@ -280,7 +280,7 @@ impl Tailer {
         if !rows.is_empty() {
             crate::points::at("fanout.before_local").await;
         }
-        self.publish(rows.iter());
+        self.publish(rows.into_iter());
         Ok(!is_end)
     }
 
