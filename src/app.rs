@@ -19,9 +19,11 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use crate::store::appender::Appender;
+use crate::store::listener::Readers;
 use crate::store::mover::Mover;
 use crate::store::retention::{self, Policy};
 use crate::store::seen::Seen;
+use crate::store::turn::Turn;
 use crate::store::{Database, StoreError, caretaker, listener, read};
 use crate::tasks::{Stopper, Tasks};
 use crate::upstream::{self, Provider, Providers, Setup};
@@ -118,8 +120,9 @@ async fn run(
     let registry = registry(config, &database).await?;
     let seen = Arc::new(Seen::new(registry.position().log_id));
     let rules = outward.as_ref().map(|(providers, _)| command_rules(providers));
+    let (others, turn) = Turn::of(instance);
     let here = Here { instance, registry: &registry, seen: &seen };
-    let (hub, committed, appender) = hub(config, secret, &database, &here, rules, tasks.clone());
+    let (hub, committed, appender) = hub(config, secret, &database, (&here, turn), rules, tasks.clone());
     let (hub, pulse) = hub;
 
     let (accepting, stop_accepting) = Stopper::new();
@@ -156,7 +159,8 @@ async fn run(
         let setup = Setup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
         upstream_hints.extend(upstream::start(setup, &tasks, stop_holding, &stop_following)?);
     }
-    tasks.essential("listener", listener::run(database.clone(), hints_in, upstream_hints, stop_following.clone()));
+    let readers = Readers { hints: hints_in, others, upstream: upstream_hints };
+    tasks.essential("listener", listener::run(database.clone(), readers, stop_following.clone()));
     tasks.essential("clerk", clerk.run(stop_writing));
     tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
     tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
@@ -179,11 +183,18 @@ struct Here<'a> {
     seen: &'a Arc<Seen>,
 }
 
-fn hub(config: &Config, secret: &str, database: &Database, here: &Here<'_>, rules: Option<CommandRules>, tasks: Tasks) -> HubParts {
+fn hub(
+    config: &Config,
+    secret: &str,
+    database: &Database,
+    (here, turn): (&Here<'_>, Turn),
+    rules: Option<CommandRules>,
+    tasks: Tasks,
+) -> HubParts {
     let Here { instance, registry, seen } = *here;
     let reader = database.reader("reader", config.read_connections);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
-    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in);
+    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
     let pulse = Arc::new(Pulse::default());
     let hub = Hub {
         instance,

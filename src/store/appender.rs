@@ -1,6 +1,7 @@
 //! Group commit: one task an instance turns whatever waits into one commit.
 //!
-//! While one batch commits, the next gathers; there is no timer, so an idle hub appends at once. A request is
+//! While one batch commits, the next gathers; there is no timer, so an idle hub appends at once. Where another instance is
+//! busy as well, they take turns ([`super::turn`]). A request is
 //! *queued* (nobody has it but us), then *sent* (the database may have it), then *answered*. A request whose deadline
 //! passes while it is queued is dropped and answered [`Refusal::Unavailable`]: surely not appended. One whose deadline
 //! passes after it was sent is answered [`Refusal::Unknown`]: its caller repeats it with the same key. A statement that
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use super::append::{self, Appended, Conflict, Failure};
 use super::lane::Lane;
 use super::seen::{Seen, SeenEnd};
+use super::turn::Turn;
 use super::{Database, StoreError, read};
 use crate::backoff::Backoff;
 use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
@@ -234,12 +236,19 @@ pub struct Appender {
     origin: InstanceId,
     seen: Arc<Seen>,
     committed: mpsc::Sender<Committed>,
+    turn: Turn,
     backoff: Backoff,
 }
 
 impl Appender {
-    /// `seen` is the history that this instance knows; `committed` is told of each batch.
-    pub fn new(database: Database, origin: InstanceId, seen: Arc<Seen>, committed: mpsc::Sender<Committed>) -> (AppendHandle, Self) {
+    /// `seen` is the history that this instance knows; `committed` is told of each batch; `turn` says when to let others go first.
+    pub fn new(
+        database: Database,
+        origin: InstanceId,
+        seen: Arc<Seen>,
+        committed: mpsc::Sender<Committed>,
+        turn: Turn,
+    ) -> (AppendHandle, Self) {
         let (sender, queue) = mpsc::channel(QUEUE_ROWS);
         let handle =
             AppendHandle { queue: sender, row_room: Arc::new(Semaphore::new(QUEUE_ROWS)), kib_room: Arc::new(Semaphore::new(QUEUE_KIB)) };
@@ -250,6 +259,7 @@ impl Appender {
             origin,
             seen,
             committed,
+            turn,
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(500)),
         };
         (handle, appender)
@@ -267,6 +277,7 @@ impl Appender {
                 let Some(first) = first else { return };
                 self.carried.push_back(first);
             }
+            self.turn.wait().await;
             let batch = self.gather();
             self.commit(batch).await;
         }
@@ -307,12 +318,13 @@ impl Appender {
             batch = drop_expired(batch);
             let Some(last_deadline) = batch.iter().map(|r| r.deadline).max() else { return };
             let (log_id, end) = self.seen.end();
+            let begun = Instant::now();
             match self.attempt(&batch, end, last_deadline).await {
                 Ok(done) => {
                     self.backoff.succeeded();
                     #[cfg(feature = "points")]
                     crate::points::at("append.before_reply").await;
-                    return self.settle(batch, log_id, done);
+                    return self.settle(batch, log_id, done, begun.elapsed());
                 }
                 Err(Failure::Again(error)) => {
                     tracing::warn!(%error, requests = batch.len(), "an append was rolled back and is tried again");
@@ -375,7 +387,8 @@ impl Appender {
         read::start_over(self.lane.get().await?, &self.seen, old).await
     }
 
-    fn settle(&mut self, batch: Vec<Request>, log_id: LogId, done: append::Batch) {
+    fn settle(&mut self, batch: Vec<Request>, log_id: LogId, done: append::Batch, took: Duration) {
+        let requests = batch.len();
         let bytes: usize = batch.iter().map(|r| r.bytes).sum();
         let mut rows = Vec::with_capacity(done.outcomes.len());
         let mut outcomes = done.outcomes.into_iter();
@@ -400,7 +413,8 @@ impl Appender {
             // A caller that is gone needs no answer.
             let _ = request.reply.send(answer);
         }
-        if let Some(last) = rows.last() {
+        if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
+            self.turn.committed((first.seq, last.seq), requests, took);
             metrics::APPENDED.add(rows.len());
             metrics::COMMIT_ROWS.observe(rows.len() as f64);
             metrics::HEAD_SEEN.raise(last.seq.get());

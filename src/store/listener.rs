@@ -12,6 +12,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 
 use super::database::{CONNECT_LIMIT, limited};
+use super::turn::Others;
 use super::{Database, StoreError, upstream};
 use crate::backoff::Backoff;
 use crate::domain::Seq;
@@ -38,12 +39,22 @@ pub enum Hint {
 /// reader has much to look at and will find by polling what it was not told.
 pub type UpstreamHints = Vec<mpsc::Sender<upstream::Hint>>;
 
-/// Listens until stopped. `hints` is bounded; when it is full the tailer is behind anyway, and will look.
-pub async fn run(database: Database, hints: mpsc::Sender<Hint>, upstream: UpstreamHints, mut stop: Stop) {
+/// Whom the listener tells of the log.
+#[derive(Debug)]
+pub struct Readers {
+    /// The tailer's. Bounded; when it is full the tailer is behind anyway, and will look.
+    pub hints: mpsc::Sender<Hint>,
+    /// The appender's.
+    pub others: Others,
+    pub upstream: UpstreamHints,
+}
+
+/// Listens until stopped.
+pub async fn run(database: Database, readers: Readers, mut stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     while !stop.is_stopped() {
         let ended = tokio::select! {
-            ended = listen(&database, &hints, &upstream, &mut backoff) => ended,
+            ended = listen(&database, &readers, &mut backoff) => ended,
             () = stop.wait() => return,
         };
         metrics::LISTENER_REPLACED.one();
@@ -58,12 +69,8 @@ pub async fn run(database: Database, hints: mpsc::Sender<Hint>, upstream: Upstre
 }
 
 /// One connection, from its start to its death.
-async fn listen(
-    database: &Database,
-    hints: &mpsc::Sender<Hint>,
-    upstream: &UpstreamHints,
-    backoff: &mut Backoff,
-) -> Result<(), StoreError> {
+async fn listen(database: &Database, readers: &Readers, backoff: &mut Backoff) -> Result<(), StoreError> {
+    let Readers { hints, others, upstream } = readers;
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
         let _ = hints.try_send(Hint::Listening);
@@ -88,6 +95,9 @@ async fn listen(
             }
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
+                    if let Hint::Grown { head, origin } = &hint {
+                        others.committed(*head, origin);
+                    }
                     let _ = hints.try_send(hint);
                 }
             }

@@ -40,6 +40,7 @@ pub mod seen;
 pub mod server;
 pub mod sessions;
 pub mod tickets;
+pub mod turn;
 pub mod upstream;
 pub mod why;
 pub mod yardstick;

@@ -15,7 +15,9 @@ use recado::delivery::{Delivery, Registry};
 use recado::domain::InstanceId;
 use recado::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
 use recado::store::appender::Appender;
+use recado::store::listener::Readers;
 use recado::store::seen::Seen;
+use recado::store::turn::Turn;
 use recado::store::{listener, read};
 use recado::tasks::{Stopper, Tasks};
 use tokio::sync::{Semaphore, mpsc};
@@ -69,7 +71,8 @@ impl InsideBuilder {
         let (tasks, _failed) = Tasks::new();
         let (stopper, stop) = Stopper::new();
         let (committed_in, committed) = mpsc::channel(64);
-        let (appender, appending) = Appender::new(database.clone(), instance, Arc::clone(&seen), committed_in);
+        let (others, turn) = Turn::of(instance);
+        let (appender, appending) = Appender::new(database.clone(), instance, Arc::clone(&seen), committed_in, turn);
         let linger = Duration::from_secs(30);
         let rules = CommandRules {
             providers: self.providers.iter().map(|name| ProviderRules { name: provider(name), linger }).collect(),
@@ -118,7 +121,8 @@ impl InsideBuilder {
         tasks.essential("appender", appending.run(stop.clone()));
         tasks.essential("tailer", tailer.run(committed, hints, stop.clone()));
         tasks.essential("clerk", clerk.run(stop.clone()));
-        tasks.essential("listener", listener::run(database.clone(), hints_in, to_herald, stop.clone()));
+        let readers = Readers { hints: hints_in, others, upstream: to_herald };
+        tasks.essential("listener", listener::run(database.clone(), readers, stop.clone()));
         tasks.essential("herald", Herald::new(database, registry, desk).run(upstream, stop.clone()));
         tasks.essential("accept", server.run(stop));
         Inside { address, _stopper: stopper }

@@ -1,0 +1,141 @@
+//! Taking turns with the other instances that append.
+//!
+//! Commits follow one another, whoever makes them: there is one lock. A batch that waits for it is closed, and what is asked
+//! meanwhile is of the next one. Of two busy instances each would have one batch at the lock and one in the making: twice
+//! as many commits as one instance makes of the same posts, half as big. So an instance that has just committed, and saw by the
+//! numbers that another does as well, does not stand in line at once. It gathers until the other's commit is announced.
+//!
+//! Nothing depends on it: order and numbers are the lock's. An announcement that does not come costs one short wait.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::{InstanceId, Seq};
+
+/// An instance whose commit has fewer requests than this is not busy: it has next to nothing to gather.
+const BUSY: usize = 4;
+/// The other's commit takes about as long as our own; its announcement comes a moment later.
+const WAIT_OF_COMMITS: u32 = 2;
+/// Longest wait for the other, however long commits take.
+const WAIT_MAX: Duration = Duration::from_millis(20);
+
+/// Where the listener says how far other instances have brought the log.
+#[derive(Debug)]
+pub struct Others {
+    own: String,
+    head: watch::Sender<Seq>,
+}
+
+impl Others {
+    /// An instance has committed up to this number. What we did ourselves says nothing.
+    pub fn committed(&self, head: Seq, origin: &str) {
+        if origin != self.own {
+            self.head.send_if_modified(|known| std::mem::replace(known, head.max(*known)) < head);
+        }
+    }
+}
+
+/// When this instance's next commit is due.
+#[derive(Debug)]
+pub struct Turn {
+    others: watch::Receiver<Seq>,
+    /// The end of our last commit.
+    last: Seq,
+    /// Until when another goes first.
+    until: Option<Instant>,
+    wait_max: Duration,
+}
+
+impl Turn {
+    pub fn of(instance: InstanceId) -> (Others, Self) {
+        let (head, others) = watch::channel(Seq::ZERO);
+        (Others { own: instance.to_string(), head }, Self { others, last: Seq::ZERO, until: None, wait_max: WAIT_MAX })
+    }
+
+    /// Takes note of a commit of our own: its first and last number, of how many requests, and how long it took.
+    pub fn committed(&mut self, (first, last): (Seq, Seq), requests: usize, took: Duration) {
+        let others_between = self.last != Seq::ZERO && first != self.last.next();
+        self.until = (others_between && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
+        self.last = last;
+    }
+
+    /// Returns when it is our turn: at once, unless another instance is at work as well.
+    pub async fn wait(&mut self) {
+        let Some(until) = self.until.take() else { return };
+        let last = self.last;
+        // Too late, or nobody is left who could tell: it is our turn in any case.
+        let _ = timeout_at(until, self.others.wait_for(|head| *head > last)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{FutureExt, poll};
+
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(2);
+
+    fn seqs(first: i64, last: i64) -> (Seq, Seq) {
+        (Seq::from_db(first), Seq::from_db(last))
+    }
+
+    /// Whether there is nothing to wait for.
+    fn at_once(turn: &mut Turn) -> bool {
+        turn.wait().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn who_appends_alone_never_waits() {
+        let (_others, mut turn) = Turn::of(InstanceId::new());
+        assert!(at_once(&mut turn));
+        turn.committed(seqs(5, 9), 5, TOOK);
+        assert!(at_once(&mut turn), "what was before the first commit says nothing");
+        turn.committed(seqs(10, 19), 10, TOOK);
+        assert!(at_once(&mut turn));
+    }
+
+    #[tokio::test]
+    async fn one_of_two_busy_instances_waits_for_the_others_commit_and_no_other() {
+        let own = InstanceId::new();
+        let (others, mut turn) = Turn::of(own);
+        turn.wait_max = Duration::from_secs(60);
+        turn.committed(seqs(1, 9), 9, TOOK);
+        turn.committed(seqs(20, 29), 10, Duration::from_secs(30));
+        {
+            let mut wait = pin!(turn.wait());
+            assert!(poll!(&mut wait).is_pending());
+            others.committed(Seq::from_db(30), &own.to_string());
+            others.committed(Seq::from_db(19), "another");
+            assert!(poll!(&mut wait).is_pending(), "neither our own nor one that was before");
+            others.committed(Seq::from_db(39), "another");
+            assert!(poll!(&mut wait).is_ready());
+        }
+        assert!(at_once(&mut turn), "it goes first once");
+        turn.committed(seqs(40, 49), 10, TOOK);
+        others.committed(Seq::from_db(55), "another");
+        assert!(at_once(&mut turn), "it was told before");
+        turn.committed(seqs(56, 57), 2, TOOK);
+        assert!(at_once(&mut turn), "hardly anybody asks for anything");
+        turn.committed(seqs(70, 79), 10, Duration::from_secs(30));
+        drop(others);
+        assert!(at_once(&mut turn), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn an_announcement_that_does_not_come_costs_one_short_wait() {
+        let (_others, mut turn) = Turn::of(InstanceId::new());
+        turn.committed(seqs(1, 9), 9, TOOK);
+        turn.committed(seqs(20, 29), 10, TOOK);
+        let begun = Instant::now();
+        turn.wait().await;
+        assert!(begun.elapsed() >= TOOK * WAIT_OF_COMMITS);
+        turn.committed(seqs(40, 49), 10, Duration::from_secs(3600));
+        turn.wait().await;
+        assert!(at_once(&mut turn));
+    }
+}
