@@ -120,23 +120,41 @@ impl Line {
     async fn run(&mut self) -> Over {
         // One timer for the whole connection: to make one for each frame takes the lock of all timers twice.
         let mut clock = pin!(tokio::time::sleep_until(self.next_time()));
+        let mut more = false;
         loop {
+            // To whom more than a turn is given is listened to in between, and its clocks are kept.
+            if std::mem::take(&mut more)
+                && let Err(over) = self.look_up().await
+            {
+                return over;
+            }
             let next_time = self.next_time();
             if clock.deadline() != next_time {
                 clock.as_mut().reset(next_time);
             }
             let done = tokio::select! {
-                said = self.frames.hear() => self.hear(said).await,
+                // First, and alone when there is something to write: to ask the socket as well would cost as much again.
+                biased;
                 ready = self.subscription.ready() => match ready {
-                    Ready::Frames => self.write_frames().await,
+                    Ready::Frames => self.write_frames().await.map(|is_all| more = !is_all),
                     Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
                 },
+                said = self.frames.hear() => self.hear(said).await,
                 () = clock.as_mut() => self.keep_time().await,
             };
             if let Err(over) = done {
                 return over;
             }
         }
+    }
+
+    /// Between two turns of writing: what the client has said, and what is due.
+    async fn look_up(&mut self) -> Result<(), Over> {
+        // As much as has arrived; the runtime's budget for one task bounds it.
+        while let Some(said) = self.frames.hear().now_or_never() {
+            self.hear(said).await?;
+        }
+        if self.next_time() <= Instant::now() { self.keep_time().await } else { Ok(()) }
     }
 
     fn next_time(&self) -> Instant {
@@ -172,8 +190,9 @@ impl Line {
         Ok(())
     }
 
-    /// Writes what is at hand, up to a turn's size; a client that only takes must not keep us from listening.
-    async fn write_frames(&mut self) -> Result<(), Over> {
+    /// Writes what is at hand, up to a turn's size, and says whether that was all; a client that only takes must not keep us from
+    /// listening, nor from keeping time.
+    async fn write_frames(&mut self) -> Result<bool, Over> {
         let (mut written, mut for_one) = (0, false);
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
@@ -192,7 +211,7 @@ impl Line {
         self.frames.flush().await?;
         #[cfg(feature = "points")]
         crate::points::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
-        Ok(())
+        Ok(written < TURN_BYTES)
     }
 
     /// A ping of its own, in a moment.
