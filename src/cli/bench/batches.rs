@@ -57,7 +57,7 @@ impl Batches {
         report.setting("keyed", self.keyed);
         let of = |value: fn(&Round) -> f64| middle(&rounds, value);
         report.figure("rows_per_s", of(|r| r.rows_per_s), "rows/s");
-        report.figure("ratio_to_sql_append", of(|r| r.rows_per_s / r.append_per_s), "").goal(Goal::AtLeast(0.7));
+        report.figure("ratio_to_sql_append", of(|r| r.rows_per_s / r.append_per_s), "").goal(Goal::AtLeast(0.85));
         report.figure("ratio_to_sql_insert", of(|r| r.rows_per_s / r.insert_per_s), "");
         report.figure("sql_append_per_s", of(|r| r.append_per_s), "rows/s");
         report.figure("sql_insert_per_s", of(|r| r.insert_per_s), "rows/s");

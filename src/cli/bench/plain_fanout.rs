@@ -1,7 +1,9 @@
-//! The ceiling of fan-out: a process that does nothing but write the same bytes to as many plain TCP sockets.
+//! The ceiling of fan-out: a process that does nothing but write the same frames to as many sockets. Its clients are the
+//! hub's: they read a frame and look for its mark.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clocks::Clocks;
+use super::fanout::listen;
 use super::hub_process::{Ready, this_program};
+use super::joined;
+use super::plain_provider::{request, upgraded};
+use super::plain_sockets::{HELLO, text_frame};
+use super::ws_client::WsClient;
 use crate::cli::error::Failure;
 use crate::cli::output;
 
@@ -20,40 +27,40 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The server's life is bounded, should the bench be killed.
 const SERVER_LIMIT: Duration = Duration::from_secs(600);
+/// Clients that connect at the same time.
+const PARALLEL: usize = 128;
 
 /// Sends `posts` messages of `bytes` through the plain server to as many connections.
 pub async fn measure(connections: usize, posts: usize, bytes: usize) -> Result<Clocks, Failure> {
     let mut command = this_program()?;
     command.args(["bench", "plain-server", "--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
     let server = Ready::spawn(command).await?;
-    let outcome = drive(server.address, connections, posts, bytes).await;
+    let outcome = drive(server.address, connections, posts).await;
     server.stop().await?;
-    outcome.map_err(|error| Failure::other(format!("the plain server: {error}")))
+    outcome
 }
 
-async fn drive(address: SocketAddr, connections: usize, posts: usize, bytes: usize) -> std::io::Result<Clocks> {
+async fn drive(address: SocketAddr, connections: usize, posts: usize) -> Result<Clocks, Failure> {
+    let failed = |error: std::io::Error| Failure::other(format!("the plain server: {error}"));
+    let mut control = TcpStream::connect(address).await.map_err(failed)?;
+    control.set_nodelay(true).map_err(failed)?;
     let clocks = Arc::new(Clocks::new(posts, connections));
-    let mut control = TcpStream::connect(address).await?;
-    control.set_nodelay(true)?;
     let mut listeners = JoinSet::new();
-    for at in 0..connections {
-        let mut stream = TcpStream::connect(address).await?;
-        let clocks = Arc::clone(&clocks);
-        listeners.spawn(async move {
-            let mut message = vec![0; bytes];
-            for n in 0..posts {
-                if stream.read_exact(&mut message).await.is_err() {
-                    return;
-                }
-                clocks.arrived(n, at);
-            }
-        });
+    let everyone: Vec<usize> = (0..connections).collect();
+    for some in everyone.chunks(PARALLEL) {
+        let mut coming = JoinSet::new();
+        for at in some.iter().copied() {
+            coming.spawn(async move { Ok((at, WsClient::connect(address, "none", "client_id=bench").await?.0)) });
+        }
+        for (at, socket) in joined(coming).await? {
+            listeners.spawn(listen(socket, at, Arc::clone(&clocks), Arc::new(AtomicUsize::new(0))));
+        }
     }
     // The server says one byte when it has everyone.
-    control.read_u8().await?;
+    control.read_u8().await.map_err(failed)?;
     for n in 0..posts {
         clocks.starts(n);
-        control.write_u8(1).await?;
+        control.write_u8(1).await.map_err(failed)?;
         let end = Instant::now() + ARRIVAL_LIMIT;
         while clocks.count() < (n + 1) * connections && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -61,7 +68,7 @@ async fn drive(address: SocketAddr, connections: usize, posts: usize, bytes: usi
         tokio::time::sleep(PAUSE).await;
     }
     listeners.shutdown().await;
-    Arc::try_unwrap(clocks).map_err(|_| std::io::Error::other("a listener still runs"))
+    Arc::try_unwrap(clocks).map_err(|_| Failure::other("the plain server: a listener still runs"))
 }
 
 /// The server's side: the first connection is the bench's control, one byte on it is one message to all others.
@@ -77,17 +84,19 @@ pub async fn serve(connections: usize, bytes: usize) -> Result<(), Failure> {
 
 async fn fan_out(listener: TcpListener, connections: usize, bytes: usize) -> std::io::Result<()> {
     let (mut control, _) = listener.accept().await?;
-    let mut sockets = Vec::with_capacity(connections);
+    let mut coming = JoinSet::new();
     for _ in 0..connections {
         let (socket, _) = listener.accept().await?;
-        socket.set_nodelay(true)?;
-        sockets.push(socket);
+        coming.spawn(let_in(socket));
     }
+    let sockets: Vec<TcpStream> = coming.join_all().await.into_iter().flatten().collect();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let parts: Vec<Arc<Vec<TcpStream>>> = split(sockets, workers).into_iter().map(Arc::new).collect();
-    let message: Arc<[u8]> = vec![b'x'; bytes].into();
     control.write_u8(1).await?;
+    let mut n = 0;
     while control.read_u8().await.is_ok() {
+        let message: Arc<[u8]> = text_frame(&notification(n, bytes)).into();
+        n += 1;
         let mut writing = JoinSet::new();
         for part in &parts {
             let (part, message) = (Arc::clone(part), Arc::clone(&message));
@@ -96,6 +105,20 @@ async fn fan_out(listener: TcpListener, connections: usize, bytes: usize) -> std
         writing.join_all().await;
     }
     Ok(())
+}
+
+async fn let_in(mut socket: TcpStream) -> Option<TcpStream> {
+    socket.set_nodelay(true).ok()?;
+    let (head, _) = request(&mut socket).await?;
+    socket.write_all(upgraded(&head)?.as_bytes()).await.ok()?;
+    socket.write_all(&text_frame(HELLO)).await.ok()?;
+    Some(socket)
+}
+
+/// What the hub's frame is to a client of the bench: so many bytes with a mark in them.
+fn notification(n: usize, bytes: usize) -> String {
+    let marked = format!("{{\"seq\":1,\"data\":{{\"bench_n\":{n}}},\"filler\":\"");
+    format!("{marked}{:x<1$}\"}}", "", bytes.saturating_sub(marked.len() + 2))
 }
 
 fn split(mut sockets: Vec<TcpStream>, parts: usize) -> Vec<Vec<TcpStream>> {
@@ -107,4 +130,17 @@ fn split(mut sockets: Vec<TcpStream>, parts: usize) -> Vec<Vec<TcpStream>> {
     }
     split.push(sockets);
     split
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ws_client::mark;
+    use super::*;
+
+    #[test]
+    fn the_plain_server_writes_as_many_bytes_with_the_same_mark() {
+        let text = notification(17, 387);
+        assert_eq!((text.len(), mark(&text)), (387, Some(17)));
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+    }
 }

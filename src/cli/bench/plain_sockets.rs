@@ -20,7 +20,7 @@ use crate::cli::output;
 /// The server's life is bounded, should the bench be killed.
 const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// About what a hub says first.
-const HELLO: &str = r#"{"type":"connection_established","session_id":"0198f0a0-0000-7000-8000-000000000000","user_id":"bench-1000",
+pub const HELLO: &str = r#"{"type":"connection_established","session_id":"0198f0a0-0000-7000-8000-000000000000","user_id":"bench-1000",
 "account_ids":[],"client_id":"bench","log_id":"0198f0a0-0000-7000-8000-000000000000","head":180000,"earliest":1,
 "resume":{"status":"ok","from":1},"heartbeat_ms":30000,"token_expires_at":"2026-01-01T00:00:00.000Z"}"#;
 const CAUGHT_UP: &str = r#"{"type":"caught_up","seq":180000,"replayed":20}"#;
@@ -92,7 +92,7 @@ fn said(frames: usize, bytes: usize) -> Vec<u8> {
 }
 
 /// One unmasked text frame of less than 64 KiB.
-fn text_frame(text: &str) -> Vec<u8> {
+pub fn text_frame(text: &str) -> Vec<u8> {
     let mut frame = vec![0x81];
     match u16::try_from(text.len()).unwrap_or(u16::MAX) {
         length @ ..126 => frame.push(length as u8),

@@ -144,7 +144,7 @@ impl Publish {
     fn say_throughput(&self, report: &mut Report, rounds: &[Round]) {
         let of = |value: fn(&Round) -> f64| middle(rounds, value);
         report.figure("posts_per_s", of(|r| r.per_s), "1/s");
-        report.figure("ratio_to_sql_append", of(|r| r.per_s / r.append_per_s), "").goal(Goal::AtLeast(0.3));
+        report.figure("ratio_to_sql_append", of(|r| r.per_s / r.append_per_s), "").goal(Goal::AtLeast(0.5));
         report.figure("ratio_to_sql_insert", of(|r| r.per_s / r.insert_per_s), "").goal(Goal::AtLeast(0.3));
         report.figure("sql_append_per_s", of(|r| r.append_per_s), "rows/s");
         report.figure("sql_insert_per_s", of(|r| r.insert_per_s), "rows/s");
@@ -158,7 +158,7 @@ impl Publish {
         report.setting("rate", self.rate);
         report.figure("post_to_socket_p50_ms", of(|l| l.heard.arrived.percentile_ms(50.0)), "ms");
         let ratio = of(|l| l.heard.arrived.percentile_ms(50.0) / l.bare.percentile_ms(50.0));
-        report.figure("ratio_to_bare_commit", ratio, "").goal(Goal::AtMost(5.0));
+        report.figure("ratio_to_bare_commit", ratio, "").goal(Goal::AtMost(3.0));
         report.figure("bare_commit_p50_ms", of(|l| l.bare.percentile_ms(50.0)), "ms");
         report.figure("post_to_socket_p99_ms", of(|l| l.heard.arrived.percentile_ms(99.0)), "ms");
         report.figure("bare_commit_p99_ms", of(|l| l.bare.percentile_ms(99.0)), "ms");
