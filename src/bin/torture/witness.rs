@@ -169,9 +169,10 @@ pub async fn tables_with(url: &str, texts: &[String]) -> Result<Vec<(String, Str
     let tables: Vec<String> = sqlx::query_scalar(list).fetch_all(&mut connection).await?;
     let mut found = Vec::new();
     for table in tables {
-        // The names come from the catalogue.
+        // The names come from the catalogue. A row is made a text once, not for each that is looked for.
         let sql = format!(
-            "SELECT s FROM unnest($1::text[]) AS s WHERE EXISTS (SELECT FROM recado.\"{table}\" t WHERE position(s IN t::text) > 0)"
+            "WITH line AS MATERIALIZED (SELECT t::text AS text FROM recado.\"{table}\" t)
+             SELECT s FROM unnest($1::text[]) AS s WHERE EXISTS (SELECT FROM line WHERE position(s IN line.text) > 0)"
         );
         let texts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(texts).fetch_all(&mut connection).await?;
         found.extend(texts.into_iter().map(|text| (text, table.clone())));
