@@ -187,7 +187,8 @@ impl Nemesis {
     }
 
     async fn strike(&self, mut lot: Lot) -> Result<(), Trouble> {
-        if matches!(lot.fault, Fault::ProviderHole | Fault::OwnerFreeze | Fault::OwnerCut) {
+        // Between the death of an owner and the end of its lease there is nothing to break.
+        if matches!(lot.fault, Fault::ProviderFlap | Fault::ProviderHole | Fault::OwnerFreeze | Fault::OwnerCut) {
             lot.hub = self.owner().await.unwrap_or(lot.hub);
         }
         let on = match lot.fault {
