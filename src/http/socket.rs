@@ -39,6 +39,8 @@ const WAIT_OF_MANY: Duration = Duration::from_millis(250);
 const PING_BYTES: usize = 4 << 10;
 /// Bytes written between two looks at what the client says.
 const TURN_BYTES: usize = 64 << 10;
+/// Turns of writing, one after the other, between two such looks; a full turn is followed by one at once.
+const TURNS: u32 = 16;
 /// Messages of a client, acknowledgements aside: so many at once, then one a second.
 const MESSAGES: u32 = 60;
 /// Refused frames that end a connection.
@@ -120,13 +122,13 @@ impl Line {
     async fn run(&mut self) -> Over {
         // One timer for the whole connection: to make one for each frame takes the lock of all timers twice.
         let mut clock = pin!(tokio::time::sleep_until(self.next_time()));
-        let mut more = false;
+        let mut turns = 0;
         loop {
-            // To whom more than a turn is given is listened to in between, and its clocks are kept.
-            if std::mem::take(&mut more)
-                && let Err(over) = self.look_up().await
-            {
-                return over;
+            if turns >= TURNS {
+                turns = 0;
+                if let Err(over) = self.look_up().await {
+                    return over;
+                }
             }
             let next_time = self.next_time();
             if clock.deadline() != next_time {
@@ -136,11 +138,12 @@ impl Line {
                 // First, and alone when there is something to write: to ask the socket as well would cost as much again.
                 biased;
                 ready = self.subscription.ready() => match ready {
-                    Ready::Frames => self.write_frames().await.map(|is_all| more = !is_all),
+                    Ready::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
                     Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
                 },
-                said = self.frames.hear() => self.hear(said).await,
+                // Before the socket: a client that never ceases to speak must not stop the clocks.
                 () = clock.as_mut() => self.keep_time().await,
+                said = self.frames.hear() => self.hear(said).await,
             };
             if let Err(over) = done {
                 return over;

@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
 use super::support::*;
 
 /// A token's end, in this test's time.
@@ -31,6 +37,37 @@ async fn a_token_that_runs_out_ends_the_connection_after_a_warning() {
     hub.settled(&db).await;
     let mut ann = Client::of("ann").connect(&hub).await;
     assert_eq!(ann.until_caught_up().await.iter().map(|n| n.seq).collect::<Vec<_>>(), [seq]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_ceases_to_speak_is_sent_away_when_its_token_ends() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let socket = with_token("ann", &brief_token("ann", &[], TTL)).open(&hub).await.unwrap();
+    let (reader, mut writer) = tokio::io::split(socket.into_inner());
+    // An acknowledgement that says nothing new, masked with zeros: of these a client may send as many as it likes. Faster than they are read.
+    let ack = br#"{"type":"ack","seq":0}"#;
+    let frame = [&[0x81, 0x80 | ack.len() as u8, 0, 0, 0, 0], &ack[..]].concat();
+    let frames = frame.repeat(2000);
+    let speaking = tokio::spawn(async move {
+        let mut said = 0;
+        while writer.write_all(&frames).await.is_ok() {
+            said += frames.len();
+        }
+        said
+    });
+    let mut heard = WebSocketStream::from_raw_socket(tokio::io::join(reader, tokio::io::sink()), Role::Client, None).await;
+    let ended = tokio::time::timeout(TTL + PATIENCE, async {
+        while let Some(Ok(message)) = heard.next().await {
+            if let Message::Close(frame) = message {
+                return frame.map(|frame| u16::from(frame.code));
+            }
+        }
+        None
+    });
+    assert_eq!(ended.await.expect("it is sent away in time"), Some(4401));
+    hub.kill().await;
+    assert!(speaking.await.unwrap() > 1 << 20, "it spoke without a pause");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
