@@ -16,6 +16,9 @@ use crate::domain::{InstanceId, Seq};
 
 /// An instance whose commit has fewer requests than this is not busy: it has next to nothing to gather.
 const BUSY: usize = 4;
+/// After so many commits of ours, each with one of another before it. One alone may be of something that is done now and then,
+/// such as moving what came from SQL.
+const IN_A_ROW: u32 = 2;
 /// The other's commit takes about as long as our own; its announcement comes a moment later.
 const WAIT_OF_COMMITS: u32 = 2;
 /// Longest wait for the other, however long commits take.
@@ -43,6 +46,7 @@ pub struct Turn {
     others: watch::Receiver<Seq>,
     /// The end of our last commit.
     last: Seq,
+    in_a_row: u32,
     /// Until when another goes first.
     until: Option<Instant>,
     wait_max: Duration,
@@ -51,13 +55,15 @@ pub struct Turn {
 impl Turn {
     pub fn of(instance: InstanceId) -> (Others, Self) {
         let (head, others) = watch::channel(Seq::ZERO);
-        (Others { own: instance.to_string(), head }, Self { others, last: Seq::ZERO, until: None, wait_max: WAIT_MAX })
+        (Others { own: instance.to_string(), head }, Self { others, last: Seq::ZERO, in_a_row: 0, until: None, wait_max: WAIT_MAX })
     }
 
     /// Takes note of a commit of our own: its first and last number, of how many requests, and how long it took.
     pub fn committed(&mut self, (first, last): (Seq, Seq), requests: usize, took: Duration) {
-        let others_between = self.last != Seq::ZERO && first != self.last.next();
-        self.until = (others_between && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
+        // A gap alone may be of our own: what came from SQL is moved past the appender.
+        let others_between = self.last != Seq::ZERO && first != self.last.next() && *self.others.borrow() > self.last;
+        self.in_a_row = if others_between { self.in_a_row.saturating_add(1) } else { 0 };
+        self.until = (self.in_a_row >= IN_A_ROW && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
         self.last = last;
     }
 
@@ -99,42 +105,70 @@ mod tests {
         assert!(at_once(&mut turn));
     }
 
+    /// Two commits, each with one of another instance before it.
+    fn is_met(others: &Others, turn: &mut Turn, took: Duration) {
+        turn.committed(seqs(1, 9), 9, TOOK);
+        others.committed(Seq::from_db(19), "another");
+        turn.committed(seqs(20, 29), 10, took);
+        others.committed(Seq::from_db(39), "another");
+        turn.committed(seqs(40, 49), 10, took);
+    }
+
     #[tokio::test]
     async fn one_of_two_busy_instances_waits_for_the_others_commit_and_no_other() {
         let own = InstanceId::new();
         let (others, mut turn) = Turn::of(own);
         turn.wait_max = Duration::from_secs(60);
-        turn.committed(seqs(1, 9), 9, TOOK);
-        turn.committed(seqs(20, 29), 10, Duration::from_secs(30));
+        is_met(&others, &mut turn, Duration::from_secs(30));
         {
             let mut wait = pin!(turn.wait());
             assert!(poll!(&mut wait).is_pending());
-            others.committed(Seq::from_db(30), &own.to_string());
-            others.committed(Seq::from_db(19), "another");
+            others.committed(Seq::from_db(50), &own.to_string());
+            others.committed(Seq::from_db(45), "another");
             assert!(poll!(&mut wait).is_pending(), "neither our own nor one that was before");
-            others.committed(Seq::from_db(39), "another");
+            others.committed(Seq::from_db(59), "another");
             assert!(poll!(&mut wait).is_ready());
         }
         assert!(at_once(&mut turn), "it goes first once");
-        turn.committed(seqs(40, 49), 10, TOOK);
-        others.committed(Seq::from_db(55), "another");
+        turn.committed(seqs(60, 69), 10, TOOK);
+        others.committed(Seq::from_db(75), "another");
         assert!(at_once(&mut turn), "it was told before");
-        turn.committed(seqs(56, 57), 2, TOOK);
+        turn.committed(seqs(76, 77), 2, Duration::from_secs(30));
         assert!(at_once(&mut turn), "hardly anybody asks for anything");
-        turn.committed(seqs(70, 79), 10, Duration::from_secs(30));
+        others.committed(Seq::from_db(79), "another");
+        turn.committed(seqs(80, 89), 10, Duration::from_secs(30));
         drop(others);
         assert!(at_once(&mut turn), "nobody listens any more");
     }
 
     #[tokio::test]
+    async fn now_and_then_a_commit_of_another_is_no_reason_to_wait() {
+        let own = InstanceId::new();
+        let (others, mut turn) = Turn::of(own);
+        for round in 0..4 {
+            let at = round * 100;
+            turn.committed(seqs(at + 1, at + 40), 40, TOOK);
+            others.committed(Seq::from_db(at + 49), "another");
+            turn.committed(seqs(at + 50, at + 90), 40, TOOK);
+            assert!(at_once(&mut turn), "once between, in round {round}");
+            turn.committed(seqs(at + 91, at + 100), 10, TOOK);
+        }
+        for at in 5..9 {
+            others.committed(Seq::from_db(at * 100), &own.to_string());
+            turn.committed(seqs(at * 100 + 1, at * 100 + 50), 40, TOOK);
+            assert!(at_once(&mut turn), "what was between was ours");
+        }
+    }
+
+    #[tokio::test]
     async fn an_announcement_that_does_not_come_costs_one_short_wait() {
-        let (_others, mut turn) = Turn::of(InstanceId::new());
-        turn.committed(seqs(1, 9), 9, TOOK);
-        turn.committed(seqs(20, 29), 10, TOOK);
+        let (others, mut turn) = Turn::of(InstanceId::new());
+        is_met(&others, &mut turn, TOOK);
         let begun = Instant::now();
         turn.wait().await;
         assert!(begun.elapsed() >= TOOK * WAIT_OF_COMMITS);
-        turn.committed(seqs(40, 49), 10, Duration::from_secs(3600));
+        others.committed(Seq::from_db(59), "another");
+        turn.committed(seqs(60, 69), 10, Duration::from_secs(3600));
         turn.wait().await;
         assert!(at_once(&mut turn));
     }
