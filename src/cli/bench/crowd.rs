@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::clocks::Clocks;
 use super::ground::{Ground, Hub};
 use super::joined;
 use super::post::user;
-use super::ws_client::WsClient;
+use super::ws_client::{WsClient, mark};
 use crate::cli::error::Failure;
 
 /// Clients that connect at the same time.
@@ -32,4 +34,19 @@ pub async fn connect(ground: &Ground, hub: &Hub, users: Range<usize>, device: &s
     let mut sockets = joined(connecting).await?;
     sockets.sort_unstable_by_key(|(n, _)| *n);
     Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
+}
+
+/// One socket's reader: notes when each marked post came, and the longest frame. Ends only by a broken connection.
+pub async fn listen(mut socket: WsClient, at: usize, clocks: Arc<Clocks>, bytes: Arc<AtomicUsize>) -> Failure {
+    loop {
+        match socket.text().await {
+            Ok(text) => {
+                if let Some(n) = mark(&text) {
+                    clocks.arrived(n, at);
+                    bytes.fetch_max(text.len(), Ordering::Relaxed);
+                }
+            }
+            Err(failure) => return failure,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `recado bench fanout`: one post to thousands of sockets, and what an idle socket costs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +16,6 @@ use super::plain_fanout;
 use super::post::Post;
 use super::post_client::PostClient;
 use super::report::Report;
-use super::ws_client::{WsClient, mark};
 use crate::cli::error::Failure;
 
 /// How long everyone may take to get one post.
@@ -99,10 +99,10 @@ impl Fanout {
         let connecting = start.elapsed();
 
         let clocks = Arc::new(Clocks::new(self.posts.into(), connections));
-        let frame_bytes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let frame_bytes = Arc::new(AtomicUsize::new(0));
         let mut listeners = JoinSet::new();
         for (at, socket) in sockets.into_iter().enumerate() {
-            listeners.spawn(listen(socket, at, Arc::clone(&clocks), Arc::clone(&frame_bytes)));
+            listeners.spawn(crowd::listen(socket, at, Arc::clone(&clocks), Arc::clone(&frame_bytes)));
         }
         tokio::time::sleep(Duration::from_secs(self.quiet)).await;
         let each = |now: Option<u64>| Some((now? as f64 - before? as f64) * 1024.0 / connections as f64);
@@ -120,24 +120,9 @@ impl Fanout {
         tokio::time::sleep(Duration::from_secs(self.quiet)).await;
         let after_bytes = each(hub.resident_kib());
         listeners.shutdown().await;
-        let frame_bytes = frame_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let frame_bytes = frame_bytes.load(Ordering::Relaxed);
         let clocks = Arc::try_unwrap(clocks).map_err(|_| Failure::other("a listener still runs"))?;
         Ok(Found { clocks, frame_bytes, connecting, idle_bytes, after_bytes })
-    }
-}
-
-/// Each socket's reader; ends only by a broken connection.
-pub async fn listen(mut socket: WsClient, at: usize, clocks: Arc<Clocks>, bytes: Arc<std::sync::atomic::AtomicUsize>) -> Failure {
-    loop {
-        match socket.text().await {
-            Ok(text) => {
-                if let Some(n) = mark(&text) {
-                    clocks.arrived(n, at);
-                    bytes.fetch_max(text.len(), std::sync::atomic::Ordering::Relaxed);
-                }
-            }
-            Err(failure) => return failure,
-        }
     }
 }
 

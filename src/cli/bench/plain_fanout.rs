@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clocks::Clocks;
-use super::fanout::listen;
+use super::crowd::listen;
 use super::hub_process::{Ready, this_program};
 use super::joined;
 use super::plain_provider::{request, upgraded};
