@@ -60,6 +60,14 @@ async fn a_storm_brings_everyone_back_with_what_they_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fan_out_is_measured_beside_a_program_that_only_writes() {
+    let found = measured(&["fanout", "--connections", "30", "--posts", "2", "--quiet", "1"]).await;
+    assert!(value(&found, "socket_p50_ms") > 0.0 && value(&found, "plain_writer_p50_ms") > 0.0, "{found:#}");
+    assert!(value(&found, "frame_bytes") > 300.0, "{found:#}");
+    assert!(!found["notes"].to_string().contains("missing"), "{found:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hubs_are_measured_beside_one() {
     let found = measured(&["pair", "--connections", "4", "--seconds", "1", "--rounds", "1", "--rate", "20"]).await;
     assert!(figure(&found, "two_hubs_posts_per_s")["ratio"].is_number(), "{found:#}");

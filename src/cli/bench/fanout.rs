@@ -83,9 +83,11 @@ impl Fanout {
             }
             _ => report.note("the hub's memory is known only of a hub that the bench started"),
         }
-        let missing = connections * usize::from(self.posts) - times.len();
-        if missing > 0 {
-            report.note(format!("{missing} arrivals are missing"));
+        for (whose, came) in [("the hub's", times.len()), ("the plain writer's", plain.len())] {
+            let missing = (connections * usize::from(self.posts)).saturating_sub(came);
+            if missing > 0 {
+                report.note(format!("{missing} of {whose} arrivals are missing"));
+            }
         }
         Ok(report)
     }
