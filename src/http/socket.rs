@@ -124,7 +124,8 @@ impl Line {
         let mut clock = pin!(tokio::time::sleep_until(self.next_time()));
         let mut turns = 0;
         loop {
-            if turns >= TURNS {
+            // A write may have taken long: what is due is not left to the last of the turns.
+            if turns >= TURNS || self.next_time() <= Instant::now() {
                 turns = 0;
                 if let Err(over) = self.look_up().await {
                     return over;

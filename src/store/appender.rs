@@ -231,6 +231,7 @@ pub struct Committed {
 /// The task that owns the appending connection.
 pub struct Appender {
     queue: mpsc::Receiver<Request>,
+    row_room: Arc<Semaphore>,
     carried: VecDeque<Request>,
     lane: Lane,
     origin: InstanceId,
@@ -254,6 +255,7 @@ impl Appender {
             AppendHandle { queue: sender, row_room: Arc::new(Semaphore::new(QUEUE_ROWS)), kib_room: Arc::new(Semaphore::new(QUEUE_KIB)) };
         let appender = Self {
             queue,
+            row_room: Arc::clone(&handle.row_room),
             carried: VecDeque::new(),
             lane: Lane::new(database, "appender"),
             origin,
@@ -277,10 +279,18 @@ impl Appender {
                 let Some(first) = first else { return };
                 self.carried.push_back(first);
             }
-            self.turn.wait().await;
+            // A commit that will be full gains nothing by waiting.
+            if self.waiting_rows() < BATCH_ROWS {
+                self.turn.wait().await;
+            }
             let batch = self.gather();
             self.commit(batch).await;
         }
+    }
+
+    /// How many notifications wait.
+    fn waiting_rows(&self) -> usize {
+        QUEUE_ROWS.saturating_sub(self.row_room.available_permits())
     }
 
     /// What is waiting now, up to the bounds of a batch. A second request with the same key waits for the next batch,

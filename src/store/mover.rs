@@ -47,7 +47,8 @@ pub struct Mover {
     lane: Lane,
     seen: Arc<Seen>,
     /// Not this instance's own: its tailer expects the rows of its own appends by the short way.
-    origin: InstanceId,
+    /// Another name than an appender's: nobody gets these rows by a shorter way than the table, and nobody waits for them.
+    origin: String,
     leads: bool,
     /// Rows of the next move. Halved where a move is refused, until the row at fault stands alone.
     rows: i32,
@@ -73,7 +74,7 @@ impl Mover {
         Self {
             lane: Lane::new(database, "mover"),
             seen,
-            origin: InstanceId::new(),
+            origin: format!("{}/outbox", InstanceId::new()),
             leads: false,
             rows: MOVE_ROWS,
             set_aside: false,
@@ -117,7 +118,7 @@ impl Mover {
             return Ok(CANDIDATE / 2 + jitter(CANDIDATE / 2));
         }
         let (log_id, end) = self.seen.end();
-        let moving = outbox::move_rows(self.lane.get().await?, end, self.origin, self.rows, self.set_aside);
+        let moving = outbox::move_rows(self.lane.get().await?, end, &self.origin, self.rows, self.set_aside);
         match moving.await {
             Ok(moved) => self.moved(moved).await,
             Err(failure) => self.failed(failure, log_id).await,

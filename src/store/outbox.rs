@@ -11,7 +11,7 @@ use super::StoreError;
 use super::append::{Failure, failure};
 use super::database::{ASK_LIMIT, limited};
 use super::seen::SeenEnd;
-use crate::domain::{InstanceId, NotificationId};
+use crate::domain::NotificationId;
 
 /// Longest wait for a move or for tidying. The database gives a statement as long.
 const MOVE_LIMIT: Duration = Duration::from_secs(11);
@@ -52,19 +52,13 @@ pub async fn adopt(connection: &mut PgConnection) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// As `append`; after [`Failure::Unknown`] the connection must not be used again. A repeat is always right.
-pub async fn move_rows(
-    connection: &mut PgConnection,
-    seen: SeenEnd,
-    origin: InstanceId,
-    rows: i32,
-    set_aside: bool,
-) -> Result<Moved, Failure> {
+pub async fn move_rows(connection: &mut PgConnection, seen: SeenEnd, origin: &str, rows: i32, set_aside: bool) -> Result<Moved, Failure> {
     let answer = sqlx::query!(
         r#"SELECT moved AS "moved!", refused AS "refused!", is_more AS "is_more!", oldest_running
              FROM recado.outbox_move($1, $2, $3, $4, $5)"#,
         seen.seq.get(),
         seen.id.map(|id| id.0) as Option<Uuid>,
-        origin.to_string(),
+        origin,
         rows,
         set_aside,
     )

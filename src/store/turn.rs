@@ -14,10 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::{InstanceId, Seq};
 
-/// An instance whose commit has fewer requests than this is not busy: it has next to nothing to gather.
+/// An instance whose commit holds less than this is not busy: it has next to nothing to gather, or to be waited for.
 const BUSY: usize = 4;
-/// After so many commits of ours, each with one of another before it. One alone may be of something that is done now and then,
-/// such as moving what came from SQL.
+/// After so many commits of ours, each with one of another before it.
 const IN_A_ROW: u32 = 2;
 /// The other's commit takes about as long as our own; its announcement comes a moment later.
 const WAIT_OF_COMMITS: u32 = 2;
@@ -32,10 +31,12 @@ pub struct Others {
 }
 
 impl Others {
-    /// An instance has committed up to this number. What we did ourselves says nothing.
+    /// Somebody has committed up to this number. What we did ourselves says nothing, nor do writers that gather nothing and
+    /// wait for nobody, ours or another's, such as what moves rows that came from SQL: their names have a slash.
     pub fn committed(&self, head: Seq, origin: &str) {
-        if origin != self.own {
-            self.head.send_if_modified(|known| std::mem::replace(known, head.max(*known)) < head);
+        if origin != self.own && !origin.contains('/') {
+            // The last one counts, and not the highest: a log may go back.
+            self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
         }
     }
 }
@@ -60,8 +61,9 @@ impl Turn {
 
     /// Takes note of a commit of our own: its first and last number, of how many requests, and how long it took.
     pub fn committed(&mut self, (first, last): (Seq, Seq), requests: usize, took: Duration) {
-        // A gap alone may be of our own: what came from SQL is moved past the appender.
-        let others_between = self.last != Seq::ZERO && first != self.last.next() && *self.others.borrow() > self.last;
+        let between = first.get() - self.last.get() - 1;
+        let is_anothers = self.last != Seq::ZERO && (self.last..first).contains(&self.others.borrow());
+        let others_between = is_anothers && usize::try_from(between).is_ok_and(|rows| rows >= BUSY);
         self.in_a_row = if others_between { self.in_a_row.saturating_add(1) } else { 0 };
         self.until = (self.in_a_row >= IN_A_ROW && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
         self.last = last;
@@ -135,8 +137,8 @@ mod tests {
         assert!(at_once(&mut turn), "it was told before");
         turn.committed(seqs(76, 77), 2, Duration::from_secs(30));
         assert!(at_once(&mut turn), "hardly anybody asks for anything");
-        others.committed(Seq::from_db(79), "another");
-        turn.committed(seqs(80, 89), 10, Duration::from_secs(30));
+        others.committed(Seq::from_db(85), "another");
+        turn.committed(seqs(86, 95), 10, Duration::from_secs(30));
         drop(others);
         assert!(at_once(&mut turn), "nobody listens any more");
     }
@@ -154,17 +156,28 @@ mod tests {
             turn.committed(seqs(at + 91, at + 100), 10, TOOK);
         }
         for at in 5..9 {
-            others.committed(Seq::from_db(at * 100), &own.to_string());
+            for origin in [own.to_string(), format!("{own}/upstream"), "another/outbox".to_owned()] {
+                others.committed(Seq::from_db(at * 100), &origin);
+            }
             turn.committed(seqs(at * 100 + 1, at * 100 + 50), 40, TOOK);
-            assert!(at_once(&mut turn), "what was between was ours");
+            assert!(at_once(&mut turn), "nobody who takes turns was between");
+        }
+        for at in 10..14 {
+            others.committed(Seq::from_db(at * 100 + 52), "another");
+            turn.committed(seqs(at * 100 + 53, at * 100 + 150), 40, TOOK);
+            assert!(at_once(&mut turn), "another that is not busy");
+        }
+        for at in [1, 500, 600] {
+            turn.committed(seqs(at, at + 9), 10, TOOK);
+            assert!(at_once(&mut turn), "the log went back, and what is known of others with it");
         }
     }
 
     #[tokio::test]
     async fn an_announcement_that_does_not_come_costs_one_short_wait() {
         let (others, mut turn) = Turn::of(InstanceId::new());
-        is_met(&others, &mut turn, TOOK);
         let begun = Instant::now();
+        is_met(&others, &mut turn, TOOK);
         turn.wait().await;
         assert!(begun.elapsed() >= TOOK * WAIT_OF_COMMITS);
         others.committed(Seq::from_db(59), "another");

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::clocks::Clocks;
 use super::ground::{Ground, Hub};
@@ -14,6 +16,10 @@ use super::post::user;
 use super::ws_client::{WsClient, mark};
 use crate::cli::error::Failure;
 
+/// How long everyone may take to get one post.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
+/// Between two posts to everyone: pongs and their acknowledgements must not meet the next post. As long where there are none.
+pub const PAUSE: Duration = Duration::from_millis(1500);
 /// Clients that connect at the same time.
 const PARALLEL: usize = 128;
 
@@ -49,4 +55,16 @@ pub async fn listen(mut socket: WsClient, at: usize, clocks: Arc<Clocks>, bytes:
             Err(failure) => return failure,
         }
     }
+}
+
+/// Waits until so many arrivals were counted, as long as nobody is lost.
+pub async fn arrival_of(clocks: &Clocks, wanted: usize, listeners: &mut JoinSet<Failure>) -> Result<(), Failure> {
+    let end = Instant::now() + ARRIVAL_LIMIT;
+    while clocks.count() < wanted && Instant::now() < end {
+        if let Some(Ok(failure)) = listeners.try_join_next() {
+            return Err(failure);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }

@@ -18,10 +18,6 @@ use super::post_client::PostClient;
 use super::report::Report;
 use crate::cli::error::Failure;
 
-/// How long everyone may take to get one post.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
-/// Between two posts: pongs and their acknowledgements must not meet the next post.
-const PAUSE: Duration = Duration::from_millis(1500);
 /// Bytes of a post's body, about.
 const SIZE: usize = 300;
 
@@ -116,8 +112,8 @@ impl Fanout {
             let body = Post { n, size: SIZE }.body("\"broadcast\":true");
             clocks.starts(n);
             client.post(&body, None).await?;
-            arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
-            tokio::time::sleep(PAUSE).await;
+            crowd::arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
+            tokio::time::sleep(crowd::PAUSE).await;
         }
         tokio::time::sleep(Duration::from_secs(self.quiet)).await;
         let after_bytes = each(hub.resident_kib());
@@ -126,16 +122,4 @@ impl Fanout {
         let clocks = Arc::try_unwrap(clocks).map_err(|_| Failure::other("a listener still runs"))?;
         Ok(Found { clocks, frame_bytes, connecting, idle_bytes, after_bytes })
     }
-}
-
-/// Waits until so many arrivals were counted, as long as nobody is lost.
-async fn arrival_of(clocks: &Clocks, wanted: usize, listeners: &mut JoinSet<Failure>) -> Result<(), Failure> {
-    let end = Instant::now() + ARRIVAL_LIMIT;
-    while clocks.count() < wanted && Instant::now() < end {
-        if let Some(Ok(failure)) = listeners.try_join_next() {
-            return Err(failure);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::clocks::Clocks;
-use super::crowd::listen;
+use super::crowd::{PAUSE, arrival_of, listen};
 use super::hub_process::{Ready, this_program};
 use super::joined;
 use super::plain_provider::{request, upgraded};
@@ -21,10 +20,6 @@ use super::ws_client::WsClient;
 use crate::cli::error::Failure;
 use crate::cli::output;
 
-/// How long everyone may take to get one message.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
-/// Between two messages.
-const PAUSE: Duration = Duration::from_millis(200);
 /// The server's life is bounded, should the bench be killed.
 const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// Clients that connect at the same time.
@@ -61,10 +56,7 @@ async fn drive(address: SocketAddr, connections: usize, posts: usize) -> Result<
     for n in 0..posts {
         clocks.starts(n);
         control.write_u8(1).await.map_err(failed)?;
-        let end = Instant::now() + ARRIVAL_LIMIT;
-        while clocks.count() < (n + 1) * connections && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
         tokio::time::sleep(PAUSE).await;
     }
     listeners.shutdown().await;
