@@ -16,8 +16,6 @@ use crate::domain::{InstanceId, Seq};
 
 /// An instance whose commit holds less than this is not busy: it has next to nothing to gather, or to be waited for.
 const BUSY: usize = 4;
-/// After so many commits of ours, each with one of another before it.
-const IN_A_ROW: u32 = 2;
 /// The other's commit takes about as long as our own; its announcement comes a moment later.
 const WAIT_OF_COMMITS: u32 = 2;
 /// Longest wait for the other, however long commits take.
@@ -47,7 +45,6 @@ pub struct Turn {
     others: watch::Receiver<Seq>,
     /// The end of our last commit.
     last: Seq,
-    in_a_row: u32,
     /// Until when another goes first.
     until: Option<Instant>,
     wait_max: Duration,
@@ -56,7 +53,7 @@ pub struct Turn {
 impl Turn {
     pub fn of(instance: InstanceId) -> (Others, Self) {
         let (head, others) = watch::channel(Seq::ZERO);
-        (Others { own: instance.to_string(), head }, Self { others, last: Seq::ZERO, in_a_row: 0, until: None, wait_max: WAIT_MAX })
+        (Others { own: instance.to_string(), head }, Self { others, last: Seq::ZERO, until: None, wait_max: WAIT_MAX })
     }
 
     /// Takes note of a commit of our own: its first and last number, of how many requests, and how long it took.
@@ -64,8 +61,7 @@ impl Turn {
         let between = first.get() - self.last.get() - 1;
         let is_anothers = self.last != Seq::ZERO && (self.last..first).contains(&self.others.borrow());
         let others_between = is_anothers && usize::try_from(between).is_ok_and(|rows| rows >= BUSY);
-        self.in_a_row = if others_between { self.in_a_row.saturating_add(1) } else { 0 };
-        self.until = (self.in_a_row >= IN_A_ROW && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
+        self.until = (others_between && requests >= BUSY).then(|| Instant::now() + (took * WAIT_OF_COMMITS).min(self.wait_max));
         self.last = last;
     }
 
@@ -107,7 +103,7 @@ mod tests {
         assert!(at_once(&mut turn));
     }
 
-    /// Two commits, each with one of another instance before it.
+    /// Two commits, each with one of another instance before it, and no wait in between.
     fn is_met(others: &Others, turn: &mut Turn, took: Duration) {
         turn.committed(seqs(1, 9), 9, TOOK);
         others.committed(Seq::from_db(19), "another");
@@ -144,17 +140,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn now_and_then_a_commit_of_another_is_no_reason_to_wait() {
+    async fn commits_of_who_takes_no_turns_are_no_reason_to_wait() {
         let own = InstanceId::new();
         let (others, mut turn) = Turn::of(own);
-        for round in 0..4 {
-            let at = round * 100;
-            turn.committed(seqs(at + 1, at + 40), 40, TOOK);
-            others.committed(Seq::from_db(at + 49), "another");
-            turn.committed(seqs(at + 50, at + 90), 40, TOOK);
-            assert!(at_once(&mut turn), "once between, in round {round}");
-            turn.committed(seqs(at + 91, at + 100), 10, TOOK);
-        }
+        turn.committed(seqs(301, 400), 40, TOOK);
         for at in 5..9 {
             for origin in [own.to_string(), format!("{own}/upstream"), "another/outbox".to_owned()] {
                 others.committed(Seq::from_db(at * 100), &origin);
@@ -162,6 +151,7 @@ mod tests {
             turn.committed(seqs(at * 100 + 1, at * 100 + 50), 40, TOOK);
             assert!(at_once(&mut turn), "nobody who takes turns was between");
         }
+        turn.committed(seqs(851, 1050), 40, TOOK);
         for at in 10..14 {
             others.committed(Seq::from_db(at * 100 + 52), "another");
             turn.committed(seqs(at * 100 + 53, at * 100 + 150), 40, TOOK);
