@@ -46,8 +46,7 @@ const OLD_TRANSACTION: Duration = Duration::from_secs(60);
 pub struct Mover {
     lane: Lane,
     seen: Arc<Seen>,
-    /// Not this instance's own: its tailer expects the rows of its own appends by the short way.
-    /// Another name than an appender's: nobody gets these rows by a shorter way than the table, and nobody waits for them.
+    /// Not this instance's own, whose rows its tailer expects by the short way; and no appender's, for whom others would wait.
     origin: String,
     leads: bool,
     /// Rows of the next move. Halved where a move is refused, until the row at fault stands alone.

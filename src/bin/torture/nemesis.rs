@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::fact::Fact;
 use crate::hubs::{Hub, LEASE, signal, state};
+use crate::producers::LONGEST_TRANSACTION;
 use crate::proxy::{Flow, Proxy};
 use crate::stage::Stage;
 use crate::witness::upstream;
@@ -42,7 +43,7 @@ pub enum Fault {
     DatabaseSlow,
     /// Nothing passes on LISTEN.
     ListenHole,
-    /// The LISTEN connection is reset, LISTEN comes back slowly, and the writers are silent then.
+    /// The LISTEN connection is reset, and nothing is written from just before LISTEN can come back.
     ListenReset,
     /// Every client is reset.
     ClientsReset,
@@ -331,16 +332,19 @@ impl Nemesis {
         }
     }
 
-    /// What is committed while nobody listens is announced to nobody. The writers post until just before LISTEN is back,
-    /// and are silent after it: the hub has to look by itself.
+    /// What is committed while nobody listens is announced to nobody. Writers and provider speak until just before LISTEN can
+    /// come back, and are silent after it: the hub has to look by itself, for whatever came into the log then would tell it.
     async fn listen_reset(&self, hub: &Hub, delay: Duration) -> Result<Option<String>, Trouble> {
-        hub.listen.set(Flow::Slow(Duration::from_millis(150)));
+        hub.listen.set(Flow::Hole);
         let count = cut(&hub.listen).await;
-        sleep(Duration::from_millis(300) + delay * 6).await;
+        sleep(Duration::from_millis(300) + delay * 3).await;
         self.stage.desk.hushed.store(true, Ordering::SeqCst);
-        sleep(Duration::from_secs(1)).await;
+        self.stage.provider.fall_silent();
+        // What is under way may still come. Not so long that the hub gives its new connection up, and begins anew.
+        sleep(LONGEST_TRANSACTION + Duration::from_millis(300)).await;
         hub.listen.set(Flow::Pass);
         sleep(Duration::from_secs(4)).await;
+        self.stage.provider.speak_again();
         self.stage.desk.hushed.store(false, Ordering::SeqCst);
         Ok(proof("connections were reset", count))
     }

@@ -15,6 +15,9 @@ use crate::fact::Fact;
 use crate::witness::{Call, Ledger};
 use crate::writers::{Desk, NONE};
 
+/// What a producer does between `recado.notify` and the end of its transaction.
+pub const LONGEST_TRANSACTION: Duration = Duration::from_millis(1_500);
+
 pub struct Producer {
     desk: Arc<Desk>,
     number: usize,
@@ -96,8 +99,8 @@ impl Producer {
         ledger.begin().await?;
         let id = ledger.notify(&call).await?;
         if self.random.random_bool(0.2) {
-            let work = self.random.random_range(10..1_500);
-            sleep(Duration::from_millis(work)).await;
+            let work = self.random.random_range(Duration::from_millis(10)..LONGEST_TRANSACTION);
+            sleep(work).await;
         }
         if is_kept {
             ledger.commit().await?

@@ -82,9 +82,13 @@ impl Provider {
         Ok(Self { address, desk, _at_work: at_work })
     }
 
-    /// Says nothing more; what it has said is still to arrive.
+    /// Says nothing until told to [speak](Self::speak_again); what it has said is still to arrive.
     pub fn fall_silent(&self) {
         self.desk.script().is_silent = true;
+    }
+
+    pub fn speak_again(&self) {
+        self.desk.script().is_silent = false;
     }
 
     /// For a while: sockets end as soon as they come, session ids are spent, sign-ins fail. How many it ended.
