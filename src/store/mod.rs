@@ -1,6 +1,6 @@
 //! The only room with SQL: what is kept in PostgreSQL, and how it is asked for.
 //!
-//! The log is written by one function of the database (`recado.append`, see `migrations/V1__log.sql`), called by one
+//! The log is written by one function of the database (`recado.append`, see `migrations/V10__append.sql`), called by one
 //! task an instance, the [`appender`], which turns whatever is waiting into one commit. Everything else reads it, or
 //! keeps facts about readers. This room does not know who is connected or what a frame is.
 //!
