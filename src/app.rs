@@ -13,6 +13,7 @@ use crate::config::{Config, SessionPolicy, Upstream};
 use crate::delivery::clerk::Clerk;
 use crate::delivery::desk::{CommandRules, Desk, ProviderRules};
 use crate::delivery::herald::Herald;
+use crate::delivery::pacer::Pacer;
 use crate::delivery::registry::{Limits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
@@ -145,6 +146,7 @@ async fn run(
     let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
     tasks.essential("appender", appender.run(stop_appending));
     tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential("pacer", Pacer::new(Arc::clone(&registry)).run(stop_following.clone()));
     tasks.essential("mover", mover.run(stop_following.clone()));
     let mut upstream_hints = Vec::new();
     if let Some(desk) = &hub.delivery.desk {

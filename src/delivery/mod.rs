@@ -31,6 +31,7 @@ pub mod herald;
 pub mod live;
 pub mod notices;
 pub mod outbox;
+pub mod pacer;
 pub mod progress;
 pub mod reached;
 pub mod registry;

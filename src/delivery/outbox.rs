@@ -1,9 +1,9 @@
 //! What waits for one connection: bounded, never blocking whoever puts in.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
+use std::task::{Context, Poll, Waker};
 
 use super::event::Event;
 use super::notices::{Notice, Notices};
@@ -20,7 +20,6 @@ const KEPT_PLACES: usize = 4;
 #[derive(Debug, Default)]
 pub struct Outbox {
     state: Mutex<State>,
-    wake: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +30,22 @@ struct State {
     close: Option<Ending>,
     /// Made when the first one comes: most connections never have one.
     notices: Option<Box<Notices>>,
+    asking: Asking,
+    /// Of the one task that waits for something to come.
+    waker: Option<Waker>,
+}
+
+/// Whether the client is to be asked for a word on what it was given.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// This one says by itself what it has.
+    #[default]
+    Never,
+    /// Nothing that went to many came since it was asked.
+    Nothing,
+    /// Something that went to many came.
+    Later,
+    Now,
 }
 
 /// An order to end the connection.
@@ -48,6 +63,42 @@ pub(super) struct Look {
     pub notices: bool,
     pub events: bool,
     pub overflowed: bool,
+    pub ask: bool,
+}
+
+impl Look {
+    fn is_empty(self) -> bool {
+        self.ending.is_none() && !self.notices && !self.events && !self.overflowed && !self.ask
+    }
+}
+
+impl State {
+    fn look(&self) -> Look {
+        Look {
+            ending: self.close,
+            notices: self.notices.as_ref().is_some_and(|notices| !notices.is_empty()),
+            events: !self.events.is_empty(),
+            overflowed: self.overflowed,
+            ask: self.asking == Asking::Now,
+        }
+    }
+
+    fn push(&mut self, event: &Arc<Event>, for_many: bool) {
+        if for_many && self.asking == Asking::Nothing {
+            self.asking = Asking::Later;
+        }
+        if self.overflowed {
+            return;
+        }
+        if self.events.len() >= MAX_EVENTS || self.bytes + event.weight() > MAX_BYTES && !self.events.is_empty() {
+            self.events = VecDeque::new();
+            self.bytes = 0;
+            self.overflowed = true;
+        } else {
+            self.bytes += event.weight();
+            self.events.push_back(Arc::clone(event));
+        }
+    }
 }
 
 impl Outbox {
@@ -56,22 +107,21 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an event in; called by the registry, under its gate.
-    pub(super) fn push(&self, event: &Arc<Event>) {
+    /// Changes what is in it, and wakes the task that waits for that.
+    fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
-        if state.overflowed {
-            return;
-        }
-        if state.events.len() >= MAX_EVENTS || state.bytes + event.weight() > MAX_BYTES && !state.events.is_empty() {
-            state.events = VecDeque::new();
-            state.bytes = 0;
-            state.overflowed = true;
-        } else {
-            state.bytes += event.weight();
-            state.events.push_back(Arc::clone(event));
-        }
+        change(&mut state);
+        let waker = if state.look().is_empty() { None } else { state.waker.take() };
         drop(state);
-        self.wake.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Puts an event in; called by the registry, under its gate. `for_many`: the client is asked about it later, all at once
+    /// would stand in each other's way.
+    pub(super) fn push(&self, event: &Arc<Event>, for_many: bool) {
+        self.change(|state| state.push(event, for_many));
     }
 
     pub fn pop(&self) -> Option<Arc<Event>> {
@@ -87,13 +137,7 @@ impl Outbox {
 
     /// Looks at all that decides what comes next, at one moment.
     pub(super) fn look(&self) -> Look {
-        let state = self.state();
-        Look {
-            ending: state.close,
-            notices: state.notices.as_ref().is_some_and(|notices| !notices.is_empty()),
-            events: !state.events.is_empty(),
-            overflowed: state.overflowed,
-        }
+        self.state().look()
     }
 
     /// Nothing waits and nothing was dropped.
@@ -116,14 +160,7 @@ impl Outbox {
 
     /// Changes what waits beside the notifications, which no number orders.
     pub(super) fn notify(&self, change: impl FnOnce(&mut Notices)) {
-        let mut state = self.state();
-        let notices = state.notices.get_or_insert_default();
-        change(notices);
-        let waits = !notices.is_empty();
-        drop(state);
-        if waits {
-            self.wake.notify_one();
-        }
+        self.change(|state| change(state.notices.get_or_insert_default()));
     }
 
     pub fn next_notice(&self) -> Option<Notice> {
@@ -132,12 +169,53 @@ impl Outbox {
 
     /// Orders the connection to end. The first order counts.
     pub fn end(&self, ending: Ending) {
-        self.state().close.get_or_insert(ending);
-        self.wake.notify_one();
+        self.change(|state| {
+            state.close.get_or_insert(ending);
+        });
     }
 
-    /// Returns when something has changed since the last call. Safe to drop and call again.
-    pub async fn changed(&self) {
-        self.wake.notified().await;
+    /// From now on the client is to be asked about what goes to many; about what is here already, once it has that.
+    pub(super) fn will_ask(&self) {
+        let mut state = self.state();
+        state.asking = if state.look().is_empty() { Asking::Nothing } else { Asking::Now };
+    }
+
+    /// Whether something came that went to many, and [`Outbox::ask`] was not called since.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.state().asking == Asking::Later
+    }
+
+    /// It is this connection's turn to ask.
+    pub(super) fn ask(&self) {
+        self.change(|state| {
+            if state.asking == Asking::Later {
+                state.asking = Asking::Now;
+            }
+        });
+    }
+
+    /// The client is asked now.
+    pub(super) fn asked(&self) {
+        let mut state = self.state();
+        if state.asking == Asking::Now {
+            state.asking = Asking::Nothing;
+        }
+    }
+
+    /// Returns when something is in it: an event, a notice, an order, or that there were too many events. For one task only.
+    /// Safe to drop and call again.
+    pub(super) async fn filled(&self) {
+        poll_fn(|context| self.poll_filled(context)).await;
+    }
+
+    fn poll_filled(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if !state.look().is_empty() {
+            return Poll::Ready(());
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            state.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 }

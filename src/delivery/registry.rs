@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use slab::Slab;
+use tokio::sync::Notify;
 
 use super::event::Event;
 use super::outbox::{Ending, Outbox};
@@ -135,6 +136,8 @@ pub enum Full {
 pub struct Registry {
     limits: Limits,
     gate: Mutex<Inside>,
+    /// Something that goes to many was published.
+    to_many: Notify,
 }
 
 #[derive(Debug)]
@@ -170,7 +173,7 @@ impl Drop for Seat {
 impl Registry {
     pub fn new(limits: Limits, position: Position) -> Arc<Self> {
         let inside = Inside { position, members: Slab::new(), by_user: HashMap::new(), by_account: HashMap::new(), closing: None };
-        Arc::new(Self { limits, gate: Mutex::new(inside) })
+        Arc::new(Self { limits, gate: Mutex::new(inside), to_many: Notify::new() })
     }
 
     /// Held for moments, never across an await.
@@ -261,13 +264,30 @@ impl Registry {
     /// Hands events on, in the order of their numbers. Only the tailer calls this.
     pub(super) fn publish(&self, events: &[Arc<Event>]) {
         metrics::PUBLISHED.add(events.len());
+        let mut to_many = false;
         for turn in events.chunks(TURN) {
             let mut inside = self.inside();
             for event in turn {
-                inside.deliver(event);
+                let for_many = event.audience.is_for_many();
+                to_many |= for_many;
+                inside.deliver(event, for_many);
                 inside.position.published = event.seq;
             }
         }
+        if to_many {
+            self.to_many.notify_one();
+        }
+    }
+
+    /// Returns when something was published that goes to many, if none was since the last call. For one task only.
+    pub(super) async fn given_to_many(&self) {
+        self.to_many.notified().await;
+    }
+
+    /// Those who came by something that went to many, and are yet to be asked about it.
+    pub(super) fn unasked(&self) -> Vec<Arc<Member>> {
+        let inside = self.inside();
+        inside.members.iter().filter(|(_, member)| member.outbox.is_unasked()).map(|(_, member)| Arc::clone(member)).collect()
     }
 
     /// Empties the outbox of a connection that fell behind, and says from where on it is filled again.
@@ -321,22 +341,23 @@ fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, Vec<usize>>, n
 }
 
 impl Inside {
-    fn deliver(&self, event: &Arc<Event>) {
+    fn deliver(&self, event: &Arc<Event>, for_many: bool) {
+        let push_to = |keys| self.push_to(keys, event, for_many);
         match &event.audience {
-            Audience::Everyone => self.members.iter().for_each(|(_, member)| member.outbox.push(event)),
-            Audience::Account(account) => self.push_to(self.by_account.get(account), event),
-            Audience::User { user, .. } => self.push_to(self.by_user.get(user), event),
+            Audience::Everyone => self.members.iter().for_each(|(_, member)| member.outbox.push(event, for_many)),
+            Audience::Account(account) => push_to(self.by_account.get(account)),
+            Audience::User { user, .. } => push_to(self.by_user.get(user)),
             // A list holds a user once, so nobody gets it twice.
-            Audience::Users { users, .. } => users.iter().for_each(|user| self.push_to(self.by_user.get(user), event)),
+            Audience::Users { users, .. } => users.iter().for_each(|user| push_to(self.by_user.get(user))),
         }
     }
 
-    fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>) {
+    fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>, for_many: bool) {
         for key in keys.into_iter().flatten() {
             let member = &self.members[*key];
             // The index has found the user; searching a list for each of its users would take its length squared.
             if event.audience.reaches_account_of(&member.who) {
-                member.outbox.push(event);
+                member.outbox.push(event, for_many);
             }
         }
     }

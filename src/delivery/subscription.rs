@@ -28,6 +28,8 @@ const PAGE_TRIES: u32 = 4;
 pub enum Ready {
     /// Take frames by [`Subscription::next_frame`] until there are none.
     Frames,
+    /// Ask the client for a word on what it was given; only where [`Subscription::will_ask`] was called.
+    Ask,
     /// End the connection.
     End(Ending),
 }
@@ -40,8 +42,8 @@ pub struct Sending {
     /// The frame's type, for one that is no notification.
     pub control: Option<&'static str>,
     pub text: String,
-    /// As many may get it at the same moment as are connected.
-    pub for_many: bool,
+    /// The client is asked for a word on it when [`Ready::Ask`] says so: many get it at this moment.
+    pub ask_later: bool,
 }
 
 /// An acknowledgement of something that was never sent.
@@ -79,6 +81,16 @@ impl Subscription {
         self.seat.member()
     }
 
+    /// The client does not say by itself what it has: [`Subscription::ready`] tells when to ask it about what went to many.
+    pub fn will_ask(&self) {
+        self.member().outbox.will_ask();
+    }
+
+    /// Whether it was given something that it has not acknowledged.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.sent() > self.member().acked()
+    }
+
     /// The highest number given so far.
     pub fn sent(&self) -> Seq {
         self.connection.given()
@@ -110,7 +122,11 @@ impl Subscription {
                 Step::Join => self.join(),
                 Step::Live if outbox.overflowed => self.fall_back(),
                 Step::Live if outbox.events => return Ready::Frames,
-                Step::Live => self.seat.member().outbox.changed().await,
+                Step::Live if outbox.ask => {
+                    self.seat.member().outbox.asked();
+                    return Ready::Ask;
+                }
+                Step::Live => self.seat.member().outbox.filled().await,
             }
         }
     }
@@ -118,14 +134,15 @@ impl Subscription {
     /// The next frame, if one is at hand.
     pub fn next_frame(&mut self) -> Option<Sending> {
         if let Some(notice) = self.seat.member().outbox.next_notice() {
-            return Some(Sending { seq: None, control: Some(notice.name), text: notice.text, for_many: false });
+            return Some(Sending { seq: None, control: Some(notice.name), text: notice.text, ask_later: false });
         }
         if let Some((seq, replayed)) = self.announcement.take() {
             self.seat.member().set_sent(seq);
             let text = ServerFrame::CaughtUp { seq, replayed }.encode();
-            return Some(Sending { seq: Some(seq), control: Some("caught_up"), text, for_many: false });
+            return Some(Sending { seq: Some(seq), control: Some("caught_up"), text, ask_later: false });
         }
         loop {
+            let is_live = self.page.is_none();
             let event = match &mut self.page {
                 Some(page) => page.events.pop_front()?,
                 // One that has overflowed is empty.
@@ -137,7 +154,7 @@ impl Subscription {
                 self.seat.member().set_sent(event.seq);
                 metrics::SENT.add(if replayed { "replayed" } else { "live" }, 1);
                 let text = event.frame(prev, replayed);
-                return Some(Sending { seq: Some(event.seq), control: None, text, for_many: event.audience.is_for_many() });
+                return Some(Sending { seq: Some(event.seq), control: None, text, ask_later: is_live && event.audience.is_for_many() });
             }
             // Given before: must not be, and must not go out again.
             tracing::error!(session = %self.seat.member().session, seq = event.seq.get(), "a number came twice to one connection");

@@ -134,6 +134,8 @@ impl Flow {
                 () = self.out.closed() => Err(Over::Lost),
                 ready = self.subscription.ready() => match ready {
                     Ready::Frames => self.write_frames().await,
+                    // A stream has nothing to ask with.
+                    Ready::Ask => Ok(()),
                     Ready::End(ending) => Err(Over::Ended(ending)),
                 },
                 () = clock.as_mut() => self.keep_time().await,

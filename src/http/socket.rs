@@ -30,10 +30,6 @@ use crate::wire::server::ServerFrame;
 
 /// Between two pings that only ask for an acknowledgement.
 const ACK_PING_SPACING: Duration = Duration::from_secs(1);
-/// What was given to many is not acknowledged at once: each is asked at its own moment, between so long afterwards and twice
-/// as long. The pongs of the first would else come between the writes to those who still wait for it. Much longer, and the pings,
-/// which are then no part of a burst any more, wake the hub one by one.
-const WAIT_OF_MANY: Duration = Duration::from_millis(250);
 /// Bytes after which the first ping of a turn is sent. A client that takes some kilobytes a second must get it within the
 /// pong deadline, or it would be closed without having acknowledged anything, and begin at the same place again.
 const PING_BYTES: usize = 4 << 10;
@@ -104,6 +100,9 @@ impl Line {
     fn new(socket: WebSocket, hub: Arc<Hub>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
         let now = Instant::now();
         let heartbeat_at = now + hub.sockets.heartbeat;
+        if ack_mode == AckMode::Pong {
+            subscription.will_ask();
+        }
         Self {
             frames: Frames::new(socket, hub.sockets.send_deadline),
             hub,
@@ -140,6 +139,7 @@ impl Line {
                 biased;
                 ready = self.subscription.ready() => match ready {
                     Ready::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
+                    Ready::Ask => self.ask_at_last().await,
                     Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
                 },
                 // Before the socket: a client that never ceases to speak must not stop the clocks.
@@ -197,20 +197,18 @@ impl Line {
     /// Writes what is at hand, up to a turn's size, and says whether that was all; a client that only takes must not keep us from
     /// listening, nor from keeping time.
     async fn write_frames(&mut self) -> Result<bool, Over> {
-        let (mut written, mut for_one) = (0, false);
+        let (mut written, mut ask_now) = (0, false);
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.text.len();
-            for_one |= !frame.for_many;
+            ask_now |= !frame.ask_later;
             self.frames.feed(Message::Text(frame.text.into())).await?;
             if written >= PING_BYTES {
                 self.ask_for_ack().await?;
             }
         }
-        if for_one {
+        if ask_now {
             self.ask_for_ack().await?;
-        } else {
-            self.ask_for_ack_later();
         }
         self.frames.flush().await?;
         #[cfg(feature = "points")]
@@ -218,11 +216,13 @@ impl Line {
         Ok(written < TURN_BYTES)
     }
 
-    /// A ping of its own, in a moment.
-    fn ask_for_ack_later(&mut self) {
-        if self.ack_mode == AckMode::Pong && self.pinged.is_none() && self.ping_at.is_none() {
-            self.ping_at = Some(Instant::now() + WAIT_OF_MANY.mul_f64(rand::random_range(1.0..=2.0)));
+    /// A ping of its own for what went to many, unless another has asked meanwhile.
+    async fn ask_at_last(&mut self) -> Result<(), Over> {
+        if self.subscription.is_unconfirmed() {
+            self.ask_for_ack().await?;
+            self.frames.flush().await?;
         }
+        Ok(())
     }
 
     /// A ping that rides along with what was just written, unless one is on its way or was a moment ago.
