@@ -38,7 +38,7 @@ struct State {
 /// Whether the client is to be asked for a word on what it was given.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Asking {
-    /// This one says by itself what it has.
+    /// This one cannot be asked, or says by itself what it has.
     #[default]
     Never,
     /// Nothing that went to many came since it was asked.
@@ -194,12 +194,17 @@ impl Outbox {
         });
     }
 
-    /// The client is asked now.
-    pub(super) fn asked(&self) {
+    /// Whether it is this connection's turn to ask. As long as events wait it stays so: they may have come to many, and nobody
+    /// would be told to ask about them.
+    pub(super) fn take_ask(&self) -> bool {
         let mut state = self.state();
-        if state.asking == Asking::Now {
+        if state.asking != Asking::Now {
+            return false;
+        }
+        if state.events.is_empty() && !state.overflowed {
             state.asking = Asking::Nothing;
         }
+        true
     }
 
     /// Returns when something is in it: an event, a notice, an order, or that there were too many events. For one task only.

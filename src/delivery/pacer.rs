@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::registry::Registry;
 use crate::tasks::Stop;
@@ -19,8 +19,8 @@ const SPREAD: Duration = Duration::from_millis(250);
 /// Between two turns of questions.
 const STEP: Duration = Duration::from_millis(5);
 
-/// The task that spreads the questions over time: the first comes a quarter of a second after the publication, the last three
-/// quarters after it at the latest, which is when it came in the middle of other questions.
+/// The task that spreads the questions over time. What is published alone is asked about from a quarter of a second to half a
+/// second after it; what is published in the middle of that, some three quarters after it at the latest, on a hub that has time.
 pub struct Pacer {
     registry: Arc<Registry>,
 }
@@ -44,9 +44,11 @@ impl Pacer {
             sleep(WAIT).await;
             let waiting = self.registry.unasked();
             let turn = waiting.len().div_ceil((SPREAD.as_millis() / STEP.as_millis()) as usize).max(1);
+            let mut next = Instant::now();
             for members in waiting.chunks(turn) {
+                sleep_until(next).await;
+                next += STEP;
                 members.iter().for_each(|member| member.outbox.ask());
-                sleep(STEP).await;
             }
         }
     }
@@ -55,7 +57,6 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use chrono::Utc;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::delivery::event::Event;
@@ -99,7 +100,14 @@ mod tests {
                 sleep(Duration::from_millis(1)).await;
             }
             assert!(between && first >= Some(WAIT), "{first:?}");
-            seats[..100].iter().for_each(|seat| seat.member().outbox.asked());
+            // Whoever has something to write first asks about that as well, and again.
+            for (n, seat) in seats[..100].iter().enumerate() {
+                let outbox = &seat.member().outbox;
+                assert!(outbox.take_ask() && outbox.look().ask, "{n} has not got it yet");
+                assert!(outbox.pop().is_some());
+                let _ = outbox.pop();
+                assert!(outbox.take_ask() && !outbox.take_ask(), "{n}");
+            }
             sleep(WAIT + SPREAD).await;
             assert_eq!(asked(), 0);
             stopper.stop();

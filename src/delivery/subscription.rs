@@ -86,6 +86,11 @@ impl Subscription {
         self.member().outbox.will_ask();
     }
 
+    /// Whether it is the client's turn to be asked, which [`Ready::Ask`] says where nothing is to be written.
+    pub fn take_ask(&self) -> bool {
+        self.member().outbox.take_ask()
+    }
+
     /// Whether it was given something that it has not acknowledged.
     pub fn is_unconfirmed(&self) -> bool {
         self.sent() > self.member().acked()
@@ -123,7 +128,7 @@ impl Subscription {
                 Step::Live if outbox.overflowed => self.fall_back(),
                 Step::Live if outbox.events => return Ready::Frames,
                 Step::Live if outbox.ask => {
-                    self.seat.member().outbox.asked();
+                    self.take_ask();
                     return Ready::Ask;
                 }
                 Step::Live => self.seat.member().outbox.filled().await,

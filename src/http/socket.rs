@@ -207,7 +207,7 @@ impl Line {
                 self.ask_for_ack().await?;
             }
         }
-        if ask_now {
+        if self.subscription.take_ask() || ask_now {
             self.ask_for_ack().await?;
         }
         self.frames.flush().await?;
@@ -216,7 +216,7 @@ impl Line {
         Ok(written < TURN_BYTES)
     }
 
-    /// A ping of its own for what went to many, unless another has asked meanwhile.
+    /// A ping of its own for what went to many, unless it is acknowledged already.
     async fn ask_at_last(&mut self) -> Result<(), Over> {
         if self.subscription.is_unconfirmed() {
             self.ask_for_ack().await?;

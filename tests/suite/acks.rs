@@ -29,6 +29,38 @@ async fn pongs_alone_acknowledge_and_nothing_comes_twice() {
     place_becomes(&db, "ann", "old", 6).await;
 }
 
+/// What goes to many is asked about later, by a task: however it falls between other posts and pings, no heartbeat is needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pongs_alone_acknowledge_what_went_to_everyone() {
+    let db = TestDb::new().await;
+    let hub = Hub::on(&db).start().await;
+    let asked = ["ann", "bob"].map(|user| Client::of(user).device("old"));
+    let mut clients = Vec::new();
+    for asked in &asked {
+        clients.push(asked.connect(&hub).await);
+    }
+    // One alone, some within one another's wait, and one that follows on a post to one user, whose ping covers what was before.
+    let mut head = 0;
+    for (pause, to_ann_first) in [(0, false), (700, false), (60, false), (120, true), (260, true), (5, true), (480, false), (1_100, true)] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if to_ann_first {
+            hub.post(&note("ann").to_user("ann")).await;
+            head += 1;
+        }
+        hub.post(&note("all").to_everyone()).await;
+        head += 1;
+        if pause == 700 || pause == 1_100 {
+            for user in ["ann", "bob"] {
+                place_becomes(&db, user, "old", head).await;
+            }
+        }
+    }
+    for (user, client) in ["ann", "bob"].into_iter().zip(&mut clients) {
+        client.until_seq(head).await;
+        place_becomes(&db, user, "old", head).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_clients_place_keeps_up_by_heartbeats() {
     let db = TestDb::new().await;

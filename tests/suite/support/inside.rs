@@ -9,6 +9,7 @@ use recado::config::JwtRules;
 use recado::delivery::clerk::Clerk;
 use recado::delivery::desk::{CommandRules, Desk, ProviderRules};
 use recado::delivery::herald::Herald;
+use recado::delivery::pacer::Pacer;
 use recado::delivery::registry::{Limits, Position};
 use recado::delivery::tailer::{Pulse, Tailer};
 use recado::delivery::{Delivery, Registry};
@@ -121,6 +122,7 @@ impl InsideBuilder {
         tasks.essential("appender", appending.run(stop.clone()));
         tasks.essential("tailer", tailer.run(committed, hints, stop.clone()));
         tasks.essential("clerk", clerk.run(stop.clone()));
+        tasks.essential("pacer", Pacer::new(Arc::clone(&registry)).run(stop.clone()));
         let readers = Readers { hints: hints_in, others, upstream: to_herald };
         tasks.essential("listener", listener::run(database.clone(), readers, stop.clone()));
         tasks.essential("herald", Herald::new(database, registry, desk).run(upstream, stop.clone()));
