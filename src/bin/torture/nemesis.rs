@@ -122,6 +122,9 @@ const OWNER_LIMIT: Duration = Duration::from_secs(5);
 /// Until others have taken them over, after the lease; the contract says five seconds.
 const TAKE_OVER_LIMIT: Duration = Duration::from_secs(8);
 
+/// Until a hub listens again that has just lost the database.
+const LISTEN_LIMIT: Duration = Duration::from_secs(5);
+
 /// A fault as it was drawn.
 #[derive(Clone, Copy)]
 struct Lot {
@@ -335,6 +338,11 @@ impl Nemesis {
     /// What is committed while nobody listens is announced to nobody. Writers and provider speak until just before LISTEN can
     /// come back, and are silent after it: the hub has to look by itself, for whatever came into the log then would tell it.
     async fn listen_reset(&self, hub: &Hub, delay: Duration) -> Result<Option<String>, Trouble> {
+        // After the fault before it may still be on its way.
+        let end = Instant::now() + self.stage.patience(LISTEN_LIMIT);
+        while hub.listen.counters.open.load(Ordering::SeqCst) == 0 && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+        }
         hub.listen.set(Flow::Hole);
         let count = cut(&hub.listen).await;
         sleep(Duration::from_millis(300) + delay * 3).await;
