@@ -20,6 +20,14 @@ impl Event {
         Arc::new(Self { notification, tail: OnceLock::new() })
     }
 
+    /// One that says nothing, for tests.
+    #[cfg(test)]
+    pub fn empty(seq: Seq, audience: crate::domain::Audience) -> Arc<Self> {
+        let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
+        let (id, created_at, data) = (crate::domain::NotificationId::new(), chrono::Utc::now(), None);
+        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience })
+    }
+
     /// What it costs to hold, in bytes: its texts, once as they are and once in the frame.
     pub fn weight(&self) -> usize {
         let Notification { kind, title, message, data, .. } = &self.notification;

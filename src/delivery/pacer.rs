@@ -56,19 +56,11 @@ impl Pacer {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
-
     use super::*;
     use crate::delivery::event::Event;
     use crate::delivery::registry::{Limits, Member, Position};
-    use crate::domain::{Audience, ClientId, LogId, Notification, NotificationId, Principal, Seq, UserId};
+    use crate::domain::{Audience, ClientId, LogId, Principal, Seq, UserId};
     use crate::tasks::Stopper;
-
-    fn event(seq: i64, audience: Audience) -> Arc<Event> {
-        let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
-        let (seq, id, created_at, data) = (Seq::from_db(seq), NotificationId::new(), Utc::now(), None);
-        Event::of(Notification { seq, id, created_at, kind, title, message, data, audience })
-    }
 
     /// 100 who are to be asked and one who says by himself what he has: the former are asked once each, from a quarter of a
     /// second after it was published, not all at once; about what is for one of them nobody is asked.
@@ -83,12 +75,12 @@ mod tests {
         let (stopper, stop) = Stopper::new();
         let pacer = Pacer::new(Arc::clone(&registry)).run(stop);
         let story = async {
-            registry.publish(&[event(1, Audience::User { user: user(7), account: None })]);
+            registry.publish(&[Event::empty(Seq::from_db(1), Audience::User { user: user(7), account: None })]);
             sleep(WAIT + SPREAD).await;
             assert!(seats.iter().all(|seat| !seat.member().outbox.look().ask));
 
             let published = Instant::now();
-            registry.publish(&[event(2, Audience::Everyone)]);
+            registry.publish(&[Event::empty(Seq::from_db(2), Audience::Everyone)]);
             let asked = || seats.iter().filter(|seat| seat.member().outbox.look().ask).count();
             let (mut first, mut between) = (None, false);
             while asked() < 100 {

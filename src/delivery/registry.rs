@@ -368,7 +368,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Notification, NotificationId};
 
     fn user() -> impl Strategy<Value = UserId> {
         "[ab]".prop_map(|s| UserId::parse(&s).unwrap())
@@ -398,21 +397,6 @@ mod tests {
         }
     }
 
-    fn event(audience: Audience) -> Arc<Event> {
-        let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
-        let n = Notification {
-            seq: Seq::from_db(1),
-            id: NotificationId::new(),
-            created_at: Utc::now(),
-            kind,
-            title,
-            message,
-            data: None,
-            audience,
-        };
-        Event::of(n)
-    }
-
     proptest! {
         /// Isolation: what comes live is what the replay would find, for every audience and reader, and once.
         #[test]
@@ -424,7 +408,7 @@ mod tests {
             let start = Position { log_id: LogId::new(), floor: Seq::ZERO, published: Seq::ZERO };
             let registry = Registry::new(Limits { connections: 9, per_user: 9, single: false }, start);
             let (seat, _) = registry.join(Member::new(who, ClientId::default_device(), "test")).unwrap();
-            let event = event(audience);
+            let event = Event::empty(Seq::from_db(1), audience);
             registry.publish(std::slice::from_ref(&event));
             let outbox = &seat.member().outbox;
             prop_assert_eq!(outbox.pop().is_some(), replayed);
