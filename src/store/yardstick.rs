@@ -15,6 +15,9 @@ use crate::domain::{NewNotification, Seq};
 /// Longest wait for one statement on the scratch tables.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Longest wait for a vacuum of tens of millions of rows.
+const TIDY_LIMIT: Duration = Duration::from_secs(1800);
+
 /// A connection, for who holds one and asks nothing of it but this room's questions.
 pub type Connection = PgConnection;
 
@@ -47,6 +50,21 @@ pub async fn unmake(connection: &mut PgConnection) -> Result<(), StoreError> {
 /// When the database is away.
 pub async fn relax_commits(connection: &mut PgConnection) -> Result<(), StoreError> {
     run(connection, "SET synchronous_commit = off").await
+}
+
+/// Does at once what autovacuum and the checkpointer would do in the minutes after a log was filled. What the user of the connection may
+/// not vacuum is passed over by the server, and so is a checkpoint that it may not ask for.
+///
+/// # Errors
+/// When the database is away, or takes more than half an hour.
+pub async fn tidy_up(connection: &mut PgConnection) -> Result<(), StoreError> {
+    run(connection, "SET statement_timeout = 0").await?;
+    limited(TIDY_LIMIT, sqlx::raw_sql("VACUUM (ANALYZE)").execute(&mut *connection)).await?;
+    match limited(TIDY_LIMIT, sqlx::raw_sql("CHECKPOINT").execute(connection)).await {
+        // Refused: not a superuser, nor a member of pg_checkpoint.
+        Err(StoreError::Broken(_)) | Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn run(connection: &mut PgConnection, sql: &'static str) -> Result<(), StoreError> {
