@@ -26,6 +26,9 @@ use commands::Commands;
 /// A connection that brings nothing, not even a heartbeat, is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);
+/// So many numbers of the log are told again to who never acknowledges, or has forgotten everything; the devices of a run of a minute come
+/// no further. All of a longer log would take more than a stay, and a run's work would grow with the square of its length.
+const AGAIN: i64 = 20_000;
 
 /// What all devices share.
 pub struct Floor {
@@ -75,6 +78,8 @@ pub struct Device {
     log_id: Option<String>,
     /// What this connection has given: no more may be acknowledged on it.
     given: i64,
+    /// Its stored place was `AGAIN` behind when it came.
+    is_far_behind: bool,
     /// By WebSocket only.
     pub commands: Commands,
     /// For whoever waits until it has come to the end.
@@ -110,8 +115,25 @@ impl Device {
         let token = secrets::token(&user, Some(&account), None)?;
         let http = floor.http.clone();
         let (reached, commands) = (Arc::default(), Commands::of(&user, &client));
-        let (place, log_id, given) = (None, None, 0);
-        Ok(Self { floor, name, user, client, token, acks, is_slow, way, random, http, place, log_id, given, commands, reached })
+        let (place, log_id, given, is_far_behind) = (None, None, 0, false);
+        Ok(Self {
+            floor,
+            name,
+            user,
+            client,
+            token,
+            acks,
+            is_slow,
+            way,
+            random,
+            http,
+            place,
+            log_id,
+            given,
+            is_far_behind,
+            commands,
+            reached,
+        })
     }
 
     pub fn name(&self) -> &str {
@@ -159,8 +181,8 @@ impl Device {
         let draw = self.random.random_range(0..100);
         match draw {
             _ if self.way == Way::EventSource && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
-            // It has forgotten everything.
-            0..5 => Asked { since: Since::Earliest, log_id: None, last_id: None },
+            // It has forgotten everything. The longer the log, the more seldom.
+            0..5 if self.random.random_range(0..seq.max(1)) < AGAIN => Asked { since: Since::Earliest, log_id: None, last_id: None },
             5..45 => Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id: id },
             _ => Asked { since: Since::Ack, log_id: None, last_id: None },
         }
@@ -173,11 +195,15 @@ impl Device {
         }
         let asked = self.asked();
         let leave = Instant::now() + Duration::from_millis(self.random.random_range(1_000..8_000));
-        match self.way {
+        let left = match self.way {
             Way::WebSocket => self.websocket(hub, asked, leave).await,
             Way::EventSource => self.event_source(hub, asked, leave).await,
             Way::Lines => self.lines(hub, asked, leave).await,
+        };
+        if std::mem::take(&mut self.is_far_behind) {
+            self.ack_by_rest(hub).await;
         }
+        left
     }
 
     fn wants_to_leave(&self, leave: Instant) -> bool {
@@ -193,6 +219,7 @@ impl Device {
         if told.status == "reset" || self.place.is_none() {
             self.place = Some((told.from, None));
         }
+        self.is_far_behind = asked.since == Since::Ack && self.place.as_ref().is_some_and(|(place, _)| place - told.from > AGAIN);
         self.floor.book.note(Fact::ConnOpen { conn, device: self.name.clone(), hub, asked, told });
         Some(conn)
     }

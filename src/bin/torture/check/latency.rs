@@ -6,8 +6,6 @@ use crate::fact::Nanos;
 
 /// After the end of a fault this long is not quiet yet; the second half of the rule looks at it.
 const SETTLE: Nanos = 3_000_000_000;
-/// A device that is told again what it had may wait this long for the next of it. Longer than any pause of a hub that reads on.
-const PACE: Nanos = 1_000_000_000;
 const MS: Nanos = 1_000_000;
 
 pub fn check(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
@@ -118,9 +116,7 @@ fn quiet(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
     }
 }
 
-/// The time that a device spends wanting to be connected counts, the time that it is away by its own wish does not. Nor does the
-/// time in which it is told again, without a pause, what it already had: one that never acknowledges asks for all of a long log each time,
-/// and may leave before it has come as far as before.
+/// The time that a device spends wanting to be connected counts, the time that it is away by its own wish does not.
 fn recovery(index: &Index<'_>, limits: Limits, found: &mut Findings<'_>) {
     for waiting in recoveries(index) {
         let Recovery { fault, device, target, wanting, upto } = waiting;
@@ -152,7 +148,7 @@ struct Recovery<'a> {
 fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
     let mut recoveries = Vec::new();
     let ways: Vec<_> =
-        index.devices.iter().filter(|(_, device)| !device.slow).map(|(name, device)| (*name, device, Way::of(index, device))).collect();
+        index.devices.iter().filter(|(_, device)| !device.slow).map(|(name, device)| (*name, device, way(index, device))).collect();
     for (at, fault) in index.faults.iter().enumerate().filter(|(_, fault)| fault.end != Nanos::MAX) {
         // The next fault ends what can be said of this one.
         let horizon = index.faults[at + 1..].iter().map(|next| next.begin).find(|begin| *begin > fault.end).unwrap_or(index.end);
@@ -168,67 +164,25 @@ fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
             if facts.conns.first().and_then(|id| index.conns.get(id)).is_none_or(|first| first.told.from >= target) {
                 continue;
             }
-            let reached = way.reached(target);
+            let reached = way.get(way.partition_point(|(_, seq)| *seq < target)).map_or(Nanos::MAX, |(t, _)| *t);
             let upto = reached.min(horizon);
-            let wanting = within(&facts.wanted, fault.end, upto).saturating_sub(within(&way.again, fault.end, upto));
+            let wanting = facts.wanted.iter().map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(fault.end))).sum();
             recoveries.push(Recovery { fault, device, target, wanting, upto });
         }
     }
     recoveries
 }
 
-/// How much of the spans lies in this time. They are in order, and do not overlap.
-fn within(spans: &[(Nanos, Nanos)], from: Nanos, upto: Nanos) -> Nanos {
-    let first = spans.partition_point(|(_, end)| *end <= from);
-    spans[first..]
-        .iter()
-        .take_while(|(begin, _)| *begin < upto)
-        .map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(from)))
-        .sum()
-}
-
-/// How a device came on.
-#[derive(Default)]
-struct Way {
-    /// Each moment at which it came further than before, and how far.
-    furthest: Vec<(Nanos, i64)>,
-    /// When it was told what it had before.
-    again: Vec<(Nanos, Nanos)>,
-}
-
-impl Way {
-    fn of(index: &Index<'_>, device: &Device<'_>) -> Self {
-        let mut way = Self::default();
-        for conn in device.conns.iter().filter_map(|id| index.conns.get(id)) {
-            way.step(conn.opened, conn.told.from);
-            let mut last = conn.opened;
-            for (t, step) in &conn.steps {
-                if !way.step(*t, step.seq()) && t.saturating_sub(last) <= PACE {
-                    way.was_told_again(last, *t);
-                }
-                last = *t;
-            }
-        }
-        way
-    }
-
-    /// Whether that is further than it was before.
-    fn step(&mut self, t: Nanos, seq: i64) -> bool {
-        let further = self.furthest.last().is_none_or(|(_, furthest)| seq > *furthest);
-        if further {
-            self.furthest.push((t, seq));
-        }
-        further
-    }
-
-    fn was_told_again(&mut self, from: Nanos, upto: Nanos) {
-        match self.again.last_mut().filter(|last| last.1 == from) {
-            Some(last) => last.1 = upto,
-            None => self.again.push((from, upto)),
+/// How far a device had come when: each moment at which it came further than before.
+fn way(index: &Index<'_>, device: &Device<'_>) -> Vec<(Nanos, i64)> {
+    let conns = device.conns.iter().filter_map(|id| index.conns.get(id));
+    let steps =
+        conns.flat_map(|conn| [(conn.opened, conn.told.from)].into_iter().chain(conn.steps.iter().map(|(t, step)| (*t, step.seq()))));
+    let mut way: Vec<(Nanos, i64)> = Vec::new();
+    for (t, seq) in steps {
+        if way.last().is_none_or(|(_, furthest)| seq > *furthest) {
+            way.push((t, seq));
         }
     }
-
-    fn reached(&self, target: i64) -> Nanos {
-        self.furthest.get(self.furthest.partition_point(|(_, seq)| *seq < target)).map_or(Nanos::MAX, |(t, _)| *t)
-    }
+    way
 }

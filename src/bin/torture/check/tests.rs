@@ -487,30 +487,6 @@ fn c15_recovery() {
     assert_eq!(recovers(17_000, "postgres-kill").broken(), ["C15"]);
 }
 
-/// Bob, who never acknowledges, has twelve already when a fault ends. He is told them again, one every `pace` ms, then what is new to him.
-fn is_told_again(pace: u64) -> Story {
-    let titles: Vec<String> = (1..=13).map(|seq| format!("t{seq}")).collect();
-    let mut story = Story::default();
-    story.device("bob", "y").open(1, "bob", by_ack(), told("live", 0)).pass(1, 0);
-    for (title, seq) in titles[..12].iter().zip(1..) {
-        story.post(title, to("bob"), seq).recv(1, title, seq, seq - 1, "y");
-    }
-    story.post("t13", to("bob"), 13).close(1, "bob").fault("hub-kill", 100).open(2, "bob", by_ack(), told("ok", 0));
-    for (title, seq) in titles.iter().zip(1..) {
-        story.wait(pace).recv(2, title, seq, seq - 1, "y");
-    }
-    let log: Vec<(&str, i64)> = titles.iter().map(String::as_str).zip(1..).collect();
-    story.log(&log);
-    story
-}
-
-#[test]
-fn c15_who_is_told_again_what_it_had_must_not_be_kept_waiting_for_it() {
-    assert_eq!(is_told_again(900).broken(), [""; 0], "all of it takes 11.7 s");
-    assert_eq!(is_told_again(1_100).broken(), ["C15"]);
-    assert_eq!(is_told_again(2_000).broken(), ["C15"]);
-}
-
 /// Ann's session under two owners: each takes one command up, and the first is told one message.
 fn upstream() -> Story {
     let mut story = good();
