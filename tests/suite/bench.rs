@@ -90,6 +90,26 @@ async fn curves_are_measured_and_drawn() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_of_two_lengths_are_asked_in_turns() {
+    let _turn = heavy().await;
+    let args = ["growth", "--small", "300", "--large", "3000", "--devices", "50", "--points", "2", "--rounds", "1", "--relaxed"];
+    let output = ended(bench(&[&args[..], &["--json", "-"]].concat())).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for question in ["append_1", "append_100", "resume_100", "newest_page", "why", "head", "place", "retention_look", "device_step"] {
+        let [large, small] = ["large", "small"].map(|log| value(&found, &format!("{question}_{log}_p50_ms")));
+        let growth = figure(&found, &format!("{question}_growth"));
+        let ratio = growth["value"].as_f64().unwrap() / (large / small);
+        assert!(growth["met"].is_boolean() && (0.99..1.01).contains(&ratio), "{question}: {found:#}");
+    }
+    // 200 who resume missed 100 each; the round appends 151 and 41 hundreds.
+    let appended = 20_000.0 + 151.0 + 4100.0;
+    assert_eq!(["small", "large"].map(|log| value(&found, &format!("rows_{log}_at_end"))), [300.0 + appended, 3000.0 + appended]);
+    let points = found["curves"][0]["series"][0]["points"].as_array().unwrap();
+    assert_eq!(points.iter().map(|point| point["size"].as_f64().unwrap()).collect::<Vec<_>>(), [300.0, 3000.0]);
+}
+
 fn keep(folder: &Path, name: &str, results: &Value) -> String {
     let path = folder.join(name);
     std::fs::write(&path, results.to_string()).unwrap();

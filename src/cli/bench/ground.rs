@@ -50,11 +50,11 @@ pub struct Hub {
 
 impl Ground {
     /// With an address of a hub: its database, by the same settings. Else the database that is given, or one in a new
-    /// folder that goes away afterwards.
-    pub async fn open(config: &Config, allowed: Allowed) -> Result<Self, Failure> {
+    /// folder that goes away afterwards. `number`: among those that this bench stands on.
+    pub async fn open(config: &Config, allowed: Allowed, number: usize) -> Result<Self, Failure> {
         let mut config = config.clone();
         let given = if config.url_is_given { Some(address_of(&config.url, allowed.remote).await?) } else { None };
-        let folder = if given.is_some() { None } else { Some(make_folder(&config)?) };
+        let folder = if given.is_some() { None } else { Some(make_folder(&config, number)?) };
         if let (Some(folder), None) = (&folder, &config.data_dir) {
             config.data_dir = Some(folder.join("data"));
         }
@@ -202,9 +202,9 @@ async fn address_of(url: &str, allow_remote: bool) -> Result<SocketAddr, Failure
 }
 
 /// A folder that the private server's user may enter as well.
-fn make_folder(config: &Config) -> Result<PathBuf, Failure> {
+fn make_folder(config: &Config, number: usize) -> Result<PathBuf, Failure> {
     let temporary = config.machine.tmpdir.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
-    let folder = temporary.join(format!("recado-bench-{}", std::process::id()));
+    let folder = temporary.join(format!("recado-bench-{}-{number}", std::process::id()));
     let made = std::fs::create_dir(&folder).and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)));
     made.map_err(|error| Failure::other(format!("{}: {error}", folder.display())))?;
     Ok(folder)

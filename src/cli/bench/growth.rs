@@ -1,4 +1,8 @@
 //! `recado bench growth`: whether what a hub does costs the same in a short log and in a long one.
+//!
+//! Each log has a server of its own. All are filled first and then asked in turns, a question of one and at once the same of the next,
+//! because a machine is not the same for the minutes that a filling takes: of one short log the same page took 0.9 to 1.5 ms within two minutes.
+//! What counts is the median of the rounds' own ratios.
 
 use std::time::Duration;
 
@@ -14,27 +18,49 @@ use super::post::{Mixture, user};
 use super::probes;
 use super::report::Report;
 use super::resume::append_missed;
-use super::times::Times;
+use super::times::{Times, median};
 use crate::cli::error::Failure;
 use crate::domain::{Principal, Seq, UserId};
 use crate::store::{Reader, read, yardstick};
 
-/// The mixture that fills the log.
+/// The mixture that fills a log.
 const MIXTURE: Mixture = Mixture { users: 20_000, accounts: 1000 };
 /// Bytes of a post's body, about.
 const SIZE: usize = 300;
-/// Appends of one measurement; the larger ones make the short log longer, so they come last and are fewer.
-const SINGLE_APPENDS: usize = 1000;
-const BATCH_APPENDS: usize = 500;
-/// Rows of the larger appends.
-const BATCH: usize = 100;
 /// Who resumes, and how many rows each has missed.
 const RESUMING: usize = 200;
 const MISSED: usize = 100;
-/// How often each of them reads.
-const READINGS: usize = 3;
 
-/// What a hub does, in a short log and in a long one, in a database of its own.
+/// What is asked of a log in each round. Appends make it longer, the more so the more rows they have, so they are few.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Append { rows: usize, times: usize },
+    Resume,
+    NewestPage,
+    Why,
+    Head,
+    Place,
+    RetentionLook,
+    DeviceStep,
+}
+
+/// How many times as much a question may cost in the long log.
+const FLAT: f64 = 1.1;
+const NEARLY_FLAT: f64 = 1.2;
+
+const QUESTIONS: [(&str, Question, f64); 9] = [
+    ("append_1", Question::Append { rows: 1, times: 150 }, FLAT),
+    ("append_100", Question::Append { rows: 100, times: 40 }, FLAT),
+    ("resume_100", Question::Resume, FLAT),
+    ("newest_page", Question::NewestPage, NEARLY_FLAT),
+    ("why", Question::Why, NEARLY_FLAT),
+    ("head", Question::Head, NEARLY_FLAT),
+    ("place", Question::Place, NEARLY_FLAT),
+    ("retention_look", Question::RetentionLook, NEARLY_FLAT),
+    ("device_step", Question::DeviceStep, NEARLY_FLAT),
+];
+
+/// What a hub does, in a short log and in a long one, each on a server of its own.
 #[derive(Debug, Clone, Args)]
 pub struct Growth {
     /// Rows of the short log
@@ -49,48 +75,44 @@ pub struct Growth {
     /// Lengths that are measured, these two among them
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=20))]
     points: u8,
+    /// How often each log is asked everything, in turn with the others
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
     /// Fill without waiting for the disk; what is measured waits for it all the same
     #[arg(long)]
     relaxed: bool,
 }
 
-/// The costs in one log: medians, in milliseconds.
-struct Costs {
+/// A log that was filled.
+struct Log<'a> {
+    ground: &'a Ground,
     rows: u64,
-    medians: Vec<(&'static str, f64)>,
     filled_per_s: f64,
-    rows_at_end: f64,
+    /// What those who resume have missed: after the first, up to the second.
+    missed: (Seq, Seq),
+    /// The medians of the rounds, in milliseconds, for each question.
+    found: Vec<Vec<f64>>,
 }
 
 impl Growth {
-    pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
+    /// One server for each length.
+    pub fn grounds(&self) -> usize {
+        self.points.into()
+    }
+
+    pub async fn run(&self, grounds: &[Ground]) -> Result<Report, Failure> {
         if self.large <= self.small {
             return Err(Failure::other("--large must be above --small"));
         }
-        let mut found = Vec::new();
-        for rows in self.lengths() {
-            let devices = u64::from(self.devices) * rows / self.large;
-            found.push(self.costs_at(ground, rows, usize::try_from(devices).unwrap_or(0).max(1)).await?);
+        let mut logs = Vec::new();
+        for (rows, ground) in self.lengths().into_iter().zip(grounds) {
+            logs.push(self.log(ground, rows).await?);
         }
-        let (Some(small), Some(large)) = (found.first(), found.last()) else { return Err(Failure::other("no length was measured")) };
-        let mut report = Report::new("growth");
-        report.setting("small", self.small);
-        report.setting("large", self.large);
-        report.setting("devices", self.devices);
-        report.setting("relaxed", self.relaxed);
-        for ((name, large), (_, small)) in large.medians.iter().zip(&small.medians) {
-            let [at_large, at_small] = ["large", "small"].map(|length| format!("{name}_{length}_p50_ms"));
-            report.figure(at_large, *large, "ms").beside(at_small, *small).goal(Goal::AtMost(1.2));
+        for round in 1..=self.rounds {
+            eprintln!("round {round} of {}", self.rounds);
+            ask_all(&mut logs, round % 2 == 0).await?;
         }
-        report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
-        report.figure("rows_large_at_end", large.rows_at_end, "rows").beside("rows_small_at_end", small.rows_at_end);
-        report.note("measuring appends as well: the logs at the end are longer than they were filled");
-        let mut curve = Curve::new("log", "What a hub asks of a log, by the log's length", "rows", "ms");
-        for costs in &found {
-            costs.medians.iter().for_each(|(name, median)| curve.point(name, costs.rows as f64, *median));
-        }
-        report.curves.push(curve);
-        Ok(report)
+        self.report(&logs).await
     }
 
     /// From the short log to the long one, each as many times as long as the one before.
@@ -101,58 +123,121 @@ impl Growth {
         std::iter::once(self.small).chain(between).chain([self.large]).collect()
     }
 
-    /// Fills the log up to so many rows and measures there.
-    async fn costs_at(&self, ground: &Ground, rows: u64, devices: usize) -> Result<Costs, Failure> {
-        let head = u64::try_from(ground.head().await?.get()).unwrap_or(0);
-        let missing = rows.saturating_sub(head);
-        eprintln!("filling the log up to {rows} rows");
+    /// Fills a log with so many rows, and devices in proportion.
+    async fn log<'a>(&self, ground: &'a Ground, rows: u64) -> Result<Log<'a>, Failure> {
+        eprintln!("filling a log with {rows} rows");
         let filling = Filling { mixture: MIXTURE, size: SIZE, keyed: true, relaxed: self.relaxed };
-        let time = fill(ground, filling, missing).await?;
-        fill_devices(ground, MIXTURE, devices).await?;
+        let time = fill(ground, filling, rows).await?;
+        let devices = u64::from(self.devices) * rows / self.large;
+        fill_devices(ground, MIXTURE, usize::try_from(devices).unwrap_or(0).max(1)).await?;
+        let from = ground.head().await?;
+        append_missed(ground, &resuming()?, MISSED).await?;
+        let upto = ground.head().await?;
         // Otherwise the server does it when it likes, beside what is measured.
         eprintln!("vacuuming");
         yardstick::tidy_up(&mut ground.owned_database().connect("bench").await?).await?;
-        eprintln!("measuring at {rows} rows");
-        // A line each; the last makes the log longer.
-        let medians = vec![
-            ("append_1", appends(ground, 1, SINGLE_APPENDS).await?),
-            ("resume_100", resumes(ground).await?),
-            ("newest_page", probes::newest_pages(ground, MIXTURE).await?),
-            ("why", probes::whys(ground, MIXTURE).await?),
-            ("head", probes::heads(ground).await?),
-            ("place", probes::places(ground, MIXTURE).await?),
-            ("retention_look", probes::retention_looks(ground).await?),
-            ("device_step", probes::device_steps(ground).await?),
-            ("append_100", appends(ground, BATCH, BATCH_APPENDS).await?),
-        ];
-        let filled_per_s = missing as f64 / time.as_secs_f64();
-        // Measuring at a shorter length may have made it longer than this one.
-        let rows = rows.max(head);
-        Ok(Costs { rows, medians, filled_per_s, rows_at_end: ground.head().await?.get() as f64 })
+        Ok(Log {
+            ground,
+            rows,
+            filled_per_s: rows as f64 / time.as_secs_f64(),
+            missed: (from, upto),
+            found: vec![Vec::new(); QUESTIONS.len()],
+        })
+    }
+
+    async fn report(&self, logs: &[Log<'_>]) -> Result<Report, Failure> {
+        let (Some(small), Some(large)) = (logs.first(), logs.last()) else { return Err(Failure::other("no length was measured")) };
+        let mut report = Report::new("growth");
+        report.setting("small", self.small);
+        report.setting("large", self.large);
+        report.setting("devices", self.devices);
+        report.setting("relaxed", self.relaxed);
+        report.setting("rounds", self.rounds);
+        for (question, (name, _, most)) in QUESTIONS.iter().enumerate() {
+            let [in_large, in_small] = [large, small].map(|log| &log.found[question]);
+            let ratios: Vec<f64> = in_large.iter().zip(in_small).map(|(large, small)| large / small).collect();
+            report.figure(format!("{name}_growth"), median(&ratios), "").goal(Goal::AtMost(*most));
+            report.figure(format!("{name}_large_p50_ms"), median(in_large), "ms");
+            report.figure(format!("{name}_small_p50_ms"), median(in_small), "ms");
+            let [least, greatest] =
+                [ratios.iter().copied().reduce(f64::min), ratios.iter().copied().reduce(f64::max)].map(Option::unwrap_or_default);
+            report.note(format!("{name}: the rounds' ratios are {least:.2} to {greatest:.2}"));
+        }
+        report.figure("fill_large_per_s", large.filled_per_s, "rows/s").beside("fill_small_per_s", small.filled_per_s);
+        for (name, log) in [("rows_large_at_end", large), ("rows_small_at_end", small)] {
+            report.figure(name, log.ground.head().await?.get() as f64, "rows");
+        }
+        report.note(format!(
+            "medians of {} rounds, in which the logs took turns; a growth is the median of the rounds' own ratios",
+            self.rounds
+        ));
+        report.note("measuring appends as well: the logs at the end are longer than they were filled");
+        let mut curve = Curve::new("log", "What a hub asks of a log, by the log's length", "rows", "ms");
+        for log in logs {
+            for ((name, _, _), found) in QUESTIONS.iter().zip(&log.found) {
+                curve.point(name, log.rows as f64, median(found));
+            }
+        }
+        report.curves.push(curve);
+        Ok(report)
+    }
+}
+
+/// Asks each log each question, one log after the other, so that what is compared is moments apart.
+async fn ask_all(logs: &mut [Log<'_>], backwards: bool) -> Result<(), Failure> {
+    for (at, (_, question, _)) in QUESTIONS.into_iter().enumerate() {
+        let mut turns: Vec<&mut Log<'_>> = logs.iter_mut().collect();
+        if backwards {
+            turns.reverse();
+        }
+        for log in turns {
+            let cost = log.ask(question).await?;
+            log.found[at].push(cost);
+        }
+    }
+    Ok(())
+}
+
+impl Log<'_> {
+    /// The median, in milliseconds.
+    async fn ask(&self, question: Question) -> Result<f64, Failure> {
+        let ground = self.ground;
+        match question {
+            Question::Append { rows, times } => appends(ground, rows, times).await,
+            Question::Resume => resumes(ground, self.missed).await,
+            Question::NewestPage => probes::newest_pages(ground, MIXTURE).await,
+            Question::Why => probes::whys(ground, MIXTURE).await,
+            Question::Head => probes::heads(ground).await,
+            Question::Place => probes::places(ground, MIXTURE).await,
+            Question::RetentionLook => probes::retention_looks(ground).await,
+            Question::DeviceStep => probes::device_steps(ground).await,
+        }
     }
 }
 
 /// The median time of an append of so many rows.
-async fn appends(ground: &Ground, batch: usize, count: usize) -> Result<f64, Failure> {
+async fn appends(ground: &Ground, rows: usize, times: usize) -> Result<f64, Failure> {
     let mut connection = ground.database().connect("bench").await?;
-    let shape = Shape { batch, size: SIZE, users: MIXTURE.users, keyed: true };
-    Ok(append_times(&mut connection, shape, count).await?.percentile_ms(50.0))
+    let shape = Shape { batch: rows, size: SIZE, users: MIXTURE.users, keyed: true };
+    // A connection plans its first append.
+    append_times(&mut connection, shape, 1).await?;
+    Ok(append_times(&mut connection, shape, times).await?.percentile_ms(50.0))
+}
+
+/// None of those whom the log was filled for.
+fn resuming() -> Result<Vec<UserId>, Failure> {
+    (0..RESUMING).map(|n| user(MIXTURE.users + n)).collect()
 }
 
 /// The median time of the one page that a client with a hundred missed rows needs.
-async fn resumes(ground: &Ground) -> Result<f64, Failure> {
-    let users: Vec<UserId> = (0..RESUMING).map(|n| user(MIXTURE.users + n)).collect::<Result<_, _>>()?;
-    let from = ground.head().await?;
-    append_missed(ground, &users, MISSED).await?;
-    let upto = ground.head().await?;
+async fn resumes(ground: &Ground, (from, upto): (Seq, Seq)) -> Result<f64, Failure> {
+    let users = resuming()?;
     let reader = ground.database().reader("bench", 1);
     // A connection plans its first page.
     one_page(&reader, &users[0], from, upto).await?;
-    let mut times = Vec::with_capacity(READINGS * RESUMING);
-    for _ in 0..READINGS {
-        for user in &users {
-            times.push(one_page(&reader, user, from, upto).await?);
-        }
+    let mut times = Vec::with_capacity(RESUMING);
+    for user in &users {
+        times.push(one_page(&reader, user, from, upto).await?);
     }
     reader.close().await;
     Ok(Times::new(times).percentile_ms(50.0))
@@ -175,7 +260,7 @@ mod tests {
 
     #[test]
     fn each_length_is_as_many_times_as_long_as_the_one_before() {
-        let growth = |points| Growth { small: 100, large: 10_000, devices: 1, points, relaxed: false };
+        let growth = |points| Growth { small: 100, large: 10_000, devices: 1, points, rounds: 1, relaxed: false };
         assert_eq!(growth(2).lengths(), [100, 10_000]);
         assert_eq!(growth(3).lengths(), [100, 1000, 10_000]);
         assert_eq!(growth(5).lengths(), [100, 316, 1000, 3162, 10_000]);

@@ -158,12 +158,17 @@ impl Bench {
         let config = self.fit(config)?;
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
         let load = machine::load();
-        let ground = Ground::open(&config, allowed).await?;
-        let outcome = tokio::select! {
-            outcome = self.results(&ground, load) => outcome,
-            () = told_to_stop() => Err(Failure::other("interrupted")),
+        let mut grounds = Vec::new();
+        let outcome = match self.open(&config, allowed, &mut grounds).await {
+            Err(failure) => Err(failure),
+            Ok(()) => tokio::select! {
+                outcome = self.results(&grounds, load) => outcome,
+                () = told_to_stop() => Err(Failure::other("interrupted")),
+            },
         };
-        ground.close().await;
+        for ground in grounds {
+            ground.close().await;
+        }
         let results = outcome?;
         match &self.json {
             Some(file) if file == Path::new("-") => results.print(Format::Json),
@@ -172,8 +177,21 @@ impl Bench {
         }
     }
 
-    async fn results(&self, ground: &Ground, load: Option<f64>) -> Result<Results, Failure> {
-        let mut report = self.measure(ground).await?;
+    /// What was opened is in `grounds`, also when another one could not be.
+    async fn open(&self, config: &Config, allowed: Allowed, grounds: &mut Vec<Ground>) -> Result<(), Failure> {
+        let count = if let What::Growth(growth) = &self.what { growth.grounds() } else { 1 };
+        for number in 0..count {
+            grounds.push(Ground::open(config, allowed, number).await?);
+        }
+        Ok(())
+    }
+
+    async fn results(&self, grounds: &[Ground], load: Option<f64>) -> Result<Results, Failure> {
+        let ground = grounds.first().ok_or_else(|| Failure::other("it stands on nothing"))?;
+        let mut report = match &self.what {
+            What::Growth(growth) => growth.run(grounds).await?,
+            _ => self.measure(ground).await?,
+        };
         if let Some(disturbed) = load.and_then(other_work) {
             report.note(disturbed);
         }
@@ -203,7 +221,7 @@ impl Bench {
             What::Fill(_) if config.database_url.is_none() && config.data_dir.is_none() => {
                 return Err(Failure::settings("say which database is to be filled: --database-url or --data-dir"));
             }
-            // It needs no hub, and its short log has to be short.
+            // It needs no hub, and each log is of the length that it says.
             What::Growth(_) => {
                 config.url_is_given = false;
                 config.database_url = None;
@@ -222,7 +240,6 @@ impl Bench {
             What::Outbox(outbox) => outbox.run(ground).await,
             What::Resume(resume) => resume.run(ground).await,
             What::Fill(fill) => fill.run(ground).await,
-            What::Growth(growth) => growth.run(ground).await,
             What::Upstream(upstream) => upstream.run(ground).await,
             What::Storm(storm) => storm.run(ground).await,
             What::Pair(pair) => pair.run(ground).await,

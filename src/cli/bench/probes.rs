@@ -14,10 +14,10 @@ use crate::store::cursors::{self, Place};
 use crate::store::idle::{self, Stand};
 use crate::store::{read, retention, why};
 
-/// How often a question is asked.
-const ASKED: usize = 500;
+/// How often a question is asked in a round.
+const ASKED: usize = 100;
 /// How often a question is asked that takes some milliseconds.
-const ASKED_RARELY: usize = 50;
+const ASKED_RARELY: usize = 20;
 /// Rows of a page. Few enough that any user of the short log has them.
 const PAGE: i64 = 5;
 /// Nobody is as idle as this: a step looks at every device and forgets none.
