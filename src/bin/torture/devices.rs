@@ -210,6 +210,14 @@ impl Device {
         Instant::now() >= leave && !self.floor.staying.load(Ordering::SeqCst)
     }
 
+    /// What a slow one does with each notification, until all is healed: how far it has fallen behind by then depends on the run's length and
+    /// pace, and it shall come to the end.
+    async fn linger(&self) {
+        if self.is_slow && !self.floor.staying.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(15)).await;
+        }
+    }
+
     /// The hub has let it in.
     fn opened(&mut self, hub: usize, asked: Asked, hello: &Value) -> Option<u64> {
         let told = told(hello)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::sse::Source;
 use super::{CONNECT_LIMIT, Device, Left, SILENCE};
@@ -44,8 +44,8 @@ impl Device {
                 Err(_) => continue,
             };
             heard = Instant::now();
-            if self.take(conn, line.trim_end()) && self.is_slow {
-                sleep(Duration::from_millis(15)).await;
+            if self.take(conn, line.trim_end()) {
+                self.linger().await;
             }
             if self.wants_to_leave(leave) {
                 return Left::Wanted;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{Acks, CONNECT_LIMIT, Device, Left, SILENCE};
 use crate::fact::{Asked, Since};
@@ -127,9 +127,7 @@ impl Device {
                 (Some(data), _) => {
                     if self.take(conn, data) {
                         stride -= 1;
-                        if self.is_slow {
-                            sleep(Duration::from_millis(15)).await;
-                        }
+                        self.linger().await;
                     }
                 }
                 (None, Some(seq)) => self.pass(conn, seq, None, true),

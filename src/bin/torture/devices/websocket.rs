@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use rand::Rng;
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -78,10 +78,7 @@ impl Device {
                 Some(Ok(Message::Text(text))) => {
                     if self.take(conn, &text) {
                         stride -= 1;
-                        // At the end all is healed: how far it fell behind depends on the run's length and pace.
-                        if self.is_slow && !self.floor.staying.load(Ordering::SeqCst) {
-                            sleep(Duration::from_millis(15)).await;
-                        }
+                        self.linger().await;
                     }
                 }
                 Some(Ok(Message::Close(frame))) => {
