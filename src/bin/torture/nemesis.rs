@@ -154,10 +154,11 @@ impl Nemesis {
         sleep(Duration::from_secs(2)).await;
         while Instant::now() < until {
             let Some(fault) = self.next() else { return Ok(()) };
-            let lot = self.draw(fault, None);
+            let mut lot = self.draw(fault, None);
             let second = self.random.random_bool(0.2).then(|| self.next()).flatten().filter(|second| second.goes_with(fault));
             match second {
                 Some(second) => {
+                    lot.beside = Some(second);
                     let other = self.draw(second, Some(fault));
                     tokio::try_join!(self.strike(lot), self.strike(other))?;
                 }
@@ -204,7 +205,7 @@ impl Nemesis {
         let (book, name) = (Arc::clone(&self.stage.book), lot.fault.name().to_owned());
         println!("{:7.3} s  {name} on {on}", book.seconds());
         book.note(Fact::FaultBegin { fault: name.clone(), on: on.clone() });
-        // The other one may have left this one nothing to break.
+        // Whichever of two came first may have left the other one nothing to break.
         let evidence = self.perform(lot).await?.or_else(|| lot.beside.map(|beside| format!("none of its own, beside {}", beside.name())));
         book.note(Fact::FaultEnd { fault: name, on, evidence });
         Ok(())
