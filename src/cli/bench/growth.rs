@@ -87,6 +87,7 @@ pub struct Growth {
 struct Log<'a> {
     ground: &'a Ground,
     rows: u64,
+    devices: usize,
     filled_per_s: f64,
     /// What those who resume have missed: after the first, up to the second.
     missed: (Seq, Seq),
@@ -128,21 +129,16 @@ impl Growth {
         eprintln!("filling a log with {rows} rows");
         let filling = Filling { mixture: MIXTURE, size: SIZE, keyed: true, relaxed: self.relaxed };
         let time = fill(ground, filling, rows).await?;
-        let devices = u64::from(self.devices) * rows / self.large;
-        fill_devices(ground, MIXTURE, usize::try_from(devices).unwrap_or(0).max(1)).await?;
+        let devices = usize::try_from(u64::from(self.devices) * rows / self.large).unwrap_or(0).max(1);
+        fill_devices(ground, MIXTURE, devices).await?;
         let from = ground.head().await?;
         append_missed(ground, &resuming()?, MISSED).await?;
         let upto = ground.head().await?;
         // Otherwise the server does it when it likes, beside what is measured.
         eprintln!("vacuuming");
         yardstick::tidy_up(&mut ground.owned_database().connect("bench").await?).await?;
-        Ok(Log {
-            ground,
-            rows,
-            filled_per_s: rows as f64 / time.as_secs_f64(),
-            missed: (from, upto),
-            found: vec![Vec::new(); QUESTIONS.len()],
-        })
+        let filled_per_s = rows as f64 / time.as_secs_f64();
+        Ok(Log { ground, rows, devices, filled_per_s, missed: (from, upto), found: vec![Vec::new(); QUESTIONS.len()] })
     }
 
     async fn report(&self, logs: &[Log<'_>]) -> Result<Report, Failure> {
@@ -208,7 +204,7 @@ impl Log<'_> {
             Question::NewestPage => probes::newest_pages(ground, MIXTURE).await,
             Question::Why => probes::whys(ground, MIXTURE).await,
             Question::Head => probes::heads(ground).await,
-            Question::Place => probes::places(ground, MIXTURE).await,
+            Question::Place => probes::places(ground, self.devices.min(MIXTURE.users)).await,
             Question::RetentionLook => probes::retention_looks(ground).await,
             Question::DeviceStep => probes::device_steps(ground).await,
         }
