@@ -26,9 +26,9 @@ use commands::Commands;
 /// A connection that brings nothing, not even a heartbeat, is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);
-/// So many numbers of the log are told again to who never acknowledges, or has forgotten everything; the devices of a run of a minute come
-/// no further. All of a longer log would take more than a stay, and a run's work would grow with the square of its length.
-const AGAIN: i64 = 20_000;
+/// So many numbers of the log are told again at most to a device that never acknowledges, or has forgotten everything. A run of a minute writes
+/// 25 to 40 thousand. All of a longer log would take more than a stay, and the work of a run would grow with the square of its length.
+const AGAIN: i64 = 60_000;
 
 /// What all devices share.
 pub struct Floor {
@@ -78,7 +78,7 @@ pub struct Device {
     log_id: Option<String>,
     /// What this connection has given: no more may be acknowledged on it.
     given: i64,
-    /// Its stored place was `AGAIN` behind when it came.
+    /// It never acknowledges, and its stored place was more than `AGAIN` behind when it came.
     is_far_behind: bool,
     /// By WebSocket only.
     pub commands: Commands,
@@ -181,8 +181,9 @@ impl Device {
         let draw = self.random.random_range(0..100);
         match draw {
             _ if self.way == Way::EventSource && draw < 85 => Asked { since: Since::Seq(seq), log_id: None, last_id: None },
-            // It has forgotten everything. The longer the log, the more seldom.
-            0..5 if self.random.random_range(0..seq.max(1)) < AGAIN => Asked { since: Since::Earliest, log_id: None, last_id: None },
+            // It has forgotten everything.
+            0..5 if seq > AGAIN => Asked { since: Since::Seq(seq - AGAIN), log_id: None, last_id: None },
+            0..5 => Asked { since: Since::Earliest, log_id: None, last_id: None },
             5..45 => Asked { since: Since::Seq(seq), log_id: self.log_id.clone(), last_id: id },
             _ => Asked { since: Since::Ack, log_id: None, last_id: None },
         }
@@ -200,10 +201,23 @@ impl Device {
             Way::EventSource => self.event_source(hub, asked, leave).await,
             Way::Lines => self.lines(hub, asked, leave).await,
         };
-        if std::mem::take(&mut self.is_far_behind) {
-            self.ack_by_rest(hub).await;
+        // One that was cut off has no such help: a hub that does so again and again keeps it from coming to the end.
+        if std::mem::take(&mut self.is_far_behind)
+            && matches!(left, Left::Wanted)
+            && let Some((seq, _)) = self.place
+        {
+            self.ack_number_by_rest(hub, seq).await;
         }
         left
+    }
+
+    /// Whether its stored place is its own doing.
+    fn acknowledges(&self) -> bool {
+        match self.way {
+            Way::WebSocket => self.acks != Acks::Never,
+            Way::EventSource => self.acks == Acks::Rest,
+            Way::Lines => false,
+        }
     }
 
     fn wants_to_leave(&self, leave: Instant) -> bool {
@@ -227,7 +241,8 @@ impl Device {
         if told.status == "reset" || self.place.is_none() {
             self.place = Some((told.from, None));
         }
-        self.is_far_behind = asked.since == Since::Ack && self.place.as_ref().is_some_and(|(place, _)| place - told.from > AGAIN);
+        let behind = self.place.as_ref().map_or(0, |(place, _)| place - told.from);
+        self.is_far_behind = asked.since == Since::Ack && behind > AGAIN && !self.acknowledges();
         self.floor.book.note(Fact::ConnOpen { conn, device: self.name.clone(), hub, asked, told });
         Some(conn)
     }
@@ -301,6 +316,10 @@ impl Device {
     async fn ack_by_rest(&mut self, hub: usize) {
         let Some((seq, _)) = self.place else { return };
         let seq = if self.random.random_bool(0.2) { seq / 2 } else { seq };
+        self.ack_number_by_rest(hub, seq).await;
+    }
+
+    async fn ack_number_by_rest(&self, hub: usize, seq: i64) {
         let body = format!("{{\"client_id\":\"{}\",\"seq\":{seq}}}", self.client);
         let request = self.http.post(self.url(hub, "/api/notifications/ack")).bearer_auth(&self.token).timeout(CONNECT_LIMIT);
         let request = request.header("content-type", "application/json").body(body);

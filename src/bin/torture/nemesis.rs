@@ -85,8 +85,11 @@ impl Fault {
     fn goes_with(self, other: Self) -> bool {
         // LISTEN alone shows something only where nothing else is wrong; an owner is looked for while all is well.
         let is_alone = |fault: Self| fault.name().starts_with("listen") || fault.name().starts_with("owner");
-        let is_process = |fault: Self| fault.name().starts_with("hub") || fault.name().starts_with("postgres");
-        !is_alone(self) && !is_alone(other) && is_process(self) != is_process(other)
+        !is_alone(self) && !is_alone(other) && self.is_of_a_process() != other.is_of_a_process()
+    }
+
+    fn is_of_a_process(self) -> bool {
+        self.name().starts_with("hub") || self.name().starts_with("postgres")
     }
 
     /// As it stands in a history; rules look at the first word.
@@ -205,8 +208,9 @@ impl Nemesis {
         let (book, name) = (Arc::clone(&self.stage.book), lot.fault.name().to_owned());
         println!("{:7.3} s  {name} on {on}", book.seconds());
         book.note(Fact::FaultBegin { fault: name.clone(), on: on.clone() });
-        // Whichever of two came first may have left the other one nothing to break.
-        let evidence = self.perform(lot).await?.or_else(|| lot.beside.map(|beside| format!("none of its own, beside {}", beside.name())));
+        // Where a process was broken at the same time, the wire may have had nothing to carry. The process's own proof says that it was.
+        let beside = lot.beside.filter(|beside| beside.is_of_a_process());
+        let evidence = self.perform(lot).await?.or_else(|| beside.map(|beside| format!("none of its own, beside {}", beside.name())));
         book.note(Fact::FaultEnd { fault: name, on, evidence });
         Ok(())
     }
