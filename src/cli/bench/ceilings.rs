@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use rand::random;
 use sqlx::PgConnection;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::ground::Ground;
 use super::post::{Post, user};
-use super::times::Times;
 use crate::cli::error::Failure;
-use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
+use crate::domain::{Audience, IdempotencyKey, InstanceId, NewNotification, NotificationId, Seq};
 use crate::store::append::{self, Conflict, Failure as AppendFailure};
 use crate::store::seen::SeenEnd;
 use crate::store::{read, yardstick};
@@ -104,7 +105,8 @@ impl Shape {
         for row in rows {
             row.id = NotificationId::new();
             if self.keyed {
-                row.key = Some(crate::domain::IdempotencyKey(row.id.0));
+                // As spread as a hash; ids are in the order of time, and keys that are lie side by side in their index.
+                row.key = Some(IdempotencyKey(Uuid::from_u128(random())));
             }
         }
     }
@@ -120,18 +122,4 @@ pub async fn append_rows(connection: &mut PgConnection, hint: Seq, rows: &[NewNo
             AppendFailure::Again(error) | AppendFailure::Refused(error) | AppendFailure::LogWentBack(error) | AppendFailure::Unknown(error),
         ) => Err(error.into()),
     }
-}
-
-/// Appends the same batch again and again and returns the time of each.
-pub async fn append_times(connection: &mut PgConnection, shape: Shape, count: usize) -> Result<Times, Failure> {
-    let mut rows = shape.rows()?;
-    let mut head = read::state(connection).await?.head;
-    let mut times = Vec::with_capacity(count);
-    for _ in 0..count {
-        shape.renew(&mut rows);
-        let start = Instant::now();
-        head = append_rows(connection, head, &rows).await?;
-        times.push(start.elapsed());
-    }
-    Ok(Times::new(times))
 }

@@ -1,5 +1,6 @@
 //! `recado bench fill`: a log of many rows, quickly, by the way that every row takes.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +14,7 @@ use super::ground::Ground;
 use super::post::{Mixture, Post, user};
 use super::report::Report;
 use crate::cli::error::Failure;
-use crate::domain::{ClientId, Seq};
+use crate::domain::{ClientId, NewNotification, Seq};
 use crate::store::cursors::{self, Ack};
 use crate::store::{read, yardstick};
 
@@ -57,6 +58,17 @@ pub struct Filling {
     pub relaxed: bool,
 }
 
+impl Filling {
+    /// These rows of it.
+    pub fn rows(self, which: Range<u64>) -> Result<Vec<NewNotification>, Failure> {
+        let row = |n: u64| {
+            let key = self.keyed.then(|| Uuid::new_v4().to_string());
+            Ok(Post { n: usize::try_from(n).unwrap_or(0), size: self.size }.row(self.mixture.next()?, key))
+        };
+        which.map(row).collect()
+    }
+}
+
 impl Fill {
     pub async fn run(&self, ground: &Ground) -> Result<Report, Failure> {
         let mixture = Mixture { users: self.users as usize, accounts: self.accounts as usize };
@@ -88,13 +100,7 @@ pub async fn fill(ground: &Ground, filling: Filling, rows: u64) -> Result<Durati
     let mut n = 0;
     while n < rows {
         let some = u64::min(BATCH as u64, rows - n);
-        let batch: Vec<_> = (n..n + some)
-            .map(|n| {
-                let key = filling.keyed.then(|| Uuid::new_v4().to_string());
-                Ok(Post { n: usize::try_from(n).unwrap_or(0), size: filling.size }.row(filling.mixture.next()?, key))
-            })
-            .collect::<Result<_, Failure>>()?;
-        head = append_rows(&mut connection, head, &batch).await?;
+        head = append_rows(&mut connection, head, &filling.rows(n..n + some)?).await?;
         n += some;
         bar.inc(some);
     }

@@ -58,14 +58,11 @@ impl Ground {
         if let (Some(folder), None) = (&folder, &config.data_dir) {
             config.data_dir = Some(folder.join("data"));
         }
-        // Read once, not once a token.
-        config.jwt_secret = Some(backing::jwt_secret(&config)?);
-        let backing = Backing::open(&config).await;
-        let mut ground = match backing {
+        let mut ground = match open_backing(&mut config).await {
             Ok(backing) => Self { config, backing, folder, given, started: Mutex::default() },
-            Err(error) => {
+            Err(failure) => {
                 remove_folder(folder.as_deref());
-                return Err(error.into());
+                return Err(failure);
             }
         };
         if let Err(failure) = ground.prepare(allowed).await {
@@ -182,6 +179,12 @@ impl Hub {
             None => Ok(()),
         }
     }
+}
+
+async fn open_backing(config: &mut Config) -> Result<Backing, Failure> {
+    // Read once, not once a token.
+    config.jwt_secret = Some(backing::jwt_secret(config)?);
+    Ok(Backing::open(config).await?)
 }
 
 /// The address of a hub, which must be on this machine: a bench is a load that others would feel.

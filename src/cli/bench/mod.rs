@@ -49,6 +49,7 @@ mod ws_client;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -159,11 +160,12 @@ impl Bench {
         let allowed = Allowed { remote: self.allow_remote, used_log: self.allow_used_log };
         let load = machine::load();
         let mut grounds = Vec::new();
-        let outcome = match self.open(&config, allowed, &mut grounds).await {
+        let mut stop = pin!(told_to_stop());
+        let outcome = match self.open(&config, allowed, &mut grounds, stop.as_mut()).await {
             Err(failure) => Err(failure),
             Ok(()) => tokio::select! {
                 outcome = self.results(&grounds, load) => outcome,
-                () = told_to_stop() => Err(Failure::other("interrupted")),
+                () = stop => Err(interrupted()),
             },
         };
         for ground in grounds {
@@ -177,10 +179,22 @@ impl Bench {
         }
     }
 
-    /// What was opened is in `grounds`, also when another one could not be.
-    async fn open(&self, config: &Config, allowed: Allowed, grounds: &mut Vec<Ground>) -> Result<(), Failure> {
+    /// What was opened is in `grounds`, also when another one could not be. Between two of them it looks whether to stop; to leave one half
+    /// open would leave a server behind.
+    async fn open(
+        &self,
+        config: &Config,
+        allowed: Allowed,
+        grounds: &mut Vec<Ground>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Failure> {
         let count = if let What::Growth(growth) = &self.what { growth.grounds() } else { 1 };
         for number in 0..count {
+            tokio::select! {
+                biased;
+                () = stop.as_mut() => return Err(interrupted()),
+                () = std::future::ready(()) => {}
+            }
             grounds.push(Ground::open(config, allowed, number).await?);
         }
         Ok(())
@@ -222,7 +236,8 @@ impl Bench {
                 return Err(Failure::settings("say which database is to be filled: --database-url or --data-dir"));
             }
             // It needs no hub, and each log is of the length that it says.
-            What::Growth(_) => {
+            What::Growth(ref growth) => {
+                growth.check()?;
                 config.url_is_given = false;
                 config.database_url = None;
                 config.data_dir = None;
@@ -247,6 +262,10 @@ impl Bench {
             _ => Err(Failure::other("this one measures nothing")),
         }
     }
+}
+
+fn interrupted() -> Failure {
+    Failure::other("interrupted")
 }
 
 async fn told_to_stop() {

@@ -14,12 +14,12 @@ use crate::store::cursors::{self, Place};
 use crate::store::idle::{self, Stand};
 use crate::store::{read, retention, why};
 
-/// How often a question is asked in a round.
-const ASKED: usize = 100;
+/// How often a question is asked in a turn.
+const ASKED: usize = 50;
 /// How often a question is asked that takes some milliseconds.
-const ASKED_RARELY: usize = 20;
-/// Rows of a page. Few enough that nearly any user has so many at each of its addresses in a log of 100 thousand rows as well: a page is not
-/// smaller there.
+const ASKED_RARELY: usize = 10;
+/// Rows of a page. Few enough that two of three users have so many at each of their addresses in a log of 100 thousand rows as well: a page is
+/// not smaller there.
 const PAGE: i64 = 2;
 /// Nobody is as idle as this: a step looks at every device and forgets none.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -78,15 +78,15 @@ pub async fn heads(ground: &Ground) -> Result<f64, Failure> {
     .await
 }
 
-/// The place of any of so many devices, each another user's first.
-pub async fn places(ground: &Ground, devices: usize) -> Result<f64, Failure> {
+/// The place of the first device of any of so many users.
+pub async fn places(ground: &Ground, users: usize) -> Result<f64, Failure> {
     let mut connection = ground.database().connect("bench").await?;
     let state = read::state(&mut connection).await?;
     let reader = ground.database().reader("bench", 1);
     let client = ClientId::parse("device-0").map_err(|error| Failure::other(error.to_string()))?;
     let median = median_of(ASKED, async || {
         let place = Place { log_id: state.log_id, acked: state.head };
-        cursors::place_or_start(&reader, &user(random_range(0..devices))?, &client, place).await?;
+        cursors::place_or_start(&reader, &user(random_range(0..users))?, &client, place).await?;
         Ok(())
     });
     let median = median.await?;
