@@ -79,7 +79,7 @@ pub struct Device {
     /// What this connection has given: no more may be acknowledged on it.
     given: i64,
     /// It never acknowledges, and its stored place was more than `AGAIN` behind when it came.
-    is_far_behind: bool,
+    is_behind: bool,
     /// By WebSocket only.
     pub commands: Commands,
     /// For whoever waits until it has come to the end.
@@ -115,25 +115,8 @@ impl Device {
         let token = secrets::token(&user, Some(&account), None)?;
         let http = floor.http.clone();
         let (reached, commands) = (Arc::default(), Commands::of(&user, &client));
-        let (place, log_id, given, is_far_behind) = (None, None, 0, false);
-        Ok(Self {
-            floor,
-            name,
-            user,
-            client,
-            token,
-            acks,
-            is_slow,
-            way,
-            random,
-            http,
-            place,
-            log_id,
-            given,
-            is_far_behind,
-            commands,
-            reached,
-        })
+        let (place, log_id, given, is_behind) = (None, None, 0, false);
+        Ok(Self { floor, name, user, client, token, acks, is_slow, way, random, http, place, log_id, given, is_behind, commands, reached })
     }
 
     pub fn name(&self) -> &str {
@@ -202,7 +185,7 @@ impl Device {
             Way::Lines => self.lines(hub, asked, leave).await,
         };
         // One that was cut off has no such help: a hub that does so again and again keeps it from coming to the end.
-        if std::mem::take(&mut self.is_far_behind)
+        if std::mem::take(&mut self.is_behind)
             && matches!(left, Left::Wanted)
             && let Some((seq, _)) = self.place
         {
@@ -242,7 +225,7 @@ impl Device {
             self.place = Some((told.from, None));
         }
         let behind = self.place.as_ref().map_or(0, |(place, _)| place - told.from);
-        self.is_far_behind = asked.since == Since::Ack && behind > AGAIN && !self.acknowledges();
+        self.is_behind = asked.since == Since::Ack && behind > AGAIN && !self.acknowledges();
         self.floor.book.note(Fact::ConnOpen { conn, device: self.name.clone(), hub, asked, told });
         Some(conn)
     }

@@ -290,9 +290,9 @@ mod tests {
 
     #[test]
     fn a_growth_is_the_middle_of_the_rounds_own_ratios() {
-        // The machine was half as fast in the second round, and the ratio of the medians would be 1.5.
         let (large, small) = ([1.2, 3.0, 1.5], [1.0, 2.0, 1.0]);
         assert_eq!(ratios(&large, &small), [1.2, 1.5, 1.5]);
+        // The ratio of the medians would be 2: the machine was half as fast in one round, and disturbed in another.
         assert_eq!(median(&ratios(&[1.1, 2.0, 9.0], &[1.0, 2.0, 1.0])), 1.1);
     }
 
