@@ -1,4 +1,4 @@
-//! Makes cargo notice a new file in `migrations/`: the macro that embeds them only notices changed ones.
+//! Makes cargo rebuild after a new file in `migrations/`: the embedding macro only detects changed ones.
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
 }

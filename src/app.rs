@@ -1,98 +1,183 @@
-//! The composition root: makes the parts, joins their channels, starts them in order and stops them in reverse.
+//! Composes the hub: creates its parts, connects their channels, starts and stops them in order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use private_postgres::ServerKeeper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::backing;
-use crate::backing::{Backing, BackingError};
-use crate::config::{Config, SessionPolicy, Upstream};
-use crate::delivery::clerk::Clerk;
-use crate::delivery::desk::{CommandRules, Desk, ProviderRules};
-use crate::delivery::herald::Herald;
-use crate::delivery::pacer::Pacer;
-use crate::delivery::registry::{Limits, Position};
+use crate::config::{Config, SessionPolicy, UpstreamSettings};
+use crate::delivery::ack_flusher::AckFlusher;
+use crate::delivery::ack_prober::AckProber;
+use crate::delivery::registry::{ConnectionLimits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
-use crate::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
-use crate::store::appender::Appender;
-use crate::store::listener::Readers;
-use crate::store::mover::Mover;
-use crate::store::retention::{self, Policy};
-use crate::store::seen::Seen;
-use crate::store::turn::Turn;
-use crate::store::{Database, StoreError, caretaker, listener, read};
-use crate::tasks::{Stopper, Tasks};
-use crate::upstream::{self, Provider, Providers, Setup};
-use crate::wire::close::Close;
+use crate::http::{
+    AddressBudgets, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins,
+    Server, ServerRules, SocketRules, Tickets, TokenRules, TrustedProxies, UserBudgets, router,
+};
+use crate::log::appender::{Appender, Committed};
+use crate::log::commit_turns::CommitTurn;
+use crate::log::maintenance;
+use crate::log::outbox_relay::OutboxRelay;
+use crate::log::retention::{self, RetentionPolicy};
+use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRules};
+use crate::providers::provider_status::ProviderStatus;
+use crate::providers::{self, Provider, Providers, UpstreamSetup};
+use crate::startup::{self, Startup, StartupError};
+use crate::store::fingerprints::SharedSecret;
+use crate::store::listener::ListenerOutputs;
+use crate::store::log_identity::LogMemory;
+use crate::store::log_watermark::LogWatermark;
+use crate::store::{Database, StoreError, listener, read};
+use crate::tasks::{Stop, Stopper, TaskName, Tasks};
+use crate::wire::close::CloseCode;
 
-/// Batches that this instance has committed and its tailer has not looked at. Full: the tailer reads the table.
+/// Committed batches of this instance that the tailer has not read. When full, the tailer reads the table instead.
 const COMMITTED_BATCHES: usize = 64;
-/// Hints that the tailer has not looked at. Full: it is awake anyway.
+/// Hints that the tailer has not read. When full, the tailer is awake anyway.
 const HINTS: usize = 256;
-/// Hints about upstream sessions that one reader has not looked at. Full: it polls.
+/// Hints about provider sessions that one receiver has not read. When full, the receiver polls.
 const UPSTREAM_HINTS: usize = 1024;
-/// Database connections over which commands are stored.
+/// Database connections that store commands.
 const COMMAND_CONNECTIONS: u32 = 2;
-/// A command that nobody takes in this time is rejected.
+/// A command that no instance takes within this time is rejected.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
-/// Open files beside the clients' sockets: services' connections, the database, the listener, logs, and some air.
-const FILES_RESERVED: usize = 192;
-/// Connections of services, admins and health checks, beside the clients' sockets.
+/// Open files that are reserved in addition to all connections to the hub: for the database with the default number of
+/// readers, for logs, for sockets that are closing, and a margin. Clients must never take any of these.
+const FILES_RESERVED: usize = 96;
+/// The default `RECADO_READ_CONNECTIONS`, which is included above.
+const USUAL_READERS: usize = 8;
+/// Connections of services, admins and health checks, in addition to the clients' sockets.
 const HTTP_CONNECTIONS: usize = 64;
-/// How much longer than the send deadline a write of any kind may wait.
+/// Connections above all others that only serve probes and services.
+const RESERVED_CONNECTIONS: usize = 32;
+/// The fraction of the connections that anonymous connections of one address may use.
+const ADDRESS_PART: usize = 4;
+/// Minimum limit for anonymous connections of one address, unless a setting says otherwise.
+const ADDRESS_LEAST: usize = 16;
+/// How much longer than the send deadline any write may wait.
 const STALL_MARGIN: Duration = Duration::from_secs(5);
-/// Database connections for looking up keys; a key is asked for once in ten seconds at most.
-const KEY_CONNECTIONS: u32 = 2;
-/// Tickets that a user may ask for at once; then one a second. As many as there are connections of one user, and some.
+/// Database connections for key look-ups: one task does them.
+const KEY_CONNECTIONS: u32 = 1;
+/// Database connections for tickets: the sender of a ticket is not known before its look-up.
+const TICKET_CONNECTIONS: u32 = 2;
+/// Burst of tickets per user; after it, one per second. A bit more than the connections of one user.
 const TICKET_BURST: u32 = 30;
-/// What is taken when the limit of open files is not known.
-const CONNECTIONS_FALLBACK: usize = 1000;
-/// After the drain window: how long what still runs may take.
+/// The assumed limit of open files if it is unknown.
+const FILES_FALLBACK: usize = 1192;
+/// How long requests, the appender and the supervisor may still take once the hub stops. The other tasks then get the
+/// same time again.
 const GRACE: Duration = Duration::from_secs(4);
 
 /// Why a hub does not serve, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
-    Backing(#[from] BackingError),
-    #[error("the database does not answer: {0}")]
+    Startup(#[from] StartupError),
+    #[error("the database did not answer: {0}")]
     Store(#[from] StoreError),
-    #[error("cannot listen on {address}: {error}; choose another address with --bind and --port (0: any free port)")]
+    #[error("cannot listen on {address}: {error}; choose another address with --bind and --port (0: any free port){}", low_port(*address))]
     Bind { address: SocketAddr, error: std::io::Error },
-    #[error("signals cannot be received: {0}")]
+    #[error("could not install signal handlers: {0}")]
     Signals(std::io::Error),
     #[error(transparent)]
-    Upstream(#[from] upstream::StartError),
-    #[error("the task {0} failed; the hub cannot work without it")]
-    TaskFailed(&'static str),
+    Upstream(#[from] providers::StartError),
+    #[error("the task {0} failed; the hub stops because it needs this task")]
+    TaskFailed(TaskName),
 }
 
-/// Serves until SIGTERM or SIGINT. `ready` is told the address once clients may come.
+/// A hint for ports that a user without root's rights cannot bind.
+fn low_port(address: SocketAddr) -> &'static str {
+    if address.port() == 0 || address.port() >= 1024 {
+        return "";
+    }
+    "; ports below 1024 need root's rights, which a hub gives up before it listens: use a proxy, or set \
+     net.ipv4.ip_unprivileged_port_start"
+}
+
+/// Secrets and providers. The hub reads them once, while it may still have root's rights.
+pub struct Kept {
+    secret: String,
+    provider_config: Option<ProviderConfig>,
+}
+
+impl Kept {
+    /// # Errors
+    /// If a secret can neither be read nor created, or the provider file is wrong: a hub with half of its providers
+    /// would look healthy without being so.
+    pub fn read(config: &Config) -> Result<Self, StartupError> {
+        let secret = startup::jwt_secret(config)?;
+        let providers = startup::providers(config)?;
+        let provider_config =
+            if providers.is_empty() { None } else { Some(ProviderConfig { providers, key: startup::upstream_key(config)? }) };
+        Ok(Self { secret, provider_config })
+    }
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP. `ready` gets the address once clients may connect.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let secret = backing::jwt_secret(&config)?;
-    // Before anything is started: a hub with half of its providers would look well and not be.
-    let providers = backing::providers(&config)?;
-    if !providers.is_empty() {
-        tracing::info!(providers = ?providers.names(), "the provider file is read");
+pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let Kept { secret, provider_config } = kept;
+    if config.jwt_secret.is_some() && config.jwt.issuer.is_none() && config.jwt.audience.is_none() {
+        tracing::warn!("tokens are accepted for any issuer and audience; set RECADO_JWT_AUDIENCE or RECADO_JWT_ISSUER to restrict them");
     }
-    let mut backing = Backing::open(&config).await?;
-    let migrated = backing.prepare(&config).await?;
-    tracing::info!(applied = ?migrated.applied, version = migrated.version, "the schema is up to date");
-    if migrated.newer {
-        tracing::warn!(version = migrated.version, "the database was made by a newer hub; serving beside it");
+    if let Some(ProviderConfig { providers, .. }) = &provider_config {
+        tracing::info!(providers = ?providers.names(), "provider file loaded");
     }
-    let outward = if providers.is_empty() { None } else { Some((providers, backing::upstream_key(&config)?)) };
-    let outcome = run(&config, &secret, backing.database.clone(), outward, ready).await;
-    backing.close().await;
+    let mut startup = Startup::open(&config).await?;
+    let outcome = serve_on(&config, &secret, &mut startup, provider_config, ready).await;
+    // Also if the start failed: the private server must not stay behind.
+    startup.close().await;
     outcome
+}
+
+async fn serve_on(
+    config: &Config,
+    secret: &str,
+    startup: &mut Startup,
+    provider_config: Option<ProviderConfig>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    if config.service_links > 0 {
+        tracing::info!(count = config.service_links, "ignoring variables of Kubernetes service links (RECADO_…_SERVICE_HOST and the like)");
+    }
+    startup.wait(config).await?;
+    let migrated = startup.prepare(config).await?;
+    tracing::info!(applied = ?migrated.applied, version = migrated.version, "schema is up to date");
+    if migrated.newer {
+        tracing::warn!(version = migrated.version, "the schema was created by a newer hub version; serving with it");
+    }
+    let memory = startup.memory(config)?;
+    check(startup, memory.as_ref(), secret, provider_config.as_ref()).await?;
+    let held = HeldResources { keeper: startup.keeper(), memory };
+    run(config, secret, startup.database.clone(), provider_config, held, ready).await
+}
+
+/// Checks the conditions for serving next to other hubs, and for clients that knew the log before.
+async fn check(
+    startup: &Startup,
+    memory: Option<&LogMemory>,
+    secret: &str,
+    provider_config: Option<&ProviderConfig>,
+) -> Result<(), StartupError> {
+    startup.compare_secret(SharedSecret::Jwt, secret.as_bytes()).await?;
+    if let Some(ProviderConfig { key, .. }) = provider_config {
+        startup.compare_secret(SharedSecret::Upstream, key).await?;
+    }
+    startup.check_history(memory).await
+}
+
+/// Resources of the machine that the hub holds.
+struct HeldResources {
+    /// Keeps the private server running, if there is one.
+    keeper: Option<ServerKeeper>,
+    memory: Option<LogMemory>,
 }
 
 /// The stop signals of a hub's parts, in the order in which they stop.
@@ -104,27 +189,30 @@ struct Stoppers {
     writing_down: Stopper,
 }
 
-/// The providers, and the key that seals their session ids; `None` where no provider is configured.
-type Outward = Option<(Providers, [u8; 32])>;
+/// The providers, and the key that encrypts their session ids.
+struct ProviderConfig {
+    providers: Providers,
+    key: [u8; 32],
+}
 
 async fn run(
     config: &Config,
     secret: &str,
     database: Database,
-    outward: Outward,
+    provider_config: Option<ProviderConfig>,
+    held: HeldResources,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    // Before we are called ready: a signal that nobody waits for yet ends the process on the spot.
+    // Before readiness is announced: a signal without a handler would kill the process.
     let signals = Signals::receive()?;
     let (tasks, mut failed) = Tasks::new();
     let instance = InstanceId::new();
     let registry = registry(config, &database).await?;
-    let seen = Arc::new(Seen::new(registry.position().log_id));
-    let rules = outward.as_ref().map(|(providers, _)| command_rules(providers));
-    let (others, turn) = Turn::of(instance);
-    let here = Here { instance, registry: &registry, seen: &seen };
-    let (hub, committed, appender) = hub(config, secret, &database, (&here, turn), rules, tasks.clone());
-    let (hub, pulse) = hub;
+    let seen = Arc::new(LogWatermark::new(registry.position().log_id));
+    let rules = provider_config.as_ref().map(|config| command_rules(&config.providers));
+    let (others, turn) = CommitTurn::of(instance);
+    let here = AppContext { instance, registry: &registry, seen: &seen };
+    let HubParts { hub, pulse, looker, committed, appender } = hub(config, secret, &database, &here, turn, rules, tasks.clone());
 
     let (accepting, stop_accepting) = Stopper::new();
     let (appending, stop_appending) = Stopper::new();
@@ -132,93 +220,122 @@ async fn run(
     let (writing_down, stop_writing) = Stopper::new();
     let (holding, stop_holding) = Stopper::new();
 
-    let wanted = SocketAddr::new(config.bind, config.port);
-    let bind_error = |error| ServeError::Bind { address: wanted, error };
-    let most = hub.max_connections + HTTP_CONNECTIONS;
-    // Above the send deadline: a WebSocket that takes nothing ends by that, and is told why where it can be.
-    let stall_limit = config.send_deadline + STALL_MARGIN;
-    let server = Server::bind(wanted, router(Arc::clone(&hub)), tasks.clone(), most, stall_limit).await.map_err(bind_error)?;
-    let address = server.address().map_err(bind_error)?;
+    let listeners = listen(config, &hub, &tasks).await?;
+    let address = listeners[0].address;
 
     let (hints_in, hints) = mpsc::channel(HINTS);
-    let mover = Mover::new(database.clone(), Arc::clone(&seen));
+    let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
     let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
-    let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
-    tasks.essential("appender", appender.run(stop_appending));
-    tasks.essential("tailer", tailer.run(committed, hints, stop_following.clone()));
-    tasks.essential("pacer", Pacer::new(Arc::clone(&registry)).run(stop_following.clone()));
-    tasks.essential("mover", mover.run(stop_following.clone()));
+    let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
+    tasks.essential(TaskName::Appender, appender.run(stop_appending));
+    tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop_following.clone()));
+    tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop_following.clone()));
+    tasks.essential(TaskName::Keys, looker.run(stop_following.clone()));
+    tasks.essential(TaskName::OutboxRelay, outbox_relay.run(stop_following.clone()));
     let mut upstream_hints = Vec::new();
-    if let Some(desk) = &hub.delivery.desk {
+    if let Some(command_intake) = &hub.command_intake {
         let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
         upstream_hints.push(hints_in);
-        let herald = Herald::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(desk));
-        tasks.essential("herald", herald.run(hints, stop_following.clone()));
+        let provider_status = ProviderStatus::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(command_intake));
+        tasks.essential(TaskName::ProviderStatus, provider_status.run(hints, stop_following.clone()));
     }
-    if let Some((providers, key)) = outward {
-        let Upstream { lease, starts_per_second, most_sessions } = config.upstream;
+    if let Some(ProviderConfig { providers, key }) = provider_config {
+        let UpstreamSettings { lease, starts_per_second, most_sessions } = config.upstream;
         let (database, seen) = (database.clone(), Arc::clone(&seen));
-        let setup = Setup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
-        upstream_hints.extend(upstream::start(setup, &tasks, stop_holding, &stop_following)?);
+        let setup = UpstreamSetup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
+        upstream_hints.extend(providers::start(setup, &tasks, stop_holding, &stop_following)?);
     }
-    let readers = Readers { hints: hints_in, others, upstream: upstream_hints };
-    tasks.essential("listener", listener::run(database.clone(), readers, stop_following.clone()));
-    tasks.essential("clerk", clerk.run(stop_writing));
-    tasks.essential("retention", retention::run(database.clone(), policy(config), stop_following.clone()));
-    tasks.essential("caretaker", caretaker::run(database, instance, address.to_string(), stop_following));
-    tasks.essential("accept", server.run(stop_accepting));
-    tracing::info!(%address, %instance, "serving");
+    let keys_revoked = Arc::new(Notify::new());
+    tasks.essential(TaskName::KeyWatch, watch_keys(hub.auth.clone(), Arc::clone(&keys_revoked), stop_following.clone()));
+    let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, keys_revoked };
+    tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop_following.clone()));
+    tasks.essential(TaskName::AckFlusher, ack_flusher.run(stop_writing));
+    tasks.essential(TaskName::Retention, retention::run(database.clone(), policy(config), stop_following.clone()));
+    if let Some(keeper) = held.keeper {
+        tasks.essential(TaskName::PrivateServer, startup::keep(keeper, stop_following.clone()));
+    }
+    let memory = held.memory.map(|memory| memory.of(Arc::clone(&seen)));
+    tasks.essential(TaskName::Maintenance, maintenance::run(database, instance, address.to_string(), memory, stop_following));
+    for BoundListener { server, address, side } in listeners {
+        tracing::info!(%address, ?side, %instance, "serving");
+        tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
+    }
     ready(address);
 
-    let outcome = signals.until_told(&mut failed).await;
+    let outcome = signals.wait_for_stop(&mut failed).await;
     let stoppers = Stoppers { accepting, holding, appending, following, writing_down };
     stop(config, &hub, &tasks, stoppers).await;
     outcome
 }
 
-type HubParts = ((Arc<Hub>, Arc<Pulse>), mpsc::Receiver<crate::store::appender::Committed>, Appender);
+/// Clears the key cache after any hub's command line has revoked a key.
+async fn watch_keys(auth: Auth, revoked: Arc<Notify>, mut stop: Stop) {
+    loop {
+        tokio::select! {
+            () = revoked.notified() => auth.forget_keys(),
+            () = stop.wait() => return,
+        }
+    }
+}
 
-/// What this instance is, and what it knows of the log.
-struct Here<'a> {
+/// The hub's shared state, and what its tasks need to run.
+struct HubParts {
+    hub: Arc<HubState>,
+    pulse: Arc<Pulse>,
+    looker: KeyLooker,
+    committed: mpsc::Receiver<Committed>,
+    appender: Appender,
+}
+
+/// The identity of this instance, and its view of the log.
+struct AppContext<'a> {
     instance: InstanceId,
     registry: &'a Arc<Registry>,
-    seen: &'a Arc<Seen>,
+    seen: &'a Arc<LogWatermark>,
 }
 
 fn hub(
     config: &Config,
     secret: &str,
     database: &Database,
-    (here, turn): (&Here<'_>, Turn),
+    here: &AppContext<'_>,
+    turn: CommitTurn,
     rules: Option<CommandRules>,
     tasks: Tasks,
 ) -> HubParts {
-    let Here { instance, registry, seen } = *here;
-    let reader = database.reader("reader", config.read_connections);
+    let AppContext { instance, registry, seen } = *here;
+    let reader = database.reader("reader", config.read_connections).with_user_rate(config.user_read_rate);
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
     let pulse = Arc::new(Pulse::default());
-    let hub = Hub {
+    let health = Health::new(Arc::clone(&pulse), handle.work()).with_durability(database.durability().cloned());
+    let (keys, looker) = KeyCache::new(database.reader("keys", KEY_CONNECTIONS));
+    let command_intake = rules.map(|rules| CommandIntake::new(rules, database.reader("commands", COMMAND_CONNECTIONS)));
+    let hub = HubState {
         instance,
         appender: handle,
         delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
-            .with_desk(rules.map(|rules| Desk::new(rules, database.reader("commands", COMMAND_CONNECTIONS)))),
-        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), database.reader("keys", KEY_CONNECTIONS)),
+            .with_resume(instance, config.resume_window)
+            .with_arrivals(command_intake.as_ref().map(|intake| Arc::clone(&intake.arrivals))),
+        command_intake,
+        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), keys),
         reader,
-        origins: config.allowed_origins.clone().map_or(Origins::Loopback, Origins::Listed),
-        rates: Rates::new(config.publish_rate),
-        user_rates: UserRates::new(config.user_rate, config.user_rate),
-        ticket_rates: UserRates::new(TICKET_BURST, 1),
+        origins: config.allowed_origins.clone().map_or_else(Origins::loopback, Origins::listed).on_loopback(config.bind.is_loopback()),
+        rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
+        user_rates: NameRates::new("request", config.user_rate, config.user_rate),
+        ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
+        tickets: Tickets::new(secret, database.reader("tickets", TICKET_CONNECTIONS)),
+        budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
-        health: Health::new(Arc::clone(&pulse)),
+        health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
         max_connections: max_connections(config),
         tasks,
     };
-    ((Arc::new(hub), pulse), committed, appender)
+    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender }
 }
 
-/// What the browsers' side has to know of the providers.
+/// The provider settings that the delivery side needs.
 fn command_rules(providers: &Providers) -> CommandRules {
     let rules = |provider: &Arc<Provider>| ProviderRules { name: provider.name.clone(), linger: provider.linger };
     let types = |provider: &Arc<Provider>| {
@@ -228,32 +345,118 @@ fn command_rules(providers: &Providers) -> CommandRules {
     CommandRules { providers: providers.iter().map(rules).collect(), types: providers.iter().flat_map(types).collect(), wait: COMMAND_WAIT }
 }
 
-/// The registry, standing where the log stands now.
+/// Creates the registry, positioned at the log's head.
 async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>, ServeError> {
     let mut connection = database.connect("start").await?;
     let state = read::state(&mut connection).await?;
-    let limits = Limits {
+    let limits = ConnectionLimits {
         connections: max_connections(config),
         per_user: config.max_connections_per_user,
+        devices: config.max_devices_per_user,
         single: config.session_policy == SessionPolicy::Single,
     };
-    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, published: state.head }))
+    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, dispatched: state.head }))
 }
 
-fn policy(config: &Config) -> Policy {
+fn policy(config: &Config) -> RetentionPolicy {
     let kept = config.retention;
-    Policy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
+    RetentionPolicy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
+}
+
+/// How many connections of each kind the hub has room for.
+#[derive(Debug, Clone, Copy)]
+struct ConnectionRoom {
+    clients: usize,
+    /// For services, admins and health checks.
+    http: usize,
+    reserved: usize,
+}
+
+impl ConnectionRoom {
+    fn of(config: &Config) -> Self {
+        Self::within(open_file_limit().unwrap_or(FILES_FALLBACK), config)
+    }
+
+    fn within(files: usize, config: &Config) -> Self {
+        // Each provider session takes a file as well; but a small limit is not spent on them alone.
+        let provider_sockets = config.upstream_file.as_ref().map_or(0, |_| config.upstream.most_sessions).min(files / 2);
+        let readers = (config.read_connections as usize).saturating_sub(USUAL_READERS);
+        let left = files.saturating_sub(FILES_RESERVED).saturating_sub(provider_sockets).saturating_sub(readers);
+        let (http, reserved) = ((left / 4).clamp(4, HTTP_CONNECTIONS), (left / 8).clamp(2, RESERVED_CONNECTIONS));
+        let by_files = left.saturating_sub(http + reserved).max(1);
+        Self { clients: config.max_connections.unwrap_or(by_files).min(by_files), http, reserved }
+    }
+
+    /// The limits of the listener that serves this side.
+    fn budgets(self, config: &Config, side: ListenerSide) -> AddressBudgets {
+        let Self { clients, http, reserved } = self;
+        let (open, reserved) = match side {
+            ListenerSide::Whole => (clients + http, reserved),
+            ListenerSide::Public => (clients + http / 2, 0),
+            ListenerSide::Internal => return AddressBudgets { reserved, ..AddressBudgets::unlimited(http - http / 2) },
+        };
+        let of_address = config.address_connections.unwrap_or_else(|| (open / ADDRESS_PART).max(ADDRESS_LEAST));
+        AddressBudgets {
+            open,
+            reserved,
+            address_connections: of_address,
+            address_handshakes: config.address_handshakes,
+            address_requests: config.address_requests,
+        }
+    }
 }
 
 fn max_connections(config: &Config) -> usize {
-    // Each session with a provider takes one, too; but a small limit is not all theirs.
-    let outward = config.upstream_file.as_ref().map_or(0, |_| config.upstream.most_sessions);
-    let left = |files: usize| files.saturating_sub(FILES_RESERVED).saturating_sub(outward.min(files / 2)).max(1);
-    let by_files = open_file_limit().map_or(CONNECTIONS_FALLBACK, left);
-    config.max_connections.unwrap_or(by_files)
+    ConnectionRoom::of(config).clients
 }
 
-/// The soft limit of open files, where the system tells.
+/// A listener that is bound and does not accept yet.
+struct BoundListener {
+    server: Server,
+    address: SocketAddr,
+    side: ListenerSide,
+}
+
+/// Binds the listeners of the hub; the one for its clients comes first.
+async fn listen(config: &Config, hub: &Arc<HubState>, tasks: &Tasks) -> Result<Vec<BoundListener>, ServeError> {
+    let room = ConnectionRoom::of(config);
+    if let Some(wanted) = config.max_connections.filter(|wanted| *wanted > room.clients) {
+        tracing::warn!(
+            wanted,
+            possible = room.clients,
+            "WS_MAX_CONNECTIONS is more than the limit of open files allows; using the possible number"
+        );
+    }
+    let public = SocketAddr::new(config.bind, config.port);
+    let wanted = match config.internal_bind {
+        None => vec![(public, ListenerSide::Whole)],
+        Some(internal) => vec![(public, ListenerSide::Public), (internal, ListenerSide::Internal)],
+    };
+    // Above the send deadline: that deadline closes a WebSocket that takes nothing first, with a close code if
+    // possible.
+    let rules = ServerRules { stall: config.send_deadline + STALL_MARGIN, idle: config.idle_timeout };
+    let mut listeners = Vec::new();
+    for (address, side) in wanted {
+        let places = ConnectionSlots::new(room.budgets(config, side), TrustedProxies::new(config.trusted_proxies.clone()));
+        let bind_error = |error| ServeError::Bind { address, error };
+        let server = Server::bind(address, router(Arc::clone(hub), side, hosts(config, address)), tasks.clone(), places, rules)
+            .await
+            .map_err(bind_error)?;
+        let address = server.address().map_err(bind_error)?;
+        listeners.push(BoundListener { server, address, side });
+    }
+    Ok(listeners)
+}
+
+/// The `Host` names that a listener accepts.
+fn hosts(config: &Config, address: SocketAddr) -> Hosts {
+    if !address.ip().is_loopback() {
+        return Hosts::any();
+    }
+    Hosts::on_loopback(&config.allowed_hosts, config.allowed_origins.as_deref().unwrap_or_default())
+}
+
+/// The soft limit of open files, if the system reports it.
 pub fn open_file_limit() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -263,20 +466,27 @@ pub fn open_file_limit() -> Option<usize> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Sent when a terminal is gone, or by a supervisor that wants settings reloaded, which takes a new process.
+    hang_up: Signal,
 }
 
 impl Signals {
     fn receive() -> Result<Self, ServeError> {
         let receive = |kind| signal(kind).map_err(ServeError::Signals);
-        Ok(Self { terminate: receive(SignalKind::terminate())?, interrupt: receive(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: receive(SignalKind::terminate())?,
+            interrupt: receive(SignalKind::interrupt())?,
+            hang_up: receive(SignalKind::hangup())?,
+        })
     }
 
-    async fn until_told(mut self, failed: &mut mpsc::Receiver<&'static str>) -> Result<(), ServeError> {
+    async fn wait_for_stop(mut self, failed: &mut mpsc::Receiver<TaskName>) -> Result<(), ServeError> {
         tokio::select! {
             _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            _ = self.hang_up.recv() => tracing::info!("SIGHUP: stopping"),
             Some(name) = failed.recv() => {
-                tracing::error!(task = name, "an essential task panicked: stopping");
+                tracing::error!(task = %name, "essential task panicked: stopping");
                 return Err(ServeError::TaskFailed(name));
             }
         }
@@ -284,29 +494,31 @@ impl Signals {
     }
 }
 
-/// Not ready, accept nothing new, goodbyes, what was asked is appended, acknowledgements are stored.
-async fn stop(config: &Config, hub: &Hub, tasks: &Tasks, stoppers: Stoppers) {
+/// Stops the parts in order: readiness, accepting, close frames, the appender, then acknowledgements.
+async fn stop(config: &Config, hub: &HubState, tasks: &Tasks, stoppers: Stoppers) {
     hub.health.stop();
     stoppers.accepting.stop();
-    // At once, beside the goodbyes: another hub goes on with the providers' sessions meanwhile.
+    // At the same time as the close frames: another hub takes over the provider sessions meanwhile.
     stoppers.holding.stop();
-    hub.delivery.registry.end_all(Close::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
-    // The appender outlives the requests: one that was on its way when the signal came still gets its number.
+    hub.delivery.registry.end_all(CloseCode::Draining, u64::try_from(config.drain_window.as_millis()).unwrap_or(u64::MAX));
+    // The appender outlives the requests: a request in progress at the signal still gets its number.
     let end = tokio::time::Instant::now() + GRACE;
-    let mut running = tasks.join_named(&["http", "websocket", "stream"], GRACE).await;
+    let mut running = tasks.join_named(&[TaskName::Http, TaskName::WebSocket, TaskName::Stream], GRACE).await;
     stoppers.appending.stop();
     running.extend(
-        tasks.join_named(&["appender", upstream::SUPERVISOR_TASK], end.saturating_duration_since(tokio::time::Instant::now())).await,
+        tasks
+            .join_named(&[TaskName::Appender, TaskName::ProviderSupervisor], end.saturating_duration_since(tokio::time::Instant::now()))
+            .await,
     );
     stoppers.following.stop();
     stoppers.writing_down.stop();
     running.extend(tasks.join(GRACE).await);
-    hub.auth.close().await;
-    if let Some(desk) = &hub.delivery.desk {
-        desk.close().await;
+    hub.tickets.close().await;
+    if let Some(command_intake) = &hub.command_intake {
+        command_intake.close().await;
     }
     hub.reader.close().await;
     if !running.is_empty() {
-        tracing::warn!(?running, "these still ran when the time to stop was over");
+        tracing::warn!(?running, "tasks still ran when the time to stop was over");
     }
 }

@@ -1,23 +1,24 @@
-//! Every setting: name, default, meaning. The only reader of the environment.
+//! Defines every setting with its name, default and meaning, and reads the environment.
 //!
-//! A setting is a row of [`TABLE`]; `docs/settings.md` and `recado config` are made from it. Flags are laid over the
-//! environment before it is read. All that is wrong is said at once.
+//! No other module reads the environment. A setting is a row of [`TABLE`], from which `docs/reference/settings.md` and
+//! `recado config` are generated. Flags override the environment before it is read. All errors are reported at once.
 
+mod origins;
 mod reading;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reading::{Reading, parse_facts, unknown_names};
-pub use reading::{parse_bytes, parse_duration, parse_idle, parse_key};
+pub use reading::{FOREVER, parse_bytes, parse_duration, parse_idle, parse_key};
+use reading::{Reading, as_text, parse_facts, parse_networks, service_links, unknown_names};
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub name: &'static str,
-    /// As one would write it; empty: none.
+    /// As a user would write it; empty if there is none.
     pub default: &'static str,
     pub meaning: &'static str,
     /// May also be given as `NAME_FILE`, a file whose content is the value; never shown.
@@ -34,93 +35,195 @@ const fn secret(name: &'static str, meaning: &'static str) -> Setting {
 
 /// All settings, in the order in which they are documented.
 pub const TABLE: &[Setting] = &[
-    secret("DATABASE_URL", "PostgreSQL 15 or newer. Absent: the hub runs its own private server"),
-    secret("RECADO_LISTEN_DATABASE_URL", "a direct connection for LISTEN, where DATABASE_URL leads through a pooler"),
+    secret(
+        "DATABASE_URL",
+        "PostgreSQL 15 or newer, such as postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full. A connection \
+         to another machine requires TLS unless the URL says sslmode=disable. Several hosts are tried in order. A \
+         file named by DATABASE_URL_FILE is read again before each new connection. Absent: the hub runs its own \
+         private server.",
+    ),
+    secret("RECADO_LISTEN_DATABASE_URL", "Direct connection for LISTEN. Needed if DATABASE_URL leads through a pooler (in session mode)."),
+    row("RECADO_DATABASE_WAIT", "60s", "How long a starting hub waits for its database to accept connections. 0s: not at all."),
     row(
         "RECADO_DATA_DIR",
         "",
-        "folder of the private server and of the secrets that the hub made (default: /var/lib/recado for root, else the user's state folder)",
+        "Folder of the private server and of secrets that the hub made. Absent: /var/lib/recado for root, else the \
+         user's state folder.",
     ),
-    row("RECADO_POSTGRES_BIN", "", "folder of the private server's programs; no other is looked at"),
+    row("RECADO_POSTGRES_BIN", "", "Folder of the private server's programs. No other folder is searched."),
     row(
         "RECADO_POSTGRES_USER",
         "",
-        "user who runs the private server when the hub runs as root (default: who owns the data, postgres, or nobody)",
+        "System user that runs the private server if the hub runs as root. Absent: the owner of the data, \
+         postgres, or recado.",
     ),
-    row("RECADO_FETCH_POSTGRES", "on", "on: download the server's programs, once, when none are installed; off: do not"),
+    row(
+        "RECADO_USER",
+        "",
+        "System user that a hub started by root becomes, for good. With a private server it is always the user that \
+         runs the server. Absent: with DATABASE_URL the hub stays root and warns.",
+    ),
+    row("RECADO_FETCH_POSTGRES", "on", "on: download the private server's programs once if none are installed. off: never download."),
     row(
         "RECADO_ALLOW_UNSAFE_DURABILITY",
         "off",
-        "on: serve although fsync, full_page_writes or synchronous_commit is off, so that a 201 can be lost",
+        "on: serve although fsync, full_page_writes or synchronous_commit is off. A notification that was answered \
+         with 201 can then be lost.",
     ),
-    row("RECADO_BIND", "127.0.0.1", "address to listen on"),
-    row("PORT", "8080", "port to listen on; 0: any free one, the ready line says which"),
-    row("RECADO_ALLOWED_ORIGINS", "", "origins of browsers that may connect, exact, separated by commas (default: loopback origins only)"),
-    secret("RECADO_JWT_SECRET", "secret of the users' tokens (HS256), 32 bytes or more (default: made once and kept)"),
-    row("RECADO_JWT_ISSUER", "", "the iss that a token must have"),
-    row("RECADO_JWT_AUDIENCE", "", "the aud that a token must have or contain"),
-    row("RECADO_JWT_USER_CLAIM", "sub", "claim that holds the user id"),
-    row("RECADO_JWT_ACCOUNT_CLAIM", "account_id", "claim that holds the account id, a string"),
-    row("RECADO_JWT_ACCOUNTS_CLAIM", "account_ids", "claim that holds the account ids, a list of strings"),
-    row("RECADO_JWT_MAX_LIFETIME", "24h", "a token that is valid for longer than this is refused"),
-    row("WS_HEARTBEAT_INTERVAL", "30s", "time between two heartbeats; 1s to 1h"),
-    row("WS_MAX_CONNECTIONS", "", "most clients of one instance (default: by the limit of open files)"),
-    row("RECADO_MAX_CONNECTIONS_PER_USER", "20", "most connections of one user to one instance"),
-    row("RECADO_SESSION_POLICY", "multi", "multi: a user may have several connections; single: a newer one ends the older"),
-    row("RECADO_SEND_DEADLINE", "10s", "a client that takes nothing for this long is closed (4001)"),
-    row("RECADO_PONG_DEADLINE", "20s", "a client that does not answer a ping for this long is closed (4002)"),
-    row("RECADO_POLL_INTERVAL", "1s", "longest time between two looks at the log, with or without a NOTIFY"),
-    row("RECADO_DRAIN_WINDOW", "5s", "when the hub stops, its clients are asked to come back spread over this time"),
+    row("RECADO_BIND", "127.0.0.1", "Address to listen on."),
+    row("PORT", "8080", "Port to listen on. 0: any free port; the ready line names it."),
+    row(
+        "RECADO_ALLOWED_ORIGINS",
+        "",
+        "Origins of pages that may connect, separated by commas: https://app.example.com, https://*.example.com \
+         for one label, capacitor://localhost. Pages of the hub's own host may always connect. Absent: loopback \
+         origins only.",
+    ),
+    row(
+        "RECADO_ALLOWED_HOSTS",
+        "",
+        "Further names under which a hub that listens on loopback answers, separated by commas: hub.example.com, \
+         *.example.com for one label, or * for every name. Absent: localhost, addresses and the hosts of \
+         RECADO_ALLOWED_ORIGINS. Requests through a proxy of RECADO_TRUSTED_PROXIES are always answered.",
+    ),
+    row(
+        "RECADO_INTERNAL_BIND",
+        "",
+        "Address and port of a second listener, such as 10.0.0.5:8081. Only that listener then serves posting, \
+         /stats, /metrics, /health, /readyz and the admin routes. Absent: one listener serves everything.",
+    ),
+    row(
+        "RECADO_TRUSTED_PROXIES",
+        "",
+        "Networks of proxies whose word about a client's address is believed (X-Forwarded-For, Forwarded, PROXY \
+         protocol version 2), separated by commas, such as 10.0.0.0/8,127.0.0.1. Absent: none.",
+    ),
+    row(
+        "RECADO_ADDRESS_CONNECTIONS",
+        "",
+        "Most open anonymous connections of one client address. An IPv6 /64 counts as one address. 0: no limit. \
+         Absent: a quarter of all connections.",
+    ),
+    row(
+        "RECADO_ADDRESS_HANDSHAKES",
+        "200",
+        "Most new anonymous connections per second of one client address, after a burst of as many as the hub \
+         accepts. 0: no limit.",
+    ),
+    row(
+        "RECADO_ADDRESS_REQUESTS",
+        "300",
+        "Most requests per second of one client address without a valid token, ticket or key, after a burst of \
+         five times as many. 0: no limit.",
+    ),
+    row(
+        "RECADO_IDLE_TIMEOUT",
+        "75s",
+        "Closes an HTTP connection without a request after this time, and announces it to clients. 1s to 1h.",
+    ),
+    secret("RECADO_JWT_SECRET", "Secret of user tokens (HS256), 32 bytes or more. Absent: made once and kept."),
+    row("RECADO_JWT_ISSUER", "", "Required iss of a token. Absent: not checked."),
+    row("RECADO_JWT_AUDIENCE", "", "Required aud of a token. Absent: not checked."),
+    row("RECADO_JWT_USER_CLAIM", "sub", "Claim with the user id."),
+    row("RECADO_JWT_ACCOUNT_CLAIM", "account_id", "Claim with the account id, a string."),
+    row("RECADO_JWT_ACCOUNTS_CLAIM", "account_ids", "Claim with the account ids, a list of strings."),
+    row("RECADO_JWT_MAX_LIFETIME", "24h", "Longest remaining lifetime of a token. A token that expires later is refused."),
+    row("WS_HEARTBEAT_INTERVAL", "30s", "Time between two heartbeats. 1s to 1h."),
+    row("WS_MAX_CONNECTIONS", "", "Most clients of one instance. Absent: by the limit of open files."),
+    row(
+        "RECADO_MAX_CONNECTIONS_PER_USER",
+        "20",
+        "Most connections of one user to one instance. One more closes the oldest of the same device (4004); if \
+         there is none, the new connection is refused.",
+    ),
+    row(
+        "RECADO_MAX_DEVICES_PER_USER",
+        "200",
+        "Most devices (client_id) of one user whose positions are kept. One more replaces the device that was \
+         unused for longest; that device gets gap when it returns.",
+    ),
+    row("RECADO_SESSION_POLICY", "multi", "multi: a user may have several connections. single: a newer connection closes the older one."),
+    row("RECADO_SEND_DEADLINE", "10s", "Closes a client that takes nothing for this long (4001)."),
+    row("RECADO_PONG_DEADLINE", "20s", "Closes a client that does not answer a ping for this long (4002)."),
+    row("RECADO_POLL_INTERVAL", "1s", "Longest time between two reads of the log, with or without a NOTIFY."),
+    row("RECADO_DRAIN_WINDOW", "5s", "When the hub stops, its clients are asked to come back spread over this time."),
     row(
         "RECADO_RETENTION_AGE",
         "",
-        "the oldest partition of the log goes when its newest notification is older, such as 90d (default: kept for ever)",
+        "Deletes notifications by age. With 90d, one goes between day 90 and day 112.5: the delay is at most a \
+         quarter of the age, and at least one hour. Absent or forever: all are kept.",
     ),
-    row("RECADO_RETENTION_SIZE", "", "the oldest partitions of the log go while it takes more on disk, such as 50GB (default: no limit)"),
-    row("RECADO_RETENTION_SESSIONS", "", "sessions that ended longer ago are forgotten, such as 30d (default: kept for ever)"),
+    row(
+        "RECADO_RETENTION_SIZE",
+        "",
+        "Drops the oldest partitions while the log is larger than this on disk, such as 50GB. Absent or forever: \
+         no limit.",
+    ),
+    row("RECADO_RETENTION_SESSIONS", "30d", "Deletes sessions that ended longer ago than this, with their delivery facts. forever: none."),
     row(
         "RECADO_RETENTION_DEVICES",
-        "",
-        "devices that were not here for longer are forgotten, such as 180d, 2d at least; one that comes back is told the gap (default: kept for ever)",
+        "180d",
+        "Deletes the stored position of devices that did not connect for this long; minimum 2d. A device that \
+         returns later gets gap. forever: none.",
     ),
     row(
         "RECADO_RETENTION_UPSTREAM",
-        "",
-        "commands to providers that were settled longer ago, and upstream sessions that nobody wanted for as long, are forgotten, \
-         such as 30d (default: kept for ever)",
+        "30d",
+        "Deletes provider commands that were settled longer ago than this, and provider sessions that no client \
+         wanted for as long. forever: none.",
     ),
+    row("RECADO_DELIVERY_FACTS", "1s", "Shortest time between two delivery facts of one connection. 200ms to 1h. off: none are written."),
     row(
-        "RECADO_DELIVERY_FACTS",
-        "1s",
-        "shortest time between two facts of one connection about when it was sent and has acknowledged, 200ms to 1h; off: none are kept",
+        "RECADO_RESUME_WINDOW",
+        "24h",
+        "How long the position of an ended connection counts for other clients with the same client_id. 0s to 7d.",
     ),
     row(
         "RECADO_READ_CONNECTIONS",
         "8",
-        "database connections for resuming clients and statistics; eight more serve the hub itself, and six with a provider file",
+        "Database connections for resuming clients and statistics. Nine more serve the hub itself, and six more \
+         with a provider file.",
     ),
-    row("RECADO_PUBLISH_RATE", "0", "most notifications a second of one service on one instance; 0: no limit"),
+    row("RECADO_PUBLISH_RATE", "0", "Most notifications per second of one service on one instance. 0: no limit."),
     row(
         "RECADO_USER_RATE",
         "100",
-        "most requests a second of one user to one instance beside streams: history, head, whoami, acknowledgements; 0: no limit",
+        "Most requests per second of one user to one instance besides streams: history, head, whoami, \
+         acknowledgements. 0: no limit.",
     ),
-    row("RECADO_UPSTREAM_FILE", "", "file of the outside providers whose sessions the hub holds, in TOML (docs/upstream.md); absent: none"),
+    row(
+        "RECADO_USER_READ_RATE",
+        "4MB",
+        "Most bytes per second that one user reads from the log on one instance, by resuming streams and the \
+         history, after a burst of four seconds' worth. A user over the limit waits. 0: no limit.",
+    ),
+    row(
+        "RECADO_UPSTREAM_FILE",
+        "",
+        "TOML file that describes the providers whose sessions the hub holds (docs/guides/providers.md). Absent: \
+         none.",
+    ),
     secret(
         "RECADO_UPSTREAM_KEY",
-        "key that seals the providers' session ids in the database, 32 bytes in hex or base64 (default: made once and kept); the same on every hub",
+        "Key that encrypts provider session ids in the database, 32 bytes in hex or base64, the same on every hub. \
+         Absent: made once and kept.",
     ),
-    row("RECADO_UPSTREAM_LEASE", "15s", "a provider's session whose hub is gone is taken over after this time; 3s to 5m"),
-    row("RECADO_UPSTREAM_STARTS", "20", "most sign-ins and connections to providers that one hub begins in a second"),
-    row("RECADO_UPSTREAM_SESSIONS", "1000", "most providers' sessions that one hub holds; each takes an open file"),
-    row("RECADO_LOG", "info", "what is logged, as a filter: error, warn, info, debug, trace, or recado::delivery=debug,info"),
-    row("RECADO_LOG_FORMAT", "text", "text or json"),
-    row("RECADO_URL", "http://127.0.0.1:8080", "the hub that notify, listen, stats, why and bench talk to"),
-    secret("RECADO_KEY", "service key of notify, stats and why (default: a token made from the secret on this machine)"),
-    secret("RECADO_TOKEN", "token of listen (default: made from the secret on this machine, for --user)"),
+    row("RECADO_UPSTREAM_LEASE", "15s", "A provider session whose hub is gone is taken over after this time. 3s to 5m."),
+    row("RECADO_UPSTREAM_STARTS", "20", "Most sign-ins and provider connections that one hub begins per second."),
+    row("RECADO_UPSTREAM_SESSIONS", "1000", "Most provider sessions that one hub holds. Each takes an open file."),
+    row("RECADO_LOG", "info", "Log filter: error, warn, info, debug, trace, or recado::delivery=debug,info."),
+    row("RECADO_LOG_FORMAT", "text", "text or json."),
+    row(
+        "RECADO_URL",
+        "",
+        "Hub that notify, listen, history, stats, why, healthcheck and recado-bench talk to. Absent: the hub on this machine, by \
+         RECADO_BIND and PORT; notify, stats, why and healthcheck use RECADO_INTERNAL_BIND if it is set.",
+    ),
+    secret("RECADO_KEY", "Service key of notify, stats and why. Absent: a token made from the secret on this machine."),
+    secret("RECADO_TOKEN", "Token of listen. Absent: made from the secret on this machine, for --user."),
 ];
 
-/// What is wrong with the settings, all at once.
+/// All errors of the settings.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
@@ -138,8 +241,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The claims of a user's token, and the bounds that it must keep.
-#[derive(Debug, Clone)]
+/// The claims of a user's token, and their limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtRules {
     pub issuer: Option<String>,
     pub audience: Option<String>,
@@ -149,7 +252,21 @@ pub struct JwtRules {
     pub max_lifetime: Duration,
 }
 
-/// What is kept of the log, of the sessions and of the devices; `None`: everything.
+/// The rules of a hub whose settings name none.
+impl Default for JwtRules {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            user_claim: "sub".into(),
+            account_claim: "account_id".into(),
+            accounts_claim: "account_ids".into(),
+            max_lifetime: Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// How much of the log, the sessions and the devices is kept; `None` means everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Retention {
     pub age: Option<Duration>,
@@ -159,9 +276,9 @@ pub struct Retention {
     pub upstream: Option<Duration>,
 }
 
-/// How this hub holds providers' sessions.
+/// Limits on the provider sessions of this hub.
 #[derive(Debug, Clone, Copy)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     pub lease: Duration,
     pub starts_per_second: u32,
     pub most_sessions: usize,
@@ -172,53 +289,77 @@ pub struct Upstream {
 pub struct Config {
     pub database_url: Option<String>,
     pub listen_database_url: Option<String>,
+    /// The files that these URLs came from.
+    pub database_url_file: Option<PathBuf>,
+    pub listen_database_url_file: Option<PathBuf>,
+    pub database_wait: Duration,
+    /// Number of variables that Kubernetes made from names of services.
+    pub service_links: usize,
     pub data_dir: Option<PathBuf>,
     pub postgres_bin: Option<PathBuf>,
     pub postgres_user: Option<String>,
+    pub user: Option<String>,
     pub fetch_postgres: bool,
     pub allow_unsafe_durability: bool,
     pub bind: IpAddr,
     pub port: u16,
+    /// A separate listener for services, operators and probes.
+    pub internal_bind: Option<SocketAddr>,
+    /// Networks, as an address and the length of the prefix.
+    pub trusted_proxies: Vec<(IpAddr, u8)>,
+    /// Zero means no limit.
+    pub address_connections: Option<usize>,
+    pub address_handshakes: u32,
+    pub address_requests: u32,
+    pub idle_timeout: Duration,
     pub allowed_origins: Option<Vec<String>>,
+    /// In lower case; `*`: every name.
+    pub allowed_hosts: Vec<String>,
     pub jwt_secret: Option<String>,
     pub jwt: JwtRules,
     pub heartbeat: Duration,
     pub max_connections: Option<usize>,
     pub max_connections_per_user: usize,
+    pub max_devices_per_user: usize,
     pub session_policy: SessionPolicy,
     pub send_deadline: Duration,
     pub pong_deadline: Duration,
     pub poll_interval: Duration,
     pub drain_window: Duration,
     pub retention: Retention,
-    /// `None`: no facts.
+    /// `None`: no delivery facts.
     pub delivery_facts: Option<Duration>,
+    pub resume_window: Duration,
     pub read_connections: u32,
     pub publish_rate: u32,
     pub user_rate: u32,
+    /// Bytes per second; zero means no limit.
+    pub user_read_rate: u64,
     pub upstream_file: Option<PathBuf>,
     pub upstream_key: Option<[u8; 32]>,
-    pub upstream: Upstream,
+    pub upstream: UpstreamSettings,
     pub log: String,
     pub log_format: LogFormat,
     pub url: String,
+    /// The base URL of that hub's routes for services, operators and probes.
+    pub internal_url: String,
     /// Whether the hub's address was given, by a flag or the environment.
     pub url_is_given: bool,
     pub key: Option<String>,
     pub token: Option<String>,
-    pub machine: Machine,
+    pub machine: MachineEnvironment,
 }
 
-/// What the environment says of the machine, beside our settings.
+/// Variables of the environment that are not settings of the hub.
 #[derive(Debug, Clone, Default)]
-pub struct Machine {
+pub struct MachineEnvironment {
     pub home: Option<PathBuf>,
     pub xdg_state_home: Option<PathBuf>,
     pub path: Option<std::ffi::OsString>,
     pub tmpdir: Option<PathBuf>,
 }
 
-impl Machine {
+impl MachineEnvironment {
     fn read() -> Self {
         #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -235,33 +376,47 @@ impl Machine {
 pub type Values = BTreeMap<String, String>;
 
 impl Config {
-    /// Reads the environment, with `flags` laid over it.
+    /// Reads the environment; `flags` override it.
     ///
     /// # Errors
-    /// Everything that is wrong, a line each.
+    /// All errors, one per line.
     pub fn load(flags: &Values) -> Result<Self, ConfigError> {
         #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
         let vars = std::env::vars_os();
-        let mut values: Values = vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let mut values = as_text(vars)?;
         values.extend(flags.clone());
-        Self::from_values(&values, Machine::read())
+        Self::from_values(&values, MachineEnvironment::read())
     }
 
     /// # Errors
-    /// Everything that is wrong, a line each.
-    pub fn from_values(values: &Values, machine: Machine) -> Result<Self, ConfigError> {
+    /// All errors, one per line.
+    pub fn from_values(values: &Values, machine: MachineEnvironment) -> Result<Self, ConfigError> {
         let mut read = Reading { values, errors: unknown_names(values) };
-        let config = Self {
+        let mut config = Self {
             database_url: read.text("DATABASE_URL"),
             listen_database_url: read.text("RECADO_LISTEN_DATABASE_URL"),
+            database_url_file: values.get("DATABASE_URL_FILE").map(PathBuf::from),
+            listen_database_url_file: values.get("RECADO_LISTEN_DATABASE_URL_FILE").map(PathBuf::from),
+            database_wait: read.duration("RECADO_DATABASE_WAIT", Duration::ZERO, Duration::from_secs(3600)),
+            service_links: service_links(values),
             data_dir: read.text("RECADO_DATA_DIR").map(PathBuf::from),
             postgres_bin: read.text("RECADO_POSTGRES_BIN").map(PathBuf::from),
             postgres_user: read.text("RECADO_POSTGRES_USER"),
+            user: read.text("RECADO_USER"),
             fetch_postgres: read.switch("RECADO_FETCH_POSTGRES"),
             allow_unsafe_durability: read.switch("RECADO_ALLOW_UNSAFE_DURABILITY"),
             bind: read.parsed("RECADO_BIND", "an IP address").unwrap_or(IpAddr::from([127, 0, 0, 1])),
             port: read.parsed("PORT", "a port, 0 to 65535").unwrap_or_default(),
+            internal_bind: read.parsed("RECADO_INTERNAL_BIND", "an address and a port, such as 127.0.0.1:8081"),
+            trusted_proxies: read
+                .optional("RECADO_TRUSTED_PROXIES", "addresses and networks such as 10.0.0.0/8,::1, separated by commas", parse_networks)
+                .unwrap_or_default(),
+            address_connections: read.number("RECADO_ADDRESS_CONNECTIONS", 0, 1_000_000),
+            address_handshakes: read.rate("RECADO_ADDRESS_HANDSHAKES"),
+            address_requests: read.rate("RECADO_ADDRESS_REQUESTS"),
+            idle_timeout: read.duration("RECADO_IDLE_TIMEOUT", Duration::from_secs(1), Duration::from_secs(3600)),
             allowed_origins: read.origins(),
+            allowed_hosts: read.hosts(),
             jwt_secret: read.jwt_secret(),
             jwt: JwtRules {
                 issuer: read.text("RECADO_JWT_ISSUER"),
@@ -274,25 +429,28 @@ impl Config {
             heartbeat: read.duration("WS_HEARTBEAT_INTERVAL", Duration::from_secs(1), Duration::from_secs(3600)),
             max_connections: read.number("WS_MAX_CONNECTIONS", 1, 1_000_000),
             max_connections_per_user: read.number("RECADO_MAX_CONNECTIONS_PER_USER", 1, 100_000).unwrap_or(1),
+            max_devices_per_user: read.number("RECADO_MAX_DEVICES_PER_USER", 1, 1_000_000).unwrap_or(1),
             session_policy: read.choice("RECADO_SESSION_POLICY", &[("multi", SessionPolicy::Multi), ("single", SessionPolicy::Single)]),
             send_deadline: read.duration("RECADO_SEND_DEADLINE", Duration::from_millis(100), Duration::from_secs(600)),
             pong_deadline: read.duration("RECADO_PONG_DEADLINE", Duration::from_millis(100), Duration::from_secs(600)),
             poll_interval: read.duration("RECADO_POLL_INTERVAL", Duration::from_millis(50), Duration::from_secs(3)),
             drain_window: read.duration("RECADO_DRAIN_WINDOW", Duration::ZERO, Duration::from_secs(600)),
             retention: Retention {
-                age: read.optional("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
-                bytes: read.optional("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
-                sessions: read.optional("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
-                upstream: read.optional("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
-                devices: read.optional("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
+                age: read.kept("RECADO_RETENTION_AGE", "a time such as 90d", parse_duration),
+                bytes: read.kept("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
+                sessions: read.kept("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
+                upstream: read.kept("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
+                devices: read.kept("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
             delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
+            resume_window: read.duration("RECADO_RESUME_WINDOW", Duration::ZERO, Duration::from_secs(7 * 86_400)),
             read_connections: read.number("RECADO_READ_CONNECTIONS", 1, 1000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             publish_rate: read.number("RECADO_PUBLISH_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             user_rate: read.number("RECADO_USER_RATE", 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            user_read_rate: read.optional("RECADO_USER_READ_RATE", "a size such as 500kB or 4MB, 0 for no limit", parse_bytes).unwrap_or(0),
             upstream_file: read.text("RECADO_UPSTREAM_FILE").map(PathBuf::from),
             upstream_key: read.key("RECADO_UPSTREAM_KEY"),
-            upstream: Upstream {
+            upstream: UpstreamSettings {
                 lease: read.duration("RECADO_UPSTREAM_LEASE", Duration::from_secs(3), Duration::from_secs(300)),
                 starts_per_second: read.number("RECADO_UPSTREAM_STARTS", 1, 10_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
                 most_sessions: read.number("RECADO_UPSTREAM_SESSIONS", 1, 1_000_000).unwrap_or(1),
@@ -301,42 +459,90 @@ impl Config {
             log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
             url_is_given: values.get("RECADO_URL").is_some_and(|url| !url.trim().is_empty()),
+            internal_url: String::new(),
             key: read.text("RECADO_KEY"),
             token: read.text("RECADO_TOKEN"),
             machine,
         };
+        config.find_hub();
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
     }
 }
 
-/// A credential that a provider file names: the variable `name`, or the file that `name_FILE` leads to.
+impl Config {
+    /// Uses the hub that the same settings start on this machine, if no address was given.
+    fn find_hub(&mut self) {
+        if self.url.is_empty() {
+            self.url = url_of(self.bind, self.port);
+            self.internal_url = self.internal_bind.map_or_else(|| self.url.clone(), |bind| url_of(bind.ip(), bind.port()));
+        } else {
+            self.internal_url = self.url.clone();
+        }
+    }
+}
+
+/// The URL at which a hub that listens on this address is reached from its own machine.
+fn url_of(bind: IpAddr, port: u16) -> String {
+    let reached = match bind {
+        IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(v6) if v6.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        other => other,
+    };
+    // If the system chose the port, it is unknown here.
+    format!("http://{}", SocketAddr::new(reached, if port == 0 { 8080 } else { port }))
+}
+
+/// A credential that a provider file names: the variable `name`, or the content of the file that `name_FILE` names.
 ///
 /// # Errors
-/// For a setting of the hub's own, which no provider may be told, and for a file that cannot be read.
+/// For a setting of the hub itself, which must not reach a provider, and for a file that cannot be read.
 pub fn credential(name: &str) -> Result<Option<String>, String> {
     if name.starts_with("RECADO_") || TABLE.iter().any(|setting| setting.name == name) {
-        return Err(format!("{{env:{name}}}: a setting of the hub itself cannot be given to a provider; choose another name"));
+        return Err(format!("{{env:{name}}}: a setting of the hub cannot be given to a provider; choose another name"));
     }
     #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
-    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    match (var(name), var(&format!("{name}_FILE"))) {
+    let var = |name: &str| match std::env::var_os(name).map(std::ffi::OsString::into_string) {
+        Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Some(Err(_)) => Err(format!("{name} holds bytes that are not UTF-8")),
+        None => Ok(None),
+    };
+    match (var(name)?, var(&format!("{name}_FILE"))?) {
         (Some(_), Some(_)) => Err(format!("{name} and {name}_FILE are both set; leave one out")),
         (Some(value), None) => Ok(Some(value)),
         (None, None) => Ok(None),
-        (None, Some(file)) => match std::fs::read_to_string(&file) {
+        (None, Some(file)) => match crate::secrets::read_given(file.as_ref()) {
             Ok(content) => Ok(Some(content.trim_end_matches(['\r', '\n']).to_owned())),
-            Err(error) => Err(format!("{name}_FILE: {file} cannot be read: {error}")),
+            Err(error) => Err(format!("{name}_FILE: cannot use {file}: {error}")),
         },
     }
 }
 
-/// `docs/settings.md`, made from the table.
+/// Checks variables that the runtime reads itself and would panic over.
+///
+/// # Errors
+/// The error as a sentence.
+pub fn check_runtime() -> Result<(), String> {
+    #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+    let threads = std::env::var_os("TOKIO_WORKER_THREADS");
+    match threads.as_deref().map(|threads| threads.to_str().and_then(|text| text.parse::<usize>().ok())) {
+        Some(None | Some(0)) => {
+            Err("TOKIO_WORKER_THREADS must be a whole number above 0; leave it out for one thread per processor".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Generates `docs/reference/settings.md` from the table.
 pub fn markdown() -> String {
     let mut page = String::from(
-        "# Settings\n\nMade from the code by `recado config --markdown`; a test compares the two.\n\n\
-         Settings come from the environment; flags win. An unknown `RECADO_` variable is an error. \
-         A setting marked * may also be given as `NAME_FILE`, a file that holds the value. \
-         Times are written `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.\n\n\
+        "# Settings\n\nLists every setting with its default and meaning.\n\n\
+         `recado config --markdown` prints this page from the code; a test compares the two.\n\n\
+         - Settings come from the environment. A flag overrides its variable.\n\
+         - An unknown `RECADO_` variable is an error.\n\
+         - A setting marked * may also be given as `NAME_FILE`, a file that holds the value. The file must belong to the hub's\n  \
+         user or root and be closed to others (`chmod 600`), unless it is on a read-only mount, as secrets of container\n  \
+         platforms are.\n\
+         - Times are written `500ms`, `30s`, `5m`, `2h`. A bare number is seconds.\n\n\
          | setting | default | meaning |\n| --- | --- | --- |\n",
     );
     for setting in TABLE {
@@ -356,7 +562,7 @@ mod tests {
     }
 
     fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_values(&values(pairs), Machine::default())
+        Config::from_values(&values(pairs), MachineEnvironment::default())
     }
 
     #[test]
@@ -364,6 +570,7 @@ mod tests {
         let config = load(&[]).unwrap();
         assert_eq!((config.port, config.heartbeat, config.fetch_postgres), (8080, Duration::from_secs(30), true));
         assert!(config.bind.is_loopback());
+        assert_eq!(config.jwt, JwtRules::default());
     }
 
     #[test]
@@ -373,6 +580,28 @@ mod tests {
             .0;
         assert_eq!(errors.len(), 4, "{errors:?}");
         assert!(errors[0].contains("did you mean RECADO_BIND?"), "{errors:?}");
+    }
+
+    #[test]
+    fn commands_talk_to_the_hub_that_the_same_settings_start() {
+        let urls = |pairs: &[(&str, &str)]| load(pairs).map(|config| (config.url, config.internal_url)).unwrap();
+        let both = |url: &str| (url.to_owned(), url.to_owned());
+        assert_eq!(urls(&[]), both("http://127.0.0.1:8080"));
+        assert_eq!(urls(&[("PORT", "9000"), ("RECADO_BIND", "0.0.0.0")]), both("http://127.0.0.1:9000"));
+        assert_eq!(urls(&[("RECADO_BIND", "::")]), both("http://[::1]:8080"));
+        assert_eq!(urls(&[("RECADO_BIND", "10.0.0.5")]), both("http://10.0.0.5:8080"));
+        let internal = urls(&[("RECADO_INTERNAL_BIND", "[::]:9001"), ("PORT", "9000")]);
+        assert_eq!(internal, ("http://127.0.0.1:9000".to_owned(), "http://[::1]:9001".to_owned()));
+        assert_eq!(urls(&[("RECADO_INTERNAL_BIND", "[::]:9001"), ("RECADO_URL", "http://hub/")]), both("http://hub"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let proxies = load(&[("RECADO_TRUSTED_PROXIES", "10.0.0.0/8, ::1,fd00::/8")]).unwrap().trusted_proxies;
+        assert_eq!(proxies.iter().map(|(_, prefix)| *prefix).collect::<Vec<_>>(), [8, 128, 8]);
+        for wrong in ["10.0.0.0/33", "10.0.0.0/8;::1", "proxy", "10.0.0.0/", "::/129"] {
+            assert!(load(&[("RECADO_TRUSTED_PROXIES", wrong)]).unwrap_err().to_string().contains("RECADO_TRUSTED_PROXIES"), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,38 +1,80 @@
-//! Secrets that were not given: made once, kept beside the data, readable by their owner alone.
+//! Reads and creates secrets, with one check for every source.
+//!
+//! The check covers who may read a file, and whether its content is a valid secret. There are two kinds of files: files
+//! that a `_FILE` setting names, and files that the hub creates once and keeps next to its data.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rand::RngCore;
+use rustix::fs::{OFlags, StatVfsMountFlags};
+
+/// Minimum length of a secret in bytes (RFC 7518 section 3.2).
+pub const LEAST_BYTES: usize = 32;
+/// Maximum length in bytes; a wrong path must not fill the memory.
+const MOST_BYTES: u64 = 64 << 10;
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {error}; give {setting}, or a RECADO_DATA_DIR that this user can write to")]
+#[error("{path}: {error}; alternatively set {setting}, or a RECADO_DATA_DIR that this user can write to")]
 pub struct SecretError {
     path: String,
     setting: &'static str,
     error: io::Error,
 }
 
-/// The secret of the users' tokens, kept in `state_dir`. Several processes may ask at once; all get the same.
+/// The secret of user tokens, kept in `state_dir`. Processes that call this at the same time all get the same secret.
 ///
 /// # Errors
-/// When it can neither be read nor made.
+/// When it can neither be read nor created, or is not valid.
 pub fn jwt_secret(state_dir: &Path) -> Result<String, SecretError> {
     kept(state_dir, "jwt-secret", "RECADO_JWT_SECRET")
 }
 
-/// The key that seals the providers' session ids, kept likewise.
+/// The key that encrypts provider session ids, kept in the same way.
 ///
 /// # Errors
-/// When it can neither be read nor made.
+/// When it can neither be read nor created, or is not valid.
 pub fn upstream_key(state_dir: &Path) -> Result<String, SecretError> {
     kept(state_dir, "upstream-key", "RECADO_UPSTREAM_KEY")
 }
 
-/// 32 random bytes in hex, under this name.
+/// Checks whether a text from any source can be a secret.
+///
+/// # Errors
+/// Says what is wrong with it, without showing it.
+pub fn check(secret: &str) -> Result<(), String> {
+    let bytes = secret.as_bytes();
+    if bytes.len() < LEAST_BYTES {
+        return Err(format!("has {} bytes; it must have {LEAST_BYTES} or more (openssl rand -hex 32)", bytes.len()));
+    }
+    if bytes.iter().all(|byte| *byte == bytes[0]) {
+        return Err("repeats one character; make one with: openssl rand -hex 32".to_owned());
+    }
+    Ok(())
+}
+
+/// The content of the file that a `_FILE` setting names. Symbolic links are followed, because Kubernetes mounts such
+/// files as links.
+///
+/// # Errors
+/// When the file cannot be read, is empty, or can be read or changed by other users. The message says how to fix it.
+pub fn read_given(file: &Path) -> io::Result<String> {
+    let mut opened = File::open(file)?;
+    // A container platform often mounts a secret so that every user inside can read it, and no user can change it.
+    if !rustix::fs::fstatvfs(&opened)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        check_access(file, &opened.metadata()?)?;
+    }
+    let text = content(&mut opened)?;
+    if text.trim().is_empty() {
+        return Err(wrong("the file is empty; write the secret into it, or leave the setting out".to_owned()));
+    }
+    Ok(text)
+}
+
+/// Reads or creates a secret of 32 random bytes in hex, under this name.
 fn kept(state_dir: &Path, name: &str, setting: &'static str) -> Result<String, SecretError> {
     let folder = state_dir.join("secrets");
     let file = folder.join(name);
@@ -40,12 +82,42 @@ fn kept(state_dir: &Path, name: &str, setting: &'static str) -> Result<String, S
 }
 
 fn read_or_make(folder: &Path, file: &Path) -> io::Result<String> {
-    match fs::read_to_string(file) {
-        Ok(text) => return Ok(text.trim_end().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Err(_) => {}
+    match read_kept(folder, file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(folder, file),
+        outcome => outcome,
     }
-    // The state folder itself stays open for the server's user; what is in this one is for its owner alone.
+}
+
+fn read_kept(folder: &Path, file: &Path) -> io::Result<String> {
+    let about = fs::symlink_metadata(folder)?;
+    if !about.is_dir() {
+        return Err(wrong(format!("{} is not a folder; remove it", folder.display())));
+    }
+    check_owner(folder, &about)?;
+    if about.mode() & 0o022 != 0 {
+        return Err(wrong(format!("other users can write to the file's folder; run: chmod 700 {}", folder.display())));
+    }
+    // No symbolic link: a user who could place one would choose the secret. And no waiting for the other end of a pipe.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(file);
+    let mut opened = match opened {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(wrong("the file is a symbolic link; put the file itself there".to_owned()));
+        }
+        opened => opened?,
+    };
+    let about = opened.metadata()?;
+    if !about.is_file() {
+        return Err(wrong("it is not a regular file; remove it to have a new secret created".to_owned()));
+    }
+    check_access(file, &about)?;
+    let text = content(&mut opened)?.trim_end().to_owned();
+    check(&text).map_err(|why| wrong(format!("it {why}; or remove the file to have a new one created, which invalidates all tokens")))?;
+    Ok(text)
+}
+
+fn make(folder: &Path, file: &Path) -> io::Result<String> {
+    // The state folder itself stays open for the server's user; this folder is for its owner only.
     if let Some(state_dir) = folder.parent() {
         fs::create_dir_all(state_dir)?;
     }
@@ -53,25 +125,68 @@ fn read_or_make(folder: &Path, file: &Path) -> io::Result<String> {
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
     let text: String = secret.iter().map(|b| format!("{b:02x}")).collect();
-    // Written aside and linked into place: whoever comes second finds the first one's, whole.
+    // Written to a temporary file and linked into place: a second process finds the first one's secret, complete.
     let aside = file.with_extension(std::process::id().to_string());
-    let mut draft = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    let _ = fs::remove_file(&aside);
+    let mut draft = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     draft.write_all(text.as_bytes())?;
     draft.sync_all()?;
     let linked = fs::hard_link(&aside, file);
     fs::remove_file(&aside)?;
     match linked {
         Ok(()) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(fs::read_to_string(file)?.trim_end().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_kept(folder, file),
         Err(error) => Err(error),
     }
 }
 
+fn content(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(wrong(format!("it is larger than {MOST_BYTES} bytes, so it is not a secret")));
+    }
+    // Some editors put a byte order mark before the text.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Applies the same rule as ssh for private keys. A group may read a file of root.
+fn check_access(path: &Path, about: &fs::Metadata) -> io::Result<()> {
+    check_owner(path, about)?;
+    let allowed = if about.uid() == 0 { 0o740 } else { 0o700 };
+    if about.mode() & 0o777 & !allowed != 0 {
+        let mode = about.mode() & 0o777;
+        return Err(wrong(format!("other users can read or change the file (mode {mode:04o}); run: chmod 600 {}", path.display())));
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, about: &fs::Metadata) -> io::Result<()> {
+    let us = rustix::process::geteuid().as_raw();
+    if about.uid() != us && about.uid() != 0 {
+        let shown = path.display();
+        return Err(wrong(format!(
+            "{shown} is owned by user {}, not by the hub's user ({us}) or root; run: chown {us} {shown}",
+            about.uid()
+        )));
+    }
+    Ok(())
+}
+
+fn wrong(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    fn put(file: &Path, text: &str, mode: u32) {
+        fs::write(file, text).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
 
     #[test]
     fn a_secret_is_made_once_and_for_its_owner_alone() {
@@ -81,5 +196,68 @@ mod tests {
         assert_eq!(jwt_secret(folder.path()).unwrap(), first);
         let mode = fs::metadata(folder.path().join("secrets/jwt-secret")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_kept_file_without_a_secret_in_it_is_refused_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        jwt_secret(folder.path()).unwrap();
+        let file = folder.path().join("secrets/jwt-secret");
+        for bad in ["", "\n", "x", "short-secret\n", &" ".repeat(40), &"a".repeat(64)] {
+            put(&file, bad, 0o600);
+            let error = jwt_secret(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("jwt-secret") && error.contains("openssl rand"), "{error}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), bad);
+        }
+    }
+
+    /// An editor that writes a byte order mark made another secret of it: all tokens ended.
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = jwt_secret(folder.path()).unwrap();
+        let file = folder.path().join("secrets/jwt-secret");
+        put(&file, &format!("\u{feff}{secret}\r\n"), 0o600);
+        assert_eq!(jwt_secret(folder.path()).unwrap(), secret);
+        assert_eq!(read_given(&file).unwrap(), format!("{secret}\r\n"));
+        put(&file, "\u{feff}\n", 0o600);
+        assert!(jwt_secret(folder.path()).is_err());
+        assert!(read_given(&file).unwrap_err().to_string().contains("empty"), "a mark alone is no secret");
+    }
+
+    #[test]
+    fn a_kept_file_that_others_can_read_or_plant_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = jwt_secret(folder.path()).unwrap();
+        let file = folder.path().join("secrets/jwt-secret");
+        for mode in [0o644, 0o604, 0o660, 0o602] {
+            put(&file, &secret, mode);
+            let error = jwt_secret(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("chmod 600"), "{mode:o}: {error}");
+        }
+        put(&file, &secret, 0o600);
+        assert_eq!(jwt_secret(folder.path()).unwrap(), secret);
+        fs::rename(&file, folder.path().join("elsewhere")).unwrap();
+        symlink(folder.path().join("elsewhere"), &file).unwrap();
+        let error = jwt_secret(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        fs::set_permissions(folder.path().join("secrets"), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = jwt_secret(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn a_given_file_may_be_a_link_but_not_empty_or_open_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("given"), folder.path().join("link"));
+        symlink(&file, &link).unwrap();
+        put(&file, "the content\n", 0o400);
+        assert_eq!(read_given(&link).unwrap(), "the content\n");
+        for (text, mode, expected) in [("x", 0o644, "chmod 600"), ("x", 0o620, "chmod 600"), ("", 0o600, "empty"), (" \n", 0o600, "empty")]
+        {
+            put(&file, text, mode);
+            let error = read_given(&link).unwrap_err().to_string();
+            assert!(error.contains(expected), "{mode:o}: {error}");
+        }
     }
 }

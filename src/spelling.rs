@@ -1,27 +1,12 @@
-//! What somebody probably meant to write.
+//! Suggests the known word that a mistyped word is probably meant to be.
 
-/// The known word that a mistyped one is nearest to, where one is near enough to be meant.
+/// The known word that is nearest to a mistyped one by Levenshtein's distance, if it is near enough.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = 1 + written.len() / 4;
-    // The lengths alone tell of most words that they are too far; a name of kilobytes is near to none.
+    // Length alone excludes most words; a name of kilobytes is near to none.
     let known = known.into_iter().filter(|word| word.len().abs_diff(written.len()) <= most);
-    let (distance, near) = known.map(|word| (distance(written, word), word)).min()?;
+    let (distance, near) = known.map(|word| (strsim::levenshtein(written, word), word)).min()?;
     (distance <= most).then_some(near)
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
-//! The only caller of `tokio::spawn`: every task has a name, a stop signal and someone who waits for it.
+//! Starts the tasks of the hub.
+//!
+//! Each task has a name, a stop signal and an owner that waits for it. No other file may call `tokio::spawn`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-/// Tells tasks to stop. Dropping it tells them too.
+/// Tells tasks to stop, also when it is dropped.
 #[derive(Debug)]
 pub struct Stopper(watch::Sender<bool>);
 
@@ -31,7 +35,7 @@ pub struct Stop(watch::Receiver<bool>);
 impl Stop {
     /// Returns once stopping has begun. Safe to drop and call again.
     pub async fn wait(&mut self) {
-        // An error means that the stopper is gone, which says the same.
+        // An error means that the stopper was dropped, which is a stop as well.
         let _ = self.0.wait_for(|stopped| *stopped).await;
     }
 
@@ -40,43 +44,119 @@ impl Stop {
     }
 }
 
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaskName {
+    Accept,
+    AckFlusher,
+    AckProber,
+    Appender,
+    Http,
+    KeyWatch,
+    Keys,
+    Listener,
+    Maintenance,
+    MessageAppender,
+    OutboxRelay,
+    PrivateServer,
+    ProviderSession,
+    ProviderStatus,
+    ProviderSupervisor,
+    ProviderWatch,
+    Retention,
+    SessionWriter,
+    Stream,
+    Tailer,
+    UnreadBody,
+    WebSocket,
+}
+
+impl TaskName {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::AckFlusher => "ack flusher",
+            Self::AckProber => "ack prober",
+            Self::Appender => "appender",
+            Self::Http => "http",
+            Self::KeyWatch => "key watch",
+            Self::Keys => "keys",
+            Self::Listener => "listener",
+            Self::Maintenance => "maintenance",
+            Self::MessageAppender => "message appender",
+            Self::OutboxRelay => "outbox relay",
+            Self::PrivateServer => "private server",
+            Self::ProviderSession => "upstream session",
+            Self::ProviderStatus => "provider status",
+            Self::ProviderSupervisor => "upstream supervisor",
+            Self::ProviderWatch => "upstream watch",
+            Self::Retention => "retention",
+            Self::SessionWriter => "session writer",
+            Self::Stream => "stream",
+            Self::Tailer => "tailer",
+            Self::UnreadBody => "unread",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How many tasks of each name run.
+#[derive(Debug, Default)]
+struct RunningTasks {
+    counts: Mutex<BTreeMap<TaskName, usize>>,
+    /// The last task of a name has ended.
+    ended: Notify,
+}
+
+impl RunningTasks {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<TaskName, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The tasks of one hub. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
-    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    fatal: mpsc::Sender<&'static str>,
+    running: Arc<RunningTasks>,
+    fatal: mpsc::Sender<TaskName>,
 }
 
 impl Tasks {
-    /// The receiver names each essential task that ended by a panic; the hub must not go on without it.
-    pub fn new() -> (Self, mpsc::Receiver<&'static str>) {
+    /// The receiver gets the name of each essential task that panicked; the hub must stop then.
+    pub fn new() -> (Self, mpsc::Receiver<TaskName>) {
         let (fatal, failed) = mpsc::channel(8);
         (Self { tracker: TaskTracker::new(), running: Arc::default(), fatal }, failed)
     }
 
-    /// A task that the whole hub depends on.
-    pub fn essential(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Starts a task that the whole hub depends on.
+    pub fn essential(&self, name: TaskName, task: impl Future<Output = ()> + Send + 'static) {
         let fatal = self.fatal.clone();
         self.start(name, async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                // Full means that the hub is already ending for another task's sake.
+                // Full means that the hub is stopping already because of another task.
                 let _ = fatal.try_send(name);
             }
         });
     }
 
-    /// A task that serves one client: a panic in it ends that client's connection and nothing else.
-    pub fn contained(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Starts a task that serves one client: a panic in it ends that client's connection and nothing else.
+    pub fn contained(&self, name: TaskName, task: impl Future<Output = ()> + Send + 'static) {
         self.start(name, async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                tracing::error!(task = name, "a task panicked; its client was cut off");
+                tracing::error!(task = %name, "task panicked; its client was disconnected");
             }
         });
     }
 
-    fn start(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let running = Running::enter(&self.running, name);
+    fn start(&self, name: TaskName, task: impl Future<Output = ()> + Send + 'static) {
+        let running = RunningTask::enter(&self.running, name);
         #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
         self.tracker.spawn(async move {
             task.await;
@@ -84,63 +164,60 @@ impl Tasks {
         });
     }
 
-    /// How many tasks of these names run now.
-    pub fn count(&self, names: &[&'static str]) -> usize {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().filter_map(|name| running.get(name)).sum()
+    /// A token for a task that a library starts for the hub, so that it is waited for like the others.
+    pub fn guest(&self, name: TaskName) -> TaskGuest {
+        TaskGuest { _token: self.tracker.token(), _running: RunningTask::enter(&self.running, name) }
     }
 
-    /// A token for a task that a library starts for us, so that it is waited for like the others.
-    pub fn guest(&self, name: &'static str) -> Guest {
-        Guest { _token: self.tracker.token(), _running: Running::enter(&self.running, name) }
-    }
-
-    /// Waits until the tasks of these names have ended, at most `limit`; returns those that still run.
-    pub async fn join_named(&self, names: &[&'static str], limit: Duration) -> BTreeMap<&'static str, usize> {
+    /// Waits until the tasks with these names have ended, at most `limit`; returns those that still run.
+    pub async fn join_named(&self, names: &[TaskName], limit: Duration) -> BTreeMap<TaskName, usize> {
         let end = tokio::time::Instant::now() + limit;
         loop {
-            let mut left = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut ended = pin!(self.running.ended.notified());
+            // From now on no end is missed.
+            ended.as_mut().enable();
+            let mut left = self.running.counts().clone();
             left.retain(|name, _| names.contains(name));
-            if left.is_empty() || tokio::time::Instant::now() >= end {
+            if left.is_empty() || tokio::time::timeout_at(end, ended).await.is_err() {
                 return left;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Waits until all tasks have ended, at most `limit`; returns those that still run, by name and number.
-    pub async fn join(&self, limit: Duration) -> BTreeMap<&'static str, usize> {
+    /// Waits until all tasks have ended, at most `limit`; returns those that still run, by name and count.
+    pub async fn join(&self, limit: Duration) -> BTreeMap<TaskName, usize> {
         self.tracker.close();
         let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.running.counts().clone()
     }
 }
 
 /// Held by a task that a library started.
-pub struct Guest {
+pub struct TaskGuest {
     _token: tokio_util::task::task_tracker::TaskTrackerToken,
-    _running: Running,
+    _running: RunningTask,
 }
 
-struct Running {
-    all: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    name: &'static str,
+struct RunningTask {
+    all: Arc<RunningTasks>,
+    name: TaskName,
 }
 
-impl Running {
-    fn enter(all: &Arc<Mutex<BTreeMap<&'static str, usize>>>, name: &'static str) -> Self {
-        *all.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+impl RunningTask {
+    fn enter(all: &Arc<RunningTasks>, name: TaskName) -> Self {
+        *all.counts().entry(name).or_default() += 1;
         Self { all: Arc::clone(all), name }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningTask {
     fn drop(&mut self) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(self.name) {
+        let mut counts = self.all.counts();
+        if let Some(count) = counts.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
-                all.remove(self.name);
+                counts.remove(&self.name);
+                self.all.ended.notify_waiters();
             }
         }
     }

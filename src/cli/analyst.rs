@@ -1,26 +1,33 @@
-//! `recado analyst`: logins that read the views, and nothing else. Works beside a running hub, on the same settings.
+//! Runs `recado analyst`: manages logins that can only read the views.
+//!
+//! It works while a hub is running, with the same settings.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output::{self, Format};
-use crate::backing::Backing;
 use crate::config::Config;
+use crate::startup::Startup;
 use crate::store::analysts::{self, AnalystError};
 use crate::store::{Database, read};
 
-/// Make, list and drop logins that read the views in SQL.
+/// Create, list and drop logins that read the views in SQL.
 #[derive(Debug, Args)]
-pub struct Analyst {
+pub struct AnalystCommand {
     #[command(subcommand)]
-    action: Action,
+    action: AnalystAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Make a login and print how it connects, with its password: once, only a hash is kept
-    Create { name: String },
+enum AnalystAction {
+    /// Create a login and print how to connect, with its password: once, only a hash is kept
+    Create {
+        name: String,
+        /// Maximum number of concurrent connections, such as the size of a tool's pool
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        connections: u16,
+    },
     /// List the logins that may read the views
     #[command(visible_alias = "list")]
     Ls,
@@ -29,82 +36,84 @@ enum Action {
 }
 
 #[derive(Serialize)]
-struct Created<'a> {
+struct CreatedAnalyst<'a> {
     name: &'a str,
     password: &'a str,
     url: &'a str,
     psql: &'a str,
 }
 
-impl Analyst {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        Backing::with(config, async |backing| self.act(config, backing, format).await).await
+impl AnalystCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
+        Startup::with(config, async |startup| self.act(config, startup, format).await).await
     }
 
-    async fn act(&self, config: &Config, backing: &Backing, format: Format) -> Result<(), Failure> {
-        // Making roles is for the user of the connection, not for the role that serves.
-        let database = backing.database.clone().under_role(None);
+    async fn act(&self, config: &Config, startup: &Startup, format: Format) -> Result<(), CliFailure> {
+        // The user of the connection creates roles, not the role that serves.
+        let database = startup.database.clone().under_role(None);
         let mut connection = database.connect("analyst").await?;
         match &self.action {
-            Action::Create { name } => {
+            AnalystAction::Create { name, connections } => {
                 let password = analysts::mint_password();
                 for setting in analysts::create(&mut connection, name, &password).await? {
-                    eprintln!("not limited: this user may not give a role the setting {setting}");
+                    eprintln!("no limit: this user may not set {setting} for a role");
                 }
-                let url = login_url(&backing.url(config), &read::database_name(&mut connection).await?, name, &password);
+                analysts::limit(&mut connection, name, *connections).await?;
+                let url = login_url(&startup.url(config), &read::database_name(&mut connection).await?, name, &password);
                 let psql = format!("psql '{url}'");
-                if backing.is_private() {
-                    eprintln!("the private server runs while a hub does; only its own user and root reach it, and it asks for no password");
+                if startup.is_private() {
+                    eprintln!("the private server runs only while a hub does; only its own user and root can connect");
                 }
                 match format {
                     Format::Table => output::line(&psql),
-                    _ => output::one(format, &Created { name, password: &password, url: &url, psql: &psql }),
+                    _ => output::one(format, &CreatedAnalyst { name, password: &password, url: &url, psql: &psql }),
                 }
             }
-            Action::Ls => output::rows(format, &analysts::list(&mut connection).await?),
-            Action::Drop { name } => drop_login(&database, name).await,
+            AnalystAction::Ls => output::rows(format, &analysts::list(&mut connection).await?),
+            AnalystAction::Drop { name } => drop_login(&database, name).await,
         }
     }
 }
 
-async fn drop_login(database: &Database, name: &str) -> Result<(), Failure> {
-    // Without the limit of a hub's statements: it waits for sessions to end.
+async fn drop_login(database: &Database, name: &str) -> Result<(), CliFailure> {
+    // Without the statement limit of a hub: dropping waits for sessions to end.
     let mut connection = database.connect("analyst").await?;
     if !analysts::drop(&mut connection, name).await? {
-        return Err(Failure::other(format!("no login {name:?} was made here; recado analyst ls shows them")));
+        return Err(CliFailure::other(format!("no login {name:?} was created here; recado analyst ls shows the logins")));
     }
     eprintln!("{name} is dropped");
     Ok(())
 }
 
-impl From<AnalystError> for Failure {
+impl From<AnalystError> for CliFailure {
     fn from(error: AnalystError) -> Self {
         match error {
-            AnalystError::NotAllowed => Self::refused(error.to_string()),
+            AnalystError::NotAllowed(_) => Self::refused(error.to_string()),
             AnalystError::Store(error) => error.into(),
             AnalystError::BadName | AnalystError::NameTaken => Self::other(error.to_string()),
         }
     }
 }
 
-/// The hub's URL with another login, for psql and every other client of PostgreSQL: without what is the hub's own, and
-/// with the names of libpq where we understand others as well.
+/// The hub's URL with another login, for psql and every other client of PostgreSQL: without the hub's own parameters,
+/// and with libpq's names where the hub accepts others as well.
 fn login_url(url: &str, database: &str, name: &str, password: &str) -> String {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (scheme, rest) = base.split_once("://").unwrap_or(("postgres", base));
+    let rest = base.split_once("://").map_or(base, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let mut parameters: Vec<String> = query.split('&').filter_map(shared_parameter).collect();
     let login = if host.is_empty() {
-        // "user@" with no host behind it is no URL.
+        // "user@" without a host is not a valid URL.
         parameters.extend([format!("user={name}"), format!("password={password}")]);
         String::new()
     } else {
         format!("{name}:{password}@{host}")
     };
     let question = if parameters.is_empty() { "" } else { "?" };
-    // The quote of the shell.
-    format!("{scheme}://{login}/{}{question}{}", escaped(database), parameters.join("&")).replace('\'', "%27")
+    // The scheme `postgresql` is known to every client; some refuse `postgres`. The replacement escapes the shell's
+    // quote.
+    format!("postgresql://{login}/{}{question}{}", escaped(database), parameters.join("&")).replace('\'', "%27")
 }
 
 fn shared_parameter(parameter: &str) -> Option<String> {
@@ -130,19 +139,22 @@ mod tests {
     #[test]
     fn the_login_takes_the_place_of_the_hubs_own() {
         for (url, expected) in [
-            ("postgres://hub:se%40cret@db.example:6432/recado?sslmode=require", "postgres://ana:pw@db.example:6432/recado?sslmode=require"),
+            (
+                "postgres://hub:se%40cret@db.example:6432/recado?sslmode=require",
+                "postgresql://ana:pw@db.example:6432/recado?sslmode=require",
+            ),
             ("postgresql://db.example", "postgresql://ana:pw@db.example/recado"),
             (
                 "postgres://hub@[::1]:5432/x?ssl-mode=disable&statement-cache-capacity=0",
-                "postgres://ana:pw@[::1]:5432/recado?sslmode=disable",
+                "postgresql://ana:pw@[::1]:5432/recado?sslmode=disable",
             ),
             (
                 "postgres:///recado?host=%2Frun%2Fit's&port=5432&user=recado&password=x&options=-c%20a%3Db&sslmode=disable",
-                "postgres:///recado?host=%2Frun%2Fit%27s&port=5432&sslmode=disable&user=ana&password=pw",
+                "postgresql:///recado?host=%2Frun%2Fit%27s&port=5432&sslmode=disable&user=ana&password=pw",
             ),
         ] {
             assert_eq!(login_url(url, "recado", "ana", "pw"), expected);
         }
-        assert_eq!(login_url("postgres://h/x", "a b/ä", "ana", "pw"), "postgres://ana:pw@h/a%20b%2F%C3%A4");
+        assert_eq!(login_url("postgres://h/x", "a b/ä", "ana", "pw"), "postgresql://ana:pw@h/a%20b%2F%C3%A4");
     }
 }

@@ -1,40 +1,40 @@
-//! What a command ends with when it fails: a message that says what to do, and a code (BSD's sysexits).
+//! Defines the failure of a command: a message with the fix, and an exit code (BSD's sysexits).
 
 use crate::app::ServeError;
-use crate::backing::BackingError;
+use crate::startup::StartupError;
 use crate::store::StoreError;
 use crate::store::migrate::MigrateError;
 
 /// A failed command.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CliFailure {
     pub message: String,
     pub code: i32,
 }
 
-impl Failure {
-    /// Anything that is none of the others.
+impl CliFailure {
+    /// Any other failure.
     pub fn other(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 1 }
     }
 
-    /// The hub or the database is not there.
+    /// The hub or the database is not available.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 69 }
     }
 
-    /// The key or token is not good for this.
+    /// The key or token is not valid for this command.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 77 }
     }
 
-    /// The settings, or the database that they name, do not fit.
+    /// The settings are invalid, or do not fit the database.
     pub fn settings(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 78 }
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CliFailure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) | StoreError::TimedOut(_) => Self::unavailable(error.to_string()),
@@ -43,22 +43,23 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<BackingError> for Failure {
-    fn from(error: BackingError) -> Self {
+impl From<StartupError> for CliFailure {
+    fn from(error: StartupError) -> Self {
         let message = error.to_string();
         match error {
-            BackingError::Store(_) | BackingError::Server(_) | BackingError::Migrate(MigrateError::Store(_)) => Self::unavailable(message),
-            BackingError::Migrate(_) => Self::other(message),
-            BackingError::Url(_) | BackingError::Unfit(_) | BackingError::Secret(_) | BackingError::Key => Self::settings(message),
-            BackingError::NoProviderFile(..) | BackingError::ProviderFile(..) => Self::settings(message),
+            StartupError::Store(_) | StartupError::Server(_) | StartupError::Migrate(MigrateError::Store(_)) => Self::unavailable(message),
+            StartupError::Migrate(MigrateError::Rights(_)) => Self::settings(message),
+            StartupError::Migrate(_) => Self::other(message),
+            StartupError::Url(_) | StartupError::Unfit(_) | StartupError::Secret(_) | StartupError::Key => Self::settings(message),
+            StartupError::NoProviderFile(..) | StartupError::ProviderFile(..) => Self::settings(message),
         }
     }
 }
 
-impl From<ServeError> for Failure {
+impl From<ServeError> for CliFailure {
     fn from(error: ServeError) -> Self {
         match error {
-            ServeError::Backing(error) => error.into(),
+            ServeError::Startup(error) => error.into(),
             ServeError::Store(error) => error.into(),
             ServeError::Bind { .. } => Self::settings(error.to_string()),
             ServeError::Signals(_) | ServeError::Upstream(_) | ServeError::TaskFailed(_) => Self::other(error.to_string()),

@@ -1,97 +1,139 @@
-//! Talking to a hub over HTTP, as notify, stats and healthcheck do.
+//! Sends requests to a hub over HTTP, for the commands that need one.
 
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::token;
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::domain::Role;
+use crate::domain::{Principal, Role};
 
-/// Longest wait for an answer; the hub promises one within five seconds.
+/// Time limit for an answer. The hub promises one within five seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// A token that a command makes for itself.
+/// Lifetime of a token that a command makes for itself.
 const TOKEN_TTL: Duration = Duration::from_secs(300);
 
-/// A hub's address and what opens its doors.
+/// A hub's address and the credential for it.
 pub struct HubClient {
     http: reqwest::Client,
     url: String,
     bearer: Option<String>,
 }
 
-/// How often an answer that leaves the outcome open is asked for again; the key makes that safe.
+/// How often a request with an unknown outcome is sent; the idempotency key makes that safe.
 const TRIES: u32 = 5;
 
+/// A page of a user's history.
+pub struct HistoryPage {
+    /// One notification each, as the hub wrote it.
+    pub lines: Vec<String>,
+    /// Start of the next page; `None` if this page is the last.
+    pub next: Option<u64>,
+}
+
 /// An answer of the hub.
-pub struct Answer {
+pub struct HubAnswer {
     pub status: StatusCode,
     pub body: Value,
 }
 
 impl HubClient {
-    /// With `role`, it brings the configured key, or a token made from the secret on this machine.
+    /// Creates a client. With `role`, it sends the configured key, or a token made from the secret on this machine.
     ///
     /// # Errors
     /// When there is neither key nor secret.
-    pub fn new(config: &Config, role: Option<Role>) -> Result<Self, Failure> {
+    pub fn new(config: &Config, role: Option<Role>) -> Result<Self, CliFailure> {
         let bearer = match (role, &config.key) {
             (None, _) => None,
             (Some(_), Some(key)) => Some(key.clone()),
             (Some(role), None) => Some(token::mint(config, &token::principal("local", &[])?, Some(role), TOKEN_TTL)?),
         };
         let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).no_proxy().build();
-        Ok(Self { http: http.map_err(|error| Failure::other(error.to_string()))?, url: config.url.clone(), bearer })
+        Ok(Self { http: http.map_err(|error| CliFailure::other(error.to_string()))?, url: config.internal_url.clone(), bearer })
     }
 
-    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+    /// Creates a client with a user's token, made from the secret on this machine.
+    ///
+    /// # Errors
+    /// When there is no secret.
+    pub fn of_user(config: &Config, who: &Principal) -> Result<Self, CliFailure> {
+        let bearer = token::mint(config, who, None, TOKEN_TTL.min(config.jwt.max_lifetime))?;
+        // The routes of users are on the public listener.
+        Ok(Self { bearer: Some(bearer), url: config.url.clone(), ..Self::new(config, None)? })
+    }
+
+    /// A page of the user's history, each notification as the hub wrote it.
+    pub async fn history(&self, after: Option<u64>, limit: usize, kind: Option<&str>) -> Result<HistoryPage, CliFailure> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(after.map(|after| ("after", after.to_string())));
+        query.extend(kind.map(|kind| ("type", kind.to_owned())));
+        let mut url =
+            reqwest::Url::parse(&format!("{}/api/notifications", self.url)).map_err(|e| CliFailure::settings(format!("--url: {e}")))?;
+        url.query_pairs_mut().extend_pairs(query);
+        let response = self.answered(self.http.get(url).header("Accept", "application/x-ndjson")).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.json().await.unwrap_or(Value::Null);
+            return Err(HubAnswer { status, body }.into_success().err().unwrap_or_else(|| CliFailure::other("no page")));
+        }
+        let next = response.headers().get("recado-next").and_then(|next| next.to_str().ok()?.parse().ok());
+        let text =
+            response.text().await.map_err(|error| CliFailure::unavailable(format!("the page was not received completely: {error}")))?;
+        Ok(HistoryPage { lines: text.lines().map(str::to_owned).collect(), next })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<HubAnswer, CliFailure> {
         self.send(self.http.get(format!("{}{path}", self.url))).await
     }
 
-    /// Posts JSON under a key, and repeats it while the outcome is open or the hub asks for patience.
-    pub async fn insist(&self, path: &str, idempotency_key: &str, body: &str) -> Result<Answer, Failure> {
+    /// Posts JSON under an idempotency key, and retries while the outcome is unknown or the hub refuses temporarily.
+    pub async fn insist(&self, path: &str, idempotency_key: &str, body: &str) -> Result<HubAnswer, CliFailure> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
         for _ in 1..TRIES {
             match self.post(path, idempotency_key, body).await {
                 Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
-                    eprintln!("{}; trying again", answer.status);
+                    eprintln!("{}; retrying", answer.status);
                 }
                 Ok(answer) => return Ok(answer),
-                Err(failure) => eprintln!("{}; trying again", failure.message),
+                Err(failure) => eprintln!("{}; retrying", failure.message),
             }
             tokio::time::sleep(backoff.failed()).await;
         }
         self.post(path, idempotency_key, body).await
     }
 
-    async fn post(&self, path: &str, idempotency_key: &str, body: &str) -> Result<Answer, Failure> {
+    async fn post(&self, path: &str, idempotency_key: &str, body: &str) -> Result<HubAnswer, CliFailure> {
         let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", idempotency_key);
         self.send(request.header("Content-Type", "application/json").body(body.to_owned())).await
     }
 
-    async fn send(&self, mut request: RequestBuilder) -> Result<Answer, Failure> {
+    async fn send(&self, request: RequestBuilder) -> Result<HubAnswer, CliFailure> {
+        let response = self.answered(request).await?;
+        let status = response.status();
+        let body = response.json().await.unwrap_or(Value::Null);
+        Ok(HubAnswer { status, body })
+    }
+
+    async fn answered(&self, mut request: RequestBuilder) -> Result<reqwest::Response, CliFailure> {
         if let Some(bearer) = &self.bearer {
             request = request.bearer_auth(bearer);
         }
-        let response = request.send().await.map_err(|error| {
-            let why = if error.is_connect() { "nobody listens there" } else { "no answer" };
-            Failure::unavailable(format!("{}: {why}; is a hub running (recado serve), and is --url right?", self.url))
-        })?;
-        let status = response.status();
-        let body = response.json().await.unwrap_or(Value::Null);
-        Ok(Answer { status, body })
+        request.send().await.map_err(|error| {
+            let why = if error.is_connect() { "cannot connect" } else { "no answer" };
+            CliFailure::unavailable(format!("{}: {why}; is a hub running (recado serve), and is --url right?", self.url))
+        })
     }
 }
 
-impl Answer {
-    /// The body of a success; a refusal in the hub's own words.
+impl HubAnswer {
+    /// Returns the body of a success, or a failure with the hub's own text.
     ///
     /// # Errors
     /// For every other status.
-    pub fn into_success(self) -> Result<Value, Failure> {
+    pub fn into_success(self) -> Result<Value, CliFailure> {
         if self.status.is_success() {
             return Ok(self.body);
         }
@@ -100,9 +142,9 @@ impl Answer {
             message.push_str(&format!("\n  {} {}", text(&error["pointer"]), text(&error["detail"])));
         }
         Err(match self.status.as_u16() {
-            401 | 403 => Failure::refused(message),
-            500.. => Failure::unavailable(message),
-            _ => Failure::other(message),
+            401 | 403 => CliFailure::refused(message),
+            500.. => CliFailure::unavailable(message),
+            _ => CliFailure::other(message),
         })
     }
 }

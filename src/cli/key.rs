@@ -1,70 +1,85 @@
-//! `recado key`: keys of services and admins. Works beside a running hub, on the same settings.
+//! Runs `recado key`: creates, lists and revokes keys of services and admins.
+//!
+//! It works while a hub is running, with the same settings.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output::{self, Format};
-use crate::backing::Backing;
 use crate::config::Config;
 use crate::domain::Role;
-use crate::store::{Database, keys};
+use crate::startup::Startup;
+use crate::store::Database;
+use crate::store::keys::{self, ListedKey};
 
-/// Make, list and revoke service keys.
+/// Create, list and revoke service keys.
 #[derive(Debug, Args)]
-pub struct Key {
+pub struct KeyCommand {
     #[command(subcommand)]
-    action: Action,
+    action: KeyAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Make a key and print it, once: only a hash is kept
+enum KeyAction {
+    /// Create a key and print it, once: only a hash is kept
     Create {
         name: String,
-        /// service: may publish; admin: may also read /stats and act under /api/admin/
+        /// service: may post; admin: may also read /stats and use /api/admin/
         #[arg(long, default_value = "service")]
         role: String,
     },
     /// List the keys, without the keys themselves
     List,
-    /// End a key; hubs stop taking it within 10 s
+    /// Revoke a key: hubs refuse it at once, and a hub that misses the message within 10 s
     Revoke { name: String },
 }
 
 #[derive(Serialize)]
-struct Created<'a> {
+struct CreatedKey<'a> {
     name: &'a str,
     role: &'a str,
     key: String,
 }
 
-impl Key {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        Backing::with(config, async |backing| self.act(&backing.as_owner(), format).await).await
+impl KeyCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
+        Startup::with(config, async |startup| self.act(&startup.as_owner(), format).await).await
     }
 
-    async fn act(&self, database: &Database, format: Format) -> Result<(), Failure> {
+    async fn act(&self, database: &Database, format: Format) -> Result<(), CliFailure> {
         let mut connection = database.connect("key").await?;
         match &self.action {
-            Action::Create { name, role } => {
-                let role = Role::parse(role).ok_or_else(|| Failure::other("--role is service or admin"))?;
+            KeyAction::Create { name, role } => {
+                let role = Role::parse(role).ok_or_else(|| CliFailure::other("--role must be service or admin"))?;
                 let key = keys::mint();
                 let created = keys::create(&mut connection, name, role, &key).await;
-                created.map_err(|error| Failure::other(error.to_string()))?;
+                created.map_err(|error| CliFailure::other(error.to_string()))?;
                 match format {
                     Format::Table => output::line(&key),
-                    _ => output::one(format, &Created { name, role: role.as_str(), key }),
+                    _ => output::one(format, &CreatedKey { name, role: role.as_str(), key }),
                 }
             }
-            Action::List => output::rows(format, &keys::list(&mut connection).await?),
-            Action::Revoke { name } => match keys::revoke(&mut connection, name).await? {
+            KeyAction::List => list(format, &keys::list(&mut connection).await?),
+            KeyAction::Revoke { name } => match keys::revoke(&mut connection, name).await? {
                 true => {
                     eprintln!("{name} is revoked");
                     Ok(())
                 }
-                false => Err(Failure::other(format!("no live key has the name {name:?}; recado key list shows them"))),
+                false => Err(CliFailure::other(format!("no valid key has the name {name:?}; recado key list shows the keys"))),
             },
         }
     }
+}
+
+fn list(format: Format, keys: &[ListedKey]) -> Result<(), CliFailure> {
+    if format != Format::Table {
+        return output::rows(format, keys);
+    }
+    let day = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%MZ").to_string();
+    let rows = keys.iter().map(|key| {
+        let state = key.revoked_at.map_or_else(|| "live".to_owned(), |at| format!("revoked {}", day(at)));
+        vec![key.name.clone(), key.role.clone(), day(key.created_at), state]
+    });
+    output::table(&["NAME", "ROLE", "CREATED", "STATE"], rows)
 }

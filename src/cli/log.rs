@@ -1,99 +1,108 @@
-//! `recado log`: the log as a whole. Works beside a running hub, on the same settings.
+//! Runs `recado log`: shows the log, applies retention, or renews the log id.
+//!
+//! It works while a hub is running, with the same settings.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output::{self, Format};
-use crate::backing::Backing;
-use crate::config::{Config, parse_bytes, parse_duration, parse_idle};
-use crate::store::retention::{self, Partition, Policy};
+use crate::config::{Config, FOREVER, parse_bytes, parse_duration, parse_idle};
+use crate::log::retention::{self, RetentionPolicy};
+use crate::startup::Startup;
+use crate::store::retention::{Partition, partitions};
 use crate::store::{Database, read};
 
-/// Look at the log, drop what is over its time, or give it a new id.
+/// Show the log, apply retention once, or give the log a new id.
 #[derive(Debug, Args)]
-pub struct Log {
+pub struct LogCommand {
     #[command(subcommand)]
-    action: Action,
+    action: LogAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// Show its id, its ends and its partitions
+enum LogAction {
+    /// Show its id, its first and last number, and its partitions
     Info,
-    /// Do one round of retention now, by the settings or by these flags
+    /// Apply retention once now, by the settings or by these flags
     Retain {
-        /// Partitions whose newest notification is older go, such as 90d (RECADO_RETENTION_AGE)
+        /// Drop partitions whose newest notification is older, such as 90d (RECADO_RETENTION_AGE)
         #[arg(long)]
         age: Option<String>,
-        /// The oldest partitions go while the log is larger, such as 50GB (RECADO_RETENTION_SIZE)
+        /// Drop the oldest partitions while the log is larger, such as 50GB (RECADO_RETENTION_SIZE)
         #[arg(long)]
         size: Option<String>,
-        /// Sessions that ended longer ago go, such as 30d (RECADO_RETENTION_SESSIONS)
+        /// Delete sessions that ended longer ago, such as 30d (RECADO_RETENTION_SESSIONS)
         #[arg(long)]
         sessions: Option<String>,
-        /// Settled commands and unwanted upstream sessions that are older go, such as 30d (RECADO_RETENTION_UPSTREAM)
+        /// Delete settled commands and unwanted provider sessions that are older, such as 30d
+        /// (RECADO_RETENTION_UPSTREAM)
         #[arg(long)]
         upstream: Option<String>,
-        /// Devices that were not here for longer are forgotten, such as 180d, 2d at least (RECADO_RETENTION_DEVICES)
+        /// Delete the stored position of devices not seen for longer, such as 180d, at least 2d
+        /// (RECADO_RETENTION_DEVICES)
         #[arg(long)]
         devices: Option<String>,
     },
-    /// Give the log a new id after it was restored by hand: every client is told to reset
+    /// Give the log a new id after it was restored by hand: every client gets reset
     NewId,
 }
 
 #[derive(Serialize)]
-struct Info {
+struct LogInfo {
     log_id: String,
     earliest: i64,
     head: i64,
     partitions: Vec<Partition>,
 }
 
-impl Log {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        Backing::with(config, async |backing| self.act(config, &backing.as_owner(), format).await).await
+impl LogCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
+        Startup::with(config, async |startup| self.act(config, &startup.as_owner(), format).await).await
     }
 
-    async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), Failure> {
+    async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), CliFailure> {
         match &self.action {
-            Action::Info => info(database, format).await,
-            Action::Retain { age, size, sessions, devices, upstream } => {
-                let duration =
-                    |text: &String| parse_duration(text).ok_or_else(|| Failure::other(format!("{text:?} is no time such as 90d")));
-                let bytes = |text: &String| parse_bytes(text).ok_or_else(|| Failure::other(format!("{text:?} is no size such as 50GB")));
-                let idle = |text: &String| {
-                    parse_idle(text).ok_or_else(|| Failure::other(format!("{text:?} is no time of 2d or more, such as 180d")))
-                };
-                let policy = Policy {
-                    age: age.as_ref().map(duration).transpose()?.or(config.retention.age),
-                    bytes: size.as_ref().map(bytes).transpose()?.or(config.retention.bytes),
-                    sessions: sessions.as_ref().map(duration).transpose()?.or(config.retention.sessions),
-                    upstream: upstream.as_ref().map(duration).transpose()?.or(config.retention.upstream),
-                    devices: devices.as_ref().map(idle).transpose()?.or(config.retention.devices),
+            LogAction::Info => info(database, format).await,
+            LogAction::Retain { age, size, sessions, devices, upstream } => {
+                let kept = config.retention;
+                let policy = RetentionPolicy {
+                    age: given(age.as_ref(), kept.age, parse_duration, "time such as 90d")?,
+                    bytes: given(size.as_ref(), kept.bytes, parse_bytes, "size such as 50GB")?,
+                    sessions: given(sessions.as_ref(), kept.sessions, parse_duration, "time such as 30d")?,
+                    upstream: given(upstream.as_ref(), kept.upstream, parse_duration, "time such as 30d")?,
+                    devices: given(devices.as_ref(), kept.devices, parse_idle, "time of 2d or more, such as 180d")?,
                 };
                 output::one(format, &retention::round(database, policy).await?)
             }
-            Action::NewId => {
+            LogAction::NewId => {
                 let mut connection = database.connect("log").await?;
                 let old = read::state(&mut connection).await?.log_id;
                 read::renew_log_id(&mut connection, old).await?;
-                eprintln!("the log was {old}; every client that knew it is told to reset");
+                eprintln!("the log id was {old}; every client that knows it gets reset");
                 info(database, format).await
             }
         }
     }
 }
 
-async fn info(database: &Database, format: Format) -> Result<(), Failure> {
+/// The value of a flag, or of the setting if the flag is not given.
+fn given<T>(flag: Option<&String>, setting: Option<T>, parse: fn(&str) -> Option<T>, expected: &str) -> Result<Option<T>, CliFailure> {
+    match flag {
+        None => Ok(setting),
+        Some(text) if text == FOREVER => Ok(None),
+        Some(text) => parse(text).map(Some).ok_or_else(|| CliFailure::other(format!("{text:?} is not a {expected}, and not {FOREVER}"))),
+    }
+}
+
+async fn info(database: &Database, format: Format) -> Result<(), CliFailure> {
     let mut connection = database.connect("log").await?;
     let state = read::state(&mut connection).await?;
-    let partitions = retention::partitions(&mut connection).await?;
+    let partitions = partitions(&mut connection).await?;
     if format == Format::Table {
         eprintln!("log {}, from {} to {}", state.log_id, state.floor.next(), state.head);
         return output::rows(format, &partitions);
     }
     let (earliest, head) = (state.floor.next().get(), state.head.get());
-    output::one(format, &Info { log_id: state.log_id.to_string(), earliest, head, partitions })
+    output::one(format, &LogInfo { log_id: state.log_id.to_string(), earliest, head, partitions })
 }

@@ -1,11 +1,22 @@
-//! The command line: one file a subcommand. Data on stdout, talk on stderr.
+//! Runs the command line: one file per subcommand.
+//!
+//! Results go to stdout, messages to stderr.
+
+/// Like the standard macro, but escapes characters that control a terminal: the text may come from a server or a file.
+/// It does not panic if stderr cannot be written (a full disk). The command continues instead.
+macro_rules! eprintln {
+    ($($text:tt)*) => {
+        $crate::cli::output::talk(&format!($($text)*))
+    };
+}
 
 mod analyst;
-mod bench;
 mod config;
-mod error;
+mod erase;
+pub mod error;
 mod export;
 mod healthcheck;
+mod history;
 mod hub_client;
 mod key;
 mod listen;
@@ -13,39 +24,48 @@ mod log;
 mod migrate;
 mod notify;
 mod notify_stdin;
-mod output;
+pub mod output;
 mod serve;
 mod stats;
-mod token;
+pub mod token;
 mod upstream;
 mod why;
+
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Values};
 use crate::telemetry;
-use error::Failure;
+use error::CliFailure;
 use output::Format;
 
 /// A durable notification hub on PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(name = "recado", version, after_help = EXIT_CODES)]
-struct Cli {
+#[command(name = PROGRAM, version, after_help = EXIT_CODES)]
+struct RecadoCli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalOptions,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 69 the hub or the database is not available · \
+const PROGRAM: &str = "recado";
+
+/// How long a command waits at its end for its last log lines to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The exit codes, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 69 the hub or the database is not available · \
 77 refused (key or token) · 78 the settings or the database do not fit";
 
+/// The options of all commands, also of programs that measure a hub.
 #[derive(Debug, Args)]
-struct Global {
-    /// How results are printed
+pub struct GlobalOptions {
+    /// The format of results
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    output: Format,
-    /// PostgreSQL to use (DATABASE_URL); without it a private server is run
+    pub output: Format,
+    /// PostgreSQL to use (DATABASE_URL); without it the hub runs a private server
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
     /// Folder of the private server and the secrets (RECADO_DATA_DIR)
@@ -54,93 +74,164 @@ struct Global {
     /// Never download PostgreSQL (RECADO_FETCH_POSTGRES=off)
     #[arg(long, global = true)]
     no_fetch: bool,
-    /// The hub to talk to (RECADO_URL)
+    /// The hub to connect to (RECADO_URL)
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
-    /// What is logged (RECADO_LOG)
+    /// The log filter (RECADO_LOG)
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run a hub
-    Serve(serve::Serve),
-    /// Bring the database to the schema of this program, and end
-    Migrate,
+    Serve(serve::ServeCommand),
+    /// Migrate the database to this program's schema, and exit
+    Migrate(migrate::Migrate),
     /// Print a token for a user, made from the hub's own secret
-    Token(token::Token),
-    /// Make, list and revoke service keys
-    Key(key::Key),
+    Token(token::TokenCommand),
+    /// Create, list and revoke service keys
+    Key(key::KeyCommand),
     /// Post a notification, or with - one for each line of stdin
-    Notify(notify::Notify),
+    Notify(notify::NotifyCommand),
     /// Listen as a user, and resume after every break
-    Listen(listen::Listen),
+    Listen(listen::ListenCommand),
+    /// Print a user's notifications, page by page
+    History(history::HistoryCommand),
     /// Show every session of every instance
     Stats,
     /// Tell whether a user has a notification, and why or why not
-    Why(why::Why),
-    /// Measure a hub beside what the same machine does without one
-    Bench(bench::Bench),
-    /// Look at the log, drop what is over its time, or give it a new id
-    Log(log::Log),
-    /// Make, list and drop logins that read the views in SQL
-    Analyst(analyst::Analyst),
+    Why(why::WhyCommand),
+    /// Show the log, apply retention once, or give the log a new id
+    Log(log::LogCommand),
+    /// Erase a user, or one notification; numbers stay
+    Erase(erase::EraseCommand),
+    /// Create, list and drop logins that read the views in SQL
+    Analyst(analyst::AnalystCommand),
     /// Write the log, or a part of it, to a file or stdout
-    Export(export::Export),
-    /// Check a provider file and try it out; look at the sessions with providers, or ask something of them
-    Upstream(upstream::Upstream),
+    Export(export::ExportCommand),
+    /// Check a provider file and test it; list, reconnect or release provider sessions
+    Upstream(upstream::UpstreamCommand),
     /// Show all settings and their meaning
-    Config(config::ShowConfig),
+    Config(config::ConfigCommand),
     /// Ask a hub whether it is ready; for containers
     Healthcheck,
 }
 
-/// Runs the command line; returns the exit code.
-pub async fn main() -> i32 {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => 0,
-        Err(failure) => {
-            eprintln!("recado: {}", failure.message);
-            failure.code
-        }
-    }
+/// A command line and its settings, read before the runtime starts: until then there is one thread, which can give up
+/// root's rights.
+pub struct Prepared {
+    cli: RecadoCli,
+    /// `None` if the command needs no settings.
+    config: Option<Config>,
+    /// Set for `recado serve` only.
+    ready: Option<serve::Ready>,
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+/// Reads the command line and the settings. A hub that root starts is another user afterwards.
+///
+/// # Errors
+/// The exit code; why stands on stderr.
+pub fn prepare() -> Result<Prepared, i32> {
+    let cli = RecadoCli::parse();
+    read(cli).map_err(|failure| exit_code(PROGRAM, Err(failure)))
+}
+
+fn read(cli: RecadoCli) -> Result<Prepared, CliFailure> {
+    cli.global.no_password()?;
+    if matches!(cli.command, CliCommand::Config(_)) {
+        return Ok(Prepared { cli, config: None, ready: None });
+    }
     let mut flags = cli.global.flags();
-    if let Command::Serve(serve) = &cli.command {
+    if let CliCommand::Serve(serve) = &cli.command {
         serve.flags(&mut flags);
     }
+    let mut config = load(&flags)?;
+    let ready = if matches!(cli.command, CliCommand::Serve(_)) { Some(serve::prepare(&mut config)?) } else { None };
+    Ok(Prepared { cli, config: Some(config), ready })
+}
+
+/// Runs the command; returns the exit code.
+pub async fn main(prepared: Prepared) -> i32 {
+    exit_code(PROGRAM, run(prepared).await)
+}
+
+/// Prints why a program failed, and waits for its last log lines. Returns the exit code.
+pub fn exit_code(program: &str, outcome: Result<(), CliFailure>) -> i32 {
+    let failed = outcome.err();
+    if let Some(failure) = &failed {
+        telemetry::say(&format!("{program}: {}", output::harmless(&failure.message)));
+    }
+    telemetry::flush(LAST_LINES);
+    failed.map_or(0, |failure| failure.code)
+}
+
+fn load(flags: &Values) -> Result<Config, CliFailure> {
+    Config::load(flags).map_err(|error| CliFailure::settings(error.to_string()))
+}
+
+async fn run(prepared: Prepared) -> Result<(), CliFailure> {
+    let Prepared { cli, config, ready } = prepared;
     let format = cli.global.output;
-    if let Command::Config(show) = &cli.command {
+    if let CliCommand::Config(show) = &cli.command {
         return show.run(format);
     }
-    let config = Config::load(&flags).map_err(|error| Failure::settings(error.to_string()))?;
-    // Only a hub logs by itself; the other commands speak in their own words unless asked to say more.
-    let filter = if matches!(cli.command, Command::Serve(_)) || cli.global.log.is_some() { config.log.as_str() } else { "warn" };
-    telemetry::start(filter, config.log_format).map_err(Failure::settings)?;
+    let config = config.expect("every other command has settings");
     match cli.command {
-        Command::Serve(_) => serve::run(config).await,
-        Command::Migrate => migrate::run(&config, format).await,
-        Command::Token(token) => token.run(&config, format),
-        Command::Key(key) => key.run(&config, format).await,
-        Command::Notify(notify) => notify.run(&config, format).await,
-        Command::Listen(listen) => listen.run(&config, format).await,
-        Command::Log(log) => log.run(&config, format).await,
-        Command::Analyst(analyst) => analyst.run(&config, format).await,
-        Command::Export(export) => export.run(&config).await,
-        Command::Why(why) => why.run(&config, format).await,
-        Command::Upstream(upstream) => upstream.run(&config, format).await,
-        Command::Stats => stats::run(&config, format).await,
-        Command::Bench(bench) => bench.run(&config, format).await,
-        Command::Healthcheck => healthcheck::run(&config).await,
-        Command::Config(_) => Ok(()),
+        CliCommand::Serve(_) => telemetry::start(&config.log, config.log_format).map_err(CliFailure::settings)?,
+        _ => cli.global.start_log(&config)?,
+    }
+    match cli.command {
+        CliCommand::Serve(_) => serve::run(config, ready.expect("a hub was made ready")).await,
+        CliCommand::Migrate(migrate) => migrate.run(&config, format).await,
+        CliCommand::Token(token) => token.run(&config, format),
+        CliCommand::Key(key) => key.run(&config, format).await,
+        CliCommand::Notify(notify) => notify.run(&config, format).await,
+        CliCommand::Listen(listen) => listen.run(&config, format).await,
+        CliCommand::History(history) => history.run(&config, format).await,
+        CliCommand::Log(log) => log.run(&config, format).await,
+        CliCommand::Erase(erase) => erase.run(&config, format).await,
+        CliCommand::Analyst(analyst) => analyst.run(&config, format).await,
+        CliCommand::Export(export) => export.run(&config).await,
+        CliCommand::Why(why) => why.run(&config, format).await,
+        CliCommand::Upstream(upstream) => upstream.run(&config, format).await,
+        CliCommand::Stats => stats::run(&config, format).await,
+        CliCommand::Healthcheck => healthcheck::run(&config).await,
+        CliCommand::Config(_) => Ok(()),
     }
 }
 
-impl Global {
+impl GlobalOptions {
+    /// Reads the settings of a program that is not the hub's, and starts its log.
+    ///
+    /// # Errors
+    /// When a setting is invalid, or the command line holds a password.
+    pub fn start(&self) -> Result<Config, CliFailure> {
+        self.no_password()?;
+        let config = load(&self.flags())?;
+        self.start_log(&config)?;
+        Ok(config)
+    }
+
+    /// Only a hub logs by default. The other commands print their own messages unless a log filter is given.
+    fn start_log(&self, config: &Config) -> Result<(), CliFailure> {
+        let filter = if self.log.is_some() { config.log.as_str() } else { "warn" };
+        telemetry::start(filter, config.log_format).map_err(CliFailure::settings)
+    }
+
+    /// Refuses a password on the command line: every user of the machine can list the arguments of its processes.
+    fn no_password(&self) -> Result<(), CliFailure> {
+        let url = self.database_url.as_deref().and_then(|url| url::Url::parse(url).ok());
+        let has_password = url.is_some_and(|url| url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password"));
+        if has_password {
+            return Err(CliFailure::settings(
+                "--database-url contains a password, which every user of this machine can read in the list of processes: \
+                 set DATABASE_URL or DATABASE_URL_FILE instead",
+            ));
+        }
+        Ok(())
+    }
+
     fn flags(&self) -> Values {
         let mut flags = Values::new();
         let given = [

@@ -1,8 +1,8 @@
-//! `recado notify -`: post the notifications that come on stdin, one a line.
+//! Runs `recado notify -`: posts the notifications of stdin, one per line.
 //!
-//! Lines are cut into batches by their count and length alone, and a batch's key is made of the run's key and the batch's
-//! number: the same input with the same `--idempotency-key` makes the same keys, so an import that broke off is simply
-//! run again.
+//! Lines are cut into batches by their count and length alone, and a batch's key is made of the run's key and the
+//! batch's number. So the same input with the same `--idempotency-key` makes the same keys, and an interrupted import
+//! is simply run again.
 
 use std::time::Duration;
 
@@ -11,41 +11,43 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::hub_client::HubClient;
 use super::output::{self, Format};
 use crate::wire::batch::ITEMS_MAX;
 
-/// Most bytes of a batch, but for its last line; with that it stays far below the hub's limit.
+/// Maximum bytes of a batch without its last line. With that line a batch stays far below the hub's limit.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What was posted, when it is not shown one by one.
+/// The totals of a run whose receipts are not printed one by one.
 #[derive(Debug, Default, Serialize)]
-struct Posted {
+struct PostedTotals {
     posted: u64,
     duplicates: u64,
     last_seq: Option<i64>,
 }
 
+/// Posts all lines of stdin.
+///
 /// # Errors
-/// At the first line that is no JSON, and at the first batch that the hub refuses or does not answer; with the number of
-/// the line, where one is to blame. What was posted before it stays.
-pub async fn run(client: &HubClient, format: Format, key: &str) -> Result<(), Failure> {
+/// At the first line of malformed JSON, and at the first batch that the hub refuses or does not answer, with the
+/// number of the line at fault, if there is one. Earlier batches stay posted.
+pub async fn run(client: &HubClient, format: Format, key: &str) -> Result<(), CliFailure> {
     let bar = ProgressBar::new_spinner().with_style(style());
     bar.enable_steady_tick(Duration::from_millis(200));
     let outcome = post_all(client, format, key, &bar).await;
-    // What is said next must not share a line with it.
+    // The next output must not share a line with the bar.
     bar.finish_and_clear();
     let totals = outcome?;
     if format == Format::Ndjson { Ok(()) } else { output::one(format, &totals) }
 }
 
-async fn post_all(client: &HubClient, format: Format, key: &str, bar: &ProgressBar) -> Result<Posted, Failure> {
+async fn post_all(client: &HubClient, format: Format, key: &str, bar: &ProgressBar) -> Result<PostedTotals, CliFailure> {
     let mut input = BufReader::new(tokio::io::stdin());
-    let mut totals = Posted::default();
+    let mut totals = PostedTotals::default();
     let (mut lines, mut number) = (0, 0);
     loop {
-        let batch = Batch::read(&mut input, &mut lines).await?;
+        let batch = LineBatch::read(&mut input, &mut lines).await?;
         if !batch.items.is_empty() {
             let answer = client.insist("/api/internal/notify/batch", &format!("{key}/{number}"), &batch.body()).await?;
             number += 1;
@@ -61,9 +63,9 @@ async fn post_all(client: &HubClient, format: Format, key: &str, bar: &ProgressB
             bar.set_position(totals.posted);
         }
         match batch.end {
-            End::NotYet => {}
-            End::Eof => return Ok(totals),
-            End::Bad(failure) => return Err(failure),
+            InputEnd::NotYet => {}
+            InputEnd::Eof => return Ok(totals),
+            InputEnd::Bad(failure) => return Err(failure),
         }
     }
 }
@@ -72,37 +74,38 @@ fn style() -> ProgressStyle {
     ProgressStyle::with_template("{spinner} {human_pos} posted, {per_sec}").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-enum End {
+enum InputEnd {
     NotYet,
     Eof,
-    Bad(Failure),
+    Bad(CliFailure),
 }
 
-struct Batch {
+struct LineBatch {
     /// Each line with its number.
     items: Vec<(u64, String)>,
-    end: End,
+    end: InputEnd,
 }
 
-impl Batch {
-    async fn read(input: &mut (impl AsyncBufRead + Unpin), lines: &mut u64) -> Result<Self, Failure> {
-        let mut batch = Self { items: Vec::new(), end: End::NotYet };
+impl LineBatch {
+    async fn read(input: &mut (impl AsyncBufRead + Unpin), lines: &mut u64) -> Result<Self, CliFailure> {
+        let mut batch = Self { items: Vec::new(), end: InputEnd::NotYet };
         let mut bytes = 0;
         while batch.items.len() < ITEMS_MAX && bytes < BATCH_BYTES {
             let mut line = String::new();
-            let read = input.read_line(&mut line).await.map_err(|error| Failure::other(format!("stdin, line {}: {error}", *lines + 1)))?;
+            let read =
+                input.read_line(&mut line).await.map_err(|error| CliFailure::other(format!("stdin, line {}: {error}", *lines + 1)))?;
             if read == 0 {
-                batch.end = End::Eof;
+                batch.end = InputEnd::Eof;
                 break;
             }
             *lines += 1;
             if line.trim().is_empty() {
                 continue;
             }
-            // A line that is no JSON would make the whole batch none.
+            // A line of malformed JSON would make the whole batch malformed.
             if let Err(error) = serde_json::from_str::<&RawValue>(&line) {
-                batch.end = End::Bad(Failure::other(format!(
-                    "line {lines} is not JSON (column {}); what stands before it was posted",
+                batch.end = InputEnd::Bad(CliFailure::other(format!(
+                    "line {lines} is not JSON (column {}); the lines before it were posted",
                     error.column()
                 )));
                 break;
@@ -118,8 +121,9 @@ impl Batch {
         format!("{{\"items\":[{}]}}", items.join(","))
     }
 
-    /// The hub counts the items of a batch; whoever reads the message counts lines.
-    fn in_lines(&self, mut failure: Failure) -> Failure {
+    /// Replaces item numbers by line numbers: the hub counts the items of a batch, the reader of the message counts
+    /// lines.
+    fn in_lines(&self, mut failure: CliFailure) -> CliFailure {
         let mut message = String::new();
         for (at, part) in failure.message.split("/items/").enumerate() {
             let digits = part.chars().take_while(char::is_ascii_digit).count();
@@ -143,9 +147,9 @@ mod tests {
         let text: String = (0..2500).map(|n| if n % 7 == 0 { "\n".to_owned() } else { format!("{{\"n\":{n}}}\n") }).collect();
         let (mut input, mut lines, mut sizes) = (text.as_bytes(), 0, Vec::new());
         loop {
-            let batch = Batch::read(&mut input, &mut lines).await.unwrap();
+            let batch = LineBatch::read(&mut input, &mut lines).await.unwrap();
             sizes.push(batch.items.len());
-            if matches!(batch.end, End::Eof) {
+            if matches!(batch.end, InputEnd::Eof) {
                 break;
             }
         }
@@ -154,10 +158,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_names_lines() {
-        let batch = Batch::read(&mut &b"\n1\n\n2\n{\n"[..], &mut 0).await.unwrap();
-        assert!(matches!(&batch.end, End::Bad(failure) if failure.message.starts_with("line 5 is not JSON")));
+        let batch = LineBatch::read(&mut &b"\n1\n\n2\n{\n"[..], &mut 0).await.unwrap();
+        assert!(matches!(&batch.end, InputEnd::Bad(failure) if failure.message.starts_with("line 5 is not JSON")));
         assert_eq!(batch.body(), r#"{"items":[1,2]}"#);
-        let said = batch.in_lines(Failure::other("422 invalid_field: no\n  /items/1/title is required\n  /items/0 must be an object"));
+        let said = batch.in_lines(CliFailure::other("422 invalid_field: no\n  /items/1/title is required\n  /items/0 must be an object"));
         assert_eq!(said.message, "422 invalid_field: no\n  line 4: /title is required\n  line 2: must be an object");
     }
 }

@@ -1,17 +1,20 @@
-//! `recado serve`.
+//! Runs `recado serve`: starts the hub.
 
 use std::net::SocketAddr;
 
 use clap::Args;
+use private_postgres::HandedOver;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output;
-use crate::app;
+use crate::app::{self, Kept};
 use crate::config::{Config, Values};
+use crate::startup::{self, StartupError};
+use crate::{privileges, telemetry};
 
 /// Run a hub until SIGTERM or Ctrl-C.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub struct ServeCommand {
     /// Address to listen on (RECADO_BIND)
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<String>,
@@ -23,25 +26,97 @@ pub struct Serve {
     log_format: Option<String>,
 }
 
-impl Serve {
+impl ServeCommand {
     pub fn flags(&self, flags: &mut Values) {
         let given = [("RECADO_BIND", &self.bind), ("PORT", &self.port), ("RECADO_LOG_FORMAT", &self.log_format)];
         flags.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))));
     }
 }
 
-pub async fn run(config: Config) -> Result<(), Failure> {
+/// The result of the steps before the runtime starts: a hub that root starts becomes another user.
+pub struct Ready {
+    kept: Kept,
+    /// Why the hub stays root, if it does.
+    stays_root: Option<String>,
+}
+
+/// Reads the secrets and gives up root's rights.
+///
+/// # Errors
+/// If a secret cannot be read, or the hub cannot become the configured user.
+pub fn prepare(config: &mut Config) -> Result<Ready, CliFailure> {
+    // Read as root: the files may be readable by root alone.
+    let kept = Kept::read(config).map_err(CliFailure::from)?;
+    Ok(Ready { kept, stays_root: leave_root(config)? })
+}
+
+fn leave_root(config: &mut Config) -> Result<Option<String>, CliFailure> {
+    let named = config.user.clone();
+    if !privileges::is_root() {
+        if let Some(name) = named {
+            let wanted = private_postgres::find_user(&name).map_err(|error| CliFailure::settings(error.to_string()))?;
+            if wanted.uid != privileges::user() {
+                return Err(CliFailure::settings(format!(
+                    "RECADO_USER is {name}, and only root can become another user (this is user number {})",
+                    privileges::user()
+                )));
+            }
+        }
+        return Ok(None);
+    }
+    if !privileges::CAN_BE_GIVEN_UP {
+        return Ok(Some("a hub can give them up on Linux only; start it as a user of its own".to_owned()));
+    }
+    let user = match (&config.database_url, named) {
+        (None, _) if config.user.is_some() && config.postgres_user.is_some() && config.user != config.postgres_user => {
+            return Err(CliFailure::settings(
+                "RECADO_USER and RECADO_POSTGRES_USER differ: with a private server the hub is the user who runs that; leave one out",
+            ));
+        }
+        (None, _) => {
+            // Fix the folder now: its default depends on the user.
+            config.data_dir = Some(startup::state_dir(config).map_err(StartupError::from)?);
+            match startup::hand_over(config).map_err(StartupError::from)? {
+                HandedOver::To(user) => user,
+                HandedOver::Not(folder) => {
+                    return Ok(Some(format!(
+                        "RECADO_DATA_DIR {} holds other files or belongs to another user, so it is not given to the private server's user: use a \
+                         folder of the hub's own",
+                        folder.display()
+                    )));
+                }
+            }
+        }
+        (Some(_), Some(name)) => private_postgres::find_user(&name).map_err(|error| CliFailure::settings(error.to_string()))?,
+        (Some(_), None) => {
+            return Ok(Some("RECADO_USER names no user to become; set it, or start the hub as a user of its own".to_owned()));
+        }
+    };
+    privileges::become_user(user.uid, user.gid, &user.groups)
+        .map_err(|error| CliFailure::settings(format!("the hub cannot become user {}: {error}", user.name)))?;
+    // The process is that user now, so nothing is left to change.
+    (config.user, config.postgres_user) = (None, None);
+    Ok(None)
+}
+
+pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
+    let Ready { kept, stays_root } = ready;
+    if let Some(why) = stays_root {
+        tracing::warn!(why, "the hub runs with root's rights");
+    }
     let hints = Hints::of(&config);
-    app::serve(config, |address| {
-        // Whoever started us may not be reading any more; that is no reason not to serve.
-        let _ = output::line(&format!("ready http://{address}"));
-        eprintln!("{}", hints.text(address));
+    app::serve(config, kept, |address| {
+        // The parent process may no longer read stdout; the hub serves nevertheless.
+        let ready = format!("ready http://{address}");
+        // On a thread of its own: writing to a full pipe without a reader blocks.
+        drop(tokio::task::spawn_blocking(move || output::line(&ready)));
+        telemetry::say(&hints.text(address));
     })
     .await?;
     Ok(())
 }
 
-/// What a newcomer pastes next.
+/// The commands that a new user can paste next.
 struct Hints {
     program: String,
     flags: String,
@@ -66,7 +141,7 @@ impl Hints {
     }
 }
 
-/// Quoted for a shell where that is needed.
+/// Quotes a text for a shell if necessary.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }

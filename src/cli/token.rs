@@ -1,19 +1,19 @@
-//! `recado token`: a token from the hub's own secret.
+//! Runs `recado token`: makes a token with the hub's own secret.
 
 use clap::Args;
 use serde::Serialize;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output::{self, Format};
-use crate::backing;
 use crate::config::{Config, parse_duration};
 use crate::domain::{AccountId, Principal, Role, UserId};
-use crate::http;
+use crate::http::{self, ACCOUNTS_MAX, TOKEN_MAX_BYTES};
+use crate::startup;
 
 /// Print a token.
 #[derive(Debug, Args)]
-pub struct Token {
-    /// The user it is for (its sub)
+pub struct TokenCommand {
+    /// The user of the token (its sub)
     #[arg(long)]
     user: String,
     /// An account of the user; may be given several times
@@ -22,44 +22,61 @@ pub struct Token {
     /// How long it is valid
     #[arg(long, default_value = "1h")]
     ttl: String,
-    /// service or admin: a token for publishing or for /stats, which opens no stream
+    /// service or admin: a token for posting or for /stats, which opens no stream
     #[arg(long)]
     role: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct TokenReport {
     token: String,
     user: String,
     expires_in_s: u64,
 }
 
-impl Token {
-    pub fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
+impl TokenCommand {
+    pub fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
         let who = principal(&self.user, &self.accounts)?;
         let role = match self.role.as_deref() {
             None => None,
-            Some(text) => Some(Role::parse(text).ok_or_else(|| Failure::other("--role is service or admin"))?),
+            Some(text) => Some(Role::parse(text).ok_or_else(|| CliFailure::other("--role must be service or admin"))?),
         };
-        let ttl = parse_duration(&self.ttl).ok_or_else(|| Failure::other("--ttl is a time such as 30s, 5m or 1h"))?;
+        let ttl = parse_duration(&self.ttl).ok_or_else(|| CliFailure::other("--ttl must be a duration such as 30s, 5m or 1h"))?;
+        if ttl.as_secs() == 0 {
+            return Err(CliFailure::other("--ttl must be 1s or more: the token would expire before it is used"));
+        }
         if ttl > config.jwt.max_lifetime {
-            return Err(Failure::other("--ttl is above RECADO_JWT_MAX_LIFETIME: the hub would refuse the token"));
+            return Err(CliFailure::other("--ttl is above RECADO_JWT_MAX_LIFETIME: the hub would refuse the token"));
         }
         let token = mint(config, &who, role, ttl)?;
         match format {
             Format::Table => output::line(&token),
-            _ => output::one(format, &Answer { token, user: self.user.clone(), expires_in_s: ttl.as_secs() }),
+            _ => output::one(format, &TokenReport { token, user: self.user.clone(), expires_in_s: ttl.as_secs() }),
         }
     }
 }
 
-pub fn principal(user: &str, accounts: &[String]) -> Result<Principal, Failure> {
-    let user = UserId::parse(user).map_err(|error| Failure::other(format!("--user {error}")))?;
+pub fn principal(user: &str, accounts: &[String]) -> Result<Principal, CliFailure> {
+    let user = UserId::parse(user).map_err(|error| CliFailure::other(format!("--user {error}")))?;
+    if accounts.len() > ACCOUNTS_MAX {
+        return Err(CliFailure::other(format!(
+            "--account is given {} times; the hub accepts tokens with at most {ACCOUNTS_MAX} accounts",
+            accounts.len()
+        )));
+    }
     let accounts = accounts.iter().map(|account| AccountId::parse(account)).collect::<Result<_, _>>();
-    Ok(Principal { user, accounts: accounts.map_err(|error| Failure::other(format!("--account {error}")))? })
+    Ok(Principal { user, accounts: accounts.map_err(|error| CliFailure::other(format!("--account {error}")))? })
 }
 
-pub fn mint(config: &Config, who: &Principal, role: Option<Role>, ttl: std::time::Duration) -> Result<String, Failure> {
-    let secret = backing::jwt_secret(config)?;
-    http::mint(&secret, &config.jwt, who, role, ttl).map_err(|error| Failure::other(format!("the token could not be made: {error}")))
+pub fn mint(config: &Config, who: &Principal, role: Option<Role>, ttl: std::time::Duration) -> Result<String, CliFailure> {
+    let secret = startup::jwt_secret(config)?;
+    let token = http::mint(&secret, &config.jwt, who, role, ttl);
+    let token = token.map_err(|error| CliFailure::other(format!("the token could not be made: {error}")))?;
+    if token.len() > TOKEN_MAX_BYTES {
+        return Err(CliFailure::other(format!(
+            "the token has {} bytes, but the hub accepts {TOKEN_MAX_BYTES}: give fewer accounts",
+            token.len()
+        )));
+    }
+    Ok(token)
 }

@@ -1,8 +1,8 @@
-//! `recado why`.
+//! Runs `recado why`: tells whether a user has a notification, and the reason.
 
 use clap::Args;
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::hub_client::HubClient;
 use super::output::{self, Format};
 use crate::config::Config;
@@ -10,7 +10,7 @@ use crate::domain::{Role, UserId};
 
 /// Tell whether a user has a notification, and why or why not.
 #[derive(Debug, Args)]
-pub struct Why {
+pub struct WhyCommand {
     /// The user's id
     #[arg(value_parser = |text: &str| UserId::parse(text))]
     user: UserId,
@@ -19,9 +19,9 @@ pub struct Why {
     seq: u64,
 }
 
-impl Why {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        // An id holds nothing that would have to be escaped in a query.
+impl WhyCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
+        // No character of an id has to be escaped in a query.
         let path = format!("/api/admin/why?user={}&seq={}", self.user, self.seq);
         let answer = HubClient::new(config, Some(Role::Admin))?.get(&path).await?.into_success()?;
         match format {

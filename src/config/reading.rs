@@ -1,34 +1,92 @@
-//! From text to checked values, with everything that is wrong collected.
+//! Converts the text of settings to checked values and collects all errors.
 
+use std::ffi::OsString;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use super::{TABLE, Values};
-use crate::spelling;
+use super::origins::normalised;
+use super::{ConfigError, TABLE, Values};
+use crate::{secrets, spelling};
 
-/// Reads rows of the table and collects what is wrong with them.
+/// Settings without a default that name a file or a folder: an empty value would silently mean something else.
+const LEADS_ASTRAY_WHEN_EMPTY: &[&str] = &["RECADO_DATA_DIR", "RECADO_POSTGRES_BIN", "RECADO_UPSTREAM_FILE"];
+
+/// The environment as text. A setting of the hub that is not UTF-8 is an error; other variables are ignored.
+pub(super) fn as_text(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Values, ConfigError> {
+    let (mut values, mut errors) = (Values::new(), Vec::new());
+    for (name, value) in vars {
+        let shown = name.to_string_lossy().into_owned();
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => {
+                values.insert(name, value);
+            }
+            _ if is_ours(&shown) => errors.push(format!("{shown} contains bytes that are not UTF-8")),
+            _ => {}
+        }
+    }
+    if errors.is_empty() { Ok(values) } else { Err(ConfigError(errors)) }
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("RECADO_") || TABLE.iter().any(|setting| setting.name == name || name.strip_suffix("_FILE") == Some(setting.name))
+}
+
+/// How many variables Kubernetes made because a service's name begins with `recado`.
+pub(super) fn service_links(values: &Values) -> usize {
+    values.iter().filter(|(name, value)| is_service_link(name, value)).count()
+}
+
+/// Recognises `RECADO_SERVICE_HOST`, `RECADO_PORT=tcp://…`, `RECADO_PORT_8080_TCP_ADDR` and the like (Kubernetes
+/// documentation, "Accessing the Service", environment variables).
+fn is_service_link(name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix("RECADO_") else { return false };
+    let rest = format!("_{rest}");
+    let by_protocol = ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
+        ["", "_PROTO", "_PORT", "_ADDR"].iter().any(|end| {
+            let number = rest.strip_suffix(&format!("{protocol}{end}")).and_then(|rest| rest.rsplit_once("_PORT_"));
+            number.is_some_and(|(_, number)| number.parse::<u16>().is_ok())
+        })
+    });
+    let is_known = TABLE.iter().any(|setting| setting.name == name);
+    !is_known
+        && (rest.ends_with("_SERVICE_HOST")
+            || rest.contains("_SERVICE_PORT")
+            || by_protocol
+            || rest.ends_with("_PORT") && value.contains("://"))
+}
+
+/// Reads rows of the table and collects their errors.
 pub(super) struct Reading<'a> {
     pub(super) values: &'a Values,
     pub(super) errors: Vec<String>,
 }
 
 impl Reading<'_> {
-    /// The value, its file's content, or the default; `None` for nothing at all.
+    /// The value, its file's content, or the default; `None` if there is none.
     pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
-        let setting = TABLE.iter().find(|s| s.name == name).expect("every name that is read stands in the table");
-        let given = self.values.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let setting = TABLE.iter().find(|s| s.name == name).expect("every name that is read is in the table");
+        let given = self.values.get(name).map(|v| v.trim().to_owned());
+        if given.as_deref() == Some("") && (setting.secret || LEADS_ASTRAY_WHEN_EMPTY.contains(&name)) {
+            self.errors.push(format!("{name} is empty; give it a value or leave it out"));
+        }
+        let given = given.filter(|v| !v.is_empty());
         let file = self.values.get(&format!("{name}_FILE")).filter(|_| setting.secret);
         let value = match (given, file) {
             (Some(_), Some(_)) => {
                 self.errors.push(format!("{name} and {name}_FILE are both set; leave one out"));
                 None
             }
-            (None, Some(file)) => match std::fs::read_to_string(file) {
+            (None, Some(file)) => match secrets::read_given(file.as_ref()) {
+                Err(_) if file.trim().is_empty() => {
+                    self.errors.push(format!("{name}_FILE is empty; name a file or leave it out"));
+                    None
+                }
                 Ok(content) => Some(content.trim_end_matches(['\r', '\n']).to_owned()),
                 Err(error) => {
-                    self.errors.push(format!("{name}_FILE: {file} cannot be read: {error}"));
+                    self.errors.push(format!("{name}_FILE: cannot use {file}: {error}"));
                     None
                 }
             },
@@ -57,6 +115,11 @@ impl Reading<'_> {
             self.wrong(name, &number.to_string(), &expected);
         }
         Some(number)
+    }
+
+    /// A number per second; zero means no limit.
+    pub(super) fn rate(&mut self, name: &'static str) -> u32 {
+        self.number(name, 0, 10_000_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
     }
 
     pub(super) fn switch(&mut self, name: &'static str) -> bool {
@@ -97,20 +160,39 @@ impl Reading<'_> {
         value
     }
 
+    /// Like [`Self::optional`], but `forever` is a valid value: `None`.
+    pub(super) fn kept<T>(&mut self, name: &'static str, expected: &str, parse: fn(&str) -> Option<T>) -> Option<T> {
+        if self.text(name).is_some_and(|text| text == FOREVER) {
+            return None;
+        }
+        self.optional(name, &format!("{expected}, or {FOREVER}"), parse)
+    }
+
     pub(super) fn origins(&mut self) -> Option<Vec<String>> {
         let text = self.text("RECADO_ALLOWED_ORIGINS")?;
-        let origins: Vec<String> = text.split(',').map(|o| o.trim().to_owned()).filter(|o| !o.is_empty()).collect();
-        for origin in &origins {
-            let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            if rest.is_none_or(|host| host.is_empty() || host.contains(['/', '?', '#', ' ', '@', '*'])) {
-                self.wrong(
-                    "RECADO_ALLOWED_ORIGINS",
-                    origin,
-                    "origins such as https://app.example.com, without a path and without wildcards",
-                );
+        let mut origins = Vec::new();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            match normalised(entry) {
+                Ok(origin) => origins.push(origin),
+                Err(reason) => self.errors.push(format!("RECADO_ALLOWED_ORIGINS contains {entry:?}, which matches no page: {reason}")),
             }
         }
         Some(origins)
+    }
+
+    pub(super) fn hosts(&mut self) -> Vec<String> {
+        let text = self.text("RECADO_ALLOWED_HOSTS").unwrap_or_default().to_ascii_lowercase();
+        let hosts: Vec<String> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect();
+        for entry in &hosts {
+            let name = entry.strip_prefix("*.").unwrap_or(entry);
+            let is_name = !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            if entry != "*" && !is_name {
+                self.errors.push(format!(
+                    "RECADO_ALLOWED_HOSTS holds {entry:?}, which is no name of a host: write it without scheme and port, such as hub.example.com"
+                ));
+            }
+        }
+        hosts
     }
 
     /// A key of 32 bytes, as 64 hexadecimal digits or in base64.
@@ -118,7 +200,7 @@ impl Reading<'_> {
         let text = self.text(name)?;
         let key = parse_key(&text);
         if key.is_none() {
-            // Not the value: most of a key may be in it.
+            // The value is not shown: it may contain most of a key.
             self.errors.push(format!("{name} must be 32 bytes, as 64 hexadecimal digits or in base64 (openssl rand -hex 32)"));
         }
         key
@@ -126,8 +208,8 @@ impl Reading<'_> {
 
     pub(super) fn jwt_secret(&mut self) -> Option<String> {
         let secret = self.text("RECADO_JWT_SECRET")?;
-        if secret.len() < 32 {
-            self.errors.push(format!("RECADO_JWT_SECRET has {} bytes; it must have 32 or more (RFC 7518 section 3.2)", secret.len()));
+        if let Err(why) = secrets::check(&secret) {
+            self.errors.push(format!("RECADO_JWT_SECRET {why}"));
         }
         Some(secret)
     }
@@ -159,6 +241,9 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// The value for data that is never deleted.
+pub const FOREVER: &str = "forever";
+
 /// `500ms`, `30s`, `5m`, `2h`, or a number of seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -173,23 +258,35 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// `off`, or a time that neither floods the database nor says nothing any more.
+/// Addresses and networks, each as an address and the length of its prefix.
+pub(super) fn parse_networks(text: &str) -> Option<Vec<(IpAddr, u8)>> {
+    let network = |text: &str| -> Option<(IpAddr, u8)> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().ok()?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(longest), |prefix| prefix.parse().ok().filter(|prefix| *prefix <= longest))?;
+        Some((address, prefix))
+    };
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(network).collect()
+}
+
+/// `off`, or a time that neither floods the database nor is too long to be useful.
 pub(super) fn parse_facts(text: &str) -> Option<Option<Duration>> {
     let bounds = Duration::from_millis(200)..=Duration::from_secs(3600);
     if text == "off" { Some(None) } else { parse_duration(text).filter(|every| bounds.contains(every)).map(Some) }
 }
 
-/// A time after which a device counts as idle. That one is connected is noted once a day, so less than two days would
-/// forget devices that come every day.
+/// The time after which an unused device expires. A connected device is marked as seen only once a day, so less than
+/// two days would expire devices that connect every day.
 pub fn parse_idle(text: &str) -> Option<Duration> {
     parse_duration(text).filter(|idle| *idle >= Duration::from_secs(2 * 86_400))
 }
 
-/// A variable that begins like ours and is none is a typing error that would otherwise be silent.
+/// Reports variables that begin with `RECADO_` and are not settings: typing errors, which would otherwise be silent.
 pub(super) fn unknown_names(values: &Values) -> Vec<String> {
     let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));
-    let ours = values.keys().filter(|name| name.starts_with("RECADO_"));
-    ours.filter(|name| !known(name)).map(|name| format!("{name} is no setting{}", did_you_mean(name))).collect()
+    let ours = values.iter().filter(|(name, value)| name.starts_with("RECADO_") && !is_service_link(name, value)).map(|(name, _)| name);
+    ours.filter(|name| !known(name)).map(|name| format!("{name} is not a setting{}", did_you_mean(name))).collect()
 }
 
 fn did_you_mean(name: &str) -> String {

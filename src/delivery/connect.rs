@@ -1,53 +1,60 @@
-//! Letting a client in: from where its stream goes on, and what it is told about that.
+//! Admits a client: decides where its stream starts and what the client is told about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::live::Delivery;
-use super::registry::{Full, Member, Position, Seat};
+use super::registry::{Connection, Full, Position, Registration};
+use super::shared_handles::Delivery;
+use super::stream_state::StreamState;
 use super::subscription::Subscription;
 use crate::backoff::Backoff;
+use crate::domain::resume::{self, KeptPosition, SettledConnection};
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
 use crate::metrics;
-use crate::store::cursors::{Known, Place};
-use crate::store::{StoreError, cursors, read};
-use crate::wire::server::Resume;
+use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
+use crate::store::resume::{ConnectionBegin, KeptConnection};
+use crate::store::sessions::SessionFact;
+use crate::store::{self, StoreError, acked_positions, read};
+use crate::wire::server_frame::ResumeOutcome;
 
-/// How long a client that knows a higher number than this instance waits for the instance to get there.
+/// How long to wait for this instance to reach a sequence number that the client knows and this instance has not read.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
-/// How often a device's place is asked for. After the database was away every idle reader still has a connection that went
-/// with it, and learns that by using it; whoever connects then should not have to come again for that.
+/// How often reading a device's position is tried. After a database restart every idle connection of the pool is
+/// broken, which shows only when it is used. A client that connects at that time should not have to retry for this.
 const PLACE_TRIES: u32 = 6;
 
-/// From where a client wants its stream.
+/// The requested start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
-    /// From the stored place of the device; a new device starts at the end of the log.
+pub enum ResumeFrom {
+    /// The stored position of the device; a new device starts at the head of the log.
     Ack,
-    /// From now on.
+    /// New rows only.
     Live,
-    /// All that the log still holds.
+    /// All rows that the log still holds.
     Earliest,
-    /// After this number.
+    /// After this sequence number.
     Seq(Seq),
 }
 
-/// What a client asks for when it connects.
+/// The parameters of a connect.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct ConnectRequest {
     pub who: Principal,
     pub client: ClientId,
     pub transport: &'static str,
-    pub since: Since,
-    /// The history that the client's place belongs to, where it says so.
+    pub since: ResumeFrom,
+    /// The log id that the client's position belongs to, if the client sent one.
     pub log_id: Option<LogId>,
-    /// The id of the notification at the client's place, where it says so.
+    /// The id of the notification at the client's position, if the client sent one.
     pub last_id: Option<NotificationId>,
+    /// The stream belongs to the device. A program that only reads by sequence number does not move the device's
+    /// position.
+    pub is_of_device: bool,
 }
 
-/// Why a client is not let in.
+/// Why a client is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("the user has too many connections")]
@@ -56,7 +63,7 @@ pub enum ConnectError {
     InstanceFull,
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The client knows numbers that this instance has not read yet, and could not read in time.
+    /// The client knows sequence numbers that this instance could not read within the limit.
     #[error("this instance is behind the client")]
     Behind,
 }
@@ -70,90 +77,287 @@ impl From<Full> for ConnectError {
     }
 }
 
+/// Result of comparing a new connection with the other connections of its device.
+#[derive(Debug, Default)]
+struct Siblings {
+    /// Where the connection starts; `None` means at the device's position.
+    from: Option<Seq>,
+    is_shared: bool,
+    settled: Vec<SettledConnection>,
+}
+
+/// A client that is admitted.
+pub struct Admitted {
+    pub subscription: Subscription,
+    pub resume: ResumeOutcome,
+    /// The position of this instance when the client was registered.
+    pub position: Position,
+}
+
+/// Where a stream starts.
+struct StreamStart {
+    resume: ResumeOutcome,
+    at: Position,
+    siblings: Siblings,
+}
+
+impl StreamStart {
+    /// A start that no other connection of the device changes.
+    fn of(resume: ResumeOutcome, at: Position) -> Self {
+        Self { resume, at, siblings: Siblings::default() }
+    }
+}
+
+/// A connection that is stored in the database and may end before its stream begins.
+struct EnteredConnection<'a> {
+    delivery: &'a Delivery,
+    connection: Arc<Connection>,
+    log_id: LogId,
+    has_begun: bool,
+}
+
+impl EnteredConnection<'_> {
+    fn begun(mut self) {
+        self.has_begun = true;
+    }
+}
+
+impl Drop for EnteredConnection<'_> {
+    fn drop(&mut self) {
+        if !self.has_begun && self.connection.is_kept {
+            self.delivery.sessions.never_began(&self.connection, self.log_id);
+        }
+    }
+}
+
+/// Adds an end that is not stored yet. `None`: the stream never began.
+fn with_end(mut kept: KeptPosition, fact: &SessionFact) -> Option<KeptPosition> {
+    if !fact.is_kept {
+        return None;
+    }
+    if let Some((at, why)) = fact.end {
+        let end = store::resume::end_of(why, micros(fact.last_activity.elapsed()), micros(at.elapsed()));
+        (kept.seen, kept.over) = (end.seen, Some(end.over));
+        kept.report(fact.from, fact.own_acked, fact.names_start);
+    }
+    Some(kept)
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Delivery {
-    /// Lets a client in and finds its place. From the moment of joining, nothing can be missed.
+    /// Registers a client and finds the start of its stream. Every row that is dispatched after the registration
+    /// reaches the client.
     ///
     /// # Errors
     /// See [`ConnectError`]; the client may try again.
-    pub async fn connect(&self, opening: Opening) -> Result<(Subscription, Resume, Position), ConnectError> {
-        let member = Member::new(opening.who.clone(), opening.client.clone(), opening.transport);
-        let (seat, position) = self.registry.join(member)?;
-        let (resume, position) = self.resume(&opening, &seat, position).await?;
-        seat.member().begin(position.log_id, resume.from(), resume.confirmed());
-        metrics::CONNECTED.one(opening.transport);
-        self.sessions.began(seat.member(), position.log_id);
-        if let Some(desk) = &self.desk {
-            desk.arrived(seat.member());
+    pub async fn connect(&self, request: ConnectRequest) -> Result<Admitted, ConnectError> {
+        let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
+        // A client that wants live rows only has no position that could be lost.
+        connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
+        connection.names_start = request.since != ResumeFrom::Ack;
+        let (registration, position) = self.registry.join(connection)?;
+        let entered = EnteredConnection {
+            delivery: self,
+            connection: Arc::clone(registration.connection()),
+            log_id: position.log_id,
+            has_begun: false,
+        };
+        let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position).await?;
+        entered.begun();
+        registration.connection().begin(position.log_id, resume.from(), resume.confirmed());
+        metrics::CONNECTED.one(request.transport);
+        self.sessions.began(registration.connection(), position.log_id);
+        self.sessions.settle(siblings.settled);
+        self.ask_siblings(registration.connection());
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.add(registration.connection());
         }
-        let connection = Connection::new(resume.from(), position.published);
-        Ok((Subscription::new(self.clone(), self.reader.clone(), seat, connection, position.log_id), resume, position))
+        let stream_state = StreamState::new(resume.from(), position.dispatched);
+        let subscription =
+            Subscription::new(self.clone(), self.reader.clone(), registration, stream_state, position.log_id, siblings.is_shared);
+        Ok(Admitted { subscription, resume, position })
     }
 
-    async fn resume(&self, opening: &Opening, seat: &Seat, at: Position) -> Result<(Resume, Position), ConnectError> {
-        let reset = (Resume::Reset { from: at.floor }, at);
-        if opening.log_id.is_some_and(|log_id| log_id != at.log_id) {
-            return Ok(reset);
+    async fn resume(&self, request: &ConnectRequest, registration: &Registration, at: Position) -> Result<StreamStart, ConnectError> {
+        let reset = ResumeOutcome::Reset { from: at.floor };
+        if request.log_id.is_some_and(|log_id| log_id != at.log_id) {
+            return Ok(StreamStart::of(reset, at));
         }
-        let place = match opening.since {
-            Since::Live => return Ok((Resume::Live { from: at.published }, at)),
-            Since::Earliest => return Ok((Resume::Ok { from: at.floor }, at)),
-            Since::Seq(seq) => seq,
-            Since::Ack => match self.stored_place(opening, at).await? {
-                Known::New(_) => return Ok((Resume::Live { from: at.published }, at)),
-                known if known.place().log_id != at.log_id => return Ok(reset),
-                // How far it really was is forgotten, so nothing is replayed: it would have most of it twice.
-                Known::Forgotten(place) if place.acked < at.published => {
-                    return Ok((Resume::Gap { from: at.published, lost_from: place.acked.next(), lost_to: at.published }, at));
+        if !registration.connection().is_kept {
+            let resume = match request.since {
+                ResumeFrom::Seq(seq) => return self.resume_at(seq, request, registration, at).await,
+                ResumeFrom::Earliest => ResumeOutcome::Ok { from: at.floor },
+                ResumeFrom::Live | ResumeFrom::Ack => ResumeOutcome::Live { from: at.dispatched },
+            };
+            return Ok(StreamStart::of(resume, at));
+        }
+        // A client that names its own start is refused too if its connection cannot be stored: without a row, what it
+        // acknowledges would count as acknowledged by the device's other clients.
+        let (known, siblings) = self.begin(request, registration.connection(), at).await?;
+        let start = match request.since {
+            ResumeFrom::Seq(seq) => self.resume_at(seq, request, registration, at).await?,
+            ResumeFrom::Earliest => StreamStart::of(ResumeOutcome::Ok { from: at.floor }, at),
+            ResumeFrom::Live => StreamStart::of(ResumeOutcome::Live { from: at.dispatched }, at),
+            ResumeFrom::Ack => match known {
+                KnownDevice::New(_) => StreamStart::of(ResumeOutcome::Live { from: at.dispatched }, at),
+                known if known.place().log_id != at.log_id => StreamStart::of(reset, at),
+                // The device's real position is forgotten. A replay would repeat most of what it already has, so
+                // nothing is replayed.
+                KnownDevice::Forgotten(place) if place.acked < at.dispatched => {
+                    StreamStart::of(ResumeOutcome::Gap { from: at.dispatched, lost_from: place.acked.next(), lost_to: at.dispatched }, at)
                 }
-                known => known.place().acked,
+                known => {
+                    let from = siblings.from.unwrap_or(known.place().acked);
+                    self.resume_at(from, request, registration, at).await?
+                }
             },
         };
-        let Some(at) = self.wait_until_read(place, seat, at).await? else { return Ok(reset) };
+        Ok(StreamStart { siblings, ..start })
+    }
+
+    /// Starts the stream after `place` if the log still holds the rows that follow.
+    async fn resume_at(
+        &self,
+        place: Seq,
+        request: &ConnectRequest,
+        registration: &Registration,
+        at: Position,
+    ) -> Result<StreamStart, ConnectError> {
+        let reset = ResumeOutcome::Reset { from: at.floor };
+        let Some(at) = self.wait_until_read(place, registration, at).await? else {
+            return Ok(StreamStart::of(reset, at));
+        };
         if place < at.floor {
-            return Ok((Resume::Gap { from: at.floor, lost_from: place.next(), lost_to: at.floor }, at));
+            return Ok(StreamStart::of(ResumeOutcome::Gap { from: at.floor, lost_from: place.next(), lost_to: at.floor }, at));
         }
-        if let Some(last_id) = opening.last_id
+        if let Some(last_id) = request.last_id
             && place > at.floor
             && read::id_at(&self.reader, place).await? != Some(last_id)
         {
-            return Ok((Resume::Reset { from: at.floor }, at));
+            return Ok(StreamStart::of(ResumeOutcome::Reset { from: at.floor }, at));
         }
-        Ok((Resume::Ok { from: place }, at))
+        Ok(StreamStart::of(ResumeOutcome::Ok { from: place }, at))
     }
 
-    /// What the database knows of the device, and this instance beyond that.
-    async fn stored_place(&self, opening: &Opening, at: Position) -> Result<Known, ConnectError> {
-        let start = Place { log_id: at.log_id, acked: at.published };
-        let known = self.known_place(opening, start).await?;
-        let Some(pending) = self.acks.pending(&opening.who.user, &opening.client, at.log_id) else { return Ok(known) };
-        let acked = match known {
-            Known::At(place) if place.log_id == at.log_id => place.acked.max(pending),
-            Known::At(_) | Known::Forgotten(_) => pending,
-            Known::New(_) => return Ok(known),
+    /// Stores the connection. Returns what the database and this instance know of its device, and where the connection
+    /// starts in relation to the device's other connections.
+    async fn begin(
+        &self,
+        request: &ConnectRequest,
+        connection: &Connection,
+        at: Position,
+    ) -> Result<(KnownDevice, Siblings), ConnectError> {
+        // The first position of a new device: the start of its stream.
+        let first = match request.since {
+            ResumeFrom::Earliest => at.floor,
+            ResumeFrom::Seq(seq) => seq.min(at.dispatched),
+            ResumeFrom::Ack | ResumeFrom::Live => at.dispatched,
         };
-        Ok(Known::At(Place { log_id: at.log_id, acked }))
+        let start = DevicePosition { log_id: at.log_id, acked: first };
+        self.store_pending_ack(request, at.log_id).await?;
+        let (known, listed) = self.enter(request, connection, start).await?;
+        if matches!(known, KnownDevice::New(_))
+            && let Err(error) = acked_positions::trim_one(&self.reader, &request.who.user, self.registry.most_devices()).await
+        {
+            // The trim for the user's next new device removes it.
+            tracing::debug!(%error, "could not trim the user's oldest device");
+        }
+        let pending = self.acks.pending(&request.who.user, &request.client, at.log_id);
+        let known = match (known, pending) {
+            (KnownDevice::At(place), Some(pending)) if place.log_id == at.log_id => {
+                KnownDevice::At(DevicePosition { acked: place.acked.max(pending), ..place })
+            }
+            (KnownDevice::At(_) | KnownDevice::Forgotten(_), Some(acked)) => KnownDevice::At(DevicePosition { log_id: at.log_id, acked }),
+            (known, _) => known,
+        };
+        let KnownDevice::At(place) = known else { return Ok((known, Siblings::default())) };
+        if place.log_id != at.log_id {
+            return Ok((known, Siblings::default()));
+        }
+        let here = self.registry.of_device(&request.who.user, &request.client);
+        let kept = listed.into_iter().filter_map(|listed| self.with_unstored_facts(listed, &here)).collect();
+        let decision = resume::decide(connection.session, place.acked, kept, micros(self.resume_window));
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("resume-shared") {
+            return Ok((known, Siblings::default()));
+        }
+        Ok((known, Siblings { from: Some(decision.from), is_shared: decision.is_shared, settled: decision.settled }))
     }
 
-    /// Asking again is right: a first place that was stored by a try without an answer is found by the next.
-    async fn known_place(&self, opening: &Opening, start: Place) -> Result<Known, StoreError> {
-        let ask = || cursors::place_or_start(&self.reader, &opening.who.user, &opening.client, start);
+    /// Adds what this instance knows of a connection and has not stored yet. `None`: the connection ended before its
+    /// stream began, so no client has its position.
+    fn with_unstored_facts(&self, listed: KeptConnection, here: &[Arc<Connection>]) -> Option<KeptPosition> {
+        let KeptConnection { mut kept, instance } = listed;
+        if instance != self.instance || kept.is_final {
+            return Some(kept);
+        }
+        if let Some(connection) = here.iter().find(|connection| connection.session == kept.session) {
+            kept.over = None;
+            kept.seen = kept.seen.min(micros(connection.connected.elapsed().saturating_sub(connection.last_activity())));
+            if connection.has_begun() {
+                kept.report(connection.from(), connection.own_acked(), connection.names_start);
+            }
+        } else if let Some(fact) = self.sessions.ended_fact(kept.session) {
+            return with_end(kept, &fact);
+        }
+        Some(kept)
+    }
+
+    /// Pings the other connections of the device on this instance. If one of them ends silently later, its pong proves
+    /// that it was alive when this connection began.
+    fn ask_siblings(&self, connection: &Connection) {
+        for sibling in self.registry.of_device(&connection.who.user, &connection.client) {
+            if sibling.session != connection.session {
+                sibling.send_queue.probe();
+            }
+        }
+    }
+
+    /// Stores what the device acknowledged here and the ack flusher has not stored yet. The stored row of the new
+    /// connection says what its device had acknowledged before it. An acknowledgement of an ended connection that came
+    /// to the device's position afterwards would count as one of the new connection.
+    async fn store_pending_ack(&self, request: &ConnectRequest, log_id: LogId) -> Result<(), StoreError> {
+        let Some(acked) = self.acks.pending(&request.who.user, &request.client, log_id) else { return Ok(()) };
+        let ack = Ack { user: request.who.user.clone(), client: request.client.clone(), acked };
+        acked_positions::store_one(&self.reader, log_id, &ack, self.registry.most_devices()).await?;
+        Ok(())
+    }
+
+    /// Retrying is safe: if a try stored a first position and its answer was lost, the next try finds that position.
+    async fn enter(
+        &self,
+        request: &ConnectRequest,
+        connection: &Connection,
+        start: DevicePosition,
+    ) -> Result<(KnownDevice, Vec<KeptConnection>), StoreError> {
+        let new = ConnectionBegin {
+            session: connection.session,
+            instance: self.instance,
+            who: &request.who,
+            client: &request.client,
+            transport: request.transport,
+            start,
+        };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 1..PLACE_TRIES {
-            match ask().await {
+            match store::resume::begin(&self.reader, new).await {
                 Err(StoreError::Unavailable(error)) => {
-                    tracing::debug!(%error, "a device's place is asked for again");
+                    tracing::debug!(%error, "could not read the device's position; retrying");
                     tokio::time::sleep(backoff.failed()).await;
                 }
                 outcome => return outcome,
             }
         }
-        ask().await
+        store::resume::begin(&self.reader, new).await
     }
 
-    /// A place above what this instance has published is either one that another, quicker instance has given, or one
-    /// of a history that was cut back. The log itself tells which; `None` is the latter.
-    async fn wait_until_read(&self, place: Seq, seat: &Seat, at: Position) -> Result<Option<Position>, ConnectError> {
-        if place <= at.published {
+    /// Waits until this instance has dispatched `place`. A position above its head was dispatched by a faster instance,
+    /// or belongs to a log that was truncated. The log's own head tells which; `None` means truncated.
+    async fn wait_until_read(&self, place: Seq, registration: &Registration, at: Position) -> Result<Option<Position>, ConnectError> {
+        if place <= at.dispatched {
             return Ok(Some(at));
         }
         let head = read::head(&self.reader).await?;
@@ -161,12 +365,47 @@ impl Delivery {
             return Ok(None);
         }
         let end = Instant::now() + CATCH_UP_LIMIT;
-        while self.registry.position().published < place {
+        while self.registry.position().dispatched < place {
             if Instant::now() > end {
                 return Err(ConnectError::Behind);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok(Some(self.registry.retake(seat.member())))
+        Ok(Some(self.registry.retake(registration.connection())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::pending_sessions::PendingSessions;
+    use crate::domain::UserId;
+
+    /// Its position, the beginning of the log, counted as one of the device, so the next connection began there.
+    #[test]
+    fn a_connection_that_never_began_has_no_position_before_its_end_is_stored() {
+        let who = Principal { user: UserId::parse("ann").unwrap(), accounts: Vec::new() };
+        let mut connection = Connection::new(who, ClientId::default_device(), "test");
+        connection.is_kept = true;
+        let kept = KeptPosition {
+            session: connection.session,
+            began: 100,
+            seen: 100,
+            over: None,
+            is_final: false,
+            from: Seq::from_db(7),
+            acked: None,
+            device: Some(Seq::from_db(7)),
+            names_start: false,
+            shared: None,
+            has_resumed: false,
+            lowered: 0,
+        };
+        let (sessions, log_id) = (PendingSessions::default(), LogId::new());
+        sessions.ended(&connection, log_id, "lost");
+        let ended = with_end(kept.clone(), &sessions.ended_fact(connection.session).unwrap()).unwrap();
+        assert!(ended.over.is_some() && ended.acked.is_some());
+        sessions.never_began(&connection, log_id);
+        assert_eq!(with_end(kept, &sessions.ended_fact(connection.session).unwrap()), None);
     }
 }

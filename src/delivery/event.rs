@@ -1,26 +1,26 @@
-//! A notification on its way to many clients: encoded once, shared by all.
+//! Holds a notification that is encoded once and shared by many connections.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use crate::domain::{Notification, Seq};
-use crate::wire::server;
+use crate::domain::{Audience, Notification, NotificationId, Seq};
+use crate::wire::server_frame;
 
-/// What is published.
+/// A notification that is dispatched.
 #[derive(Debug)]
-pub struct Event {
+pub struct SharedNotification {
     notification: Notification,
-    /// The tail of its frame, the same for every client. Made for the first of them: most of what other instances take
-    /// concerns nobody who is connected here.
+    /// The part of its frame that is the same for every client. It is encoded for the first client only, because most
+    /// rows from other instances address no user of this one.
     tail: OnceLock<String>,
 }
 
-impl Event {
+impl SharedNotification {
     pub fn of(notification: Notification) -> Arc<Self> {
         Arc::new(Self { notification, tail: OnceLock::new() })
     }
 
-    /// One that says nothing, for tests.
+    /// An empty notification, for tests.
     #[cfg(test)]
     pub fn empty(seq: Seq, audience: crate::domain::Audience) -> Arc<Self> {
         let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
@@ -28,7 +28,14 @@ impl Event {
         Self::of(Notification { seq, id, created_at, kind, title, message, data, audience })
     }
 
-    /// What it costs to hold, in bytes: its texts, once as they are and once in the frame.
+    /// A placeholder for an unreadable row: its sequence number is dispatched, and no connection receives it.
+    pub(super) fn for_nobody(seq: Seq, id: NotificationId) -> Arc<Self> {
+        let (kind, title, message) = (String::new(), String::new(), String::new());
+        let audience = Audience::Users { users: Vec::new(), account: None };
+        Self::of(Notification { seq, id, created_at: chrono::Utc::now(), kind, title, message, data: None, audience })
+    }
+
+    /// Its memory cost in bytes: its texts, counted once as they are and once in the frame.
     pub fn weight(&self) -> usize {
         let Notification { kind, title, message, data, .. } = &self.notification;
         2 * (kind.len() + title.len() + message.len() + data.as_ref().map_or(0, String::len)) + 256
@@ -36,12 +43,12 @@ impl Event {
 
     /// The frame for one client.
     pub fn frame(&self, prev: Seq, replayed: bool) -> String {
-        let tail = self.tail.get_or_init(|| server::notification_tail(&self.notification));
-        server::notification_frame(self.seq, prev, replayed, tail)
+        let tail = self.tail.get_or_init(|| server_frame::notification_tail(&self.notification));
+        server_frame::notification_frame(self.seq, prev, replayed, tail)
     }
 }
 
-impl Deref for Event {
+impl Deref for SharedNotification {
     type Target = Notification;
 
     fn deref(&self) -> &Notification {

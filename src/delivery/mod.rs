@@ -1,45 +1,47 @@
-//! Live delivery on one instance: from the log to each connected client, in order, with nothing missed.
+//! Delivers the log to each connected client of one instance, in order and without gaps.
 //!
 //! # Words
-//! - *published*: the number up to which this instance has handed everything on. One number for all connections.
-//! - *given*: the last number that one connection was told, by a notification, a heartbeat or `caught_up`.
-//! - *sent* and *acked*: the highest number given to a client, and the highest that it has confirmed.
+//! - *dispatched*: the sequence number up to which this instance has handed all rows to its
+//!   connections. One number for all connections.
+//! - *delivered* (`sent` in SQL and in `/stats`): the last number that was written to one connection, by a
+//!   notification, a heartbeat or `caught_up`.
+//! - *acked*: the highest number that a client has confirmed.
 //!
-//! # The joint of replay and live
-//! A connection joins the [`registry`] under one gate, which also tells it the published number P. From then on
-//! everything above P comes to its [`outbox`], and everything up to P it reads from the table. There is no moment in
-//! which a notification is neither, nor one in which it is both. When the outbox overflows, its content is dropped,
-//! the connection takes a new P under the same gate and reads on from the table. A slow client that is live is the same
-//! case. [`connection`] is that rule as a pure machine, [`subscription`] performs it.
+//! # How replay and live join
+//! A connection joins the [`registry`] under one lock, which also returns the dispatched number P. From then on, every
+//! row above P enters the connection's [`send_queue`], and the connection reads every row up to P from the table. So
+//! every row takes exactly one of the two ways. When the send queue overflows, its content is dropped, the connection
+//! takes a new P under the same lock and continues from the table. A slow live client is the same case.
+//! [`stream_state`] is this rule as a pure machine, and [`subscription`] performs it.
 //!
 //! # Invariants
-//! 1. The tailer publishes N only after every number below N.
-//! 2. No notification enters an outbox but from [`registry::Registry::publish`], which only the [`tailer`] calls. Beside
-//!    them wait [`notices`] of upstream sessions, which have no number and only the [`herald`] and the [`desk`] write.
-//! 3. On one connection the numbers given rise strictly.
+//! 1. The tailer dispatches N only after every number below N.
+//! 2. Notifications enter a send queue only through [`registry::Registry::dispatch`], which only the [`tailer`] calls.
+//!    Next to them wait control frames ([`control_queue`]), which have no sequence number. They say what happens to the
+//!    user's provider sessions and commands.
+//! 3. The numbers delivered on one connection strictly increase.
 //!
-//! This room never sees a socket, a token or SQL. `docs/delivery.md` gives the whole argument.
+//! This module never touches a socket, a token or SQL. `docs/internals/delivery.md` gives the whole argument.
 
-pub mod acks;
-pub mod clerk;
+pub mod ack_flusher;
+pub mod ack_prober;
+pub mod arrived_connections;
 pub mod connect;
-pub mod connection;
-pub mod desk;
-mod due;
+pub mod control_queue;
 pub mod event;
-pub mod herald;
-pub mod live;
-pub mod notices;
-pub mod outbox;
-pub mod pacer;
-pub mod progress;
-pub mod reached;
+pub mod pending_acks;
+pub mod pending_facts;
+pub mod pending_sessions;
+pub mod positions;
 pub mod registry;
-pub mod sessions;
+pub mod send_queue;
+pub mod shared_handles;
+pub mod stream_state;
 pub mod subscription;
 pub mod tailer;
+mod wait_until;
 
-pub use connect::{ConnectError, Opening, Since};
-pub use live::Delivery;
-pub use registry::{Member, Registry};
-pub use subscription::{Ready, Sending, Subscription};
+pub use connect::{Admitted, ConnectError, ConnectRequest, ResumeFrom};
+pub use registry::{Connection, Registry};
+pub use shared_handles::Delivery;
+pub use subscription::{NextStep, OutgoingFrame, Subscription};

@@ -1,8 +1,8 @@
-//! Who is connected to this instance, and the published number, under one gate.
+//! Holds this instance's connections and the dispatched number under one lock.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,44 +10,55 @@ use chrono::{DateTime, Utc};
 use slab::Slab;
 use tokio::sync::Notify;
 
-use super::event::Event;
-use super::outbox::{Ending, Outbox};
-use super::reached::{News, Reached};
+use super::event::SharedNotification;
+use super::positions::{PositionChange, Positions};
+use super::send_queue::{CloseOrder, SendQueue};
 use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, SessionId, UserId};
 use crate::metrics;
-use crate::wire::close::Close;
+use crate::store::providers::{CommandOutcome, SessionView};
+use crate::wire::close::CloseCode;
 
-/// Most events that are published in one turn under the gate, so that a joining client does not wait long.
-const TURN: usize = 64;
+/// Most connections that are visited, or handed a row, in one turn under the lock, so that a new connection waits only
+/// some hundred microseconds. With far fewer, taking the lock would cost more than the work under it.
+const TURN: usize = 1024;
+/// Reconnect delay for a connection that was closed to make room for a newer one of its device. With a short delay, two
+/// pages could push each other out forever, because an `EventSource` reconnects by itself.
+const REPLACED_AFTER_MS: u64 = 60_000;
+/// Longest wait between two turns for threads that want the lock.
+const LET_IN: Duration = Duration::from_micros(200);
 
-/// Where this instance stands in the log.
+/// The position of this instance in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     pub log_id: LogId,
-    /// The highest number that retention has dropped.
+    /// The highest sequence number that retention has dropped.
     pub floor: Seq,
-    /// Everything up to here has been handed on.
-    pub published: Seq,
+    /// Every row up to here has been dispatched.
+    pub dispatched: Seq,
 }
 
-/// One connection, as the instance sees it. Shared by the registry, the connection's task and the statistics.
+/// One connection in memory. Shared by the registry, the connection's task and the statistics.
 #[derive(Debug)]
-pub struct Member {
+pub struct Connection {
     pub session: SessionId,
     pub who: Principal,
     pub client: ClientId,
     pub transport: &'static str,
-    /// By this machine's clock, for whoever asks this instance.
+    /// By this machine's clock, for requests that ask this instance.
     pub connected_at: DateTime<Utc>,
-    /// For what is stored: the database is told how long ago things were.
+    /// Used for stored times: the database gets the age of each event.
     pub connected: Instant,
-    pub outbox: Outbox,
-    reached: Mutex<Reached>,
-    /// Since `connected`.
+    pub send_queue: SendQueue,
+    /// Whether another connection of the device may later have to start at this one's position.
+    pub is_kept: bool,
+    /// The client named the position at which its stream begins.
+    pub names_start: bool,
+    positions: Mutex<Positions>,
+    /// Milliseconds since `connected`.
     last_activity_ms: AtomicU64,
 }
 
-impl Member {
+impl Connection {
     pub fn new(who: Principal, client: ClientId, transport: &'static str) -> Self {
         Self {
             session: SessionId::new(),
@@ -56,147 +67,215 @@ impl Member {
             transport,
             connected_at: Utc::now(),
             connected: Instant::now(),
-            outbox: Outbox::default(),
-            reached: Mutex::default(),
+            send_queue: SendQueue::default(),
+            is_kept: false,
+            names_start: false,
+            positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }
     }
 
-    /// Sets the place that the connection begins at, and up to where the device has confirmed.
+    /// Sets the position at which the stream begins, and the position that the device has acknowledged.
     pub fn begin(&self, log_id: LogId, from: Seq, acked: Seq) {
-        *self.reached() = Reached::begin(log_id, from, acked);
+        *self.positions() = Positions::begin(log_id, from, acked);
     }
 
-    /// Held for moments, never across an await.
-    fn reached(&self) -> MutexGuard<'_, Reached> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held briefly, never across an await.
+    fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn from(&self) -> Seq {
-        self.reached().from()
+        self.positions().from()
     }
 
-    pub fn sent(&self) -> Seq {
-        self.reached().sent()
+    pub fn delivered(&self) -> Seq {
+        self.positions().delivered()
     }
 
-    pub fn set_sent(&self, sent: Seq) {
-        self.reached().send(sent);
+    /// Whether the stream has begun.
+    pub fn has_begun(&self) -> bool {
+        self.positions().has_begun()
+    }
+
+    /// The position that was acknowledged on this connection.
+    pub fn own_acked(&self) -> Seq {
+        self.positions().own_acked()
+    }
+
+    pub fn set_delivered(&self, delivered: Seq) {
+        self.positions().deliver(delivered);
     }
 
     pub fn acked(&self) -> Seq {
-        self.reached().acked()
+        self.positions().acked()
     }
 
-    /// Whether this says something new of the place.
+    /// Returns whether the acknowledgement is new.
     pub fn set_acked(&self, acked: Seq) -> bool {
-        self.reached().ack(acked)
+        self.positions().ack(acked)
     }
 
-    /// The device has acknowledged beside this connection.
+    /// Applies an acknowledgement made over REST.
     pub(super) fn acked_beside(&self, acked: Seq) {
-        self.reached().acked_beside(acked);
+        self.positions().acked_beside(acked);
     }
 
-    /// What moved since the last call.
-    pub(super) fn take_news(&self) -> Option<News> {
-        self.reached().take_news()
+    /// Sends the status of a provider session, if the client does not have it yet. `names_provider`: the frame names
+    /// its provider, because there are several.
+    pub fn show(&self, view: &SessionView, names_provider: bool) {
+        self.send_queue.notify(|queue| queue.show(view, names_provider));
     }
 
-    /// The client has said something.
+    /// Sends the outcome of a command.
+    pub fn tell_outcome(&self, outcome: &CommandOutcome) {
+        self.send_queue.notify(|queue| queue.result(outcome));
+    }
+
+    /// Takes the positions that moved since the last call.
+    pub(super) fn take_news(&self) -> Option<PositionChange> {
+        self.positions().take_news()
+    }
+
+    /// Notes that the client has sent something.
     pub fn touch(&self) {
         let since = u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_activity_ms.store(since, Ordering::Relaxed);
     }
 
-    /// How long after its beginning the client last said something.
+    /// Time from the beginning of the connection to the client's last frame.
     pub fn last_activity(&self) -> Duration {
         Duration::from_millis(self.last_activity_ms.load(Ordering::Relaxed))
     }
 }
 
-/// How many connections are let in.
+/// Limits on the number of connections.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ConnectionLimits {
     pub connections: usize,
     pub per_user: usize,
-    /// A user's newest connection ends the older ones.
+    /// Most devices of one user whose positions are kept.
+    pub devices: usize,
+    /// A user's newest connection closes the older ones.
     pub single: bool,
 }
 
-/// Why a connection is not let in.
+/// Which limit refused a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     User,
     Instance,
 }
 
-/// Everyone who is connected here.
+/// All connections of this instance.
 #[derive(Debug)]
 pub struct Registry {
-    limits: Limits,
-    gate: Mutex<Inside>,
-    /// Something that goes to many was published.
+    limits: ConnectionLimits,
+    state: Mutex<RegistryState>,
+    /// How many threads wait for the lock. A lock that is released and taken again at once would starve them.
+    waiting: AtomicUsize,
+    /// Signals that a row for many connections was dispatched.
     to_many: Notify,
 }
 
 #[derive(Debug)]
-struct Inside {
+struct RegistryState {
     position: Position,
-    members: Slab<Arc<Member>>,
+    /// The row that was handed to some of its connections and not yet to all, between two turns.
+    unfinished: Option<Seq>,
+    connections: Slab<Arc<Connection>>,
     by_user: HashMap<UserId, Vec<usize>>,
     by_account: HashMap<AccountId, Vec<usize>>,
-    /// Set when the instance stops: who comes too late is sent away like those who were here.
-    closing: Option<Close>,
+    /// Set when the instance stops: later connections are closed like the existing ones.
+    closing: Option<CloseCode>,
 }
 
-/// A member's place in the registry. Leaving is what dropping it does.
+/// A connection's entry in the registry. Dropping it removes the entry.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Registration {
     registry: Arc<Registry>,
-    member: Arc<Member>,
+    connection: Arc<Connection>,
     key: usize,
 }
 
-impl Seat {
-    pub fn member(&self) -> &Arc<Member> {
-        &self.member
+impl Registration {
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.leave(self.key);
     }
 }
 
 impl Registry {
-    pub fn new(limits: Limits, position: Position) -> Arc<Self> {
-        let inside = Inside { position, members: Slab::new(), by_user: HashMap::new(), by_account: HashMap::new(), closing: None };
-        Arc::new(Self { limits, gate: Mutex::new(inside), to_many: Notify::new() })
+    /// Most devices of one user whose positions are kept.
+    pub fn most_devices(&self) -> usize {
+        self.limits.devices
     }
 
-    /// Held for moments, never across an await.
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn new(limits: ConnectionLimits, position: Position) -> Arc<Self> {
+        let inside = RegistryState {
+            position,
+            unfinished: None,
+            connections: Slab::new(),
+            by_user: HashMap::new(),
+            by_account: HashMap::new(),
+            closing: None,
+        };
+        Arc::new(Self { limits, state: Mutex::new(inside), waiting: AtomicUsize::new(0), to_many: Notify::new() })
+    }
+
+    /// Held briefly, never across an await.
+    fn inside(&self) -> MutexGuard<'_, RegistryState> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let inside = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        inside
+    }
+
+    /// Yields between two turns to threads that wait for the lock.
+    fn let_others_in(&self) {
+        let end = Instant::now() + LET_IN;
+        while self.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+            std::thread::yield_now();
+        }
     }
 
     pub fn position(&self) -> Position {
         self.inside().position
     }
 
-    /// How many are connected.
+    /// How many connections are open.
     pub fn count(&self) -> usize {
-        self.inside().members.len()
+        self.inside().connections.len()
     }
 
-    /// Looks at everyone. Holds the gate meanwhile.
-    pub fn each(&self, mut look: impl FnMut(&Member)) {
-        self.inside().members.iter().for_each(|(_, member)| look(member));
+    /// Visits all connections, in turns under the lock. A connection that joins or leaves meanwhile may be visited or
+    /// not.
+    pub fn each(&self, mut look: impl FnMut(&Arc<Connection>)) {
+        let mut from = 0;
+        loop {
+            let inside = self.inside();
+            let end = inside.connections.capacity();
+            let upto = (from + TURN).min(end);
+            (from..upto).filter_map(|key| inside.connections.get(key)).for_each(&mut look);
+            drop(inside);
+            if upto == end {
+                return;
+            }
+            from = upto;
+            self.let_others_in();
+        }
     }
 
-    pub fn members(&self) -> Vec<Arc<Member>> {
-        self.inside().members.iter().map(|(_, member)| Arc::clone(member)).collect()
+    /// All connections, as [`Registry::each`] visits them.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        let mut connections = Vec::new();
+        self.each(|connection| connections.push(Arc::clone(connection)));
+        connections
     }
 
     /// Whether this user is connected.
@@ -208,125 +287,145 @@ impl Registry {
         self.inside().by_user.keys().cloned().collect()
     }
 
-    pub fn of_user(&self, user: &UserId) -> Vec<Arc<Member>> {
+    pub fn of_user(&self, user: &UserId) -> Vec<Arc<Connection>> {
         let inside = self.inside();
         let keys = inside.by_user.get(user);
-        keys.into_iter().flatten().map(|key| Arc::clone(&inside.members[*key])).collect()
+        keys.into_iter().flatten().map(|key| Arc::clone(&inside.connections[*key])).collect()
     }
 
     /// The connections of one device.
-    pub(super) fn of_device(&self, user: &UserId, client: &ClientId) -> Vec<Arc<Member>> {
-        let mut members = self.of_user(user);
-        members.retain(|member| member.client == *client);
-        members
+    pub(super) fn of_device(&self, user: &UserId, client: &ClientId) -> Vec<Arc<Connection>> {
+        let mut connections = self.of_user(user);
+        connections.retain(|connection| connection.client == *client);
+        connections
     }
 
-    /// Lets a connection in. From now on everything above the returned position comes to its outbox.
+    /// Adds a connection. From now on every row above the returned position enters its send queue.
+    ///
+    /// If the user has reached the connection limit, the oldest connection of the same device is closed: its client
+    /// most likely vanished silently. A connection of another device is never closed.
     ///
     /// # Errors
-    /// When the user or the instance has as many connections as it may have.
-    pub fn join(self: &Arc<Self>, member: Member) -> Result<(Seat, Position), Full> {
-        let member = Arc::new(member);
+    /// When the user or the instance has reached its limit.
+    pub fn join(self: &Arc<Self>, connection: Connection) -> Result<(Registration, Position), Full> {
+        let connection = Arc::new(connection);
         let mut inside = self.inside();
-        if inside.members.len() >= self.limits.connections {
+        if inside.connections.len() >= self.limits.connections {
             return Err(Full::Instance);
         }
-        let others: Vec<usize> = inside.by_user.get(&member.who.user).cloned().unwrap_or_default();
+        let others: Vec<usize> = inside.by_user.get(&connection.who.user).cloned().unwrap_or_default();
         if self.limits.single {
             for key in others {
-                inside.members[key].outbox.end(Ending { close: Close::SessionReplaced, after_ms: 0 });
+                inside.connections[key].send_queue.end(CloseOrder { close: CloseCode::SessionReplaced, after_ms: 0 });
             }
         } else if others.len() >= self.limits.per_user {
-            return Err(Full::User);
+            let older = inside.oldest_of_device(&others, &connection.client);
+            // Connections that were told to close still count for a moment.
+            let Some(older) = older.filter(|_| others.len() < self.limits.per_user * 2) else { return Err(Full::User) };
+            inside.connections[older].send_queue.end(CloseOrder { close: CloseCode::SessionReplaced, after_ms: REPLACED_AFTER_MS });
         }
-        let key = inside.members.insert(Arc::clone(&member));
-        inside.by_user.entry(member.who.user.clone()).or_default().push(key);
-        for account in &member.who.accounts {
+        let key = inside.connections.insert(Arc::clone(&connection));
+        inside.by_user.entry(connection.who.user.clone()).or_default().push(key);
+        for account in &connection.who.accounts {
             inside.by_account.entry(account.clone()).or_default().push(key);
         }
         if let Some(close) = inside.closing {
-            member.outbox.end(Ending { close, after_ms: 0 });
+            connection.send_queue.end(CloseOrder { close, after_ms: 0 });
         }
-        let position = inside.position;
+        let position = inside.begin(&connection);
         drop(inside);
-        Ok((Seat { registry: Arc::clone(self), member, key }, position))
+        Ok((Registration { registry: Arc::clone(self), connection, key }, position))
     }
 
     fn leave(&self, key: usize) {
         let mut inside = self.inside();
-        let Some(member) = inside.members.try_remove(key) else { return };
-        forget(&mut inside.by_user, &member.who.user, key);
-        for account in &member.who.accounts {
+        let Some(connection) = inside.connections.try_remove(key) else { return };
+        forget(&mut inside.by_user, &connection.who.user, key);
+        for account in &connection.who.accounts {
             forget(&mut inside.by_account, account, key);
         }
     }
 
-    /// Hands events on, in the order of their numbers. Only the tailer calls this.
-    pub(super) fn publish(&self, events: &[Arc<Event>]) {
-        metrics::PUBLISHED.add(events.len());
-        let mut to_many = false;
-        for turn in events.chunks(TURN) {
-            let mut inside = self.inside();
-            for event in turn {
-                let for_many = event.audience.is_for_many();
-                to_many |= for_many;
-                inside.deliver(event, for_many);
-                inside.position.published = event.seq;
-            }
+    /// Dispatches rows in the order of their sequence numbers. Only the tailer calls this.
+    pub(super) fn dispatch(&self, events: &[Arc<SharedNotification>]) {
+        metrics::DISPATCHED.add(events.len());
+        let to_many = events.iter().any(|event| event.audience.is_for_many());
+        let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
+        while !self.turn(&mut round, TURN) {
+            self.let_others_in();
         }
         if to_many {
             self.to_many.notify_one();
         }
     }
 
-    /// Returns when something was published that goes to many, if none was since the last call. For one task only.
+    /// One turn under the lock: hands rows to about `most` connections. Returns whether all rows are dispatched.
+    fn turn(&self, round: &mut DispatchRound<'_>, most: usize) -> bool {
+        let mut inside = self.inside();
+        let mut left = most;
+        while let Some(event) = round.events.get(round.at) {
+            if left == 0 {
+                return false;
+            }
+            inside.unfinished = Some(event.seq);
+            if !inside.deliver(event, &mut round.place, &mut left) {
+                return false;
+            }
+            inside.unfinished = None;
+            inside.position.dispatched = event.seq;
+            (round.at, round.place) = (round.at + 1, DispatchProgress::default());
+            left = left.saturating_sub(1);
+        }
+        true
+    }
+
+    /// Returns once a row for many connections was dispatched since the last call. For one task only.
     pub(super) async fn given_to_many(&self) {
         self.to_many.notified().await;
     }
 
-    /// Those who came by something that went to many, and are yet to be asked about it.
-    pub(super) fn unasked(&self) -> Vec<Arc<Member>> {
-        let inside = self.inside();
-        inside.members.iter().filter(|(_, member)| member.outbox.is_unasked()).map(|(_, member)| Arc::clone(member)).collect()
+    /// Connections that received a broadcast and have not been pinged for it yet.
+    pub(super) fn unasked(&self) -> Vec<Arc<Connection>> {
+        let mut unasked = Vec::new();
+        self.each(|connection| unasked.extend(connection.send_queue.is_unasked().then(|| Arc::clone(connection))));
+        unasked
     }
 
-    /// Empties the outbox of a connection that fell behind, and says from where on it is filled again.
-    pub(super) fn retake(&self, member: &Member) -> Position {
-        let inside = self.inside();
-        member.outbox.restart();
-        inside.position
+    /// Empties the send queue of a connection that fell behind. Returns the position from which the queue fills again.
+    pub(super) fn retake(&self, connection: &Connection) -> Position {
+        self.inside().begin(connection)
     }
 
-    /// The published number, if everything up to it that concerns this member has left its outbox.
-    pub(super) fn quiet_at(&self, member: &Member) -> Option<Seq> {
+    /// The dispatched number, if every row for this connection up to it has left the send queue.
+    pub(super) fn quiet_at(&self, connection: &Connection) -> Option<Seq> {
         let inside = self.inside();
-        member.outbox.is_clear().then_some(inside.position.published)
+        connection.send_queue.is_clear().then_some(inside.position.dispatched)
     }
 
-    /// Follows retention.
+    /// Raises the floor after retention has dropped rows.
     pub(super) fn raise_floor(&self, floor: Seq) {
         let mut inside = self.inside();
         inside.position.floor = inside.position.floor.max(floor);
     }
 
-    /// The history is another one, or a part that was never published is gone: nobody's stream can simply go on.
-    /// Everyone is asked to come back, and is then told what happened.
+    /// Closes all connections because the log is another one, or because rows that were never dispatched are gone. No
+    /// stream can continue across that. The clients reconnect and are then told what happened.
     pub(super) fn restart_at(&self, position: Position) {
         let mut inside = self.inside();
         inside.position = position;
-        metrics::HEAD_SEEN.set(position.published.get());
-        for (_, member) in &inside.members {
-            member.outbox.end(Ending { close: Close::ServerError, after_ms: 0 });
+        metrics::HEAD_SEEN.set(position.dispatched.get());
+        for (_, connection) in &inside.connections {
+            connection.send_queue.end(CloseOrder { close: CloseCode::ServerError, after_ms: 0 });
         }
     }
 
-    /// Asks everyone, and everyone who still comes, to come back later, each at another moment of the window.
-    pub fn end_all(&self, close: Close, window_ms: u64) {
+    /// Asks all connections, and those that still join, to reconnect later, each at a different time within the window.
+    pub fn end_all(&self, close: CloseCode, window_ms: u64) {
         let mut inside = self.inside();
         inside.closing = Some(close);
-        let count = inside.members.len().max(1) as u64;
-        for (at, (_, member)) in inside.members.iter().enumerate() {
-            member.outbox.end(Ending { close, after_ms: window_ms * at as u64 / count });
+        let count = inside.connections.len().max(1) as u64;
+        for (at, (_, connection)) in inside.connections.iter().enumerate() {
+            connection.send_queue.end(CloseOrder { close, after_ms: window_ms * at as u64 / count });
         }
     }
 }
@@ -340,24 +439,93 @@ fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, Vec<usize>>, n
     }
 }
 
-impl Inside {
-    fn deliver(&self, event: &Arc<Event>, for_many: bool) {
-        let push_to = |keys| self.push_to(keys, event, for_many);
+/// Rows that are being dispatched.
+struct DispatchRound<'a> {
+    events: &'a [Arc<SharedNotification>],
+    at: usize,
+    place: DispatchProgress,
+}
+
+/// Progress of dispatching one row.
+#[derive(Default)]
+struct DispatchProgress {
+    /// A slab key, or an index into `keys` or into the list of users.
+    at: usize,
+    /// Connections of the account when the row's first turn began.
+    keys: Option<Vec<usize>>,
+}
+
+impl RegistryState {
+    /// Returns the oldest of these connections that belongs to this device and is not closing yet.
+    fn oldest_of_device(&self, keys: &[usize], client: &ClientId) -> Option<usize> {
+        let of_device =
+            keys.iter().copied().filter(|key| self.connections[*key].client == *client && !self.connections[*key].send_queue.is_ending());
+        of_device.min_by_key(|key| self.connections[*key].connected)
+    }
+
+    /// Starts or restarts a connection: its send queue is empty and accepts rows above the returned position. An
+    /// unfinished row counts as dispatched: the table has it, and the send queue will not accept it.
+    fn begin(&self, connection: &Connection) -> Position {
+        let dispatched = self.unfinished.unwrap_or(self.position.dispatched);
+        connection.send_queue.restart(dispatched);
+        Position { dispatched, ..self.position }
+    }
+
+    /// Hands a row to its connections, from `progress` on, until `left` is used up. Returns whether all have it.
+    fn deliver(&self, event: &Arc<SharedNotification>, progress: &mut DispatchProgress, left: &mut usize) -> bool {
+        let for_many = event.audience.is_for_many();
         match &event.audience {
-            Audience::Everyone => self.members.iter().for_each(|(_, member)| member.outbox.push(event, for_many)),
-            Audience::Account(account) => push_to(self.by_account.get(account)),
-            Audience::User { user, .. } => push_to(self.by_user.get(user)),
-            // A list holds a user once, so nobody gets it twice.
-            Audience::Users { users, .. } => users.iter().for_each(|user| push_to(self.by_user.get(user))),
+            Audience::Everyone => {
+                let end = self.connections.capacity();
+                while progress.at < end && *left > 0 {
+                    if let Some(connection) = self.connections.get(progress.at) {
+                        connection.send_queue.push(event, for_many);
+                        *left -= 1;
+                    }
+                    progress.at += 1;
+                }
+                progress.at >= end
+            }
+            Audience::Account(account) => {
+                let here = self.by_account.get(account);
+                if progress.keys.is_none() && here.is_none_or(|keys| keys.len() <= *left) {
+                    self.push_to(here.into_iter().flatten(), event, for_many, left);
+                    return true;
+                }
+                // The list may change between two turns. A connection that joins later gets the row from the table, see
+                // `begin`.
+                let keys = progress.keys.get_or_insert_with(|| here.cloned().unwrap_or_default());
+                let upto = (progress.at + *left).min(keys.len());
+                self.push_to(&keys[progress.at..upto], event, for_many, left);
+                progress.at = upto;
+                upto == keys.len()
+            }
+            Audience::User { user, .. } => {
+                self.push_to(self.by_user.get(user).into_iter().flatten(), event, for_many, left);
+                true
+            }
+            // A list contains a user once, so that no connection gets the row twice.
+            Audience::Users { users, .. } => {
+                while *left > 0
+                    && let Some(user) = users.get(progress.at)
+                {
+                    *left -= 1;
+                    self.push_to(self.by_user.get(user).into_iter().flatten(), event, for_many, left);
+                    progress.at += 1;
+                }
+                progress.at == users.len()
+            }
         }
     }
 
-    fn push_to(&self, keys: Option<&Vec<usize>>, event: &Arc<Event>, for_many: bool) {
-        for key in keys.into_iter().flatten() {
-            let member = &self.members[*key];
-            // The index has found the user; searching a list for each of its users would take its length squared.
-            if event.audience.reaches_account_of(&member.who) {
-                member.outbox.push(event, for_many);
+    fn push_to<'a>(&self, keys: impl IntoIterator<Item = &'a usize>, event: &Arc<SharedNotification>, for_many: bool, left: &mut usize) {
+        // A connection in a list from an earlier turn may have left since.
+        for connection in keys.into_iter().filter_map(|key| self.connections.get(*key)) {
+            *left = left.saturating_sub(1);
+            // The index has found the user already; searching a list for each of its users would take quadratic time.
+            // If another connection has taken over the slab key since, its send queue rejects this row.
+            if event.audience.reaches_account_of(&connection.who) {
+                connection.send_queue.push(event, for_many);
             }
         }
     }
@@ -387,7 +555,7 @@ mod tests {
         ]
     }
 
-    /// The topics under which the table would be read for this audience.
+    /// The topics under which a replay would find this audience.
     fn topics_of(audience: &Audience) -> Vec<String> {
         match audience {
             Audience::Users { users, account } => {
@@ -398,23 +566,115 @@ mod tests {
     }
 
     proptest! {
-        /// Isolation: what comes live is what the replay would find, for every audience and reader, and once.
+        /// Isolation: live delivery and replay find the same rows for every audience and user, and each row once.
         #[test]
         fn live_and_replay_agree_on_whom_a_notification_is_for(
             audience in audience(), user in user(), accounts in proptest::collection::btree_set(account(), 0..3),
         ) {
             let who = Principal { user, accounts: accounts.into_iter().collect() };
             let replayed = topics_of(&audience).iter().any(|topic| who.topics().contains(topic));
-            let start = Position { log_id: LogId::new(), floor: Seq::ZERO, published: Seq::ZERO };
-            let registry = Registry::new(Limits { connections: 9, per_user: 9, single: false }, start);
-            let (seat, _) = registry.join(Member::new(who, ClientId::default_device(), "test")).unwrap();
-            let event = Event::empty(Seq::from_db(1), audience);
-            registry.publish(std::slice::from_ref(&event));
-            let outbox = &seat.member().outbox;
-            prop_assert_eq!(outbox.pop().is_some(), replayed);
-            prop_assert!(outbox.pop().is_none(), "it came twice");
-            drop(seat);
+            let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
+            let registry = Registry::new(ConnectionLimits { connections: 9, per_user: 9, devices: 200, single: false }, start);
+            let (registration, _) = registry.join(Connection::new(who, ClientId::default_device(), "test")).unwrap();
+            let event = SharedNotification::empty(Seq::from_db(1), audience);
+            registry.dispatch(std::slice::from_ref(&event));
+            let send_queue = &registration.connection().send_queue;
+            prop_assert_eq!(send_queue.pop().is_some(), replayed);
+            prop_assert!(send_queue.pop().is_none(), "it came twice");
+            drop(registration);
             prop_assert_eq!(registry.count(), 0);
+        }
+
+        /// A broadcast takes several turns, and connections join, fall behind and leave between them. Each gets from
+        /// its send queue exactly the rows above the position it was given last, once and in order, and it has every
+        /// row up to a quiet position.
+        #[test]
+        fn a_position_taken_between_two_turns_joins_table_and_outbox(
+            audiences in proptest::collection::vec(audience(), 1..6),
+            before in proptest::collection::vec(who(), 0..5),
+            steps in proptest::collection::vec(step(), 0..80),
+            most in 1usize..3,
+        ) {
+            let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
+            let registry = Registry::new(ConnectionLimits { connections: 99, per_user: 99, devices: 200, single: false }, start);
+            let events: Vec<Arc<SharedNotification>> =
+                audiences.into_iter().enumerate().map(|(n, audience)| SharedNotification::empty(Seq::from_db(n as i64 + 1), audience)).collect();
+            let mut readers: Vec<TestReader> = before.into_iter().map(|who| TestReader::join(&registry, who)).collect();
+            let mut round = DispatchRound { events: &events, at: 0, place: DispatchProgress::default() };
+            for step in steps {
+                match step {
+                    TestStep::Turn => drop(registry.turn(&mut round, most)),
+                    TestStep::Join(who) => readers.push(TestReader::join(&registry, who)),
+                    TestStep::Leave(at) if at < readers.len() => drop(readers.swap_remove(at)),
+                    TestStep::FallBack(at) if at < readers.len() => readers[at].fall_back(&registry),
+                    TestStep::Read(at) if at < readers.len() => readers[at].read(&registry, &events)?,
+                    _ => {}
+                }
+            }
+            while !registry.turn(&mut round, most) {}
+            let end = Seq::from_db(events.len() as i64);
+            for reader in &mut readers {
+                reader.read(&registry, &events)?;
+                prop_assert_eq!(reader.quiet, Some(end));
+            }
+            prop_assert_eq!(registry.position().dispatched, end);
+        }
+    }
+
+    fn who() -> impl Strategy<Value = Principal> {
+        (user(), proptest::collection::btree_set(account(), 0..3))
+            .prop_map(|(user, accounts)| Principal { user, accounts: accounts.into_iter().collect() })
+    }
+
+    #[derive(Debug, Clone)]
+    enum TestStep {
+        Turn,
+        Join(Principal),
+        Leave(usize),
+        FallBack(usize),
+        Read(usize),
+    }
+
+    fn step() -> impl Strategy<Value = TestStep> {
+        prop_oneof![
+            4 => Just(TestStep::Turn),
+            2 => who().prop_map(TestStep::Join),
+            1 => (0usize..6).prop_map(TestStep::Leave),
+            2 => (0usize..6).prop_map(TestStep::FallBack),
+            2 => (0usize..6).prop_map(TestStep::Read),
+        ]
+    }
+
+    /// A connection that has every row up to `from` from the table.
+    struct TestReader {
+        registration: Registration,
+        from: Seq,
+        got: Vec<Seq>,
+        quiet: Option<Seq>,
+    }
+
+    impl TestReader {
+        fn join(registry: &Arc<Registry>, who: Principal) -> Self {
+            let (registration, position) = registry.join(Connection::new(who, ClientId::default_device(), "test")).unwrap();
+            Self { registration, from: position.dispatched, got: Vec::new(), quiet: None }
+        }
+
+        fn fall_back(&mut self, registry: &Registry) {
+            self.from = registry.retake(self.registration.connection()).dispatched;
+            self.got.clear();
+        }
+
+        fn read(&mut self, registry: &Registry, events: &[Arc<SharedNotification>]) -> Result<(), TestCaseError> {
+            let connection = self.registration.connection();
+            self.got.extend(std::iter::from_fn(|| connection.send_queue.pop()).map(|event| event.seq));
+            self.quiet = registry.quiet_at(connection);
+            let upto = self.quiet.unwrap_or_default().max(self.got.last().copied().unwrap_or_default());
+            let is_his =
+                |event: &&Arc<SharedNotification>| topics_of(&event.audience).iter().any(|topic| connection.who.topics().contains(topic));
+            let his: Vec<Seq> =
+                events.iter().filter(is_his).map(|event| event.seq).filter(|seq| *seq > self.from && *seq <= upto).collect();
+            prop_assert_eq!(&self.got, &his);
+            Ok(())
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Follows the log and publishes it: the only way by which a notification becomes live.
+//! Follows the log and dispatches its rows: the only way by which a notification becomes live.
 //!
-//! Looks at the table when it is told that the log has grown, and once a second in any case. What this instance has
-//! just committed and what follows directly on the published number is taken as it is; everything else is read.
-//! Numbers are published without a hole or not at all: a hole would mean that the log's promise is broken, and
-//! delivery stops, aloud, rather than skip.
+//! The tailer reads the table when a hint says that the log has grown, and once a second in any case. Rows that this
+//! instance has just committed are taken directly if they follow the dispatched number without a gap; all other rows
+//! are read. Numbers are dispatched without a hole or not at all: a hole would break the log's promise, so delivery
+//! stops with an error rather than skip it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,26 +12,26 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::due::until;
-use super::event::Event;
+use super::event::SharedNotification;
 use super::registry::{Position, Registry};
+use super::wait_until::until;
 use crate::backoff::{Backoff, jitter};
-use crate::domain::{InstanceId, Notification, NotificationId, Seq};
+use crate::domain::{CommitOrigin, InstanceId, NotificationId, Seq};
+use crate::log::appender::Committed;
 use crate::metrics;
-use crate::store::appender::Committed;
-use crate::store::lane::Lane;
-use crate::store::listener::Hint;
-use crate::store::read::{self, LogState, Tail};
-use crate::store::seen::Seen;
+use crate::store::dedicated_connection::DedicatedConnection;
+use crate::store::listener::LogHint;
+use crate::store::log_watermark::LogWatermark;
+use crate::store::read::{self, LogState, Tail, TailRow, TailSize};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
-/// How long our own commit may take to come by the short way before the table is read for it.
+/// How long to wait for this instance's own commit on the in-process channel before the table is read for it.
 const OWN_COMMIT_GRACE: Duration = Duration::from_millis(20);
-/// A page that comes in this time leaves room for one of twice its size, within the limit of three seconds.
+/// If a page arrives within this time, twice its size fits well into the limit of three seconds.
 const QUICK_PAGE: Duration = Duration::from_millis(500);
 
-/// When the log was last confirmed read to its end, for the health check.
+/// When the log was last confirmed read to its end; used by the health check.
 #[derive(Debug)]
 pub struct Pulse {
     start: Instant,
@@ -57,73 +57,86 @@ impl Pulse {
     }
 }
 
-/// The task that reads the end of the log.
+/// Converts a row. An unreadable row keeps its number and is addressed to no user: one bad row must not stop delivery.
+fn event_of(row: TailRow) -> Arc<SharedNotification> {
+    match row {
+        TailRow::Readable(notification) => SharedNotification::of(notification),
+        TailRow::Unreadable { seq, id, error } => {
+            metrics::UNREADABLE.one();
+            tracing::error!(seq = seq.get(), id = %id.0, %error, "unreadable row in the log; passed over");
+            SharedNotification::for_nobody(seq, id)
+        }
+    }
+}
+
+/// The background task that reads the end of the log.
 pub struct Tailer {
-    lane: Lane,
+    dedicated: DedicatedConnection,
     registry: Arc<Registry>,
-    seen: Arc<Seen>,
-    origin: String,
+    seen: Arc<LogWatermark>,
+    origin: CommitOrigin,
     pulse: Arc<Pulse>,
     poll: Duration,
     due: Instant,
-    /// Our own commit, announced to us before it came by the short way: up to where, and when the table is read for it.
+    /// This instance's own commit, announced by a hint before it arrived in process: its head, and when to read the
+    /// table for it.
     own_due: Option<(Seq, Instant)>,
     check_due: bool,
-    /// How much the next page may hold. A page that does not come in time over a slow link would not come the next time
-    /// either: less is asked for then, and more again when pages come quickly.
-    page_bytes: i64,
-    /// The notification at the published number, where it is known: the log must still hold it.
+    /// The size of the next page. A page that timed out over a slow link would time out again, so the size is reduced
+    /// then, and raised again when pages arrive quickly.
+    page_size: TailSize,
+    /// The notification at the dispatched number, if known: the log must still hold it.
     last: Option<(Seq, NotificationId)>,
     backoff: Backoff,
 }
 
-/// Why a look at the table did not come to its end.
+/// Why a read did not reach the end of the log.
 #[derive(Debug, thiserror::Error)]
 enum TailError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the log has a hole: {found} follows {last}; delivery stops here until it is filled")]
+    #[error("the log has a hole: {found} follows {last}; delivery stops until the hole is filled")]
     Hole { last: Seq, found: Seq },
-    #[error("the log does not hold {last}, which was published, though it goes on after it; delivery stops here")]
+    #[error("the log lost row {last}, which was dispatched, but holds later rows; delivery stops")]
     Gone { last: Seq },
-    #[error("the server is a standby, which may lack the end of the log and stores nothing; the next try may find the primary")]
+    #[error("the database server is a standby, which accepts no writes and may lag; retrying in case the next host is the primary")]
     Standby,
 }
 
 impl Tailer {
-    /// `seen` is told how far the log was followed; `poll` is the longest time between two looks at the table.
+    /// `seen` receives the followed position; `poll` is the longest time between two reads of the table.
     pub fn new(
         database: Database,
         registry: Arc<Registry>,
-        seen: Arc<Seen>,
+        seen: Arc<LogWatermark>,
         instance: InstanceId,
         pulse: Arc<Pulse>,
         poll: Duration,
     ) -> Self {
         Self {
-            lane: Lane::new(database, "tailer"),
+            dedicated: DedicatedConnection::new(database, "tailer"),
             registry,
             seen,
-            origin: instance.to_string(),
+            origin: CommitOrigin::Appender(instance),
             pulse,
             poll,
             due: Instant::now(),
             own_due: None,
             check_due: true,
-            page_bytes: read::TAIL_BYTES,
+            page_size: TailSize::WHOLE,
             last: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
         }
     }
 
     /// Runs until stopped.
-    pub async fn run(mut self, mut committed: mpsc::Receiver<Committed>, mut hints: mpsc::Receiver<Hint>, mut stop: Stop) {
+    pub async fn run(mut self, mut committed: mpsc::Receiver<Committed>, mut hints: mpsc::Receiver<LogHint>, mut stop: Stop) {
         let mut checked = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = stop.wait() => return,
-                // Before the rest: a stream of our own commits must not keep us from looking at the table.
+                // Comes first: a stream of our own commits must not keep us from reading the table.
                 () = until(self.next_look()) => {
                     self.own_due = None;
                     self.check_due |= checked.elapsed() >= self.poll / 2;
@@ -142,15 +155,15 @@ impl Tailer {
                             }
                         }
                         Err(error) => {
-                            tracing::error!(%error, "the end of the log could not be read");
-                            self.lane.discard();
+                            tracing::error!(%error, "could not read the end of the log; retrying");
+                            self.dedicated.discard();
                             self.due = Instant::now() + self.backoff.failed();
                         }
                     }
                 }
                 Some(own) = committed.recv() => {
-                    #[cfg(feature = "points")]
-                    crate::points::at("fanout.before_local").await;
+                    #[cfg(feature = "failpoints")]
+                    crate::failpoints::at("fanout.before_local").await;
                     self.take_own(own);
                 }
                 Some(hint) = hints.recv() => self.take_hint(&hint),
@@ -162,68 +175,73 @@ impl Tailer {
         self.own_due.map_or(self.due, |(_, at)| at.min(self.due))
     }
 
-    fn published(&self) -> Seq {
-        self.registry.position().published
+    fn dispatched(&self) -> Seq {
+        self.registry.position().dispatched
     }
 
-    fn publish(&mut self, rows: impl Iterator<Item = Notification>) {
-        let mut events = Vec::new();
-        for row in rows {
-            self.last = Some((row.seq, row.id));
-            events.push(Event::of(row));
+    fn dispatch(&mut self, events: Vec<Arc<SharedNotification>>) {
+        if let Some(last) = events.last() {
+            self.last = Some((last.seq, last.id));
         }
-        self.registry.publish(&events);
+        self.registry.dispatch(&events);
         self.note_last();
     }
 
-    /// Appends ask from now on whether the log still holds what was published last.
+    /// Notes the last dispatched row. From now on appends check that the log still holds it.
     fn note_last(&self) {
         if let Some((seq, id)) = self.last {
             self.seen.raise(self.registry.position().log_id, seq, id);
         }
     }
 
-    /// Rows that this instance has committed a moment ago.
+    /// Dispatches rows that this instance has just committed.
     fn take_own(&mut self, own: Committed) {
         let position = self.registry.position();
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("stand-still") && position.dispatched.get() > 100 {
+            return;
+        }
         if own.log_id != position.log_id {
-            // The appender has found out that the history is another one; we have yet to look.
+            // The appender has noticed that the log is another one; the tailer has yet to check it.
             self.check_due = true;
             self.due = Instant::now();
             return;
         }
-        let mut new = own.rows.into_iter().skip_while(|row| row.seq <= position.published).peekable();
+        let mut new = own.rows.into_iter().skip_while(|row| row.seq <= position.dispatched).peekable();
         match new.peek() {
             None => {}
-            Some(first) if first.seq == position.published.next() => {
-                self.publish(new);
-                let published = self.published();
-                self.own_due = self.own_due.filter(|(head, _)| *head > published);
+            Some(first) if first.seq == position.dispatched.next() => {
+                self.dispatch(new.map(SharedNotification::of).collect());
+                let dispatched = self.dispatched();
+                self.own_due = self.own_due.filter(|(head, _)| *head > dispatched);
             }
-            // Another instance's rows lie between; the table has them all.
+            // Rows of another instance lie between; the table has them all.
             Some(_) => self.due = Instant::now(),
         }
     }
 
-    fn take_hint(&mut self, hint: &Hint) {
-        if let Hint::Grown { head, .. } = hint {
-            metrics::HEAD_SEEN.raise(head.get());
-        }
+    fn take_hint(&mut self, hint: &LogHint) {
+        // Any database client may notify: a reported head is a reason to read the table, and nothing else.
         match hint {
-            Hint::Grown { head, .. } if *head <= self.published() => {}
-            Hint::Grown { head, origin } if *origin == self.origin => {
+            LogHint::Grown { head, .. } if *head <= self.dispatched() => {}
+            LogHint::Grown { head, origin } if *origin == self.origin => {
                 let at = self.own_due.map_or_else(|| Instant::now() + OWN_COMMIT_GRACE, |(_, at)| at);
                 self.own_due = Some((*head, at));
             }
-            Hint::Grown { .. } | Hint::Listening => self.due = Instant::now(),
+            LogHint::Grown { .. } | LogHint::Listening => self.due = Instant::now(),
         }
     }
 
-    /// Reads to the end of the log. `check` also asks whether it is still the same log.
+    /// Reads to the end of the log. `check` also verifies that it is still the same log.
     async fn look(&mut self, check: bool) -> Result<(), TailError> {
         if check {
-            let state = read::state(self.lane.get().await?).await?;
+            let state = read::state(self.dedicated.get().await?).await?;
             self.follow(state).await?;
+        }
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("stand-still") && self.dispatched().get() > 100 {
+            self.pulse.beat();
+            return Ok(());
         }
         while self.read_on().await? {}
         self.pulse.beat();
@@ -231,65 +249,65 @@ impl Tailer {
     }
 
     async fn page(&mut self, from: Seq) -> Result<Tail, StoreError> {
-        let connection = self.lane.get().await?;
+        let connection = self.dedicated.get().await?;
         let asked = Instant::now();
-        let page = read::tail(connection, from, self.page_bytes).await;
-        self.page_bytes = match &page {
-            Err(StoreError::TimedOut(_)) => (self.page_bytes / 4).max(read::TAIL_LEAST_BYTES),
-            Ok(_) if asked.elapsed() < QUICK_PAGE => (self.page_bytes * 2).min(read::TAIL_BYTES),
-            _ => self.page_bytes,
+        let page = read::tail(connection, from, self.page_size).await;
+        self.page_size = match &page {
+            Err(StoreError::TimedOut(_)) => self.page_size.smaller(),
+            Ok(_) if asked.elapsed() < QUICK_PAGE => self.page_size.larger(),
+            _ => self.page_size,
         };
         page
     }
 
-    /// Reads and publishes a page; `false` when it reached the end of the log. What is appended while the page is read
-    /// has its own hint: to go on until nothing comes would never end on a log that grows without a pause.
+    /// Reads and dispatches a page; returns `false` if it reached the end of the log. Rows appended during the read
+    /// have their own hint: reading until nothing comes would never end on a log that grows without a pause.
     async fn read_on(&mut self) -> Result<bool, TailError> {
         let position = self.registry.position();
-        let Tail { mut rows, is_end } = self.page(position.published).await?;
-        match rows.first() {
-            Some(first) if first.seq == position.published => {
-                // The row that was published last stands first: it must be the same.
-                let known = self.last.replace((first.seq, first.id));
-                if known.is_some_and(|known| known.0 == first.seq && known.1 != first.id) {
+        let Tail { id_at_from, rows, is_end } = self.page(position.dispatched).await?;
+        match id_at_from {
+            Some(id) => {
+                // The row that was dispatched last must still be the same.
+                let known = self.last.replace((position.dispatched, id));
+                if known.is_some_and(|known| known.0 == position.dispatched && known.1 != id) {
                     self.start_over(position).await?;
                     return Ok(true);
                 }
                 self.note_last();
-                rows.remove(0);
             }
-            // Gone: dropped by retention, or the log is another one.
-            _ if position.published > position.floor => {
-                let state = read::state(self.lane.get().await?).await?;
+            // The row is gone: dropped by retention, or the log is another one.
+            None if position.dispatched > position.floor => {
+                let state = read::state(self.dedicated.get().await?).await?;
                 self.follow(state).await?;
                 if self.registry.position() != position {
                     return Ok(true);
                 }
-                return Err(TailError::Gone { last: position.published });
+                return Err(TailError::Gone { last: position.dispatched });
             }
-            _ => {}
+            None => {}
         }
-        let mut last = position.published;
+        let mut last = position.dispatched;
         for row in &rows {
-            if row.seq != last.next() {
-                return Err(TailError::Hole { last, found: row.seq });
+            if row.seq() != last.next() {
+                return Err(TailError::Hole { last, found: row.seq() });
             }
-            last = row.seq;
+            last = row.seq();
         }
-        #[cfg(feature = "points")]
+        #[cfg(feature = "failpoints")]
         if !rows.is_empty() {
-            crate::points::at("fanout.before_local").await;
+            crate::failpoints::at("fanout.before_local").await;
         }
-        self.publish(rows.into_iter());
+        let events = rows.into_iter().map(event_of).collect();
+        self.dispatch(events);
         Ok(!is_end)
     }
 
-    /// The log is not the one that was published: it gets a new name, unless it has one already.
+    /// The log is not the one that was dispatched: gives it a new log id, unless it has one already.
     async fn start_over(&mut self, position: Position) -> Result<(), TailError> {
-        read::renew_log_id(self.lane.get().await?, position.log_id).await?;
-        let state = read::state(self.lane.get().await?).await?;
-        tracing::error!(published = position.published.get(), head = state.head.get(), new = %state.log_id, "the log went back; every client is told to reset");
-        self.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
+        read::renew_log_id(self.dedicated.get().await?, position.log_id).await?;
+        let state = read::state(self.dedicated.get().await?).await?;
+        tracing::error!(dispatched = position.dispatched.get(), head = state.head.get(), new = %state.log_id, "log was truncated or restored from a backup; all clients get reset");
+        self.restart_at(Position { log_id: state.log_id, floor: state.floor, dispatched: state.head });
         Ok(())
     }
 
@@ -299,24 +317,25 @@ impl Tailer {
         self.registry.restart_at(position);
     }
 
-    /// Compares what the log says of itself with what this instance has published.
+    /// Compares the state of the log with the rows that this instance has dispatched.
     async fn follow(&mut self, state: LogState) -> Result<(), TailError> {
         if state.is_standby {
             return Err(TailError::Standby);
         }
         let position = self.registry.position();
+        metrics::HEAD_SEEN.raise(state.head.get());
         if state.log_id != position.log_id {
-            tracing::warn!(old = %position.log_id, new = %state.log_id, "the log is another one; every client is told to reset");
-            self.restart_at(Position { log_id: state.log_id, floor: state.floor, published: state.head });
-        } else if state.head < position.published {
+            tracing::warn!(old = %position.log_id, new = %state.log_id, "log id changed; all clients get reset");
+            self.restart_at(Position { log_id: state.log_id, floor: state.floor, dispatched: state.head });
+        } else if state.head < position.dispatched {
             self.start_over(position).await?;
-        } else if state.floor > position.published {
+        } else if state.floor > position.dispatched {
             tracing::warn!(
-                published = position.published.get(),
+                dispatched = position.dispatched.get(),
                 floor = state.floor.get(),
-                "retention passed this instance; its clients resume and are told what is lost"
+                "retention dropped rows that this instance had not dispatched; its clients resume with a gap"
             );
-            self.restart_at(Position { published: state.floor, floor: state.floor, ..position });
+            self.restart_at(Position { dispatched: state.floor, floor: state.floor, ..position });
         } else {
             self.registry.raise_floor(state.floor);
         }

@@ -1,16 +1,16 @@
-//! Whom a notification is for.
+//! Defines to whom a notification is addressed.
 
 use super::{AccountId, Principal, UserId};
 
 /// The topic of a notification to everyone.
 pub const EVERYONE_TOPIC: &str = "*";
-/// The topic of a notification to a list of users; its readers find it by membership.
+/// The topic of a notification to a list of users; its receivers find it by membership.
 pub const LIST_TOPIC: &str = "l";
 
-/// A list of so many users at most is one of a few.
+/// A list of at most this many users does not count as a broadcast.
 const FEW_USERS: usize = 100;
 
-/// Whom a notification is for. An account beside users narrows it to their sessions in that account.
+/// The addressees of a notification. An account in addition to users limits it to their connections with that account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audience {
     Everyone,
@@ -20,7 +20,7 @@ pub enum Audience {
 }
 
 impl Audience {
-    /// The one address under which a reader finds the row. Ids hold no `/`, so two audiences never share a topic.
+    /// The topic of the row. Ids contain no `/`, so two audiences never share a topic.
     pub fn topic(&self) -> String {
         match self {
             Self::Everyone => EVERYONE_TOPIC.to_owned(),
@@ -38,7 +38,7 @@ impl Audience {
         }
     }
 
-    /// Whether so many get it that what each of them does next has to be spread over time.
+    /// Whether it has so many receivers that their reactions must be spread over time.
     pub fn is_for_many(&self) -> bool {
         match self {
             Self::Everyone | Self::Account(_) => true,
@@ -47,7 +47,7 @@ impl Audience {
         }
     }
 
-    /// What the client is told: to itself, to its account, or to everyone.
+    /// The audience as the client sees it: itself, its account, or everyone.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Everyone => "everyone",
@@ -56,7 +56,7 @@ impl Audience {
         }
     }
 
-    /// Whether it reaches someone who was found as one of its users, or in its account: the narrowing to an account.
+    /// Whether the account limit allows this principal, who was found among its users or in its account.
     pub fn reaches_account_of(&self, who: &Principal) -> bool {
         self.account().is_none_or(|account| who.accounts.contains(account))
     }

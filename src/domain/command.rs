@@ -1,4 +1,4 @@
-//! What a user sends to a provider through the hub, and under whose authority.
+//! Defines commands from a user to a provider, and the term that sends them.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use serde::{Serialize, Serializer};
 
 use super::{IdempotencyKey, ProviderName, UserId};
 
-/// Counts the claims of upstream sessions; a higher one was given later. Every act of an owner names the one that it
-/// holds, and the database refuses acts of a passed one.
+/// The number of a claim of a provider session; a later claim has a higher number. Every write of an owner names its
+/// term, and the database refuses writes under an old term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(i64);
 
 impl Term {
-    /// As it stands in the database.
+    /// From the value in the database.
     pub const fn from_db(term: i64) -> Self {
         Self(term)
     }
@@ -34,18 +34,18 @@ impl Serialize for Term {
     }
 }
 
-/// What became of a command.
+/// The state of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CommandState {
-    /// Stored; nobody has taken it yet.
+    /// Stored; no owner has taken it yet.
     Accepted,
     /// Taken by an owner; its bytes may leave at any moment.
     Sending,
-    /// Its bytes were given to the provider's socket.
+    /// Its bytes were written to the provider's socket.
     Sent,
     /// It was not sent and will not be.
     Rejected,
-    /// The owner tried to send it and could not.
+    /// The owner tried to send it and failed.
     Failed,
     /// It may have been sent. It is not sent again.
     Unknown,
@@ -73,14 +73,15 @@ impl CommandState {
 }
 
 impl IdempotencyKey {
-    /// The key of a provider's message: the `counter`-th that was received under this term. No term is given twice, so a
-    /// message that is appended again after an unknown outcome, and only that one, has the key of the first time.
+    /// The key of a provider's message: the `counter`-th that was received under this term. No term is assigned twice,
+    /// so exactly those appends share a key that repeat the same message after an unknown outcome.
     pub fn of_message(provider: &ProviderName, user: &UserId, term: Term, counter: u64) -> Self {
         Self::new(&message_source(provider), &format!("{user}/{term}/{counter}"))
     }
 }
 
-/// The `source` of notifications that a provider's messages make. No service can have this name: it holds a slash.
+/// The `source` of notifications from a provider's messages. No service can have this name, because it contains a
+/// slash.
 pub fn message_source(provider: &ProviderName) -> String {
     format!("upstream/{provider}")
 }

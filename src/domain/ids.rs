@@ -1,4 +1,4 @@
-//! Identifiers, checked once at the edge and then carried as types.
+//! Defines identifiers that are checked once at the edge and then carried as types.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,7 +13,7 @@ const ID_MAX_BYTES: usize = 128;
 /// Longest client id, in bytes.
 const CLIENT_ID_MAX_BYTES: usize = 64;
 
-/// Why a text is no identifier. Says what would be one.
+/// Why a text is not a valid identifier. Names the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {max} characters of A-Z a-z 0-9 . _ : -")]
 pub struct IdError {
@@ -36,7 +36,7 @@ macro_rules! text_id {
 
         impl $name {
             /// # Errors
-            /// When the text is empty, too long, or holds a character outside `A-Z a-z 0-9 . _ : -`.
+            /// When the text is empty, too long, or contains a character outside `A-Z a-z 0-9 . _ : -`.
             pub fn parse(text: &str) -> Result<Self, IdError> {
                 check(text, $max).map(Self)
             }
@@ -73,7 +73,7 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A user, as the token's `sub` names them. 1 to 128 characters.
+    /// A user, from the token's `sub`. 1 to 128 characters.
     UserId,
     ID_MAX_BYTES
 );
@@ -83,13 +83,13 @@ text_id!(
     ID_MAX_BYTES
 );
 text_id!(
-    /// A device or browser profile of a user: what keeps its own place in the log. 1 to 64 characters.
+    /// A device or browser profile of a user, with its own position in the log. 1 to 64 characters.
     ClientId,
     CLIENT_ID_MAX_BYTES
 );
 
 text_id!(
-    /// A client's own name for a command, by which it is known again when it is repeated. 1 to 64 characters.
+    /// A client's own id for a command, by which a repetition is recognised. 1 to 64 characters.
     CommandTag,
     CLIENT_ID_MAX_BYTES
 );
@@ -101,8 +101,8 @@ impl ClientId {
     }
 }
 
-/// A new id of version 7 (RFC 9562): such ids sort roughly by time. Its random part is from the generator of the thread; the
-/// library would ask the kernel for each.
+/// Creates a UUID of version 7 (RFC 9562); such ids sort roughly by time. The random part comes from the thread's
+/// generator, because the library would ask the kernel for each id.
 pub fn id_by_time() -> Uuid {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Builder::from_unix_timestamp_millis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX), &rand::random()).into_uuid()
@@ -136,7 +136,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// The public name of a notification.
+    /// The public id of a notification.
     NotificationId,
     id_by_time
 );
@@ -156,7 +156,7 @@ uuid_id!(
     Uuid::new_v4
 );
 uuid_id!(
-    /// Names one history of the log; a restored database gets a new one.
+    /// The identity of one log; a restored database gets a new one.
     LogId,
     Uuid::new_v4
 );

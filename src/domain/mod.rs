@@ -1,13 +1,15 @@
-//! The words of the business, pure: identifiers, numbers, audiences, who is asking, what is sent, and why it arrived or did not.
+//! Defines the domain types: identifiers, numbers, audiences, principals, commands, resume rules and delivery verdicts.
 //!
-//! This room knows no other. Nothing here waits or talks to anyone, and new ids alone ask for the time.
+//! This module depends on no other. Nothing here waits or does I/O, and only new ids read the clock.
 
 mod audience;
 mod command;
 mod ids;
 mod notification;
+mod origin;
 mod principal;
 mod provider;
+pub mod resume;
 mod seq;
 pub mod why;
 
@@ -15,6 +17,7 @@ pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
 pub use command::{CommandState, Term, message_source};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
-pub use principal::{Caller, Principal, Role};
+pub use origin::CommitOrigin;
+pub use principal::{Principal, Role, ServiceCaller};
 pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;

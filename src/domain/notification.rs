@@ -1,4 +1,4 @@
-//! A notification: as it is asked for, and as it stands in the log.
+//! Defines a notification as it is posted and as a row of the log.
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -6,13 +6,13 @@ use uuid::Uuid;
 
 use super::{Audience, NotificationId, Seq};
 
-/// Names one wish to append. Two appends with the same key make one row.
-/// A hash of the service and the key that it gave, so that keys of different services never meet.
+/// Identifies one request to append; two appends with the same key make one row. It is a hash of the service's name and
+/// its key, so that keys of different services never collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(pub Uuid);
 
 impl IdempotencyKey {
-    /// The separator cannot stand in a source's name, so no two pairs share a hash input.
+    /// A source's name cannot contain the separator, so no two pairs share a hash input.
     pub fn new(source: &str, key: &str) -> Self {
         let digest = Sha256::new().chain_update(source).chain_update([0]).chain_update(key).finalize();
         let mut half = [0; 16];
@@ -21,7 +21,7 @@ impl IdempotencyKey {
     }
 }
 
-/// Tells two bodies under one key apart: the first 64 bits of a SHA-256.
+/// Distinguishes two bodies under one key: the first 64 bits of a SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyHash(pub i64);
 
@@ -38,35 +38,35 @@ impl BodyHash {
     }
 }
 
-/// What a service asks to be appended, checked.
+/// A checked notification that is to be appended.
 #[derive(Debug, Clone)]
 pub struct NewNotification {
     pub id: NotificationId,
     pub kind: String,
     pub title: String,
     pub message: String,
-    /// The posted JSON text, byte for byte; `None` where it was absent or `null`.
+    /// The posted JSON text, byte for byte; `None` if it was absent or `null`.
     pub data: Option<String>,
     pub audience: Audience,
     /// Seconds after which it is not replayed any more.
     pub ttl_seconds: Option<i32>,
-    /// `false`: delivered to who is connected, not given to a client that resumes.
+    /// `false`: delivered to open connections only, and not replayed to a client that resumes.
     pub replay: bool,
     /// The name of the service key.
     pub source: String,
     pub key: Option<IdempotencyKey>,
-    /// Means something beside a key only.
+    /// Only meaningful together with a key.
     pub body_hash: BodyHash,
 }
 
 impl NewNotification {
-    /// Roughly what it costs to hold and to send, in bytes.
+    /// Its approximate cost to hold and to send, in bytes.
     pub fn weight(&self) -> usize {
         let users = if let Audience::Users { users, .. } = &self.audience { users.len() } else { 0 };
         256 + self.title.len() + self.message.len() + self.data.as_ref().map_or(0, String::len) + 32 * users
     }
 
-    /// The row that the log made of it.
+    /// The row that the append created.
     pub fn appended(self, seq: Seq, created_at: DateTime<Utc>) -> Notification {
         Notification {
             seq,
@@ -81,7 +81,7 @@ impl NewNotification {
     }
 }
 
-/// A row of the log, as readers need it.
+/// A row of the log, with the columns that delivery needs.
 #[derive(Debug, Clone)]
 pub struct Notification {
     pub seq: Seq,

@@ -1,9 +1,9 @@
-//! Who is asking: a user who listens, or a service that publishes.
+//! Defines who calls the hub: a user who connects, or a service that posts.
 
 use super::audience::{EVERYONE_TOPIC, account_topic, user_topic};
 use super::{AccountId, UserId};
 
-/// A user with a valid token: whose notifications a connection gets.
+/// A user with a valid token, whose notifications a connection gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     pub user: UserId,
@@ -11,7 +11,7 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Every topic that concerns this principal, for reading the log.
+    /// All topics of this principal, for reading the log.
     pub fn topics(&self) -> Vec<String> {
         let mut topics = Vec::with_capacity(2 + 2 * self.accounts.len());
         topics.push(EVERYONE_TOPIC.to_owned());
@@ -26,12 +26,12 @@ impl Principal {
     }
 }
 
-/// What the holder of a service key or service token may do.
+/// The permissions of a service key or service token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Publish.
+    /// May post.
     Service,
-    /// Publish, read `/stats`, act under `/api/admin/`.
+    /// May post, read `/stats` and use `/api/admin/`.
     Admin,
 }
 
@@ -52,9 +52,9 @@ impl Role {
     }
 }
 
-/// A service with a valid key or token. Its name is written on each row that it publishes.
+/// A service with a valid key or token. Its name is stored in each row that it posts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
+pub struct ServiceCaller {
     pub name: String,
     pub role: Role,
 }

@@ -1,4 +1,4 @@
-//! The name of an outside service whose sessions the hub holds.
+//! Defines the name of a provider.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use serde::{Serialize, Serializer};
 /// Longest name, in bytes.
 const MAX_BYTES: usize = 32;
 
-/// Why a text is no name of a provider. Says what would be one.
+/// Why a text is not a valid provider name. Names the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {MAX_BYTES} characters of a-z 0-9 _ -, the first a letter or digit")]
 pub struct ProviderNameError;
 
-/// A provider, as the provider file and the rows of its sessions name it.
+/// A provider's name, as in the provider file and in the rows of its sessions.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderName(Arc<str>);
 

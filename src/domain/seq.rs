@@ -1,17 +1,17 @@
-//! The number of a notification in the log.
+//! Defines the sequence number of a notification in the log.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A place in the log: the number of a notification, or zero, the place before the first.
-/// Numbers are dense: 1, 2, 3 … without a hole. Kept as PostgreSQL's `bigint`, never negative.
+/// A position in the log: the sequence number of a notification, or zero, the position before the first. Numbers are
+/// dense: 1, 2, 3 … without a hole. Stored as PostgreSQL's `bigint`, never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct Seq(i64);
 
 impl Seq {
-    /// The place before the first notification.
+    /// The position before the first notification.
     pub const ZERO: Self = Self(0);
 
     /// `None` for a negative number.
@@ -19,7 +19,7 @@ impl Seq {
         if number < 0 { None } else { Some(Self(number)) }
     }
 
-    /// A number that the database's own constraints keep from being negative.
+    /// A number from the database, whose constraints exclude negative numbers.
     pub const fn from_db(number: i64) -> Self {
         Self(if number < 0 { 0 } else { number })
     }
@@ -36,7 +36,7 @@ impl Seq {
         Self(self.0.saturating_add(count))
     }
 
-    /// How many numbers lie above `other` up to this one; zero when this one is not above it.
+    /// How many numbers lie above `other` up to this one; zero if this one is not above it.
     pub const fn since(self, other: Self) -> i64 {
         let distance = self.0.saturating_sub(other.0);
         if distance < 0 { 0 } else { distance }

@@ -1,151 +1,115 @@
-//! Who is at the door: a user with a token, or a service with a key or a token.
-
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+//! Authenticates requests: users by token, services by key or token.
 
 use axum::http::{HeaderMap, header};
 use chrono::Utc;
-use tokio::time::{Instant, timeout};
 
-use super::problems::Refused;
+use super::connection_slots::{SlotClass, vouch};
+use super::key_cache::KeyCache;
+use super::problems::RefusedRequest;
 use super::token::{Claims, TokenError, TokenRules};
-use crate::domain::{Caller, Role};
-use crate::store::{Reader, StoreError, keys};
+use crate::domain::{Role, ServiceCaller};
+use crate::store::keys;
 use crate::wire::problem::Problem;
-
-/// How long a known key is taken without asking the database again; so long does a revoked one live on.
-const KNOWN_FOR: Duration = Duration::from_secs(10);
-/// While the database is away, a key that was known so recently is still taken: a service
-/// should not be told that its key is unknown because nobody could be asked. So long, then, may a revoked one live on.
-const KNOWN_AWAY_FOR: Duration = Duration::from_secs(300);
-/// Longest wait for the database's word on a key: a request has five seconds in all, and the append needs its part.
-const LOOK_UP_LIMIT: Duration = Duration::from_secs(2);
-/// How long an unknown key is refused without asking.
-const UNKNOWN_FOR: Duration = Duration::from_secs(2);
-/// Most remembered keys. Guesses cannot fill the memory.
-const REMEMBERED: usize = 10_000;
 
 /// Checks keys and tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Auth {
     pub tokens: TokenRules,
-    reader: Reader,
-    seen: Arc<Mutex<HashMap<[u8; 32], Seen>>>,
-}
-
-#[derive(Clone)]
-struct Seen {
-    caller: Option<Caller>,
-    at: Instant,
+    keys: KeyCache,
 }
 
 impl Auth {
-    /// `reader` is for keys alone: whoever publishes must not stand in line behind those who resume.
-    pub fn new(tokens: TokenRules, reader: Reader) -> Self {
-        Self { tokens, reader, seen: Arc::default() }
+    pub fn new(tokens: TokenRules, keys: KeyCache) -> Self {
+        Self { tokens, keys }
     }
 
-    /// The service that asks.
+    /// Makes every cached key be looked up again, after a key was revoked on any hub.
+    pub fn forget_keys(&self) {
+        self.keys.doubt_all();
+    }
+
+    /// Authenticates a service.
     ///
     /// # Errors
     /// 401 without a valid key or token, 403 with a user's token, 503 when the database cannot be asked.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
         let bearer = bearer(headers).ok_or_else(|| {
             Problem::new(401, "unauthorized", "send Authorization: Bearer with a service key; recado key create NAME makes one")
         })?;
         if bearer.starts_with(keys::PREFIX) {
-            let known = self.by_key(bearer).await?;
-            return known.ok_or_else(|| Problem::new(401, "unauthorized", "the key is not known, or was revoked").into());
+            let known = self.keys.caller(bearer).await?;
+            if known.is_some() {
+                vouch(SlotClass::Service);
+            }
+            return known.ok_or_else(|| Problem::new(401, "unauthorized", "the service key is unknown or was revoked").into());
         }
         let claims = self.tokens.check(bearer).map_err(|error| refused_token(&error))?;
+        vouch(if claims.role.is_some() { SlotClass::Service } else { SlotClass::User });
         let role = claims
             .role
-            .ok_or_else(|| Problem::new(403, "forbidden", "this is a user's token; a service key or a token with a role is needed here"))?;
-        Ok(Caller { name: claims.who.user.as_str().to_owned(), role })
+            .ok_or_else(|| Problem::new(403, "forbidden", "this is a user's token; a service key or a token with a role is required"))?;
+        Ok(ServiceCaller { name: claims.who.user.as_str().to_owned(), role })
     }
 
-    /// An admin.
+    /// Authenticates an admin.
     ///
     /// # Errors
-    /// As [`Auth::caller`], and 403 for a service that is no admin.
-    pub async fn admin(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+    /// As [`Auth::caller`], and 403 for a service that is not an admin.
+    pub async fn admin(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
         let caller = self.caller(headers).await?;
         if caller.role == Role::Admin {
             return Ok(caller);
         }
-        Err(Problem::new(403, "forbidden", "an admin key is needed here; recado key create NAME --role admin makes one").into())
+        Err(Problem::new(403, "forbidden", "an admin key is required; recado key create NAME --role admin makes one").into())
     }
 
-    /// Ends the connections that keys are looked up over.
-    pub async fn close(&self) {
-        self.reader.close().await;
-    }
-
-    /// The user that asks, by the token of the header, or the one in the query for who can set no header.
+    /// Authenticates a user: by the token of the header, or by the one in the query if a client cannot set a header
+    /// or a proxy has set its own.
     ///
     /// # Errors
-    /// 401 without a valid token, 403 with a service's.
-    pub fn user(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, Refused> {
-        let token = bearer(headers).or(in_query).ok_or_else(|| {
-            Problem::new(401, "unauthorized", "send Authorization: Bearer with a user's token, or ?token= where no header can be set")
-        })?;
-        let claims = self.tokens.check(token).map_err(|error| refused_token(&error))?;
+    /// 401 without a valid token, 403 with a service's token.
+    pub fn user(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
+        let in_header = bearer(headers);
+        if in_header.or(in_query).is_none() {
+            let detail = "send Authorization: Bearer with a user's token, or ?token= if the client cannot set headers";
+            return Err(Problem::new(401, "unauthorized", detail).into());
+        }
+        let claims = self.tokens.check_either(in_header, in_query).map_err(|error| refused_token(&error))?;
+        vouch(SlotClass::User);
         if claims.role.is_some() {
-            return Err(Problem::new(403, "forbidden", "this is a service's token; a user's is needed here").into());
+            return Err(Problem::new(403, "forbidden", "this is a service's token; a user's token is required").into());
         }
         Ok(claims)
     }
 
-    /// The user that asks for a stream. It ends with the token, so one that is only still taken for the sake of clocks
-    /// that differ would open a stream that ends at once, again and again.
+    /// Authenticates a user for a stream. The clock-skew leeway does not apply here: a stream ends when its token
+    /// expires, so accepting an expired token would make the client reconnect in a loop.
     ///
     /// # Errors
     /// As [`Auth::user`].
-    pub fn listener(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, Refused> {
+    pub fn listener(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
         let claims = self.user(headers, in_query)?;
         if claims.expires_at <= Utc::now() {
             return Err(refused_token(&TokenError::Expired));
         }
         Ok(claims)
     }
-
-    async fn by_key(&self, key: &str) -> Result<Option<Caller>, StoreError> {
-        let hash = keys::hash(key);
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some(seen) = &seen {
-            let fresh = if seen.caller.is_some() { KNOWN_FOR } else { UNKNOWN_FOR };
-            if seen.at.elapsed() < fresh {
-                return Ok(seen.caller.clone());
-            }
-        }
-        let found = match timeout(LOOK_UP_LIMIT, keys::find(&self.reader, &hash)).await {
-            Ok(found) => found,
-            Err(_) => Err(StoreError::TimedOut(LOOK_UP_LIMIT)),
-        };
-        let caller = match (found, seen) {
-            (Ok(caller), _) => caller,
-            (Err(_), Some(Seen { caller: Some(caller), at })) if at.elapsed() < KNOWN_AWAY_FOR => return Ok(Some(caller)),
-            (Err(error), _) => return Err(error),
-        };
-        let mut remembered = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED {
-            remembered.retain(|_, seen| seen.caller.is_some() && seen.at.elapsed() < KNOWN_FOR);
-        }
-        remembered.insert(hash, Seen { caller: caller.clone(), at: Instant::now() });
-        Ok(caller)
-    }
 }
 
-/// What follows `Bearer` (RFC 6750), the scheme in any case.
+/// Whether a ticket counts: only if the header has no token, or not one of ours.
+pub fn ticket_counts(tokens: &TokenRules, in_header: Option<&str>) -> bool {
+    in_header.is_none_or(|sent| matches!(tokens.check(sent), Err(TokenError::Invalid(_))))
+}
+
+/// The token after `Bearer` (RFC 6750). The scheme may be in any case.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
-/// What is said over HTTP of a token, or a ticket, that opens nothing.
-pub fn refused_token(error: &TokenError) -> Refused {
+/// The HTTP answer to an invalid token or ticket.
+pub fn refused_token(error: &TokenError) -> RefusedRequest {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",

@@ -1,4 +1,6 @@
-//! A limit on a wait that is mostly none: a write that the kernel takes at once needs neither a clock nor a timer.
+//! Limits a wait that usually does not happen.
+//!
+//! A write that the kernel accepts at once needs neither a clock nor a timer.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -10,7 +12,7 @@ use tokio::time::timeout;
 /// As [`timeout`], counted from when the future first has to wait.
 ///
 /// # Errors
-/// When it waited for longer.
+/// When the future waited for longer.
 pub async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     match futures_util::poll!(future.as_mut()) {

@@ -1,4 +1,4 @@
-//! `POST /api/notifications/ack` and `GET /api/whoami`: what a user's device says and asks beside its stream.
+//! Serves `POST /api/notifications/ack` and `GET /api/whoami`: a device's requests other than its stream.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::ask::{check_origin, check_user_rate};
-use super::history::{Pairs, bounds, no_store, pairs, token};
-use super::hub::Hub;
-use super::problems::Refused;
+use super::history::{QueryPairs, bounds, no_store, pairs, token};
+use super::problems::RefusedRequest;
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
-use crate::store::cursors::{self, Ack};
+use super::state::HubState;
+use super::stream_request::{check_origin, check_user_rate};
+use crate::store::acked_positions::{self, Ack};
 use crate::store::read;
 use crate::wire::history::AckBody;
 use crate::wire::problem::Problem;
-use crate::wire::server::timestamp;
+use crate::wire::server_frame::timestamp;
 
-pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, body: Body) -> Result<Response, Refused> {
+pub async fn ack(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs, body: Body) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let who = hub.auth.user(&headers, token(&pairs(query)?))?.who;
     check_user_rate(&hub, &who)?;
@@ -28,22 +28,22 @@ pub async fn ack(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs, 
     let AckBody { client, seq } = AckBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
     let state = read::log_state(&hub.reader).await?;
     if seq > state.head {
-        let detail = "nothing of this number was sent: the log ends before it";
+        let detail = "this number was not sent yet: the log ends before it";
         return Err(Problem::new(409, "ack_ahead", detail).with_bounds(bounds(&state)).into());
     }
     let ack = Ack { user: who.user, client, acked: seq };
-    let (place, moved) = cursors::store_one(&hub.reader, state.log_id, &ack).await?;
-    if place.log_id != state.log_id {
-        // The history was replaced between the two statements.
-        return Err(Problem::new(409, "reset", "the place is of another history; connect again").into());
+    let (position, moved) = acked_positions::store_and_read(&hub.reader, state.log_id, &ack, hub.delivery.registry.most_devices()).await?;
+    if position.log_id != state.log_id {
+        // The log was replaced between the two statements.
+        return Err(Problem::new(409, "reset", "the position belongs to another log; connect again").into());
     }
     if moved {
         hub.delivery.acked_beside(&ack.user, &ack.client, state.log_id, seq);
     }
-    Ok((no_store(), Json(json!({ "acked": place.acked }))).into_response())
+    Ok((no_store(), Json(json!({ "acked": position.acked }))).into_response())
 }
 
-pub async fn whoami(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
+pub async fn whoami(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
     check_user_rate(&hub, &claims.who)?;

@@ -1,4 +1,4 @@
-//! Whether the hub does its work: measured at the delivery, not at the process.
+//! Tells whether the hub does its work, measured by its deliveries and appends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,25 +7,41 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::tailer::Pulse;
+use crate::log::write_health::WriteHealth;
+use crate::store::durability::Durability;
 
-/// Without a confirmed look at the end of the log for this long, delivery counts as broken. Above the poll interval
-/// and one missed answer, below the five seconds after which `/readyz` must tell.
+/// Delivery counts as broken if the head of the log was not confirmed as read for this long. Above the poll interval
+/// plus one missed answer; below the five seconds after which `/readyz` must tell.
 pub const STALE_AFTER: Duration = Duration::from_secs(4);
 
-/// What the health routes look at.
+/// The facts that the health routes report.
 #[derive(Debug)]
 pub struct Health {
     pulse: Arc<Pulse>,
+    work: Arc<WriteHealth>,
     stopping: AtomicBool,
     started: Instant,
+    durability: Option<Arc<Durability>>,
 }
 
 impl Health {
-    pub fn new(pulse: Arc<Pulse>) -> Self {
-        Self { pulse, stopping: AtomicBool::new(false), started: Instant::now() }
+    pub fn new(pulse: Arc<Pulse>, work: Arc<WriteHealth>) -> Self {
+        Self { pulse, work, stopping: AtomicBool::new(false), started: Instant::now(), durability: None }
     }
 
-    /// From now on nobody should be sent here.
+    /// Makes the hub not ready while the database's settings would lose a 201 in a crash.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Option<Arc<Durability>>) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The database setting that would lose a 201 in a crash, if there is one.
+    pub fn unsafe_setting(&self) -> Option<String> {
+        self.durability.as_ref().and_then(|durability| durability.finding())
+    }
+
+    /// From now on clients should not be sent to this instance.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -34,17 +50,26 @@ impl Health {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Whether the log was read to its end a moment ago.
+    /// Whether the log was read to its head a moment ago.
     pub fn log_is_read(&self) -> bool {
         self.pulse.age() < STALE_AFTER
     }
 
-    /// Whether clients should be sent here.
+    /// Whether clients should be sent to this instance.
     pub fn is_ready(&self) -> bool {
-        self.log_is_read() && !self.is_stopping()
+        self.log_is_read()
+            && self.work.appends_succeed()
+            && self.work.moves_succeed()
+            && !self.is_stopping()
+            && self.unsafe_setting().is_none()
     }
 
-    /// How long ago the end of the log was confirmed read.
+    /// Whether appends and the outbox relay succeed.
+    pub fn work(&self) -> &WriteHealth {
+        &self.work
+    }
+
+    /// How long ago the log was confirmed as read to its head.
     pub fn log_age(&self) -> Duration {
         self.pulse.age()
     }

@@ -1,4 +1,4 @@
-//! `GET /api/notifications`: what a user was sent, a page at a time, or as lines that go on.
+//! Serves `GET /api/notifications`: a user's notifications, in pages or as an endless NDJSON stream.
 
 use std::sync::Arc;
 
@@ -8,32 +8,36 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
-use super::ask::{Wish, check_origin, check_room, check_user_rate};
-use super::flow;
-use super::hub::Hub;
-use super::problems::Refused;
+use super::body_stream;
+use super::problems::RefusedRequest;
 use super::server::Hangup;
+use super::state::HubState;
+use super::stream_request::{StreamRequest, check_origin, check_room, check_user_rate};
 use crate::domain::{Notification, Principal, Seq};
-use crate::store::read::{self, LogState, Page};
-use crate::wire::flow::Form;
-use crate::wire::history::{HistoryQuery, Order};
+use crate::store::read::{self, LogState, PrincipalPage};
+use crate::wire::history::{HistoryQuery, PageOrder};
 use crate::wire::problem::{Bounds, Problem};
-use crate::wire::server::notification_record;
+use crate::wire::server_frame::notification_record;
+use crate::wire::stream_format::StreamFormat;
 
-/// Most pages of the log that one answer reads. With a type that is rare, an answer may come to its end before its
-/// limit, even empty; `next` then says from where to ask on.
+/// Maximum pages of the log that one answer reads. With a rare type, an answer may end before its limit, even empty;
+/// `next` then tells where to continue.
 const READS_MAX: usize = 4;
 
-pub type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+/// Headers for the fields that an NDJSON page has no room for.
+pub const RECADO_NEXT: HeaderName = HeaderName::from_static("recado-next");
+pub const RECADO_HEAD: HeaderName = HeaderName::from_static("recado-head");
+pub const RECADO_LOG_ID: HeaderName = HeaderName::from_static("recado-log-id");
+
+pub type QueryPairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 pub async fn list(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<HubState>>,
     Extension(hangup): Extension<Hangup>,
     headers: HeaderMap,
-    query: Pairs,
-) -> Result<Response, Refused> {
+    query: QueryPairs,
+) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let pairs = pairs(query)?;
     let claims = hub.auth.listener(&headers, token(&pairs))?;
@@ -43,27 +47,26 @@ pub async fn list(
     check_place(&query, &state)?;
     if query.follow {
         check_room(&hub)?;
-        let wish = Wish::after(query.after.unwrap_or(state.floor), query.log_id);
-        return flow::open(hub, hangup, (wish, None), claims, Form::Lines).await;
+        let wish = StreamRequest::after(query.after.unwrap_or(state.floor), query.log_id);
+        return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
     }
     let (notifications, next) = gather(&hub, &claims.who, &query, &state).await?;
     Ok(if wants_lines(&headers) { lines(&notifications, next, &state) } else { page(&notifications, next, &state) })
 }
 
-pub async fn head(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
+pub async fn head(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
     check_user_rate(&hub, &claims.who)?;
-    let Bounds { head, earliest, log_id } = bounds(&read::log_state(&hub.reader).await?);
-    Ok((no_store(), Json(json!({ "head": head, "earliest": earliest, "log_id": log_id }))).into_response())
+    Ok((no_store(), Json(bounds(&read::log_state(&hub.reader).await?))).into_response())
 }
 
-pub fn pairs(query: Pairs) -> Result<Vec<(String, String)>, Refused> {
+pub fn pairs(query: QueryPairs) -> Result<Vec<(String, String)>, RefusedRequest> {
     let Query(pairs) = query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values"))?;
     Ok(pairs)
 }
 
-/// Where no header can be set.
+/// The token of the query, for clients that cannot set a header.
 pub fn token(pairs: &[(String, String)]) -> Option<&str> {
     pairs.iter().find(|(name, _)| name == "token").map(|(_, token)| token.as_str())
 }
@@ -75,40 +78,50 @@ pub fn bounds(state: &LogState) -> Bounds {
 fn check_place(query: &HistoryQuery, state: &LogState) -> Result<(), Problem> {
     let Some(after) = query.after else { return Ok(()) };
     if after > state.head || query.log_id.is_some_and(|log_id| log_id != state.log_id) {
-        let detail = "the place is of another history: the database was restored. Drop local state and begin anew";
+        let detail = "the position belongs to another log: the database was restored. Drop local state and start again";
         return Err(Problem::new(409, "reset", detail).with_bounds(bounds(state)));
     }
-    // Backwards, the end of what is kept is simply the end.
-    if after < state.floor && query.order == Order::Rising {
+    // Backwards, the end of the kept rows is simply the end.
+    if after < state.floor && query.order == PageOrder::Rising {
         return Err(expired(state));
     }
     Ok(())
 }
 
 fn expired(state: &LogState) -> Problem {
-    let detail = "what followed this place is not kept any more; begin at earliest";
+    let detail = "the rows after this position are no longer kept; start at earliest";
     Problem::new(410, "expired", detail).with_bounds(bounds(state))
 }
 
-/// What is asked for, and where to ask on; `None` when this is all.
-async fn gather(hub: &Hub, who: &Principal, query: &HistoryQuery, state: &LogState) -> Result<(Vec<Notification>, Option<Seq>), Refused> {
-    let rising = query.order == Order::Rising;
+/// Collects a page, and where to continue; `None` if the page is the last.
+async fn gather(
+    hub: &HubState,
+    who: &Principal,
+    query: &HistoryQuery,
+    state: &LogState,
+) -> Result<(Vec<Notification>, Option<Seq>), RefusedRequest> {
+    let rising = query.order == PageOrder::Rising;
     let (mut at, end) = if rising { (state.floor, state.head) } else { (state.head.next(), state.floor) };
     at = query.after.unwrap_or(at);
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let on = |at: Seq| (if rising { at < end } else { at > end.next() }).then_some(at);
     let mut found = Vec::new();
+    if hub.reader.is_crowded(&who.user) {
+        let detail = "too many pages of this user are being read; request the next page after the last one has arrived";
+        return Err(Problem::new(429, "rate_limited", detail).retry_after(2).into());
+    }
     for _ in 0..READS_MAX {
         if on(at).is_none() {
             break;
         }
         let most = if query.kind.is_some() { read::PAGE_ROWS } else { i64::try_from(limit - found.len()).unwrap_or(read::PAGE_ROWS) };
-        let Page { notifications, through, floor } = if rising {
+        let PrincipalPage { notifications, through, floor } = if rising {
             read::page_of(&hub.reader, who, at, end, most).await?
         } else {
             read::page_before(&hub.reader, who, at, end, most).await?
         };
-        // Retention went on between the two looks. Who named a place must not be given what lies behind a hole.
+        // Retention advanced between the two reads. A client that named a position must not be given rows from behind
+        // a gap.
         if rising && floor > at && query.after.is_some() {
             return Err(expired(&LogState { floor, ..*state }).into());
         }
@@ -130,7 +143,7 @@ fn wants_lines(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|kind| {
         let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case(Form::Lines.media_type())
+        kind.eq_ignore_ascii_case(StreamFormat::Lines.media_type())
     })
 }
 
@@ -138,7 +151,7 @@ pub fn no_store() -> [(HeaderName, HeaderValue); 1] {
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
 
-/// The records are put in as they are, so that `data` stays byte for byte what was posted.
+/// The records are inserted as they are, so that `data` stays byte for byte as it was posted.
 fn page(notifications: &[Notification], next: Option<Seq>, state: &LogState) -> Response {
     let records: Vec<String> = notifications.iter().map(notification_record).collect();
     let next = next.map_or_else(|| "null".to_owned(), |next| next.to_string());
@@ -150,22 +163,23 @@ fn page(notifications: &[Notification], next: Option<Seq>, state: &LogState) -> 
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], no_store(), body).into_response()
 }
 
-/// A line has no room for where to go on; headers have.
+/// Lines have no room for the position to continue at; headers have.
 fn lines(notifications: &[Notification], next: Option<Seq>, state: &LogState) -> Response {
     let mut body = String::new();
     for notification in notifications {
-        Form::Lines.notification(&mut body, notification.seq, &notification_record(notification));
+        StreamFormat::Lines.notification(&mut body, notification.seq, &notification_record(notification));
     }
-    let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static(Form::Lines.media_type()))], no_store(), body).into_response();
-    let mut name = |name: &'static str, value: String| {
+    let mut response =
+        ([(header::CONTENT_TYPE, HeaderValue::from_static(StreamFormat::Lines.media_type()))], no_store(), body).into_response();
+    let mut name = |name: HeaderName, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
+            response.headers_mut().insert(name, value);
         }
     };
     if let Some(next) = next {
-        name("recado-next", next.to_string());
+        name(RECADO_NEXT, next.to_string());
     }
-    name("recado-head", state.head.to_string());
-    name("recado-log-id", state.log_id.to_string());
+    name(RECADO_HEAD, state.head.to_string());
+    name(RECADO_LOG_ID, state.log_id.to_string());
     response
 }

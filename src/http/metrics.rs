@@ -1,4 +1,4 @@
-//! `GET /metrics`: what this hub counts, for Prometheus. Open as `/health` is: it names no user.
+//! Serves `GET /metrics` for Prometheus. Open like `/health`: it names no user.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,34 +7,39 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::hub::Hub;
-use crate::metrics::{self, HEAD_SEEN, MEDIA_TYPE, Page};
+use super::state::HubState;
+use crate::metrics::{self, HEAD_SEEN, MEDIA_TYPE, PrometheusText};
 
-pub async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
-    let mut page = Page::default();
+pub async fn metrics(State(hub): State<Arc<HubState>>) -> Response {
+    let mut page = PrometheusText::default();
     page.gauges("recado_info", "Always 1; the version of this hub.", "version", &[(env!("CARGO_PKG_VERSION"), 1.0)]);
-    page.gauge("recado_ready", "1: clients may be sent here.", f64::from(u8::from(hub.health.is_ready())));
-    page.gauge("recado_uptime_seconds", "How long this hub has been running.", hub.health.uptime().as_secs_f64());
-    let published = hub.delivery.registry.position().published.get();
-    page.gauge("recado_published", "Number of the last notification that was handed to the connections.", published as f64);
-    let lag = HEAD_SEEN.get().saturating_sub(published).max(0);
-    page.gauge("recado_lag", "Notifications that this hub has heard of and not handed to its connections.", lag as f64);
+    page.gauge("recado_ready", "1: the hub is ready for clients.", f64::from(u8::from(hub.health.is_ready())));
+    page.gauge("recado_uptime_seconds", "Time since this hub started.", hub.health.uptime().as_secs_f64());
+    let dispatched = hub.delivery.registry.position().dispatched.get();
+    page.gauge("recado_dispatched", "Dispatched position: number of the last notification that this hub dispatched.", dispatched as f64);
+    let lag = HEAD_SEEN.get().saturating_sub(dispatched).max(0);
+    page.gauge("recado_lag", "Notifications that this hub has seen in the log and not dispatched yet.", lag as f64);
     let age = hub.health.log_age().as_secs_f64();
-    page.gauge("recado_log_read_age_seconds", "How long ago the log was read to its end.", age);
-    page.gauges("recado_connections", "Clients that are connected.", "transport", &connections(&hub));
+    page.gauge("recado_log_read_age_seconds", "Time since the log was last read to its head.", age);
+    let work = hub.health.work();
+    let failing = work.appends_fail_for().as_secs_f64();
+    page.gauge("recado_appends_failing_seconds", "Time for which no append has succeeded while notifications were posted.", failing);
+    let waiting = work.moves_wait_for().as_secs_f64();
+    page.gauge("recado_outbox_stuck_seconds", "Time for which the same outbox row has waited to be moved, as this hub saw it.", waiting);
+    page.gauges("recado_connections", "Connected clients.", "transport", &connections(&hub));
     metrics::write(&mut page);
     process(&mut page);
     ([(header::CONTENT_TYPE, MEDIA_TYPE), (header::CACHE_CONTROL, "no-store")], page.finish()).into_response()
 }
 
-fn connections(hub: &Hub) -> Vec<(&'static str, f64)> {
+fn connections(hub: &HubState) -> Vec<(&'static str, f64)> {
     let mut counts: BTreeMap<&'static str, f64> = [("ndjson", 0.0), ("sse", 0.0), ("websocket", 0.0)].into();
-    hub.delivery.registry.each(|member| *counts.entry(member.transport).or_default() += 1.0);
+    hub.delivery.registry.each(|connection| *counts.entry(connection.transport).or_default() += 1.0);
     counts.into_iter().collect()
 }
 
-/// The names that all programs give to these, where the system tells.
-fn process(page: &mut Page) {
+/// Adds the standard process metrics, where the system reports them.
+fn process(page: &mut PrometheusText) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());

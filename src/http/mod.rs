@@ -1,53 +1,66 @@
-//! The front door: who may come in, what they post, and the sockets through which they are told.
+//! Serves HTTP: authentication, posts, history, and the streams that deliver notifications.
 //!
-//! This room holds no way to hand a notification to a connection: what is posted goes to the log, and what is sent
+//! This room has no way to hand a notification to a connection: a post goes to the log, and every delivered frame
 //! comes from a [`crate::delivery::Subscription`].
 
-mod ask;
+mod address;
+mod anonymous_budget;
 mod auth;
 mod batch;
-mod body;
+mod body_stream;
+mod command_queue;
+mod connection_slots;
 mod deadline;
 mod device;
-#[cfg(any(test, feature = "fuzz"))]
-pub mod door;
+mod drain_body;
 #[cfg(feature = "conformance")]
-mod echo;
-mod flow;
-mod frames;
+mod echo_server;
+#[cfg(test)]
+mod future_sizes;
+#[cfg(feature = "fuzz")]
+pub mod fuzz_entry;
 mod health;
+mod health_routes;
 mod history;
-mod hub;
-mod limits;
+mod hosts;
+mod idle_timeout;
+mod key_cache;
+mod limited_log;
 mod metrics;
 mod ndjson;
 mod notify;
 mod openapi;
 mod origin;
-mod probes;
 mod problems;
+mod rate_limits;
 mod request;
 mod router;
 mod server;
-#[cfg(test)]
-mod sizes;
 mod socket;
 mod sse;
-mod stall;
+mod state;
 mod stats;
 mod stream;
+mod stream_request;
 mod ticket;
 mod token;
 mod upgrade;
+mod websocket_io;
 mod why;
+mod write_timeout;
 
+pub use address::TrustedProxies;
 pub use auth::Auth;
+pub use connection_slots::{AddressBudgets, ConnectionSlots};
 #[cfg(feature = "conformance")]
-pub use echo::{Echo, EchoRules};
+pub use echo_server::{EchoRules, EchoServer};
 pub use health::Health;
-pub use hub::{Hub, SocketRules};
-pub use limits::{BATCHES_AT_ONCE, Rates, UserRates};
+pub use hosts::Hosts;
+pub use key_cache::{KeyCache, KeyLooker};
 pub use origin::Origins;
-pub use router::router;
-pub use server::Server;
-pub use token::{Claims, TokenRules, mint};
+pub use rate_limits::{BATCHES_AT_ONCE, NameRates, UserBudgets};
+pub use router::{ListenerSide, router};
+pub use server::{Server, ServerRules};
+pub use state::{HubState, SocketRules};
+pub use ticket::Tickets;
+pub use token::{ACCOUNTS_MAX, Claims, TOKEN_MAX_BYTES, TokenRules, mint};

@@ -1,4 +1,4 @@
-//! `POST /api/internal/notify`: a service hands over one notification, and gets its number once it is committed.
+//! Serves `POST /api/internal/notify`: posts one notification and answers once it is committed.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::hub::Hub;
-use super::problems::Refused;
+use super::problems::RefusedRequest;
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
-use crate::domain::{Audience, BodyHash, Caller, IdempotencyKey, NewNotification, NotificationId, Seq, UserId};
-use crate::store::appender::{DEADLINE, Receipt};
+use super::state::HubState;
+use crate::domain::{Audience, BodyHash, IdempotencyKey, NewNotification, NotificationId, Seq, ServiceCaller, UserId};
+use crate::log::appender::{DEADLINE, Receipt};
 use crate::wire::cloudevents;
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
-use crate::wire::server::timestamp;
+use crate::wire::server_frame::timestamp;
 
 #[derive(Serialize)]
-struct Answer {
+struct NotifyAnswer {
     success: bool,
     seq: Seq,
     id: NotificationId,
@@ -29,13 +29,13 @@ struct Answer {
     duplicate: bool,
 }
 
-pub async fn notify(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
+pub async fn notify(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
     let mut deadline = Instant::now() + DEADLINE;
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
     let media = media(&headers, &[Media::Json, Media::CloudEvent])?;
-    // The time that the caller takes to send the body is theirs, and has its own limit.
+    // The time to send the body is the caller's and has its own limit, so it extends the deadline.
     let asked = Instant::now();
     let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
     deadline += asked.elapsed();
@@ -54,32 +54,34 @@ fn event_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, value.as_bytes())))
 }
 
+/// Counts one post of a service.
+///
 /// # Errors
-/// 429 when this service has had all that it may publish for now.
-pub fn check_rate(hub: &Hub, caller: &Caller) -> Result<(), Refused> {
+/// 429 for a service over its rate.
+pub fn check_rate(hub: &HubState, caller: &ServiceCaller) -> Result<(), RefusedRequest> {
     if hub.rates.allow(&caller.name) {
         return Ok(());
     }
-    let detail = "this service publishes faster than RECADO_PUBLISH_RATE allows; nothing was appended";
+    let detail = "this service exceeds its rate RECADO_PUBLISH_RATE; nothing was appended";
     Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
 }
 
 fn answer(receipt: Receipt) -> Response {
     let Receipt { seq, id, created_at, duplicate } = receipt;
     let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
-    (status, Json(Answer { success: true, seq, id, created_at: timestamp(created_at), duplicate })).into_response()
+    (status, Json(NotifyAnswer { success: true, seq, id, created_at: timestamp(created_at), duplicate })).into_response()
 }
 
-/// The key of the header, quoted or bare.
+/// The key of the `Idempotency-Key` header, quoted or bare.
 ///
 /// # Errors
-/// 400 when it is no key.
-pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
-    let bad = |detail: String| Refused(Problem::new(400, "idempotency_key", format!("Idempotency-Key {detail}")));
+/// 400 when it is not a valid key.
+pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, RefusedRequest> {
+    let bad = |detail: String| RefusedRequest(Problem::new(400, "idempotency_key", format!("Idempotency-Key {detail}")));
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(value) = given.next() else { return Ok(None) };
     if given.next().is_some() {
-        return Err(bad("stands twice".to_owned()));
+        return Err(bad("is sent twice".to_owned()));
     }
     let text = value.to_str().map_err(|_| bad("must be printable ASCII".to_owned()))?.trim();
     let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
@@ -87,19 +89,19 @@ pub fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
     Ok(Some(text.to_owned()))
 }
 
-fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String>, Refused> {
+fn one_key(header: Option<String>, body: Option<String>) -> Result<Option<String>, RefusedRequest> {
     if header.is_some() && body.is_some() && header != body {
         let detail =
-            "Idempotency-Key and the field idempotency_key are two different keys, as is an event's source and id; send one, or the same";
+            "Idempotency-Key differs from the field idempotency_key, or from the event's source and id; send one of them, or the same key";
         return Err(Problem::new(422, "invalid_field", detail).into());
     }
     Ok(header.or(body))
 }
 
-/// What a body asks to be appended.
-pub fn wished(body: NotifyBody, caller: &Caller) -> NewNotification {
+/// The notification that a body asks to append.
+pub fn wished(body: NotifyBody, caller: &ServiceCaller) -> NewNotification {
     let key = body.idempotency_key.as_deref().map(|key| IdempotencyKey::new(&caller.name, key));
-    // Compared and kept beside a key only.
+    // Compared and stored only together with a key.
     let body_hash = if key.is_some() { body_hash(&body) } else { BodyHash(0) };
     NewNotification {
         id: NotificationId::new(),
@@ -116,13 +118,13 @@ pub fn wished(body: NotifyBody, caller: &Caller) -> NewNotification {
     }
 }
 
-/// The users of a list; they are sorted.
+/// The users of a list, sorted already.
 fn listed(audience: &Audience) -> String {
     let Audience::Users { users, .. } = audience else { return String::new() };
     users.iter().map(UserId::as_str).collect::<Vec<_>>().join(",")
 }
 
-/// What makes two bodies the same: all that a reader could tell apart. Not the spaces between the fields.
+/// A hash of all that distinguishes two bodies for a reader. White space between the fields does not count.
 fn body_hash(body: &NotifyBody) -> BodyHash {
     BodyHash::of(&[
         body.kind.as_bytes(),

@@ -1,47 +1,70 @@
-//! What every request must keep before anything reads it, and what every answer carries.
+//! Checks every request before its handler, and completes every response.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 
-use super::body::ReadOn;
-use super::problems::{REQUEST_ID, Refused, finish};
+use super::anonymous_budget;
+use super::connection_slots::ConnectionSlot;
+use super::drain_body::DrainBody;
+use super::hosts::Hosts;
+use super::problems::{REQUEST_ID, RefusedRequest, finish};
 use crate::domain::id_by_time;
 use crate::tasks::Tasks;
 use crate::wire::problem::Problem;
 
-/// Longest path and query, in bytes.
+/// Maximum length of path and query, in bytes.
 const URI_MAX_BYTES: usize = 8 << 10;
-/// Most bytes of all header names and values.
+/// Maximum bytes of all header names and values.
 const HEADERS_MAX_BYTES: usize = 16 << 10;
-/// Most header fields.
+/// Maximum number of header fields.
 const HEADERS_MAX: usize = 100;
-/// Longest body of a single notification, in bytes.
+/// Maximum length of a single notification's body, in bytes.
 pub const BODY_MAX_BYTES: usize = 64 << 10;
-/// A body must have arrived within this time.
+/// Maximum length of a request's id that the hub keeps.
+const REQUEST_ID_MAX_BYTES: usize = 128;
+/// Time limit for a body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// The request's name, for handlers that write it into an answer themselves.
+/// The request's id, for handlers that write it into an answer themselves.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
-/// Names the request, refuses what is out of bounds, writes the body of every refusal, and notes the outcome. The query
-/// is not noted: it may hold a token.
-pub async fn frame(State(tasks): State<Tasks>, mut request: Request, next: Next) -> Response {
-    let id = id_by_time().to_string();
+/// Gives the request an id, refuses it if it is out of bounds, writes the body of every refusal, and logs the
+/// outcome. The query is not logged: it may contain a token.
+pub async fn frame(State((tasks, hosts)): State<(Tasks, Hosts)>, mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers()).unwrap_or_else(|| id_by_time().to_string());
     let method = request.method().clone();
-    let path: String = request.uri().path().chars().take(128).collect();
+    // Not the path itself if no route matches: a client may have put its token there.
+    let path = request.extensions().get::<MatchedPath>().map_or_else(|| "(no route)".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let response = match check(&request) {
-        Ok(()) => next.run(ReadOn::over(request, tasks)).await,
-        Err(problem) => Refused(problem).into_response(),
+    let slot = request.extensions().get::<Arc<ConnectionSlot>>().cloned();
+    let response = match anonymous_budget::admit(&request) {
+        Ok(passage) => {
+            let mut response = match check(&request).and_then(|()| hosts.check(&request)) {
+                Ok(()) => next.run(DrainBody::over(request, tasks)).await,
+                Err(problem) => RefusedRequest(problem).into_response(),
+            };
+            if let Some(passage) = passage {
+                passage.settle(&mut response);
+            }
+            finish(response, &id)
+        }
+        Err(problem) => {
+            let mut response = finish(RefusedRequest(problem).into_response(), &id);
+            if let Some(slot) = slot {
+                anonymous_budget::close(&slot, &mut response);
+            }
+            response
+        }
     };
-    let mut response = finish(response, &id);
+    let mut response = end_line(response).await;
     tracing::debug!(%method, ?path, status = response.status().as_u16(), request_id = id, "request");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -49,11 +72,37 @@ pub async fn frame(State(tasks): State<Tasks>, mut request: Request, next: Next)
     response
 }
 
+/// The id that a caller or a proxy has given the request, if it is plain: it is repeated in headers, JSON and logs.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let mut ids = headers.get_all(REQUEST_ID).iter();
+    let (Some(id), None) = (ids.next(), ids.next()) else { return None };
+    let id = id.to_str().ok()?;
+    let is_plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b));
+    (is_plain && (1..=REQUEST_ID_MAX_BYTES).contains(&id.len())).then(|| id.to_owned())
+}
+
+/// Ends a JSON response with a line feed, so that a shell's prompt is on a line of its own. No stream is JSON, so the
+/// body is in memory already.
+async fn end_line(response: Response) -> Response {
+    let media = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if !matches!(media, b"application/json" | b"application/problem+json") {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    if whole.is_empty() || whole.ends_with(b"\n") {
+        return Response::from_parts(parts, whole.into());
+    }
+    let ended = [&whole[..], b"\n"].concat();
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(ended.len()));
+    Response::from_parts(parts, ended.into())
+}
+
 fn check(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     let uri_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
     if uri_bytes > URI_MAX_BYTES {
-        return Err(Problem::new(414, "uri_too_long", format!("path and query may have {URI_MAX_BYTES} bytes")));
+        return Err(Problem::new(414, "uri_too_long", format!("path and query may have at most {URI_MAX_BYTES} bytes")));
     }
     let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > HEADERS_MAX_BYTES || headers.len() > HEADERS_MAX {
@@ -67,13 +116,30 @@ fn check(request: &Request) -> Result<(), Problem> {
     if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
         return Err(Problem::new(400, "bad_request", "an HTTP/1.1 request has exactly one Host header"));
     }
+    // Each of these authenticates the client or belongs to the handshake. If two differ, a proxy may have checked the
+    // other one.
+    for once in [header::AUTHORIZATION, header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION] {
+        if headers.get_all(&once).iter().count() > 1 {
+            return Err(Problem::new(400, "bad_request", format!("the header {once} may be sent only once")));
+        }
+    }
+    let (mut tokens, mut tickets) = (0, 0);
+    for (name, _) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+        tokens += u32::from(name == "token");
+        tickets += u32::from(name == "ticket");
+    }
+    for (once, count) in [("token", tokens), ("ticket", tickets)] {
+        if count > 1 {
+            return Err(Problem::new(400, "bad_query", format!("the query may contain {once} only once")));
+        }
+    }
     if request.method() == Method::TRACE || request.method() == Method::CONNECT {
-        return Err(Problem::new(405, "method_not_allowed", "this method is not served here"));
+        return Err(Problem::new(405, "method_not_allowed", "this method is not supported"));
     }
     Ok(())
 }
 
-/// What a body is said to be.
+/// The media type that a request declares for its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
     Json,
@@ -93,11 +159,11 @@ impl Media {
     }
 }
 
-/// Reads a body of at most `most` bytes whole.
+/// Reads a whole body of at most `most` bytes.
 ///
 /// # Errors
-/// 413 above the limit, 408 when it comes too slowly, 400 when it breaks off.
-pub async fn whole_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Refused> {
+/// 413 above the limit, 408 when it arrives too slowly, 400 when it ends early.
+pub async fn whole_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, RefusedRequest> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|length| length > most as u64) {
         return Err(too_large(most));
@@ -105,7 +171,7 @@ pub async fn whole_body(headers: &HeaderMap, body: Body, most: usize) -> Result<
     match tokio::time::timeout(BODY_LIMIT, Limited::new(body, most).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(most)),
-        Ok(Err(_)) => Err(Problem::new(400, "broken_body", "the body broke off; nothing was appended").into()),
+        Ok(Err(_)) => Err(Problem::new(400, "broken_body", "the body ended early; nothing was appended").into()),
         Err(_) => {
             Err(Problem::new(408, "body_too_slow", format!("the body must arrive within {} s; nothing was appended", BODY_LIMIT.as_secs()))
                 .into())
@@ -113,19 +179,19 @@ pub async fn whole_body(headers: &HeaderMap, body: Body, most: usize) -> Result<
     }
 }
 
-fn too_large(most: usize) -> Refused {
-    Problem::new(413, "body_too_large", format!("a body may have {most} bytes; nothing was appended")).into()
+fn too_large(most: usize) -> RefusedRequest {
+    Problem::new(413, "body_too_large", format!("a body may have at most {most} bytes; nothing was appended")).into()
 }
 
-/// Which of the types that are `taken` here a body has.
+/// The media type of a body, one of `taken`.
 ///
 /// # Errors
 /// 415 for another type, another charset, or a compressed body.
-pub fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Refused> {
+pub fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, RefusedRequest> {
     let refuse = |detail: &str| Err(Problem::new(415, "unsupported_media_type", detail).into());
-    // A field may stand in several lines; the first alone does not tell.
+    // A header may be sent as several lines, so checking the first is not enough.
     if headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
-        return refuse("a compressed body is not taken; send it as it is");
+        return refuse("compressed bodies are not supported; send it uncompressed");
     }
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(given), None) = (types.next(), types.next()) else {
@@ -137,13 +203,13 @@ pub fn media(headers: &HeaderMap, taken: &[Media]) -> Result<Media, Refused> {
     let Some(media) = taken.iter().copied().find(|media| essence.eq_ignore_ascii_case(media.name())) else {
         return refuse(&wanted(taken));
     };
-    // RFC 8259 section 8.1: JSON is UTF-8.
+    // RFC 8259 section 8.1: JSON is UTF-8. Many libraries omit the hyphen.
     let is_utf8 = |parameter: &str| {
-        parameter
-            .split_once('=')
-            .is_none_or(|(name, value)| !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8"))
+        let Some((name, value)) = parameter.split_once('=') else { return true };
+        let value = value.trim_matches('"');
+        !name.eq_ignore_ascii_case("charset") || value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8")
     };
-    if parts.all(is_utf8) { Ok(media) } else { refuse("the charset of JSON is utf-8") }
+    if parts.all(is_utf8) { Ok(media) } else { refuse("the charset of JSON must be utf-8") }
 }
 
 fn wanted(taken: &[Media]) -> String {

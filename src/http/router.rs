@@ -1,36 +1,72 @@
-//! The routes.
+//! Lists the routes and builds the router.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{Method, header};
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::hub::Hub;
+use super::health_routes::{health, livez, readyz};
+use super::history::{RECADO_HEAD, RECADO_LOG_ID, RECADO_NEXT};
+use super::hosts::Hosts;
 use super::origin::Origins;
-use super::probes::{health, livez, readyz};
-use super::problems::Refused;
+use super::problems::{REQUEST_ID, RefusedRequest};
+use super::state::HubState;
 use super::{batch, device, history, metrics, notify, openapi, request, sse, stats, ticket, upgrade, why};
 use crate::wire::problem::Problem;
 
-/// The hub's HTTP side.
-pub fn router(hub: Arc<Hub>) -> Router {
+/// How long a browser may cache the answer to a preflight. Chromium's maximum.
+const PREFLIGHT_LIFE: Duration = Duration::from_secs(2 * 3600);
+
+/// Which of the routes a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerSide {
+    /// All routes; there is one listener.
+    Whole,
+    /// The routes of users.
+    Public,
+    /// The routes of services, operators and probes.
+    Internal,
+}
+
+/// Whether a path belongs to services, operators or probes.
+pub fn is_internal(path: &str) -> bool {
+    let prefixed = ["/api/internal/", "/api/admin/"].iter().any(|prefix| path.starts_with(prefix));
+    prefixed || matches!(path, "/stats" | "/metrics" | "/health" | "/livez" | "/readyz")
+}
+
+impl ListenerSide {
+    /// `/livez` is served by all listeners: it tells only that the process runs, which any client of the listener
+    /// knows, and load balancers ask for it.
+    fn serves(self, path: &str) -> bool {
+        match self {
+            _ if matches!(path, "/livez" | "/openapi.json") => true,
+            Self::Whole => true,
+            Self::Public => !is_internal(path),
+            Self::Internal => is_internal(path),
+        }
+    }
+}
+
+/// Builds the hub's router.
+pub fn router(hub: Arc<HubState>, side: ListenerSide, hosts: Hosts) -> Router {
     let cors = cors(&hub.origins);
-    routes()
+    routes(side)
         .router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(cors)
-        .layer(middleware::from_fn_with_state(hub.tasks.clone(), request::frame))
+        .layer(middleware::from_fn_with_state((hub.tasks.clone(), hosts), request::frame))
         .with_state(hub)
 }
 
-/// What is served. Each of them stands in `openapi.json` as well, or a test fails.
-pub fn routes() -> Routes {
-    Routes::default()
+/// Lists what is served. A test fails if a route is missing in `openapi.json`.
+pub fn routes(side: ListenerSide) -> Routes {
+    Routes { router: Router::new(), side, served: Vec::new() }
         .post("/api/internal/notify", notify::notify)
         .post("/api/internal/notify/batch", batch::notify_batch)
         .get("/api/internal/ws-stats", stats::stats)
@@ -51,42 +87,49 @@ pub fn routes() -> Routes {
         .get("/openapi.json", openapi::openapi)
 }
 
-/// A router that can say what it serves.
-#[derive(Default)]
+/// A router that can list its routes.
 pub struct Routes {
-    router: Router<Arc<Hub>>,
+    router: Router<Arc<HubState>>,
+    side: ListenerSide,
     /// Path and method.
     pub served: Vec<(&'static str, Method)>,
 }
 
 impl Routes {
-    fn get<H: Handler<T, Arc<Hub>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn get<H: Handler<T, Arc<HubState>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.serve(path, Method::GET, get(handler))
     }
 
-    fn post<H: Handler<T, Arc<Hub>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn post<H: Handler<T, Arc<HubState>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.serve(path, Method::POST, post(handler))
     }
 
-    fn serve(mut self, path: &'static str, method: Method, route: MethodRouter<Arc<Hub>>) -> Self {
-        self.served.push((path, method));
-        self.router = self.router.route(path, route);
+    fn serve(mut self, path: &'static str, method: Method, route: MethodRouter<Arc<HubState>>) -> Self {
+        if self.side.serves(path) {
+            self.served.push((path, method));
+            self.router = self.router.route(path, route);
+        }
         self
     }
 }
 
-async fn no_route() -> Refused {
-    Problem::new(404, "not_found", "there is nothing at this path; /openapi.json lists what there is").into()
+async fn no_route() -> RefusedRequest {
+    Problem::new(404, "not_found", "no route at this path; /openapi.json lists the routes").into()
 }
 
-async fn no_method() -> Refused {
-    Problem::new(405, "method_not_allowed", "this path is served, but not with this method; Allow lists those that are").into()
+async fn no_method() -> RefusedRequest {
+    Problem::new(405, "method_not_allowed", "this method is not allowed at this path; the Allow header lists the allowed ones").into()
 }
 
 fn cors(origins: &Origins) -> CorsLayer {
-    let origins = origins.clone();
+    let (origins, with_credentials) = (origins.clone(), origins.clone());
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin: &HeaderValue, _| origins.allow_one(origin)))
+        .allow_origin(AllowOrigin::predicate(move |origin, request| origins.allow_one(origin, &request.headers)))
+        // Only for allowed origins, never with `*`. The hub reads no cookies; a proxy in front of it may.
+        .allow_credentials(AllowCredentials::predicate(move |origin, request| with_credentials.allow_one(origin, &request.headers)))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
+        // Pages and their libraries send headers of their own, which the hub ignores.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::RETRY_AFTER, REQUEST_ID, RECADO_NEXT, RECADO_HEAD, RECADO_LOG_ID])
+        .max_age(PREFLIGHT_LIFE)
 }

@@ -1,8 +1,8 @@
-//! One WebSocket: one task owns the socket, the stream, and their clocks.
+//! Serves one WebSocket: one task owns the socket, the stream, and their clocks.
 //!
-//! It writes what the subscription has, reads what the client says, and keeps time: heartbeats, pings, the token's
-//! end. Every write has a deadline. A ping names the last number sent; the pong, which every WebSocket client answers
-//! by itself (RFC 6455 section 5.5.3), proves that all before it arrived.
+//! The task writes the subscription's frames, reads the client's frames, and keeps time: heartbeats, pings, the end
+//! of the token. Every write has a deadline. A ping carries the last delivered number. The pong, which every
+//! WebSocket client sends by itself (RFC 6455 section 5.5.3), proves that all frames before it arrived.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -14,97 +14,138 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
-use super::ask::AckMode;
-use super::frames::{Frames, Over, end};
-use super::hub::Hub;
-use super::limits::Bucket;
+use super::command_queue::CommandQueue;
+use super::rate_limits::TokenBucket;
+use super::state::HubState;
 use super::stream::{self, TokenClock};
+use super::stream_request::AckMode;
 use super::token::TokenError;
-use crate::delivery::desk::Given;
-use crate::delivery::outbox::Ending;
-use crate::delivery::{Opening, Ready, Subscription};
+use super::websocket_io::{CloseCause, WebSocketIo, end, end_saying};
+use crate::delivery::send_queue::CloseOrder;
+use crate::delivery::{ConnectRequest, NextStep, Subscription};
 use crate::domain::{CommandTag, Seq};
-use crate::wire::client::{self, ClientFrame};
-use crate::wire::close::Close;
-use crate::wire::server::ServerFrame;
+use crate::providers::command_intake::CommandReceipt;
+use crate::wire::client_frame::{self, ClientFrame};
+use crate::wire::close::CloseCode;
+use crate::wire::server_frame::ServerFrame;
 
-/// Between two pings that only ask for an acknowledgement.
+/// A pong acknowledges only if its connection is still open after this time. A page that is being closed still
+/// answers pings for some milliseconds, but shows nothing any more. Below the spacing of pings, so that each pong
+/// counts before the next.
+const PONG_SETTLES: Duration = Duration::from_millis(500);
+/// Minimum time between two pings that only ask for an acknowledgement.
 const ACK_PING_SPACING: Duration = Duration::from_secs(1);
-/// Bytes after which the first ping of a turn is sent. A client that takes some kilobytes a second must get it within the
-/// pong deadline, or it would be closed without having acknowledged anything, and begin at the same place again.
+/// Bytes after which the first ping of a turn is sent. A client that reads some kilobytes a second must get the ping
+/// within the pong deadline. Otherwise it would be closed without having acknowledged anything, and would start at
+/// the same position again.
 const PING_BYTES: usize = 4 << 10;
-/// Bytes written between two looks at what the client says.
+/// Bytes written between two checks for the client's frames.
 const TURN_BYTES: usize = 64 << 10;
-/// Turns of writing, one after the other, between two such looks; a full turn is followed by one at once.
+/// Consecutive turns of writing between two checks of the clocks and of the client's frames. A full turn counts for
+/// all.
 const TURNS: u32 = 16;
-/// Messages of a client, acknowledgements aside: so many at once, then one a second.
+/// Messages of a client other than acknowledgements: a burst of this many, then one a second.
 const MESSAGES: u32 = 60;
-/// Refused frames that end a connection.
+/// Number of refused frames that ends a connection.
 const REFUSED_MAX: u32 = 60;
-/// When a client that sent too much should come back.
+/// When a client that sent too much should reconnect.
 const RATE_LIMIT_AFTER_MS: u64 = 10_000;
-/// How long a pong that is overdue is looked for: the runtime may know of the time before it knows of what has arrived.
+/// How long an overdue pong is still read for: the runtime may report the deadline before it reports arrived data.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
-/// What the door decided.
+/// The outcome of the checks on the handshake.
 pub enum Admission {
-    Refused(Close),
-    Open { opening: Box<Opening>, expires_at: DateTime<Utc>, ack_mode: AckMode },
+    /// The close code and its detail.
+    Refused(CloseCode, String),
+    Open {
+        opening: Box<ConnectRequest>,
+        expires_at: DateTime<Utc>,
+        ack_mode: AckMode,
+    },
 }
 
-/// Serves a socket to its end.
-pub async fn serve(mut socket: WebSocket, hub: Arc<Hub>, admission: Admission) {
+/// Serves a socket until it closes.
+pub async fn serve(mut socket: WebSocket, hub: Arc<HubState>, admission: Admission) {
     match admission {
-        Admission::Refused(close) => end(&mut socket, close).await,
+        Admission::Refused(close, detail) => end_saying(&mut socket, close, &detail).await,
         Admission::Open { opening, expires_at, ack_mode } => match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
             Ok(subscription) => {
-                let mut line = Line::new(socket, hub, subscription, expires_at, ack_mode);
-                let over = AssertUnwindSafe(line.run()).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(session = %line.subscription.member().session, "a connection's task panicked");
-                    Over::from(Close::Internal)
+                let mut task = WebSocketTask::new(socket, hub, subscription, expires_at, ack_mode);
+                let cause = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!(session = %task.subscription.connection().session, "connection task panicked");
+                    CloseCause::from(CloseCode::Internal)
                 });
-                Box::pin(line.finish(over)).await;
+                Box::pin(task.finish(cause)).await;
             }
-            Err(close) => end(&mut socket, close).await,
+            Err(close) => {
+                if close == CloseCode::RateLimited {
+                    // A client without a delay would reconnect at once.
+                    let goodbye = ServerFrame::goodbye(close, RATE_LIMIT_AFTER_MS).encode();
+                    let _ = timeout(hub.sockets.send_deadline, socket.send(Message::Text(goodbye.into()))).await;
+                }
+                end(&mut socket, close).await;
+            }
         },
     }
 }
 
-/// Finds the client's place and says the first frame.
-async fn open(socket: &mut WebSocket, hub: &Hub, opening: Opening, expires_at: DateTime<Utc>) -> Result<Subscription, Close> {
-    let (subscription, resume, position) = stream::connect(hub, opening).await?;
-    let hello = stream::hello(&subscription, resume, position, hub.sockets.heartbeat, expires_at);
+fn rate_limited() -> CloseCause {
+    CloseCause::Close { close: CloseCode::RateLimited, after_ms: Some(RATE_LIMIT_AFTER_MS) }
+}
+
+/// Connects the client to the stream and sends the first frame.
+async fn open(
+    socket: &mut WebSocket,
+    hub: &HubState,
+    opening: ConnectRequest,
+    expires_at: DateTime<Utc>,
+) -> Result<Subscription, CloseCode> {
+    let admitted = stream::connect(hub, opening).await?;
+    let hello = stream::hello(&admitted, hub.sockets.heartbeat, expires_at);
     match timeout(hub.sockets.send_deadline, socket.send(Message::Text(hello.into()))).await {
-        Ok(Ok(())) => Ok(subscription),
-        Ok(Err(_)) => Err(Close::ServerError),
-        Err(_) => Err(Close::SlowConsumer),
+        Ok(Ok(())) => Ok(admitted.subscription),
+        Ok(Err(_)) => Err(CloseCode::ServerError),
+        Err(_) => Err(CloseCode::SlowConsumer),
     }
 }
 
-/// A connection that is open.
-struct Line {
-    frames: Frames,
-    hub: Arc<Hub>,
+async fn stored(intake: &mut Option<Box<CommandQueue>>) -> CommandReceipt {
+    match intake {
+        Some(intake) => intake.stored().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An open connection.
+struct WebSocketTask {
+    frames: WebSocketIo,
+    hub: Arc<HubState>,
     subscription: Subscription,
     ack_mode: AckMode,
     heartbeat_at: Instant,
     ping_at: Option<Instant>,
     pinged: Option<(Seq, Instant)>,
     last_ping: Option<Instant>,
+    /// The number that the last pong acknowledges, and the time from which it does.
+    settling: Option<(Seq, Instant)>,
     token: TokenClock,
-    messages: Bucket,
+    messages: TokenBucket,
     refused: u32,
+    /// Set while the user's frames are over their budget. Nothing is read until then.
+    deaf_until: Option<Instant>,
+    /// Created with the first command: most connections never send one.
+    intake: Option<Box<CommandQueue>>,
 }
 
-impl Line {
-    fn new(socket: WebSocket, hub: Arc<Hub>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
+impl WebSocketTask {
+    fn new(socket: WebSocket, hub: Arc<HubState>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
         let now = Instant::now();
         let heartbeat_at = now + hub.sockets.heartbeat;
         if ack_mode == AckMode::Pong {
             subscription.will_ask();
         }
         Self {
-            frames: Frames::new(socket, hub.sockets.send_deadline),
+            frames: WebSocketIo::new(socket, hub.sockets.send_deadline),
             hub,
             subscription,
             ack_mode,
@@ -112,22 +153,25 @@ impl Line {
             ping_at: None,
             pinged: None,
             last_ping: None,
+            settling: None,
             token: TokenClock::until(expires_at),
-            messages: Bucket::new(MESSAGES, f64::from(MESSAGES) / 60.0),
+            messages: TokenBucket::new(MESSAGES, f64::from(MESSAGES) / 60.0),
             refused: 0,
+            deaf_until: None,
+            intake: None,
         }
     }
 
-    async fn run(&mut self) -> Over {
-        // One timer for the whole connection: to make one for each frame takes the lock of all timers twice.
+    async fn run(&mut self) -> CloseCause {
+        // One timer for the whole connection: a new one for each frame would take the lock of all timers twice.
         let mut clock = pin!(tokio::time::sleep_until(self.next_time()));
         let mut turns = 0;
         loop {
-            // A write may have taken long: what is due is not left to the last of the turns.
+            // A write may have taken long, so due work does not wait for the last of the turns.
             if turns >= TURNS || self.next_time() <= Instant::now() {
                 turns = 0;
-                if let Err(over) = self.look_up().await {
-                    return over;
+                if let Err(cause) = self.look_up().await {
+                    return cause;
                 }
             }
             let next_time = self.next_time();
@@ -135,49 +179,80 @@ impl Line {
                 clock.as_mut().reset(next_time);
             }
             let done = tokio::select! {
-                // First, and alone when there is something to write: to ask the socket as well would cost as much again.
+                // First, and alone if there are frames to write: polling the socket too would double the cost.
                 biased;
+                receipt = stored(&mut self.intake), if self.is_storing() => self.on_receipt(receipt).await,
                 ready = self.subscription.ready() => match ready {
-                    Ready::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
-                    Ready::Ask => self.ask_at_last().await,
-                    Ready::End(Ending { close, after_ms }) => Err(Over::Close { close, after_ms: Some(after_ms) }),
+                    NextStep::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
+                    NextStep::Ask => self.send_due_ping().await,
+                    NextStep::End(CloseOrder { close, after_ms }) => Err(CloseCause::Close { close, after_ms: Some(after_ms) }),
                 },
-                // Before the socket: a client that never ceases to speak must not stop the clocks.
+                // Before the socket: a client that never stops sending must not stop the clocks.
                 () = clock.as_mut() => self.keep_time().await,
-                said = self.frames.hear() => self.hear(said).await,
+                said = self.frames.hear(), if self.may_hear() => self.hear(said).await,
             };
-            if let Err(over) = done {
-                return over;
+            if let Err(cause) = done {
+                return cause;
             }
         }
     }
 
-    /// Between two turns of writing: what the client has said, and what is due.
-    async fn look_up(&mut self) -> Result<(), Over> {
-        // As much as has arrived; the runtime's budget for one task bounds it.
-        while let Some(said) = self.frames.hear().now_or_never() {
+    /// Between two turns of writing, reads the client's frames and does what is due.
+    async fn look_up(&mut self) -> Result<(), CloseCause> {
+        // Reads all that has arrived; the runtime's budget for one task limits it.
+        if self.is_storing()
+            && let Some(receipt) = stored(&mut self.intake).now_or_never()
+        {
+            self.on_receipt(receipt).await?;
+        }
+        while self.may_hear()
+            && let Some(said) = self.frames.hear().now_or_never()
+        {
             self.hear(said).await?;
         }
         if self.next_time() <= Instant::now() { self.keep_time().await } else { Ok(()) }
     }
 
+    fn is_storing(&self) -> bool {
+        self.intake.as_ref().is_some_and(|intake| intake.is_busy())
+    }
+
+    /// Whether one more frame may be read.
+    fn may_hear(&self) -> bool {
+        self.deaf_until.is_none() && !self.intake.as_ref().is_some_and(|intake| intake.is_full())
+    }
+
     fn next_time(&self) -> Instant {
         let pong_due = self.pinged.map(|(_, at)| at + self.hub.sockets.pong_deadline);
-        let dues = [self.ping_at, pong_due].into_iter().flatten();
+        let settles = self.settling.map(|(_, at)| at);
+        let dues = [self.ping_at, pong_due, self.deaf_until, settles].into_iter().flatten();
         dues.fold(self.heartbeat_at.min(self.token.next()), Instant::min)
     }
 
-    async fn keep_time(&mut self) -> Result<(), Over> {
+    fn pong_is_overdue(&self, now: Instant) -> bool {
+        self.pinged.is_some_and(|(_, at)| now >= at + self.hub.sockets.pong_deadline)
+    }
+
+    async fn keep_time(&mut self) -> Result<(), CloseCause> {
         let now = Instant::now();
+        let was_deaf = self.deaf_until.is_some();
+        self.deaf_until = self.deaf_until.filter(|until| now < *until);
         if self.token.has_ended(now) {
-            return Err(Close::TokenExpired.into());
+            return Err(CloseCode::TokenExpired.into());
         }
-        if self.pinged.is_some_and(|(_, at)| now >= at + self.hub.sockets.pong_deadline) {
-            // The pong may lie here unread, when it was this hub that had no time: a write that waited, a machine that slept.
+        if was_deaf && self.pong_is_overdue(now) {
+            // The pong is queued behind more frames than a client may send.
+            return Err(CloseCode::NoPong.into());
+        }
+        if self.pong_is_overdue(now) {
+            // The pong may be here unread if this hub had no time: a write that waited, a machine that slept.
             return match timeout(LAST_LOOK, self.frames.hear()).await {
                 Ok(said) => self.hear(said).await,
-                Err(_) => Err(Close::NoPong.into()),
+                Err(_) => Err(CloseCode::NoPong.into()),
             };
+        }
+        if self.settling.is_some_and(|(_, at)| now >= at) {
+            self.settle();
         }
         if let Some(warning) = self.token.warning(now) {
             self.say(&warning).await?;
@@ -194,9 +269,9 @@ impl Line {
         Ok(())
     }
 
-    /// Writes what is at hand, up to a turn's size, and says whether that was all; a client that only takes must not keep us from
-    /// listening, nor from keeping time.
-    async fn write_frames(&mut self) -> Result<bool, Over> {
+    /// Writes the waiting frames, up to a turn's size, and returns whether those were all. A client that only reads
+    /// must not keep the task from reading its frames or from keeping time.
+    async fn write_frames(&mut self) -> Result<bool, CloseCause> {
         let (mut written, mut ask_now) = (0, false);
         while written < TURN_BYTES {
             let Some(frame) = self.subscription.next_frame() else { break };
@@ -211,22 +286,25 @@ impl Line {
             self.ask_for_ack().await?;
         }
         self.frames.flush().await?;
-        #[cfg(feature = "points")]
-        crate::points::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
+        #[cfg(feature = "failpoints")]
+        crate::failpoints::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
         Ok(written < TURN_BYTES)
     }
 
-    /// A ping of its own for what went to many, unless it is acknowledged already.
-    async fn ask_at_last(&mut self) -> Result<(), Over> {
-        if self.subscription.is_unconfirmed() {
+    /// Sends a ping of its own: after a broadcast that is not acknowledged yet, or because another connection of the
+    /// device has begun.
+    async fn send_due_ping(&mut self) -> Result<(), CloseCause> {
+        if self.subscription.take_probe() {
+            self.ping().await?;
+        } else if self.subscription.is_unconfirmed() && self.settling.is_none_or(|(seq, _)| seq < self.subscription.delivered()) {
             self.ask_for_ack().await?;
             self.frames.flush().await?;
         }
         Ok(())
     }
 
-    /// A ping that rides along with what was just written, unless one is on its way or was a moment ago.
-    async fn ask_for_ack(&mut self) -> Result<(), Over> {
+    /// Sends a ping together with the frames just written, unless one is on its way or was sent a moment ago.
+    async fn ask_for_ack(&mut self) -> Result<(), CloseCause> {
         if self.ack_mode == AckMode::Client || self.pinged.is_some() {
             return Ok(());
         }
@@ -239,7 +317,7 @@ impl Line {
         }
     }
 
-    async fn ping(&mut self) -> Result<(), Over> {
+    async fn ping(&mut self) -> Result<(), CloseCause> {
         if self.pinged.is_none() {
             self.feed_ping().await?;
             self.frames.flush().await?;
@@ -247,8 +325,8 @@ impl Line {
         Ok(())
     }
 
-    async fn feed_ping(&mut self) -> Result<(), Over> {
-        let seq = self.subscription.sent();
+    async fn feed_ping(&mut self) -> Result<(), CloseCause> {
+        let seq = self.subscription.delivered();
         let now = Instant::now();
         self.ping_at = None;
         self.last_ping = Some(now);
@@ -258,23 +336,37 @@ impl Line {
 
     fn pong(&mut self, payload: &[u8]) {
         let Some((seq, _)) = self.pinged else { return };
-        // A pong that nobody asked for, or an old one.
+        // An unsolicited pong, or an old one.
         if payload != seq.to_string().as_bytes() {
             return;
         }
         self.pinged = None;
-        self.subscription.member().touch();
+        self.subscription.connection().touch();
         if self.ack_mode == AckMode::Pong {
-            self.subscription.pong(seq);
-            if self.subscription.sent() > seq {
+            let now = Instant::now();
+            if self.settling.is_some_and(|(_, at)| now >= at) {
+                self.settle();
+            }
+            self.settling = Some((seq, now + PONG_SETTLES));
+            if self.subscription.delivered() > seq {
                 self.ping_at = self.last_ping.map(|at| at + ACK_PING_SPACING);
             }
         }
     }
 
-    async fn hear(&mut self, said: Result<Message, Over>) -> Result<(), Over> {
-        match said? {
-            Message::Binary(_) => Err(Close::Binary.into()),
+    fn settle(&mut self) {
+        if let Some((seq, _)) = self.settling.take() {
+            self.subscription.pong(seq);
+        }
+    }
+
+    async fn hear(&mut self, said: Result<Message, CloseCause>) -> Result<(), CloseCause> {
+        let said = said?;
+        // Every frame counts, even one that costs next to nothing: there may be a million a second.
+        let pause = self.hub.budgets.frames.pace(self.subscription.connection().who.user.as_str());
+        self.deaf_until = pause.map(|pause| Instant::now() + pause);
+        match said {
+            Message::Binary(_) => Err(CloseCode::Binary.into()),
             Message::Pong(payload) => {
                 self.pong(&payload);
                 Ok(())
@@ -284,54 +376,62 @@ impl Line {
                 self.frames.flush().await
             }
             Message::Text(text) => {
-                self.subscription.member().touch();
+                self.subscription.connection().touch();
                 self.hear_text(&text).await
             }
-            Message::Close(_) => Err(Over::ByClient),
+            Message::Close(_) => Err(CloseCause::ByClient),
         }
     }
 
-    async fn hear_text(&mut self, text: &str) -> Result<(), Over> {
-        let desk = self.hub.delivery.desk.clone();
-        let frame = client::parse(text, |kind| desk.as_ref().is_some_and(|desk| desk.takes(kind)));
-        // Acknowledgements are as many as notifications; they cost next to nothing and are not counted.
+    async fn hear_text(&mut self, text: &str) -> Result<(), CloseCause> {
+        let intake = self.hub.command_intake.clone();
+        let frame = client_frame::parse(text, |kind| intake.as_ref().is_some_and(|intake| intake.takes(kind)));
+        // Acknowledgements are as many as notifications, so they count as frames only.
         if !matches!(frame, Ok(ClientFrame::Ack(_))) {
             self.count_message()?;
         }
         match frame {
             Ok(ClientFrame::Ack(seq)) => match self.subscription.ack(seq) {
                 Ok(()) => Ok(()),
-                Err(ahead) => self.refuse("ack_ahead", &format!("nothing above {} was sent on this connection", ahead.sent)).await,
+                Err(ahead) => self.refuse("ack_ahead", &format!("the highest number sent on this connection is {}", ahead.delivered)).await,
             },
             Ok(ClientFrame::Ping { id }) => {
                 self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
             }
             Ok(ClientFrame::Auth { token }) => self.renew(&token).await,
-            // Boxed: every connection would hold room for what few ever do.
-            Ok(ClientFrame::Command { kind, tag, payload }) => Box::pin(self.command(&kind, tag, payload)).await,
+            Ok(ClientFrame::Command { kind, tag, payload }) => self.command(kind, tag, payload),
             Err(error) => self.refuse(error.code, &error.message).await,
         }
     }
 
-    /// Leaves a command at the desk. Its result comes as everything that waits for this connection does.
-    async fn command(&mut self, kind: &str, tag: Option<CommandTag>, payload: Option<String>) -> Result<(), Over> {
-        let Some(desk) = self.hub.delivery.desk.clone() else { return Ok(()) };
-        let member = Arc::clone(self.subscription.member());
-        match desk.give(&member, kind, tag, payload).await {
-            Given::Noted | Given::Unknown => Ok(()),
-            Given::OtherCommand => {
-                self.refuse("command_id_conflict", "this id was given to another command before; nothing was sent. Use a new id").await
+    /// Queues a command. Its result arrives through the control queue; meanwhile the stream goes on.
+    fn command(&mut self, kind: String, tag: Option<CommandTag>, payload: Option<String>) -> Result<(), CloseCause> {
+        let Some(intake) = self.hub.command_intake.clone() else { return Ok(()) };
+        let connection = Arc::clone(self.subscription.connection());
+        if !self.hub.budgets.commands.allow(connection.who.user.as_str()) {
+            return Err(rate_limited());
+        }
+        self.intake.get_or_insert_default().take(intake, connection, kind, tag, payload);
+        Ok(())
+    }
+
+    /// Handles the outcome of storing a command.
+    async fn on_receipt(&mut self, receipt: CommandReceipt) -> Result<(), CloseCause> {
+        match receipt {
+            CommandReceipt::Noted | CommandReceipt::Unknown => Ok(()),
+            CommandReceipt::OtherCommand => {
+                self.refuse("command_id_conflict", "another command has this id; this one was not sent. Use a new id").await
             }
         }
     }
 
-    /// Takes a newer token of the same user.
-    async fn renew(&mut self, token: &str) -> Result<(), Over> {
-        let member = Arc::clone(self.subscription.member());
+    /// Accepts a newer token of the same user.
+    async fn renew(&mut self, token: &str) -> Result<(), CloseCause> {
+        let connection = Arc::clone(self.subscription.connection());
         match self.hub.auth.tokens.check(token) {
-            Ok(claims) if claims.who.user != member.who.user || claims.role.is_some() => Err(Close::IdentityChanged.into()),
-            // What this connection is given was decided with the old accounts.
-            Ok(claims) if claims.who.accounts != member.who.accounts => Err(Close::TokenExpired.into()),
+            Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => Err(CloseCode::IdentityChanged.into()),
+            // The notifications of this connection were chosen by the old accounts.
+            Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
             Ok(claims) => {
                 self.token = TokenClock::until(claims.expires_at);
                 self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
@@ -340,40 +440,50 @@ impl Line {
         }
     }
 
-    async fn refuse(&mut self, code: &str, message: &str) -> Result<(), Over> {
+    async fn refuse(&mut self, code: &str, message: &str) -> Result<(), CloseCause> {
         self.refused += 1;
         if self.refused >= REFUSED_MAX {
-            return Err(Close::ProtocolError.into());
+            return Err(CloseCode::ProtocolError.into());
         }
         self.say(&ServerFrame::Error { code, message }).await
     }
 
-    fn count_message(&mut self) -> Result<(), Over> {
-        if self.messages.take() {
+    fn count_message(&mut self) -> Result<(), CloseCause> {
+        let user = self.subscription.connection().who.user.as_str();
+        if self.messages.take() && self.hub.budgets.messages.allow(user) {
             return Ok(());
         }
-        Err(Over::Close { close: Close::RateLimited, after_ms: Some(RATE_LIMIT_AFTER_MS) })
+        Err(rate_limited())
     }
 
-    async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), Over> {
+    async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), CloseCause> {
         self.frames.feed(Message::Text(frame.encode().into())).await?;
         self.frames.flush().await
     }
 
-    async fn finish(self, over: Over) {
-        let why = match &over {
-            Over::Close { close, .. } => close.reason(),
-            Over::ByClient => "closed_by_client",
-            Over::Lost => "lost",
+    async fn finish(mut self, cause: CloseCause) {
+        // The hub ends the connection: the client was there until now, so the last pong counts.
+        if matches!(&cause, CloseCause::Close { close, .. } if !matches!(close, CloseCode::NoPong | CloseCode::SlowConsumer)) {
+            self.settle();
+        }
+        if let Some(intake) = self.intake.take() {
+            intake.finish().await;
+        }
+        let why = match &cause {
+            CloseCause::Close { close, .. } => close.reason(),
+            CloseCause::ByClient => "closed_by_client",
+            CloseCause::Lost => "lost",
         };
-        let session = self.subscription.member().session;
-        tracing::debug!(%session, why, "a connection ends");
-        // The place is left before the goodbye: a client that comes back at once finds its acknowledgements noted.
+        let session = self.subscription.connection().session;
+        tracing::debug!(%session, why, "connection ended");
+        // The session ends before the goodbye: a client that reconnects at once finds its acknowledgements recorded.
         self.subscription.end(why);
-        let goodbye = match over {
-            Over::Close { close, after_ms: Some(after_ms) } => Some(Message::Text(ServerFrame::goodbye(close, after_ms).encode().into())),
+        let goodbye = match cause {
+            CloseCause::Close { close, after_ms: Some(after_ms) } => {
+                Some(Message::Text(ServerFrame::goodbye(close, after_ms).encode().into()))
+            }
             _ => None,
         };
-        self.frames.finish(over, goodbye).await;
+        self.frames.finish(cause, goodbye).await;
     }
 }

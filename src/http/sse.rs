@@ -1,36 +1,80 @@
-//! `GET /api/notifications/stream`: the stream for an `EventSource`, which resumes by itself.
+//! Serves `GET /api/notifications/stream`: the stream for an `EventSource`, which resumes by itself.
+//!
+//! An `EventSource` reconnects after a broken connection, but never after a status other than 200. So it gets a
+//! temporary refusal as an event; programs get it as a status.
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, Method, header};
+use axum::response::{IntoResponse, Response};
 
-use super::ask::{Ask, check_origin, check_room};
-use super::auth::{bearer, refused_token};
-use super::flow;
-use super::hub::Hub;
-use super::problems::Refused;
+use super::auth::{bearer, refused_token, ticket_counts};
+use super::body_stream;
+use super::connection_slots::{SlotClass, vouch};
+use super::problems::RefusedRequest;
 use super::server::Hangup;
-use super::ticket;
-use crate::wire::flow::Form;
+use super::state::HubState;
+use super::stream_request::{StreamQuery, check_origin, check_room};
+use crate::wire::stream_format::StreamFormat;
 
 pub async fn stream(
-    State(hub): State<Arc<Hub>>,
+    method: Method,
+    State(hub): State<Arc<HubState>>,
     Extension(hangup): Extension<Hangup>,
     headers: HeaderMap,
-    query: Result<Query<Ask>, QueryRejection>,
-) -> Result<Response, Refused> {
+    query: Result<Query<StreamQuery>, QueryRejection>,
+) -> Result<Response, RefusedRequest> {
+    if method == Method::HEAD {
+        return head(&hub, &headers, query);
+    }
+    let is_event_source = is_event_source(&headers);
+    match open(hub, hangup, headers, query).await {
+        Err(refused) if is_event_source => body_stream::come_back(refused),
+        outcome => outcome,
+    }
+}
+
+/// Browsers accept only the event type, and so do the libraries that replace `EventSource`.
+fn is_event_source(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case(StreamFormat::Events.media_type())
+    })
+}
+
+/// Answers as a GET would, without its effects: no ticket is used up, nothing is acknowledged.
+fn head(hub: &HubState, headers: &HeaderMap, query: Result<Query<StreamQuery>, QueryRejection>) -> Result<Response, RefusedRequest> {
+    check_origin(hub, headers)?;
+    let ask = StreamQuery::read(query)?;
+    ask.wish_after_event(headers)?;
+    check_room(hub)?;
+    if ask.ticket.is_none() || !ticket_counts(&hub.auth.tokens, bearer(headers)) {
+        hub.auth.listener(headers, ask.token.as_deref())?;
+    }
+    Ok([(header::CONTENT_TYPE, StreamFormat::Events.media_type())].into_response())
+}
+
+async fn open(
+    hub: Arc<HubState>,
+    hangup: Hangup,
+    headers: HeaderMap,
+    query: Result<Query<StreamQuery>, QueryRejection>,
+) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
-    let ask = Ask::read(query)?;
+    let ask = StreamQuery::read(query)?;
     let wish = ask.wish_after_event(&headers)?;
     check_room(&hub)?;
     let claims = match &ask.ticket {
-        // Last of all checks: whoever is sent away for another reason keeps the ticket.
-        Some(ticket) if bearer(&headers).is_none() => ticket::redeem(&hub.reader, ticket).await?.map_err(|e| refused_token(&e))?,
+        // The ticket is redeemed after all other checks: a client that is refused for another reason keeps it.
+        Some(ticket) if ticket_counts(&hub.auth.tokens, bearer(&headers)) => {
+            hub.tickets.redeem(ticket).await?.map_err(|e| refused_token(&e))?
+        }
         _ => hub.auth.listener(&headers, ask.token.as_deref())?,
     };
-    flow::open(hub, hangup, wish, claims, Form::Events).await
+    vouch(SlotClass::User);
+    body_stream::open(hub, hangup, wish, claims, StreamFormat::Events).await
 }

@@ -1,4 +1,4 @@
-//! `GET /stats`: every session of every instance, for admins.
+//! Serves `GET /stats`: every session of every instance, for admins.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,79 +7,44 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 
-use super::hub::Hub;
-use super::problems::Refused;
-use crate::delivery::Member;
+use super::problems::RefusedRequest;
+use super::state::HubState;
+use crate::delivery::Connection;
 use crate::domain::{Seq, UserId};
+use crate::store::providers::admin;
 use crate::store::sessions::{self, StoredSession};
-use crate::store::upstream::admin::{self, Overview};
+use crate::wire::node_service::OldSessionFields;
+use crate::wire::stats::{StatsBody, StatsSession};
 
-/// Most sessions of other instances in one answer.
+/// Maximum sessions of other instances in one answer.
 const ELSEWHERE_MAX: i64 = 10_000;
 
-/// Most upstream sessions in one answer.
+/// Maximum provider sessions in one answer.
 const UPSTREAM_MAX: i64 = 10_000;
 
-/// The old service's fields keep their names and forms: times are milliseconds since 1970.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Session {
-    session_id: String,
-    user_id: String,
-    account_ids: Vec<String>,
-    client_id: String,
-    instance: String,
-    transport: String,
-    connected_at: i64,
-    last_activity: i64,
-    sent_seq: Seq,
-    acked_seq: Seq,
-    /// How many numbers lie between what the client has confirmed and the end of the log.
-    lag: i64,
-    upstream_connected: bool,
-    /// The same, by the name that the old service gave it.
-    pragmatic_connected: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Stats {
-    total_connections: usize,
-    instance: String,
-    log_id: String,
-    head: Seq,
-    earliest: Seq,
-    /// Sessions of other instances are as they were written down last, at most some seconds ago.
-    connections: Vec<Session>,
-    /// The sessions with providers, of all instances; without their secrets. Absent where no provider is configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_sessions: Option<Vec<Overview>>,
-}
-
-pub async fn stats(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Response, Refused> {
+pub async fn stats(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
     hub.auth.admin(&headers).await?;
     let position = hub.delivery.registry.position();
-    let head = position.published;
+    let head = position.dispatched;
     let instance = hub.instance.to_string();
-    let upstream_sessions = match hub.delivery.desk {
+    let upstream_sessions = match hub.command_intake {
         Some(_) => Some(admin::list_all(&hub.reader, UPSTREAM_MAX).await?),
         None => None,
     };
-    // Asked by itself: the list may be cut off.
-    let live: HashSet<UserId> = match hub.delivery.desk {
+    // A query of its own, because the list may be cut off.
+    let live: HashSet<UserId> = match hub.command_intake {
         Some(_) => admin::live_users(&hub.reader).await?.into_iter().collect(),
         None => HashSet::new(),
     };
-    let mut connections: Vec<Session> =
-        hub.delivery.registry.members().iter().map(|m| here(m, &instance, head, live.contains(&m.who.user))).collect();
+    let mut connections: Vec<StatsSession> =
+        hub.delivery.registry.connections().iter().map(|m| here(m, &instance, head, live.contains(&m.who.user))).collect();
     let elsewhere = sessions::live_elsewhere(&hub.reader, hub.instance, ELSEWHERE_MAX).await?;
     connections.extend(elsewhere.into_iter().map(|s| {
         let is_live = live.contains(s.user.as_str());
         there(s, head, is_live)
     }));
-    let stats = Stats {
+    let stats = StatsBody {
         total_connections: connections.len(),
         instance,
         log_id: position.log_id.to_string(),
@@ -91,26 +56,26 @@ pub async fn stats(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Re
     Ok(Json(stats).into_response())
 }
 
-fn here(member: &Member, instance: &str, head: Seq, upstream_connected: bool) -> Session {
-    Session {
-        session_id: member.session.to_string(),
-        user_id: member.who.user.to_string(),
-        account_ids: member.who.accounts.iter().map(ToString::to_string).collect(),
-        client_id: member.client.to_string(),
+fn here(connection: &Connection, instance: &str, head: Seq, upstream_connected: bool) -> StatsSession {
+    StatsSession {
+        session_id: connection.session.to_string(),
+        user_id: connection.who.user.to_string(),
+        account_ids: connection.who.accounts.iter().map(ToString::to_string).collect(),
+        client_id: connection.client.to_string(),
         instance: instance.to_owned(),
-        transport: member.transport.to_owned(),
-        connected_at: member.connected_at.timestamp_millis(),
-        last_activity: (member.connected_at + member.last_activity()).timestamp_millis(),
-        sent_seq: member.sent(),
-        acked_seq: member.acked(),
-        lag: head.since(member.acked()),
+        transport: connection.transport.to_owned(),
+        connected_at: connection.connected_at.timestamp_millis(),
+        last_activity: (connection.connected_at + connection.last_activity()).timestamp_millis(),
+        sent_seq: connection.delivered(),
+        acked_seq: connection.acked(),
+        lag: head.since(connection.acked()),
         upstream_connected,
-        pragmatic_connected: upstream_connected,
+        old: OldSessionFields { pragmatic_connected: upstream_connected },
     }
 }
 
-fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> Session {
-    Session {
+fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> StatsSession {
+    StatsSession {
         session_id: session.session.to_string(),
         user_id: session.user,
         account_ids: session.accounts,
@@ -123,6 +88,6 @@ fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> Session
         acked_seq: session.acked,
         lag: head.since(session.acked),
         upstream_connected,
-        pragmatic_connected: upstream_connected,
+        old: OldSessionFields { pragmatic_connected: upstream_connected },
     }
 }

@@ -1,58 +1,63 @@
-//! What every stream has, over whatever it goes: a place, a first frame, and a token that ends.
+//! Holds the parts that all kinds of streams share.
+//!
+//! These are the connect step, the first frame, and the clock of the token.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, timeout};
 
-use super::hub::Hub;
-use crate::delivery::registry::Position;
-use crate::delivery::{ConnectError, Opening, Subscription};
-use crate::wire::close::Close;
-use crate::wire::server::{Established, Resume, ServerFrame};
+use super::state::HubState;
+use crate::delivery::{Admitted, ConnectError, ConnectRequest};
+use crate::wire::close::CloseCode;
+use crate::wire::server_frame::{Established, Resumed, ServerFrame};
 
-/// Longest wait for a place in the stream: the database may be slow while many come at once.
+/// Time limit for connecting a client to the stream: the database may be slow while many clients connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// How long before its token's end a client is told.
+/// How long before the end of its token a client is warned.
 const EXPIRY_WARNING: Duration = Duration::from_secs(60);
-/// A token may be valid for longer than the clock can count.
+/// Upper limit for clocks: a token may be valid for longer than an [`Instant`] can hold.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// Finds a client's place.
+/// Connects a client to the stream.
 ///
 /// # Errors
-/// With what the client is told instead.
-pub async fn connect(hub: &Hub, opening: Opening) -> Result<(Subscription, Resume, Position), Close> {
+/// The close code that the client gets instead.
+pub async fn connect(hub: &HubState, opening: ConnectRequest) -> Result<Admitted, CloseCode> {
+    if !hub.budgets.connects.allow(opening.who.user.as_str()) {
+        return Err(CloseCode::RateLimited);
+    }
     match timeout(CONNECT_LIMIT, hub.delivery.connect(opening)).await {
         Ok(Ok(connected)) => Ok(connected),
-        Ok(Err(ConnectError::UserFull)) => Err(Close::TooManyConnections),
+        Ok(Err(ConnectError::UserFull)) => Err(CloseCode::TooManyConnections),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "a client could not be given its place");
-            Err(Close::ServerError)
+            tracing::warn!(%error, "connect failed");
+            Err(CloseCode::ServerError)
         }
-        Err(_) => Err(Close::ServerError),
+        Err(_) => Err(CloseCode::ServerError),
     }
 }
 
-/// The first frame.
-pub fn hello(subscription: &Subscription, resume: Resume, position: Position, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
-    let member = subscription.member();
+/// Encodes the first frame.
+pub fn hello(admitted: &Admitted, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
+    let Admitted { subscription, resume, position } = admitted;
+    let connection = subscription.connection();
     ServerFrame::ConnectionEstablished(Established {
-        session_id: member.session,
-        user_id: &member.who.user,
-        account_ids: &member.who.accounts,
-        client_id: &member.client,
+        session_id: connection.session,
+        user_id: &connection.who.user,
+        account_ids: &connection.who.accounts,
+        client_id: &connection.client,
         log_id: position.log_id,
-        head: position.published,
+        head: position.dispatched,
         earliest: position.floor.next(),
-        resume,
+        resume: Resumed { resume: *resume, shared: subscription.is_shared() },
         heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
         token_expires_at: expires_at,
     })
     .encode()
 }
 
-/// How long a client's token is still good.
+/// The remaining life of a client's token.
 #[derive(Debug)]
 pub struct TokenClock {
     warn_at: Option<Instant>,
@@ -67,7 +72,7 @@ impl TokenClock {
         Self { warn_at: Some(warn_at), expires: now + left.min(FAR) }
     }
 
-    /// When there is something to do next.
+    /// The next time at which something is due.
     pub fn next(&self) -> Instant {
         self.warn_at.map_or(self.expires, |at| at.min(self.expires))
     }
@@ -76,7 +81,7 @@ impl TokenClock {
         now >= self.expires
     }
 
-    /// The warning, once, when it is time for it.
+    /// The expiry warning, once, when it is due.
     pub fn warning(&mut self, now: Instant) -> Option<ServerFrame<'static>> {
         self.warn_at.take_if(|at| now >= *at)?;
         Some(ServerFrame::AuthExpiring { expires_at: Utc::now() + self.expires.saturating_duration_since(now) })

@@ -1,13 +1,21 @@
-//! `POST /api/ws-ticket`: a token is changed for a ticket that opens one stream, once, within 30 s, on any instance.
+//! Serves `POST /api/ws-ticket`: exchanges a token for a single-use ticket.
 //!
-//! An address is kept in histories and in the logs of proxies; a used ticket in it is worth nothing. A ticket is its end
-//! in seconds and 192 random bits. What counts is the row, which has its end by the database's clock. The end in the ticket
-//! only serves the answer once the row is removed: it tells one that came too late (make another) from one that was used or
-//! never given (stop).
+//! A ticket opens one stream, once, within 30 s, on any instance. Browsers and proxies record addresses in their
+//! histories and logs; a used ticket in an address is worthless.
+//!
+//! A ticket is its end in seconds, 96 random bits, and a MAC of both under a key that all hubs derive from the secret
+//! of the tokens. So a guess is refused without the database. For a ticket of ours the row in the database
+//! decides, and its end is by the database's clock. The end in the ticket only serves the answer after the row was
+//! removed: it distinguishes a late ticket (make another) from a used one (stop).
+//!
+//! Hubs from before the MAC made 192 random bits instead, and may run at the same time as this one during an update.
+//! Their tickets look like guesses, so they are looked up, a few a second.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::{constant_time, hmac};
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -16,70 +24,150 @@ use chrono::{DateTime, SubsecRound, Utc};
 use rand::RngCore;
 use serde_json::json;
 
-use super::ask::check_origin;
-use super::history::{Pairs, no_store, pairs, token};
-use super::hub::Hub;
-use super::problems::Refused;
+use super::history::{QueryPairs, no_store, pairs, token};
+use super::problems::RefusedRequest;
+use super::rate_limits::TokenBucket;
+use super::state::HubState;
+use super::stream_request::check_origin;
 use super::token::{Claims, TokenError};
-use crate::store::tickets::{self, Pass, Taken};
-use crate::store::{Reader, StoreError, keys};
+use crate::metrics;
+use crate::store::tickets::{self, TakenTicket, TicketGrant};
+use crate::store::{Reader, keys};
 use crate::wire::problem::Problem;
-use crate::wire::server::timestamp;
+use crate::wire::server_frame::timestamp;
 
-/// Long enough to connect with it, too short to be found in a log.
+/// Long enough to connect with the ticket, too short to find it in a log.
 const TICKET_LIFE: Duration = Duration::from_secs(30);
-/// How every ticket begins, so that one that turns up somewhere is recognised for what it is.
+/// The prefix of every ticket, so that a leaked ticket is recognised as one.
 const PREFIX: &str = "rct_";
-/// The end, in hexadecimal seconds since 1970.
+/// The end, in seconds since 1970, in hexadecimal.
 const END_DIGITS: usize = 10;
-const RANDOM_BYTES: usize = 24;
+const RANDOM_BYTES: usize = 12;
+/// Length of the HMAC-SHA256 after truncation: as many bits as are random.
+const MAC_BYTES: usize = 12;
+/// The purpose of the MAC's key, so that no other use of the secret gives the same key.
+const KEY_LABEL: &[u8] = b"recado ws-ticket v1";
+/// Tickets without our MAC that are looked up: a burst of this many, then [`STRANGERS_PER_SECOND`].
+const STRANGERS: u32 = 10;
+const STRANGERS_PER_SECOND: f64 = 2.0;
+/// Maximum number of used tickets that are remembered, so that one is not looked up over and over.
+const SPENT_REMEMBERED: usize = 10_000;
 
-pub async fn ws_ticket(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
+/// Makes and redeems tickets. It has database connections of its own, so that clients with only a ticket, or a guess,
+/// block no others.
+pub struct Tickets {
+    key: hmac::Key,
+    reader: Reader,
+    strangers: Mutex<TokenBucket>,
+    spent: Mutex<HashMap<[u8; 32], DateTime<Utc>>>,
+}
+
+pub async fn ws_ticket(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let claims = hub.auth.listener(&headers, token(&pairs(query)?))?;
     if !hub.ticket_rates.allow(claims.who.user.as_str()) {
-        let detail = "this user asks for tickets too often; one a second is enough for all pages of a person";
+        let detail = "this user asks for tickets too often; one per second is enough for all pages of a user";
         return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
     }
-    // Whole seconds: the end stands in the ticket.
+    // Whole seconds, because the ticket contains the end.
     let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
-    let ticket = mint(expires_at);
-    let pass = Pass { who: claims.who, token_expires_at: claims.expires_at };
-    tickets::keep(&hub.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
+    let ticket = hub.tickets.mint(expires_at);
+    let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at };
+    tickets::keep(&hub.tickets.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
     Ok((no_store(), Json(json!({ "ticket": ticket, "expires_at": timestamp(expires_at) }))).into_response())
 }
 
-/// Uses a ticket up, and gives the claims of the token that it was made with.
-///
-/// # Errors
-/// The database's, when it cannot be asked; inside, why the ticket opens nothing.
-pub async fn redeem(reader: &Reader, ticket: &str) -> Result<Result<Claims, TokenError>, StoreError> {
-    let now = Utc::now();
-    let Some(end) = end(ticket) else { return Ok(Err(TokenError::Invalid("this is no ticket"))) };
-    let Pass { who, token_expires_at } = match tickets::take(reader, &keys::hash(ticket)).await? {
-        Taken::Good(pass) => pass,
-        Taken::Late => return Ok(Err(TokenError::Expired)),
-        Taken::Unknown if end <= now => return Ok(Err(TokenError::Expired)),
-        Taken::Unknown => return Ok(Err(TokenError::Invalid("the ticket was used before, or was never given out"))),
-    };
-    if token_expires_at <= now {
-        return Ok(Err(TokenError::Expired));
+impl Tickets {
+    /// `secret` is the secret of the tokens, which all hubs share.
+    pub fn new(secret: &str, reader: Reader) -> Self {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, KEY_LABEL).as_ref());
+        Self { key, reader, strangers: Mutex::new(TokenBucket::new(STRANGERS, STRANGERS_PER_SECOND)), spent: Mutex::default() }
     }
-    Ok(Ok(Claims { who, expires_at: token_expires_at, role: None }))
+
+    /// Closes the database connections of the tickets.
+    pub async fn close(&self) {
+        self.reader.close().await;
+    }
+
+    /// Redeems a ticket, and returns the claims of the token that it was made with.
+    ///
+    /// # Errors
+    /// 429 for a ticket that an older hub may have made, when too many of that kind were looked up; 503 when the
+    /// database cannot be asked. The inner error tells why the ticket is invalid.
+    pub async fn redeem(&self, ticket: &str) -> Result<Result<Claims, TokenError>, RefusedRequest> {
+        let now = Utc::now();
+        let Some(end) = end(ticket) else { return Ok(Err(TokenError::Invalid("malformed ticket"))) };
+        let used = if end <= now { TokenError::Expired } else { TokenError::Invalid("the ticket was used before or never issued") };
+        let hash = keys::hash(ticket);
+        let is_ours = self.is_ours(ticket);
+        if is_ours {
+            if self.spent().contains_key(&hash) {
+                return Ok(Err(used));
+            }
+        } else if !self.strangers.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            metrics::OVER_BUDGET.add("unknown_ticket", 1);
+            let detail = "too many unknown tickets; make a new ticket and connect again";
+            return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
+        }
+        metrics::CREDENTIAL_LOOKUPS.add(if is_ours { "ticket" } else { "unknown_ticket" }, 1);
+        let taken = tickets::take(&self.reader, &hash).await?;
+        if is_ours {
+            self.remember(hash, now);
+        }
+        let TicketGrant { who, token_expires_at } = match taken {
+            TakenTicket::Good(pass) => pass,
+            TakenTicket::Late => return Ok(Err(TokenError::Expired)),
+            TakenTicket::Unknown => return Ok(Err(used)),
+        };
+        if token_expires_at <= now {
+            return Ok(Err(TokenError::Expired));
+        }
+        Ok(Ok(Claims { who, expires_at: token_expires_at, role: None }))
+    }
+
+    fn spent(&self) -> MutexGuard<'_, HashMap<[u8; 32], DateTime<Utc>>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, hash: [u8; 32], now: DateTime<Utc>) {
+        let mut spent = self.spent();
+        if spent.len() >= SPENT_REMEMBERED {
+            spent.retain(|_, at| now - *at < chrono::TimeDelta::seconds(60));
+        }
+        if spent.len() < SPENT_REMEMBERED {
+            spent.insert(hash, now);
+        }
+    }
+
+    fn mint(&self, expires_at: DateTime<Utc>) -> String {
+        let mut random = [0; RANDOM_BYTES];
+        rand::rng().fill_bytes(&mut random);
+        let ticket = format!("{PREFIX}{:0END_DIGITS$x}{}", expires_at.timestamp(), hex(&random));
+        let mac = self.mac(&ticket);
+        ticket + &mac
+    }
+
+    fn mac(&self, text: &str) -> String {
+        hex(&hmac::sign(&self.key, text.as_bytes()).as_ref()[..MAC_BYTES])
+    }
+
+    /// Whether a hub with this secret made the ticket. `ticket` must have the form of one.
+    fn is_ours(&self, ticket: &str) -> bool {
+        let (text, mac) = ticket.split_at(ticket.len() - 2 * MAC_BYTES);
+        constant_time::verify_slices_are_equal(self.mac(text).as_bytes(), mac.as_bytes()).is_ok()
+    }
 }
 
-fn mint(expires_at: DateTime<Utc>) -> String {
-    let mut random = [0; RANDOM_BYTES];
-    rand::rng().fill_bytes(&mut random);
-    let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{PREFIX}{:0END_DIGITS$x}{random}", expires_at.timestamp())
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// When a ticket says that it ends; `None` for what does not look like one.
+/// The end that a ticket contains; `None` for a text that does not have the form of a ticket.
 pub fn end(ticket: &str) -> Option<DateTime<Utc>> {
     let digits = ticket.strip_prefix(PREFIX)?;
     let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if digits.len() != END_DIGITS + 2 * RANDOM_BYTES || !is_hex {
+    if digits.len() != END_DIGITS + 2 * (RANDOM_BYTES + MAC_BYTES) || !is_hex {
         return None;
     }
     DateTime::from_timestamp(i64::from_str_radix(&digits[..END_DIGITS], 16).ok()?, 0)
@@ -89,12 +177,23 @@ pub fn end(ticket: &str) -> Option<DateTime<Utc>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_ticket_says_when_it_ends_and_nothing_else_looks_like_one() {
+    fn tickets(secret: &str) -> Tickets {
+        Tickets::new(secret, crate::store::Database::parse("postgres://nobody@localhost/none", None).unwrap().reader("test", 1))
+    }
+
+    #[tokio::test]
+    async fn a_ticket_says_when_it_ends_and_nothing_else_looks_like_one() {
+        let (ours, others) = (tickets("one secret"), tickets("another secret"));
         let at = DateTime::from_timestamp(1_795_300_000, 0).unwrap();
-        let ticket = mint(at);
-        assert_eq!((end(&ticket), ticket.len()), (Some(at), 62));
-        assert_ne!(mint(at), ticket);
+        let ticket = ours.mint(at);
+        assert_eq!((end(&ticket), ticket.len()), (Some(at), 62), "hubs of before the MAC take this length only");
+        assert_ne!(ours.mint(at), ticket);
+        assert!(ours.is_ours(&ticket) && !others.is_ours(&ticket));
+        for at in [4, 14, 61] {
+            let other = if &ticket[at..=at] == "0" { "1" } else { "0" };
+            let wrong = format!("{}{other}{}", &ticket[..at], &ticket[at + 1..]);
+            assert!(end(&wrong).is_some() && !ours.is_ours(&wrong), "{wrong}");
+        }
         for bad in ["", "rct_", &ticket[1..], &ticket[..61], &format!("{ticket}0"), &ticket.to_uppercase(), &ticket.replace("rct_", "rck_")]
         {
             assert_eq!(end(bad), None, "{bad}");

@@ -1,4 +1,4 @@
-//! From a request to a socket.
+//! Turns a handshake request into a WebSocket.
 
 use std::sync::Arc;
 
@@ -11,28 +11,30 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::ask::{Ask, check_origin, check_room};
-use super::auth::bearer;
-use super::frames::{MESSAGE_MAX_BYTES, bounded};
-use super::hub::Hub;
-use super::problems::Refused;
+use super::auth::{bearer, ticket_counts};
+use super::connection_slots::{SlotClass, vouch};
+use super::problems::RefusedRequest;
 use super::socket::{self, Admission};
-use super::ticket;
+use super::state::HubState;
+use super::stream_request::{StreamQuery, check_origin, check_room};
 use super::token::{Claims, TokenError};
-use crate::wire::close::Close;
+use super::websocket_io::{MESSAGE_MAX_BYTES, bounded};
+use crate::metrics;
+use crate::tasks::TaskName;
+use crate::wire::close::CloseCode;
 use crate::wire::problem::Problem;
 
-/// The subprotocol that is spoken (RFC 6455 section 1.9).
+/// The subprotocol of the hub (RFC 6455 section 1.9).
 const SUBPROTOCOL: &str = "recado.v1";
-/// A client that can set no header names its token as one more subprotocol. It is never echoed.
+/// A client that cannot set a header sends its token as one more subprotocol. The hub never echoes it.
 const TOKEN_SUBPROTOCOL: &str = "recado.bearer.";
 pub async fn root(
-    state: State<Arc<Hub>>,
+    state: State<Arc<HubState>>,
     headers: HeaderMap,
-    query: Result<Query<Ask>, QueryRejection>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Refused> {
-    // Old clients connect to the root; a person who looks at it gets a sign.
+) -> Result<Response, RefusedRequest> {
+    // Old clients connect to the root. A person who opens it gets a short answer.
     if !headers.contains_key(header::UPGRADE) {
         return Ok(Json(json!({ "name": "recado", "version": env!("CARGO_PKG_VERSION"), "websocket": "/ws", "health": "/health" }))
             .into_response());
@@ -41,53 +43,77 @@ pub async fn root(
 }
 
 pub async fn ws(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<HubState>>,
     headers: HeaderMap,
-    query: Result<Query<Ask>, QueryRejection>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let upgrade = handshake(&headers, upgrade)?;
-    let ask = Ask::read(query)?;
-    let wish = ask.wish()?;
+    let (ask, wish) = match StreamQuery::read(query).and_then(|ask| ask.wish().map(|wish| (ask, wish))) {
+        Ok(asked) => asked,
+        // A page cannot read the status, takes it for a broken connection, and would reconnect for ever.
+        Err(RefusedRequest(problem)) if headers.contains_key(header::ORIGIN) => {
+            metrics::REFUSED.one(problem.code);
+            return Ok(admit(upgrade, hub, Admission::Refused(CloseCode::BadQuery, said(&problem))));
+        }
+        Err(refused) => return Err(refused),
+    };
     check_room(&hub)?;
 
-    // A browser cannot read the status of a refused upgrade, so a bad token is told over the socket.
+    // A browser cannot read the status of a refused upgrade, so a bad token is reported over the socket.
     let checked = match (token(&headers), &ask.ticket) {
-        // Last of all checks: whoever is sent away for another reason keeps the ticket.
-        (None, Some(ticket)) => ticket::redeem(&hub.reader, ticket).await?,
-        (sent, _) => hub.auth.tokens.check(sent.or(ask.token.as_deref()).unwrap_or_default()),
+        // The ticket is redeemed after all other checks: a client that is refused for another reason keeps it.
+        (sent, Some(ticket)) if ticket_counts(&hub.auth.tokens, sent) => hub.tickets.redeem(ticket).await?,
+        (sent, _) => hub.auth.tokens.check_either(sent, ask.token.as_deref()),
     };
     let admission = match checked {
-        Ok(Claims { role: Some(_), .. }) | Err(TokenError::Invalid(_)) => Admission::Refused(Close::Unauthorized),
-        Err(TokenError::Expired) => Admission::Refused(Close::TokenExpired),
+        Ok(Claims { role: Some(_), .. }) => {
+            Admission::Refused(CloseCode::Unauthorized, "this is a service's token; a user's token is required".to_owned())
+        }
+        Err(error @ TokenError::Invalid(_)) => Admission::Refused(CloseCode::Unauthorized, error.to_string()),
+        Err(TokenError::Expired) => Admission::Refused(CloseCode::TokenExpired, String::new()),
         Ok(Claims { who, expires_at, role: None }) => {
+            vouch(SlotClass::User);
             let ack_mode = wish.ack_mode;
             Admission::Open { opening: Box::new(wish.of(who, "websocket")), expires_at, ack_mode }
         }
     };
-    let guest = hub.tasks.guest("websocket");
-    let upgraded = bounded(upgrade, MESSAGE_MAX_BYTES).protocols([SUBPROTOCOL]).on_upgrade(move |socket| async move {
-        socket::serve(socket, hub, admission).await;
-        drop(guest);
-    });
-    Ok(upgraded)
+    Ok(admit(upgrade, hub, admission))
 }
 
+fn admit(upgrade: WebSocketUpgrade, hub: Arc<HubState>, admission: Admission) -> Response {
+    let guest = hub.tasks.guest(TaskName::WebSocket);
+    bounded(upgrade, MESSAGE_MAX_BYTES).protocols([SUBPROTOCOL]).on_upgrade(move |socket| async move {
+        socket::serve(socket, hub, admission).await;
+        drop(guest);
+    })
+}
+
+/// The first broken rule of a query.
+fn said(problem: &Problem) -> String {
+    problem.errors.first().map_or_else(|| problem.detail.clone(), |e| format!("{} {}", e.pointer.trim_start_matches('/'), e.detail))
+}
+
+/// Checks a handshake.
+///
 /// # Errors
-/// 400 or 426 for what is no handshake.
+/// 400 or 426 for a request that is not a valid handshake.
 pub(super) fn handshake(
     headers: &HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<WebSocketUpgrade, Refused> {
+) -> Result<WebSocketUpgrade, RefusedRequest> {
     let upgrade = upgrade.map_err(|_| {
-        if headers.contains_key(header::UPGRADE) {
-            Problem::new(400, "bad_handshake", "this is no WebSocket handshake of version 13 (RFC 6455 section 4.1)")
+        let version = headers.get(header::SEC_WEBSOCKET_VERSION);
+        if headers.contains_key(header::UPGRADE) && version.is_some_and(|version| version != "13") {
+            Problem::new(426, "upgrade_required", "the supported version of the WebSocket protocol is 13")
+        } else if headers.contains_key(header::UPGRADE) {
+            Problem::new(400, "bad_handshake", "this is not a WebSocket handshake of version 13 (RFC 6455 section 4.1)")
         } else {
-            Problem::new(426, "upgrade_required", "this is a WebSocket; connect with a WebSocket client")
+            Problem::new(426, "upgrade_required", "this route is a WebSocket; connect with a WebSocket client")
         }
     })?;
-    // 16 bytes in base64, as RFC 6455 section 4.2.1 has it; the library takes any text.
+    // 16 bytes in base64, as RFC 6455 section 4.2.1 requires; the library accepts any text.
     let is_nonce = |key: &HeaderValue| {
         let key = key.as_bytes();
         key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
@@ -98,7 +124,7 @@ pub(super) fn handshake(
     Ok(upgrade)
 }
 
-/// The token of the header, or of a subprotocol. After them the query counts: its ticket, then its token.
+/// The token of the header, or of a subprotocol. If there is none, the query counts: its ticket, then its token.
 pub fn token(headers: &HeaderMap) -> Option<&str> {
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));

@@ -1,4 +1,4 @@
-//! `GET /api/admin/why`: whether a user has a notification, and why or why not, for admins.
+//! Serves `GET /api/admin/why`: whether a user has a notification, and the reason, for admins.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
-use super::history::{Pairs, no_store, pairs};
-use super::hub::Hub;
-use super::problems::Refused;
+use super::history::{QueryPairs, no_store, pairs};
+use super::problems::RefusedRequest;
+use super::state::HubState;
 use crate::store;
 use crate::wire::why::{WhyQuery, body};
 
-pub async fn why(State(hub): State<Arc<Hub>>, headers: HeaderMap, query: Pairs) -> Result<Response, Refused> {
+pub async fn why(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     hub.auth.admin(&headers).await?;
     let WhyQuery { user, seq } = WhyQuery::parse(&pairs(query)?)?;
     let facts = store::why::facts(&hub.reader, &user, seq).await?;

@@ -1,14 +1,14 @@
-//! What counts: atomics that are written from anywhere and read by `GET /metrics`.
+//! Defines counters, gauges and histograms: atomics that `GET /metrics` reads.
 //!
-//! Labels come from fixed lists or are words of the program itself (`&'static str`), so the number of series is bounded, and
-//! no user, address or secret can become one.
+//! Label values come from fixed lists or are literals of the program (`&'static str`), so the number of series is
+//! bounded, and no user, address or secret can become a label.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Rises only.
+/// A number that only rises.
 #[derive(Debug)]
 pub struct Counter(AtomicU64);
 
@@ -30,19 +30,19 @@ impl Counter {
     }
 }
 
-/// Counters that differ by one label, whose values are known beforehand.
+/// Counters that differ by one label with a fixed list of values.
 #[derive(Debug)]
-pub struct Counters<const N: usize> {
+pub struct CounterVec<const N: usize> {
     pub values: [&'static str; N],
     counts: [Counter; N],
 }
 
-impl<const N: usize> Counters<N> {
+impl<const N: usize> CounterVec<N> {
     pub const fn new(values: [&'static str; N]) -> Self {
         Self { values, counts: [const { Counter::zero() }; N] }
     }
 
-    /// A value that is not in the list is not counted; a test of the program would show it.
+    /// A value that is not in the list is not counted; a debug build panics.
     pub fn add(&self, value: &str, more: usize) {
         let at = self.values.iter().position(|known| *known == value);
         debug_assert!(at.is_some(), "{value} is no value of this label");
@@ -56,11 +56,11 @@ impl<const N: usize> Counters<N> {
     }
 }
 
-/// Counters whose label's values are words of the program, each shown from its first time on.
+/// Counters with one label whose values are literals of the program; each value appears once it is counted.
 #[derive(Debug)]
-pub struct Tally(Mutex<BTreeMap<&'static str, u64>>);
+pub struct LabelledCounter(Mutex<BTreeMap<&'static str, u64>>);
 
-impl Tally {
+impl LabelledCounter {
     pub const fn empty() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
@@ -78,7 +78,7 @@ impl Tally {
     }
 }
 
-/// Goes up and down.
+/// A number that goes up and down.
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);
 
@@ -104,14 +104,14 @@ impl Gauge {
     }
 }
 
-/// Gauges that differ by one label, whose values are known beforehand.
+/// Gauges that differ by one label with a fixed list of values.
 #[derive(Debug)]
-pub struct Gauges<const N: usize> {
+pub struct GaugeVec<const N: usize> {
     values: [&'static str; N],
     gauges: [Gauge; N],
 }
 
-impl<const N: usize> Gauges<N> {
+impl<const N: usize> GaugeVec<N> {
     pub const fn new(values: [&'static str; N]) -> Self {
         Self { values, gauges: [const { Gauge::zero() }; N] }
     }
@@ -129,7 +129,7 @@ impl<const N: usize> Gauges<N> {
 /// Most bounds of a histogram.
 const BOUNDS: usize = 16;
 
-/// How often something was at most so much.
+/// Counts values by upper bound.
 #[derive(Debug)]
 pub struct Histogram {
     pub bounds: &'static [f64],
@@ -155,7 +155,7 @@ impl Histogram {
         self.observe(took.as_secs_f64());
     }
 
-    /// For each bound how many were at most that, then how many there were.
+    /// The count of values up to each bound, then the count of all values.
     pub fn cumulated(&self) -> (Vec<u64>, u64) {
         let mut total = 0;
         let upto = self.counts[..self.bounds.len()].iter().map(|count| {
@@ -185,14 +185,14 @@ mod tests {
 
     #[test]
     fn labels_are_kept_apart() {
-        let counters = Counters::new(["a", "b"]);
+        let counters = CounterVec::new(["a", "b"]);
         counters.add("b", 2);
         assert_eq!(counters.all(), [("a", 0.0), ("b", 2.0)]);
-        let tally = Tally::empty();
+        let tally = LabelledCounter::empty();
         tally.one("x");
         tally.add("x", 2);
         assert_eq!(tally.all(), [("x", 3.0)]);
-        let gauges = Gauges::new(["a", "b"]);
+        let gauges = GaugeVec::new(["a", "b"]);
         gauges.of("a").unwrap().add(2);
         assert!(gauges.of("c").is_none());
         assert_eq!(gauges.all(), [("a", 2.0), ("b", 0.0)]);

@@ -1,4 +1,4 @@
-//! The text that Prometheus reads (format 0.0.4).
+//! Writes metrics in the Prometheus text format 0.0.4.
 
 use std::fmt::Write as _;
 
@@ -7,11 +7,11 @@ use super::meter::Histogram;
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A page that is being written. Every name is said once, with what it means and its type.
+/// A page that is being written. Each metric appears once, with its help text and its type.
 #[derive(Debug, Default)]
-pub struct Page(String);
+pub struct PrometheusText(String);
 
-impl Page {
+impl PrometheusText {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
@@ -33,6 +33,14 @@ impl Page {
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.head(name, "gauge", help);
         self.sample(name, "", value);
+    }
+
+    /// An unknown value has no sample: zero would be a claim.
+    pub fn gauge_if_known(&mut self, name: &str, help: &str, value: Option<f64>) {
+        self.head(name, "gauge", help);
+        if let Some(value) = value {
+            self.sample(name, "", value);
+        }
     }
 
     pub fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(&'static str, f64)]) {
@@ -72,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_page_is_as_the_format_has_it() {
-        let mut page = Page::default();
+        let mut page = PrometheusText::default();
         page.counters("a_total", "What it is", "of", &[("x\"y", 2.0)]);
         let histogram = Histogram::new(&[0.5, 1.0]);
         histogram.observe(0.7);

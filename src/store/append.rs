@@ -1,4 +1,4 @@
-//! One batch into the log: one statement, one round trip, one commit.
+//! Appends one batch to the log: one statement, one round trip, one commit.
 
 use std::time::Duration;
 
@@ -10,72 +10,84 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::database::limited;
-use super::error::Class;
-use super::seen::SeenEnd;
-use crate::domain::{Audience, InstanceId, NewNotification, NotificationId, Seq};
+use super::error::ErrorClass;
+use super::log_watermark::WatermarkEnd;
+use crate::domain::{Audience, CommitOrigin, InstanceId, NewNotification, NotificationId, Seq};
 
-/// What became of one notification of a batch.
+/// Longest wait until missing partitions are made.
+pub const PARTITIONS_LIMIT: Duration = Duration::from_secs(10);
+/// An append is not sent when less time than this is left: it would probably end without an answer. "Not sent" tells
+/// the caller more than "unknown", namely that nothing was appended.
+pub const LEAST_TIME: Duration = Duration::from_millis(100);
+
+/// The outcome of one notification of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// A row of its own.
+    /// Appended as a new row.
     New { seq: Seq },
-    /// Its key already had this row, made by the same body.
+    /// Its key already had this row, with the same body.
     Known { seq: Seq, id: NotificationId, created_at: DateTime<Utc> },
-    /// Its key already had a row, made by another body. Nothing was appended.
+    /// Its key already had a row, with another body. Nothing was appended.
     OtherBody,
 }
 
-/// A committed batch, in the order in which it was given.
+/// A committed batch. Its outcomes are in the order of the notifications.
 #[derive(Debug)]
-pub struct Batch {
+pub struct AppendedBatch {
     pub created_at: DateTime<Utc>,
     pub outcomes: Vec<Appended>,
-    /// The log's highest number after this batch.
+    /// The log's head after this batch.
     pub head: Seq,
 }
 
-/// Why a batch was not appended, as far as that is known.
+/// Why a batch was not appended, or may not have been.
 #[derive(Debug)]
-pub enum Failure {
-    /// Rolled back, or never sent; the same may succeed later.
+pub enum AppendFailure {
+    /// Rolled back, or never sent. A later attempt may succeed.
     Again(StoreError),
-    /// Rolled back: some row of the batch is not acceptable to the database.
+    /// Rolled back: the database does not accept some row of the batch.
     Refused(StoreError),
-    /// Rolled back: the log ends before what this hub has seen of it.
+    /// Rolled back: the log ends before a row that this hub has seen.
     LogWentBack(StoreError),
-    /// Rolled back: rows of an all-or-nothing batch, named by their places from 0 up, have keys that other bodies used.
+    /// Rolled back: rows of an all-or-nothing batch have keys that were used with other bodies. Holds their indexes.
     OtherBodies(Vec<usize>),
-    /// It may have been committed or not.
+    /// The batch may or may not have been committed.
     Unknown(StoreError),
 }
 
-/// What becomes of the batch when a key of it is known with another body.
+/// How a batch treats a key that is known with another body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
-    /// That row is left out, and told so.
+    /// That row is left out and reported as [`Appended::OtherBody`].
     LeavesOut,
-    /// Nothing of the batch is appended: [`Failure::OtherBodies`].
+    /// Nothing of the batch is appended; see [`AppendFailure::OtherBodies`].
     RefusesAll,
 }
 
-/// Appends a batch after what was `seen`. No key may stand twice in it.
+/// Appends a batch after the log watermark `seen`. The batch must not contain duplicate keys.
 ///
 /// # Errors
-/// See [`Failure`]. After [`Failure::Unknown`] the connection must not be used again.
+/// See [`AppendFailure`]. After [`AppendFailure::Unknown`] the connection must not be used again.
 pub async fn append(
     connection: &mut PgConnection,
-    seen: SeenEnd,
+    seen: WatermarkEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
     conflict: Conflict,
     limit: Duration,
-) -> Result<Batch, Failure> {
+) -> Result<AppendedBatch, AppendFailure> {
     let end = Instant::now() + limit;
     match call(connection, seen, origin, rows, conflict, limit).await {
-        Err(Failure::Again(StoreError::Broken(error))) if Class::of(&error) == Class::NoPartition => {
-            // A burst outran the maker of partitions.
-            ensure_partitions(connection).await.map_err(Failure::Again)?;
-            call(connection, seen, origin, rows, conflict, end.saturating_duration_since(Instant::now())).await
+        Err(AppendFailure::Again(StoreError::Broken(error))) if ErrorClass::of(&error) == ErrorClass::NoPartition => {
+            // A burst filled the log faster than maintenance makes partitions.
+            let left = || end.saturating_duration_since(Instant::now());
+            // Nothing was appended so far, nor is anything while a partition is made. So a time-out here is a definite
+            // "not appended".
+            ensure_partitions(connection, left().min(PARTITIONS_LIMIT)).await.map_err(AppendFailure::Again)?;
+            if left() < LEAST_TIME {
+                return Err(AppendFailure::Again(StoreError::TimedOut(limit)));
+            }
+            call(connection, seen, origin, rows, conflict, left()).await
         }
         outcome => outcome,
     }
@@ -83,14 +95,14 @@ pub async fn append(
 
 async fn call(
     connection: &mut PgConnection,
-    seen: SeenEnd,
+    seen: WatermarkEnd,
     origin: InstanceId,
     rows: &[&NewNotification],
     conflict: Conflict,
     limit: Duration,
-) -> Result<Batch, Failure> {
-    let columns = Columns::of(rows);
-    let origin = origin.to_string();
+) -> Result<AppendedBatch, AppendFailure> {
+    let columns = AppendColumns::of(rows);
+    let origin = CommitOrigin::Appender(origin).to_string();
     let answer = sqlx::query!(
         r#"SELECT first_seq AS "first_seq!", appended AS "appended!", created_at AS "created_at!",
                   known_place, known_seq, known_id, known_created_at, known_same_body
@@ -119,52 +131,49 @@ async fn call(
 
     let first = Seq::from_db(row.first_seq);
     let mut outcomes = Vec::with_capacity(rows.len());
-    let mut known = Known::new(row.known_place, row.known_seq, row.known_id, row.known_created_at, row.known_same_body);
+    let mut known = KnownKeys::new(row.known_place, row.known_seq, row.known_id, row.known_created_at, row.known_same_body);
     let mut next = first;
-    for place in 1..=rows.len() {
-        outcomes.push(known.take(place).unwrap_or_else(|| {
+    for ordinal in 1..=rows.len() {
+        outcomes.push(known.take(ordinal).unwrap_or_else(|| {
             let seq = next;
             next = next.next();
             Appended::New { seq }
         }));
     }
-    Ok(Batch { created_at: row.created_at, outcomes, head: first.plus(i64::from(row.appended) - 1) })
+    Ok(AppendedBatch { created_at: row.created_at, outcomes, head: first.plus(i64::from(row.appended) - 1) })
 }
 
-pub(super) fn failure(error: StoreError) -> Failure {
+pub(super) fn failure(error: StoreError) -> AppendFailure {
     match error {
-        StoreError::TimedOut(_) => Failure::Unknown(error),
-        StoreError::LogWentBack(_) => Failure::LogWentBack(error),
-        StoreError::Unavailable(ref cause) if Class::of(cause) == Class::Lost => Failure::Unknown(error),
-        StoreError::Unavailable(_) => Failure::Again(error),
-        StoreError::Broken(ref cause) if Class::of(cause) == Class::NoPartition => Failure::Again(error),
-        StoreError::Broken(ref cause) if Class::of(cause) == Class::KnownKeys => match known_places(cause) {
-            Some(places) => Failure::OtherBodies(places),
-            None => Failure::Refused(error),
+        StoreError::TimedOut(_) => AppendFailure::Unknown(error),
+        StoreError::LogWentBack(_) => AppendFailure::LogWentBack(error),
+        StoreError::Unavailable(ref cause) if ErrorClass::of(cause) == ErrorClass::Lost => AppendFailure::Unknown(error),
+        StoreError::Unavailable(_) => AppendFailure::Again(error),
+        StoreError::Broken(ref cause) if ErrorClass::of(cause) == ErrorClass::NoPartition => AppendFailure::Again(error),
+        StoreError::Broken(ref cause) if ErrorClass::of(cause) == ErrorClass::KnownKeys => match known_indexes(cause) {
+            Some(indexes) => AppendFailure::OtherBodies(indexes),
+            None => AppendFailure::Refused(error),
         },
-        StoreError::Broken(_) => Failure::Refused(error),
+        StoreError::Broken(_) => AppendFailure::Refused(error),
     }
 }
 
-/// The places that DETAIL of `RC005` lists; PostgreSQL counts from 1.
-fn known_places(error: &sqlx::Error) -> Option<Vec<usize>> {
+/// Indexes that DETAIL of `RC005` lists. PostgreSQL counts from 1; the result counts from 0.
+fn known_indexes(error: &sqlx::Error) -> Option<Vec<usize>> {
     let detail = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.detail()?;
-    detail.split(',').map(|place| place.parse::<usize>().ok()?.checked_sub(1)).collect()
+    detail.split(',').map(|ordinal| ordinal.parse::<usize>().ok()?.checked_sub(1)).collect()
 }
 
-/// Makes partitions ahead of the log's head. Any instance may, at any time; returns how many were missing.
+/// Makes partitions ahead of the log's head. Any instance may call it at any time. Returns how many were missing.
 ///
 /// # Errors
-/// When the database is away or does not let us.
-pub async fn ensure_partitions(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let made =
-        limited(Duration::from_secs(10), sqlx::query_scalar!(r#"SELECT recado.ensure_partitions() AS "made!""#).fetch_one(connection))
-            .await?;
-    Ok(made)
+/// When the database is unavailable or denies permission.
+pub async fn ensure_partitions(connection: &mut PgConnection, limit: Duration) -> Result<i32, StoreError> {
+    limited(limit, sqlx::query_scalar!(r#"SELECT recado.ensure_partitions() AS "made!""#).fetch_one(connection)).await
 }
 
-/// The rows of a batch whose key was known, in the order of their places.
-pub(super) struct Known {
+/// The rows of a batch whose keys were known, in the order of the batch.
+pub(super) struct KnownKeys {
     places: Vec<i32>,
     seqs: Vec<i64>,
     ids: Vec<Uuid>,
@@ -173,8 +182,8 @@ pub(super) struct Known {
     next: usize,
 }
 
-impl Known {
-    /// As `recado.append` gives them; without any key, not at all.
+impl KnownKeys {
+    /// Takes the columns as `recado.append` returns them. They are `None` when no key was known.
     pub(super) fn new(
         places: Option<Vec<i32>>,
         seqs: Option<Vec<i64>>,
@@ -192,9 +201,9 @@ impl Known {
         }
     }
 
-    pub(super) fn take(&mut self, place: usize) -> Option<Appended> {
+    pub(super) fn take(&mut self, ordinal: usize) -> Option<Appended> {
         let at = self.next;
-        if usize::try_from(*self.places.get(at)?).ok() != Some(place) {
+        if usize::try_from(*self.places.get(at)?).ok() != Some(ordinal) {
             return None;
         }
         self.next += 1;
@@ -206,8 +215,8 @@ impl Known {
     }
 }
 
-/// The batch turned by ninety degrees: one array a column, as `unnest` takes them.
-pub(super) struct Columns<'a> {
+/// A batch as columns: one array for each column, as `unnest` takes them.
+pub struct AppendColumns<'a> {
     pub id: Vec<Uuid>,
     pub kind: Vec<&'a str>,
     pub title: Vec<&'a str>,
@@ -224,8 +233,8 @@ pub(super) struct Columns<'a> {
     pub body_hash: Vec<i64>,
 }
 
-impl<'a> Columns<'a> {
-    pub(super) fn of(rows: &[&'a NewNotification]) -> Self {
+impl<'a> AppendColumns<'a> {
+    pub fn of(rows: &[&'a NewNotification]) -> Self {
         Self {
             id: rows.iter().map(|r| r.id.0).collect(),
             kind: rows.iter().map(|r| r.kind.as_str()).collect(),
@@ -257,7 +266,7 @@ fn user_list(audience: &Audience) -> Option<String> {
     Some(array_text(users))
 }
 
-/// A list of ids as the text of a PostgreSQL array: arrays of arrays must be rectangular, lists of ids are not.
+/// Encodes a list of ids as the text of a PostgreSQL array: arrays of arrays must be rectangular, lists of ids are not.
 /// Quoting is enough: an id holds neither quotes nor backslashes.
 pub(super) fn array_text(ids: &[impl std::fmt::Display]) -> String {
     let quoted: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();

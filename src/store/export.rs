@@ -1,8 +1,8 @@
-//! Reading the whole log in pages, for those who take it elsewhere.
+//! Reads the whole log in pages, for export to other systems.
 //!
-//! Every page is a statement of its own, over a window of numbers: whatever is asked for, it reads so many rows and no
-//! more, and between two pages no transaction is open. Numbers are dense and in commit order, so everything up to the
-//! head is there and stays as it is: a page below it misses nothing.
+//! Each page is one statement over a window of numbers. It reads a limited number of rows, whatever the filter, and no
+//! transaction is open between two pages. Numbers are dense and in commit order, so everything up to the head is there
+//! and does not change: a page below the head misses nothing.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -14,21 +14,21 @@ use crate::domain::{LogId, NotificationId, Seq};
 
 /// Numbers of one window. Twice as many take twice as long, and a page may end by its bytes after the first of them.
 const WINDOW: i64 = 2_000;
-/// A page ends before the row with which title, message and data would exceed this many bytes; one row always fits.
+/// A page ends before the row that would bring its texts above this many bytes. One row always fits.
 const PAGE_BYTES: i64 = 1 << 20;
 
-/// What is taken; what is not given does not matter.
+/// Selects rows. A field that is not set selects all.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct ExportFilter {
     pub since: Option<DateTime<Utc>>,
     pub until: Option<DateTime<Utc>>,
-    /// Empty: all.
+    /// Empty selects all types.
     pub types: Vec<String>,
 }
 
-/// A notification as it lies in the log.
+/// A notification as it is stored in the log.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record {
+pub struct ExportRecord {
     pub seq: i64,
     pub id: Uuid,
     pub created_at: DateTime<Utc>,
@@ -45,24 +45,24 @@ pub struct Record {
     pub source: String,
 }
 
-/// A part of the log.
+/// One page of the log.
 #[derive(Debug)]
-pub struct Page {
-    pub records: Vec<Record>,
-    /// All that is wanted up to here is on this page or before it.
+pub struct ExportPage {
+    pub records: Vec<ExportRecord>,
+    /// All selected rows up to this number are on this page or an earlier one.
     pub through: Seq,
-    /// The history that it was read from.
+    /// The log that it was read from.
     pub log_id: LogId,
-    /// The highest number that retention had dropped. Above the page's start: rows are lost.
+    /// The floor when the page was read. If it is above the page's start, rows are lost.
     pub floor: Seq,
 }
 
-/// What is wanted above `after` and up to `upto`, a page of it. `data` is unpacked after the cut: before it would be the
-/// whole window's.
+/// Reads a page of the selected rows above `after` and up to `upto`. `data` is decompressed after the cut; earlier,
+/// that would be the data of the whole window.
 ///
 /// # Errors
-/// When the database is away or slow.
-pub async fn page(connection: &mut PgConnection, wanted: &Wanted, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+/// When the database is unavailable or slow.
+pub async fn page(connection: &mut PgConnection, wanted: &ExportFilter, after: Seq, upto: Seq) -> Result<ExportPage, StoreError> {
     let end = Seq::from_db(upto.get().min(after.get() + WINDOW));
     let rows = sqlx::query!(
         r#"SELECT m.log_id, m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!",
@@ -72,13 +72,14 @@ pub async fn page(connection: &mut PgConnection, wanted: &Wanted, after: Seq, up
                   r.replay AS "replay?", r.source AS "source?"
              FROM recado.meta m
              LEFT JOIN LATERAL (
-                   SELECT l.*, count(*) OVER () AS rows_found, sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
+                   SELECT l.*, count(*) OVER () AS rows_found, l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight,
+                          sum(l.bytes + coalesce(pg_column_size(l.user_ids), 0)) OVER (ORDER BY l.seq) AS weight_through
                      FROM recado.log l
                     WHERE l.seq > $1 AND l.seq <= $2
                       AND ($3::timestamptz IS NULL OR l.created_at >= $3)
                       AND ($4::timestamptz IS NULL OR l.created_at < $4)
                       AND ($5::text[] = '{}' OR l.type = ANY ($5))) r
-               ON r.bytes_before < $6
+               ON r.weight_through <= $6 OR r.weight_through = r.weight
             ORDER BY r.seq"#,
         after.get(),
         end.get(),
@@ -91,10 +92,10 @@ pub async fn page(connection: &mut PgConnection, wanted: &Wanted, after: Seq, up
     let rows = limited(ASK_LIMIT * 3, rows).await?;
     let Some(first) = rows.first() else { return Err(StoreError::Broken(sqlx::Error::RowNotFound)) };
     let (log_id, floor, found) = (LogId(first.log_id), Seq::from_db(first.floor_seq), first.rows_found);
-    let records: Vec<Record> = rows
+    let records: Vec<ExportRecord> = rows
         .into_iter()
         .filter_map(|r| {
-            Some(Record {
+            Some(ExportRecord {
                 seq: r.seq?,
                 id: r.id?,
                 created_at: r.created_at?,
@@ -112,16 +113,16 @@ pub async fn page(connection: &mut PgConnection, wanted: &Wanted, after: Seq, up
             })
         })
         .collect();
-    // One that was cut by size says nothing about what lies after its last row.
+    // A page that was cut by size covers nothing after its last row.
     let is_whole = i64::try_from(records.len()).is_ok_and(|read| read == found);
     let through = records.last().filter(|_| !is_whole).map_or(end, |last| Seq::from_db(last.seq));
-    Ok(Page { records, through, log_id, floor })
+    Ok(ExportPage { records, through, log_id, floor })
 }
 
-/// The id of the notification with this number, if it is (still) there.
+/// The id of the notification with this number, if the row is (still) there.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn id_at(connection: &mut PgConnection, seq: Seq) -> Result<Option<NotificationId>, StoreError> {
     let id = sqlx::query_scalar!("SELECT id FROM recado.log WHERE seq = $1", seq.get()).fetch_optional(connection);
     Ok(limited(ASK_LIMIT, id).await?.map(NotificationId))

@@ -1,4 +1,6 @@
-//! Service keys: shown once, kept as a hash.
+//! Creates, revokes and checks service keys, which are stored as hashes.
+
+use std::collections::HashMap;
 
 use rand::RngCore;
 use sha2::{Digest, Sha256};
@@ -6,14 +8,15 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 use super::database::{ASK_LIMIT, Reader, limited};
-use crate::domain::{Caller, Role};
+use super::liveness::again_if_lost;
+use crate::domain::{Role, ServiceCaller};
 
-/// How every key begins, so that one that leaked is recognised for what it is.
+/// The prefix of every key, which identifies a leaked key.
 pub const PREFIX: &str = "rck_";
 /// Longest name of a key, in characters.
 pub const NAME_MAX: usize = 64;
 
-/// Why there is no new key.
+/// Why no key was made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("a key's name is 1 to {NAME_MAX} characters of A-Z a-z 0-9 . _ -")]
@@ -24,15 +27,43 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
-/// A new key: 256 random bits in hexadecimal behind the prefix.
+/// Random bytes of a key.
+const SECRET_BYTES: usize = 32;
+/// Bytes of the checksum that follows. Keys that were made before there was a checksum lack it, and are valid.
+const CHECKSUM_BYTES: usize = 4;
+
+/// Makes a key: the prefix, then 256 random bits and a checksum in hexadecimal. It is shown once.
 pub fn mint() -> String {
-    let mut secret = [0; 32];
+    let mut secret = [0; SECRET_BYTES];
     rand::rng().fill_bytes(&mut secret);
-    let hex: String = secret.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{PREFIX}{hex}")
+    let key = format!("{PREFIX}{}", hex(&secret));
+    let sum = checksum(&key);
+    key + &sum
 }
 
-/// A plain hash suffices: a key is random, there is nothing to guess from a list of words.
+/// Whether this can be a key. A truncated or mistyped key is refused without a query.
+pub fn is_well_formed(key: &str) -> bool {
+    let Some(digits) = key.strip_prefix(PREFIX) else { return false };
+    if !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return false;
+    }
+    let end = PREFIX.len() + 2 * SECRET_BYTES;
+    match digits.len() {
+        len if len == 2 * SECRET_BYTES => true,
+        len if len == 2 * (SECRET_BYTES + CHECKSUM_BYTES) => key[end..] == checksum(&key[..end]),
+        _ => false,
+    }
+}
+
+fn checksum(key: &str) -> String {
+    hex(&Sha256::digest(key)[..CHECKSUM_BYTES])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Hashes a key. A plain hash suffices: a key is random, so no dictionary contains it.
 pub fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
 }
@@ -59,17 +90,25 @@ pub async fn create(connection: &mut PgConnection, name: &str, role: Role, key: 
     }
 }
 
-/// Ends a key. Returns whether there was one. Hubs that know it stop taking it within 10 s.
+/// The message to the hubs, on the channel of the log, that a key was revoked. It names no key: a hub that receives it
+/// reads the table. Older hubs ignore it.
+pub const KEYS_REVOKED: &str = "keys revoked";
+
+/// Revokes a key. Returns whether there was one. A hub that receives the message refuses the key at once, any other
+/// within 10 s.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn revoke(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
     let revoked = sqlx::query!("UPDATE recado.service_key SET revoked_at = clock_timestamp() WHERE name = $1 AND revoked_at IS NULL", name)
-        .execute(connection);
-    Ok(limited(ASK_LIMIT, revoked).await?.rows_affected() > 0)
+        .execute(&mut *connection);
+    let was_live = limited(ASK_LIMIT, revoked).await?.rows_affected() > 0;
+    // After the commit, so that a hub that receives it reads the new state.
+    limited(ASK_LIMIT, sqlx::query("SELECT pg_notify('recado', $1)").bind(KEYS_REVOKED).execute(connection)).await?;
+    Ok(was_live)
 }
 
-/// A key as it is listed: never the key itself.
+/// A key in a list, without the key itself.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ListedKey {
     pub name: String,
@@ -78,10 +117,10 @@ pub struct ListedKey {
     pub revoked_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
-/// All keys, live ones first.
+/// Lists all keys, live ones first.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedKey>, StoreError> {
     let rows = sqlx::query_as!(
         ListedKey,
@@ -91,15 +130,20 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedKey>, Store
     limited(ASK_LIMIT, rows).await
 }
 
-/// Whose key this is; `None` for one that is not, or no longer, valid.
+/// Finds the callers that these keys belong to. Keys that are not valid, or no longer, are left out.
 ///
 /// # Errors
-/// When the database is away or slow.
-pub async fn find(reader: &Reader, hash: &[u8; 32]) -> Result<Option<Caller>, StoreError> {
-    let mut checkout = reader.checkout().await?;
-    let row = sqlx::query!("SELECT name, role FROM recado.service_key WHERE hash = $1 AND revoked_at IS NULL", &hash[..])
-        .fetch_optional(checkout.connection());
-    let row = limited(ASK_LIMIT, row).await?;
-    checkout.done();
-    Ok(row.and_then(|r| Role::parse(&r.role).map(|role| Caller { name: r.name, role })))
+/// When the database is unavailable or slow.
+pub async fn find_all(reader: &Reader, hashes: &[[u8; 32]]) -> Result<HashMap<[u8; 32], ServiceCaller>, StoreError> {
+    let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.to_vec()).collect();
+    again_if_lost(reader, || async {
+        let mut checkout = reader.checkout().await?;
+        let rows = sqlx::query!("SELECT hash, name, role FROM recado.service_key WHERE hash = ANY ($1) AND revoked_at IS NULL", &hashes)
+            .fetch_all(checkout.connection());
+        let rows = limited(ASK_LIMIT, rows).await?;
+        checkout.done();
+        let caller = |name, role: &str| Role::parse(role).map(|role| ServiceCaller { name, role });
+        Ok(rows.into_iter().filter_map(|row| Some((row.hash.try_into().ok()?, caller(row.name, &row.role)?))).collect())
+    })
+    .await
 }

@@ -1,65 +1,95 @@
-//! LISTEN: a hint that the log has grown.
+//! Listens for hints (LISTEN) that the log has grown.
 //!
-//! A NOTIFY says nothing that the table does not say; it only says it sooner. So nothing depends on one arriving: the
-//! tailer looks at the table once a second in any case. What must not happen is that the connection is dead and nobody
-//! notices. PostgreSQL sends nothing on an idle connection, and a peer that vanished without a FIN is not seen by the
-//! client library at all. So the connection is asked a question every few seconds; no answer in time, and it is
-//! replaced. After each new LISTEN the tailer is told to look: what was committed in between was announced to nobody.
+//! A NOTIFY contains nothing that the table lacks; it only arrives sooner. So nothing depends on it: the tailer reads
+//! the table once a second in any case. The connection must not die unnoticed, however. PostgreSQL sends nothing on an
+//! idle connection, and the client library does not see that a peer vanished without a FIN. So the connection gets a
+//! query every few seconds, and is replaced when the answer is late. After each new LISTEN the tailer reads the table,
+//! because this hub missed the NOTIFYs in between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::mpsc;
+use sqlx::postgres::PgListener;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::database::{CONNECT_LIMIT, limited};
-use super::turn::Others;
-use super::{Database, StoreError, upstream};
+use super::keys::KEYS_REVOKED;
+use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
-use crate::domain::Seq;
+use crate::domain::{CommitOrigin, InstanceId, Seq};
 use crate::metrics;
 use crate::tasks::Stop;
 
 /// The channel that `recado.append` notifies.
 const CHANNEL: &str = "recado";
-/// How often the connection is asked whether it lives.
+/// How often the connection is checked with a query.
 const ASK_EVERY: Duration = Duration::from_secs(3);
-/// Longest wait for its answer. With [`ASK_EVERY`] and the time to reconnect this keeps a dead one below ten seconds.
+/// Longest wait for the answer. With [`ASK_EVERY`] and the time to reconnect, a dead connection is replaced in less
+/// than ten seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// What the listener tells the tailer.
+/// A hint from the listener to the tailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
+pub enum LogHint {
     /// An instance has committed up to this number.
-    Grown { head: Seq, origin: String },
-    /// LISTEN has just begun (again): look at the table.
+    Grown { head: Seq, origin: CommitOrigin },
+    /// LISTEN has just begun (again): read the table.
     Listening,
 }
 
-/// To whom hints about upstream sessions go; nobody, where no provider is configured. Each is bounded; full means that the
-/// reader has much to look at and will find by polling what it was not told.
-pub type UpstreamHints = Vec<mpsc::Sender<upstream::Hint>>;
+/// Receivers of hints about provider sessions; empty where no provider is configured. Each channel is bounded. When one
+/// is full, its receiver has much to read, and finds by polling what it missed.
+pub type UpstreamHints = Vec<mpsc::Sender<providers::ProviderHint>>;
 
-/// Whom the listener tells of the log.
+/// Tells how far other instances have brought the log.
 #[derive(Debug)]
-pub struct Readers {
-    /// The tailer's. Bounded; when it is full the tailer is behind anyway, and will look.
-    pub hints: mpsc::Sender<Hint>,
-    /// The appender's.
-    pub others: Others,
+pub struct OtherInstances {
+    own: InstanceId,
+    head: watch::Sender<Seq>,
+}
+
+impl OtherInstances {
+    /// The receiver gives the last number that another instance than `own` has committed.
+    pub fn of(own: InstanceId) -> (Self, watch::Receiver<Seq>) {
+        let (head, others) = watch::channel(Seq::ZERO);
+        (Self { own, head }, others)
+    }
+
+    /// Records that `origin` has committed up to this number. Only the appenders of other instances count: other
+    /// writers take no turns.
+    pub fn committed(&self, head: Seq, origin: CommitOrigin) {
+        if matches!(origin, CommitOrigin::Appender(instance) if instance != self.own) {
+            // The last announcement counts, not the highest: a log may be truncated or restored.
+            self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
+        }
+    }
+}
+
+/// The receivers of the listener's hints.
+#[derive(Debug)]
+pub struct ListenerOutputs {
+    /// The tailer's channel. Bounded; when it is full, the tailer is behind anyway and will read the table.
+    pub hints: mpsc::Sender<LogHint>,
+    /// The appender's view of other instances.
+    pub others: OtherInstances,
     pub upstream: UpstreamHints,
+    /// Woken when a service key was revoked, and when a revocation may have been missed.
+    pub keys_revoked: Arc<Notify>,
 }
 
 /// Listens until stopped.
-pub async fn run(database: Database, readers: Readers, mut stop: Stop) {
+pub async fn run(database: Database, readers: ListenerOutputs, mut stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let mut after_another = false;
     while !stop.is_stopped() {
         let ended = tokio::select! {
-            ended = listen(&database, &readers, &mut backoff) => ended,
+            ended = listen(&database, &readers, &mut backoff, after_another) => ended,
             () = stop.wait() => return,
         };
+        after_another = true;
         metrics::LISTENER_REPLACED.one();
         if let Err(error) = ended {
-            tracing::warn!(%error, "the LISTEN connection is replaced; until then notifications come by polling");
+            tracing::warn!(%error, "LISTEN connection lost; reconnecting, and polling until then");
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.failed()) => {}
@@ -68,40 +98,45 @@ pub async fn run(database: Database, readers: Readers, mut stop: Stop) {
     }
 }
 
-/// One connection, from its start to its death.
-async fn listen(database: &Database, readers: &Readers, backoff: &mut Backoff) -> Result<(), StoreError> {
-    let Readers { hints, others, upstream } = readers;
+/// Runs one connection until it fails.
+async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Backoff, after_another: bool) -> Result<(), StoreError> {
+    let ListenerOutputs { hints, others, upstream, keys_revoked } = readers;
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
-        let _ = hints.try_send(Hint::Listening);
+        let _ = hints.try_send(LogHint::Listening);
     }
     let mut listener = limited(CONNECT_LIMIT, open(database, !upstream.is_empty())).await?;
     backoff.succeeded();
-    // Only now: what was committed before LISTEN took hold was announced to nobody.
+    // Only now: this hub missed the NOTIFYs of commits before LISTEN took effect.
     #[cfg(feature = "mutants")]
     let is_due = !crate::mutants::is("reload-early");
     #[cfg(not(feature = "mutants"))]
     let is_due = true;
     if is_due {
-        let _ = hints.try_send(Hint::Listening);
+        let _ = hints.try_send(LogHint::Listening);
     }
-    tell(upstream, &upstream::Hint::Everything);
+    send_hint(upstream, &providers::ProviderHint::Everything);
+    if after_another {
+        // A revocation in between was missed. Before the first connection no key was known.
+        keys_revoked.notify_one();
+    }
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) if notification.channel() == upstream::CHANNEL => {
-                if let Some(hint) = upstream::Hint::parse(notification.payload()) {
-                    tell(upstream, &hint);
+            Ok(Ok(Some(notification))) if notification.channel() == providers::CHANNEL => {
+                if let Some(hint) = providers::ProviderHint::parse(notification.payload()) {
+                    send_hint(upstream, &hint);
                 }
             }
+            Ok(Ok(Some(notification))) if notification.payload() == KEYS_REVOKED => keys_revoked.notify_one(),
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
-                    if let Hint::Grown { head, origin } = &hint {
-                        others.committed(*head, origin);
+                    if let LogHint::Grown { head, origin } = &hint {
+                        others.committed(*head, *origin);
                     }
                     let _ = hints.try_send(hint);
                 }
             }
-            // FIN and RST come in two forms; both mean a new connection.
+            // FIN and RST are reported in two forms; both need a new connection.
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
@@ -111,28 +146,27 @@ async fn listen(database: &Database, readers: &Readers, backoff: &mut Backoff) -
     }
 }
 
-fn tell(readers: &UpstreamHints, hint: &upstream::Hint) {
+fn send_hint(readers: &UpstreamHints, hint: &providers::ProviderHint) {
     for reader in readers {
         let _ = reader.try_send(hint.clone());
     }
 }
 
-/// A pool of one: the listener's own reconnecting is off, because it would not tell us in time.
+/// Opens a pool of one. The listener's own reconnecting is off, because it would not report the loss in time.
 async fn open(database: &Database, with_upstream: bool) -> Result<PgListener, sqlx::Error> {
-    let pool =
-        PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(database.listen_options()).await?;
+    let pool = database.listening().await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
     if with_upstream {
-        listener.listen(upstream::CHANNEL).await?;
+        listener.listen(providers::CHANNEL).await?;
     }
     Ok(listener)
 }
 
-/// `HEAD ORIGIN`, as `recado.append` writes it. Anything else on the channel is not ours, and ignored.
-fn parse(payload: &str) -> Option<Hint> {
+/// Parses `HEAD ORIGIN`, as `recado.append` writes it. Any other payload is ignored.
+fn parse(payload: &str) -> Option<LogHint> {
     let (head, origin) = payload.split_once(' ')?;
     let head = Seq::new(head.parse().ok()?)?;
-    Some(Hint::Grown { head, origin: origin.to_owned() })
+    Some(LogHint::Grown { head, origin: CommitOrigin::parse(origin) })
 }

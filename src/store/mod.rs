@@ -1,49 +1,58 @@
-//! The only room with SQL: what is kept in PostgreSQL, and how it is asked for.
+//! Contains all SQL of the hub: what is stored in PostgreSQL, and how it is queried.
 //!
-//! The log is written by one function of the database (`recado.append`, see `migrations/V10__append.sql`), called by one
-//! task an instance, the [`appender`], which turns whatever is waiting into one commit. Everything else reads it, or
-//! keeps facts about readers. This room does not know who is connected or what a frame is.
+//! One function of the database (`recado.append`, see `migrations/V10__append.sql`) writes the log. One task of each
+//! instance calls it: the [`crate::log::appender`], which turns all waiting requests into one commit. Everything else
+//! reads the log, or stores facts about its readers. This module does not know who is connected or what a frame is.
 //!
-//! Connections, and why they are apart:
-//! - *appender*, *tailer*, *mover*, *clerk* (acks, sessions, delivery facts), *caretaker* (sign of life, partitions): a [`lane::Lane`] each,
-//!   so that no amount of resuming clients can keep the hub from appending or from noticing;
-//! - *listener*: LISTEN needs a connection of its own;
-//! - *keys*: two, so that a service is known while clients wait in line to resume;
-//! - *readers*: a small pool for resume, history, tickets and statistics.
+//! Connections, and why they are separate:
+//! - *appender*, *tailer*, *outbox relay*, *ack flusher* (acks, sessions, delivery facts), *maintenance* (heartbeat,
+//!   partitions): a [`dedicated_connection::DedicatedConnection`] each, so that no number of resuming clients can keep
+//!   the hub from appending or from noticing new rows;
+//! - *listener*: LISTEN needs its own connection;
+//! - *keys*: one connection, so that a service is recognised while clients wait to resume;
+//! - *tickets*: two connections, so that anonymous connections take none from the readers;
+//! - *readers*: a small pool for resume, history and statistics. Pages pass the [`page_scheduler`] first, so that no
+//!   user keeps the others from the pool.
 //!
-//! Every wait on the database has a limit, and a connection that missed one is thrown away, never reused: the answer
-//! of the old question may still be on its way.
+//! While the hub serves, every wait on the database has a limit. A connection that missed one is closed, never reused:
+//! the answer to the old query may still be on its way. An idle connection is pinged before it is used ([`liveness`]).
 
+pub mod acked_positions;
+pub mod address;
 pub mod analysts;
 pub mod append;
-pub mod appender;
-pub mod business;
-pub mod caretaker;
-pub mod cursors;
+mod cleartext;
 pub mod database;
+mod database_route;
+pub mod dedicated_connection;
+pub mod delivery_facts;
+pub mod device_expiry;
+pub mod durability;
+pub mod erase;
 pub mod error;
 pub mod export;
-pub mod guard;
-pub mod idle;
+pub mod fingerprints;
 pub mod instances;
 pub mod keys;
-pub mod lane;
+pub mod lease;
 pub mod listener;
+mod liveness;
+pub mod log_identity;
+pub mod log_watermark;
 pub mod migrate;
-pub mod mover;
 pub mod outbox;
-pub mod progress;
+mod page_scheduler;
+pub mod preflight;
+pub mod providers;
 pub mod read;
+pub mod resume;
 pub mod retention;
+pub mod roles;
 mod scram;
-pub mod seen;
-pub mod server;
 pub mod sessions;
+mod settings;
 pub mod tickets;
-pub mod turn;
-pub mod upstream;
 pub mod why;
-pub mod yardstick;
 
 pub use database::{Database, Reader};
 pub use error::StoreError;

@@ -1,40 +1,66 @@
-//! Reading the log: the end of it for the tailer, one principal's part of it for a resuming client.
+//! Reads the log: its end for the tailer, one principal's rows for a resuming client.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::StoreError;
 use super::database::{ASK_LIMIT, Reader, limited};
-use super::seen::Seen;
+use super::liveness::again_if_lost;
+use super::log_watermark::LogWatermark;
+use super::page_scheduler::PageTurn;
 use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, UserId};
 
 /// Most rows of one page.
 pub const PAGE_ROWS: i64 = 500;
-/// A page ends before the row with which title, message and data would exceed this many bytes; one row always fits.
+/// A page ends before the row that would bring title, message, data and list of users above this many bytes. The first
+/// row always fits, whatever its size: a row that is larger than a page must not stop a reader.
 pub const PAGE_BYTES: i64 = 256 << 10;
-/// The same for the tailer's pages; there is one tailer, so they may be larger. At least two rows have to fit: the
-/// first is the one that was published last.
-pub const TAIL_BYTES: i64 = 1 << 20;
-/// Where the link to the database is so slow that a whole page does not come in time, the tailer asks for less, down to
-/// this: the row that was published last and one more, each with the most that a notification may have.
-pub const TAIL_LEAST_BYTES: i64 = 96 << 10;
-/// Longest wait for such a smaller page.
-const SMALL_TAIL_LIMIT: Duration = Duration::from_secs(6);
+/// The slowest link to the database over which a page of the tailer still arrives in time, in bytes a second.
+const SLOWEST_LINK: i64 = 16 << 10;
+/// A wait longer than this needs its own `statement_timeout`, or the server would end the statement.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(9);
 
-/// Which history the log holds, and from where to where.
+/// The limits of one page of the tailer. The limit that is reached first ends the page; one row always fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailSize {
+    pub rows: i64,
+    pub bytes: i64,
+}
+
+impl TailSize {
+    /// There is one tailer, so its pages may be larger than those of clients.
+    pub const WHOLE: Self = Self { rows: PAGE_ROWS, bytes: 1 << 20 };
+
+    /// The size for a link over which a page of the present size did not arrive in time. It shrinks to one row at a
+    /// time.
+    #[must_use]
+    pub fn smaller(self) -> Self {
+        Self { rows: (self.rows / 4).max(1), bytes: (self.bytes / 4).max(1) }
+    }
+
+    /// The size for a link over which pages arrive quickly.
+    #[must_use]
+    pub fn larger(self) -> Self {
+        Self { rows: (self.rows * 2).min(Self::WHOLE.rows), bytes: (self.bytes * 2).min(Self::WHOLE.bytes) }
+    }
+}
+
+/// The id of the log, and its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogState {
     pub log_id: LogId,
-    /// The highest number that retention has dropped.
+    /// The last number that retention has dropped.
     pub floor: Seq,
     pub head: Seq,
-    /// A standby answered: it may lack the end of the log.
+    /// A standby answered, which may lack the end of the log.
     pub is_standby: bool,
 }
 
+/// Reads the state of the log.
+///
 /// # Errors
 /// When the database does not answer within 3 s.
 pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError> {
@@ -49,19 +75,19 @@ pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError
     Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head), is_standby: row.is_standby })
 }
 
-/// The name of the database that this connection is to.
+/// The name of the connection's database.
 ///
 /// # Errors
-/// When the database is away.
+/// When the database is unavailable.
 pub async fn database_name(connection: &mut PgConnection) -> Result<String, StoreError> {
     let name = sqlx::query_scalar!(r#"SELECT current_database() AS "name!""#).fetch_one(connection);
     limited(ASK_LIMIT, name).await
 }
 
-/// Gives the history a new name, unless another instance has done so already. Clients that knew the old one are reset.
+/// Gives the log a new id, unless another instance has done so already. Clients that knew the old one are reset.
 ///
 /// # Errors
-/// When the database is away.
+/// When the database is unavailable.
 pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(), StoreError> {
     let renewed =
         sqlx::query!("UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1", old.0)
@@ -70,13 +96,13 @@ pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(
     Ok(())
 }
 
-/// What was known of the log `old` is not so any more. Its history is renamed before anything is appended to it, or every
-/// client that was there before would take the next number for the next of the old one. Another task, or another
+/// Starts over after the log `old` was truncated or restored. The log gets a new id before anything is appended to it;
+/// otherwise every earlier client would take the next number for the next one of the old log. Another task, or another
 /// instance, may have done so already.
 ///
 /// # Errors
-/// When the database is away.
-pub async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) -> Result<(), StoreError> {
+/// When the database is unavailable.
+pub async fn start_over(connection: &mut PgConnection, seen: &LogWatermark, old: LogId) -> Result<(), StoreError> {
     renew_log_id(connection, old).await?;
     seen.start_over(state(connection).await?.log_id);
     Ok(())
@@ -85,64 +111,178 @@ pub async fn start_over(connection: &mut PgConnection, seen: &Seen, old: LogId) 
 /// A part of the log for the tailer.
 #[derive(Debug)]
 pub struct Tail {
-    pub rows: Vec<Notification>,
-    /// These rows reached the end of the log as it was when it was asked.
+    /// The id of the row at the starting number, if that row exists.
+    pub id_at_from: Option<NotificationId>,
+    /// The rows that follow, in order.
+    pub rows: Vec<TailRow>,
+    /// These rows reached the end of the log as it was at the time of the query.
     pub is_end: bool,
 }
 
-/// The row at `from`, if there is one, and those that follow, for the tailer: every audience, in order, a page of about
-/// `most_bytes` at most.
-///
-/// # Errors
-/// When the database does not answer within 3 s, or 6 s where less than [`TAIL_BYTES`] is asked for.
-pub async fn tail(connection: &mut PgConnection, from: Seq, most_bytes: i64) -> Result<Tail, StoreError> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT r.seq, r.id, r.created_at, r.type AS kind, r.title, r.message, r.data::text AS data, r.topic, r.user_id, r.account_id, r.user_ids
-             FROM (SELECT l.*, sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
-                     FROM (SELECT * FROM recado.log WHERE seq >= $1 ORDER BY seq LIMIT $2) l) r
-            WHERE r.bytes_before < $3
-            ORDER BY r.seq"#,
-        from.get(),
-        PAGE_ROWS,
-        most_bytes,
-    )
-    .fetch_all(connection);
-    let limit = if most_bytes < TAIL_BYTES { SMALL_TAIL_LIMIT } else { ASK_LIMIT };
-    let rows = limited(limit, rows).await?;
-    let bytes: usize = rows.iter().map(|r| r.title.len() + r.message.len() + r.data.as_ref().map_or(0, String::len)).sum();
-    // Neither limit was reached, so neither has cut anything off.
-    let is_end = (rows.len() as i64) < PAGE_ROWS && (bytes as i64) < most_bytes;
-    Ok(Tail { rows: rows.into_iter().map(Row::notification).collect::<Result<_, _>>()?, is_end })
+/// A row of the log, for the tailer.
+#[derive(Debug)]
+pub enum TailRow {
+    Readable(Notification),
+    /// The row breaks one of our rules, such as an id with a space: the functions of the schema did not write it.
+    Unreadable {
+        seq: Seq,
+        id: NotificationId,
+        error: StoreError,
+    },
 }
 
-/// One page of what concerns a principal.
+impl TailRow {
+    pub fn seq(&self) -> Seq {
+        match self {
+            Self::Readable(notification) => notification.seq,
+            Self::Unreadable { seq, .. } => *seq,
+        }
+    }
+}
+
+/// Reads the rows after `from` for the tailer: every audience, in order, a page of at most `most`. Of the row at `from`
+/// only the id is read, because that row may be as large as a page.
+///
+/// # Errors
+/// When the database does not answer in time: within 3 s where a whole page is asked for, else within 3 s and the time
+/// that its bytes take over a link of 16 KiB a second.
+pub async fn tail(connection: &mut PgConnection, from: Seq, most: TailSize) -> Result<Tail, StoreError> {
+    if most == TailSize::WHOLE {
+        return limited(ASK_LIMIT, ask_tail(connection, from, most)).await.map(|rows| Tail::read(rows, most));
+    }
+    // The page has at least the first row. Its size is queried, so that the page gets the time that it needs.
+    let first = sqlx::query_scalar!(
+        r#"SELECT l.bytes + coalesce(octet_length(l.user_ids::text), 0) AS "bytes!" FROM recado.log l WHERE l.seq > $1 ORDER BY l.seq LIMIT 1"#,
+        from.get()
+    )
+    .fetch_optional(&mut *connection);
+    let first = limited(ASK_LIMIT, first).await?.map_or(0, i64::from);
+    let seconds = first.max(most.bytes).saturating_add(SLOWEST_LINK - 1) / SLOWEST_LINK;
+    let limit = ASK_LIMIT + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let rows = if limit <= STATEMENT_LIMIT {
+        limited(limit, ask_tail(connection, from, most)).await?
+    } else {
+        let slowly = async {
+            let mut transaction = connection.begin().await?;
+            let in_ms = limit.as_millis().to_string();
+            // The server has handed the page to its kernel and waits for the commit, which is sent when the page has
+            // arrived. To the server the transaction is idle for as long.
+            sqlx::query!(
+                "SELECT set_config('statement_timeout', $1, true) AS statement, set_config('idle_in_transaction_session_timeout', $1, true) AS idle",
+                in_ms
+            )
+            .fetch_one(&mut *transaction)
+            .await?;
+            let rows = ask_tail(&mut transaction, from, most).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        limited(limit, slowly).await?
+    };
+    Ok(Tail::read(rows, most))
+}
+
+/// A row of the tailer's page. All columns but the first two are absent when no row follows.
+struct TailPageRow {
+    id_at_from: Option<Uuid>,
+    rows_found: i64,
+    seq: Option<i64>,
+    id: Option<Uuid>,
+    created_at: Option<DateTime<Utc>>,
+    kind: Option<String>,
+    title: Option<String>,
+    message: Option<String>,
+    data: Option<String>,
+    topic: Option<String>,
+    user_id: Option<String>,
+    account_id: Option<String>,
+    user_ids: Option<Vec<String>>,
+}
+
+/// `data` is decompressed after the cut; earlier, that would be the data of all rows that were looked at.
+async fn ask_tail(connection: &mut PgConnection, from: Seq, most: TailSize) -> Result<Vec<TailPageRow>, sqlx::Error> {
+    sqlx::query_as!(
+        TailPageRow,
+        r#"SELECT (SELECT a.id FROM recado.log a WHERE a.seq = $1) AS id_at_from, coalesce(r.rows_found, 0) AS "rows_found!",
+                  r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
+                  r.message AS "message?", r.data::text AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?"
+             FROM (VALUES (1)) one
+             LEFT JOIN LATERAL (
+                   SELECT l.*, count(*) OVER () AS rows_found, sum(l.weight) OVER (ORDER BY l.seq) AS weight_through
+                     FROM (SELECT *, bytes + coalesce(pg_column_size(user_ids), 0) AS weight
+                             FROM recado.log WHERE seq > $1 ORDER BY seq LIMIT $2) l) r
+               ON r.weight_through <= $3 OR r.weight_through = r.weight
+            ORDER BY r.seq"#,
+        from.get(),
+        most.rows,
+        most.bytes,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+impl Tail {
+    fn read(rows: Vec<TailPageRow>, most: TailSize) -> Self {
+        let id_at_from = rows.first().and_then(|row| row.id_at_from).map(NotificationId);
+        let found = rows.first().map_or(0, |row| row.rows_found);
+        let rows: Vec<TailRow> = rows.into_iter().filter_map(TailPageRow::row).map(LogRowColumns::for_tail).collect();
+        // Neither limit was reached, so no row was cut off.
+        let is_end = found < most.rows && i64::try_from(rows.len()).is_ok_and(|read| read == found);
+        Self { id_at_from, rows, is_end }
+    }
+}
+
+impl TailPageRow {
+    fn row(self) -> Option<LogRowColumns> {
+        Some(LogRowColumns {
+            seq: self.seq?,
+            id: self.id?,
+            created_at: self.created_at?,
+            kind: self.kind?,
+            title: self.title?,
+            message: self.message?,
+            data: self.data,
+            topic: self.topic?,
+            user_id: self.user_id,
+            account_id: self.account_id,
+            user_ids: self.user_ids,
+        })
+    }
+}
+
+/// One page of a principal's notifications.
 #[derive(Debug)]
-pub struct Page {
+pub struct PrincipalPage {
     pub notifications: Vec<Notification>,
-    /// Everything that concerns the principal up to here is on this page or before it.
+    /// All notifications of the principal up to this number are on this page or an earlier one.
     pub through: Seq,
-    /// The highest number that retention had dropped when the page was read. Above the page's start: rows are lost.
+    /// The floor when the page was read. If it is above the page's start, rows are lost.
     pub floor: Seq,
 }
 
-/// Reads what concerns `who` above `after` and up to `upto`, without what is not replayed or has expired.
+/// Reads the notifications of `who` above `after` and up to `upto`, except those that are not replayed or have expired.
 ///
 /// The two inner queries walk an index in order and stop at the page's size, so a page costs the same in a log of any
 /// length. The row is fetched by its number, with a LIMIT that keeps the planner from joining the whole log instead.
 ///
 /// # Errors
-/// When the database is away or slow.
-pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Result<Page, StoreError> {
+/// When the database is unavailable or slow.
+pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Result<PrincipalPage, StoreError> {
     page_of(reader, who, after, upto, PAGE_ROWS).await
 }
 
-/// The same, with at most `most` rows; above [`PAGE_ROWS`] it is those.
+/// Same, with at most `most` rows, and never more than [`PAGE_ROWS`].
 ///
 /// # Errors
-/// When the database is away or slow.
-pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<Page, StoreError> {
+/// When the database is unavailable or slow.
+pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
+    again_if_lost(reader, || read_page(reader, who, after, upto, most)).await
+}
+
+async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
     let most = most.clamp(1, PAGE_ROWS);
+    let turn = reader.page_turn(&who.user).await;
     let mut checkout = reader.checkout().await?;
     let topics = who.topics();
     #[cfg(feature = "mutants")]
@@ -163,7 +303,8 @@ pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, mo
                    SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
                           l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
                           count(*) OVER () AS rows_found,
-                          sum(l.bytes) OVER (ORDER BY l.seq) - l.bytes AS bytes_before
+                          l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight,
+                          sum(l.bytes + coalesce(pg_column_size(l.user_ids), 0)) OVER (ORDER BY l.seq) AS weight_through
                      FROM (SELECT s.seq
                              FROM unnest($1::text[]) AS t (topic)
                             CROSS JOIN LATERAL (
@@ -181,7 +322,7 @@ pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, mo
                             ORDER BY s.seq
                             LIMIT $4) k
                     CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l) r
-               ON r.bytes_before < $5
+               ON r.weight_through <= $5 OR r.weight_through = r.weight
             ORDER BY r.seq"#,
         &topics,
         after.get(),
@@ -192,17 +333,22 @@ pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, mo
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;
     checkout.done();
-
-    Page::read(rows, most, upto)
+    charge(turn, &rows);
+    PrincipalPage::read(rows, most, upto)
 }
 
-/// The same backwards: what concerns `who` below `before` and above `down_to`, newest first. `through` is the number down to which
-/// everything is on the page; `down_to` when that is all.
+/// Same, backwards: the notifications of `who` below `before` and above `down_to`, newest first. `through` is the
+/// number down to which the page is complete; it is `down_to` when no more follow.
 ///
 /// # Errors
-/// When the database is away or slow.
-pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<Page, StoreError> {
+/// When the database is unavailable or slow.
+pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
+    again_if_lost(reader, || read_page_before(reader, who, before, down_to, most)).await
+}
+
+async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
     let most = most.clamp(1, PAGE_ROWS);
+    let turn = reader.page_turn(&who.user).await;
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query_as!(
         PageRow,
@@ -215,7 +361,8 @@ pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to:
                    SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
                           l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
                           count(*) OVER () AS rows_found,
-                          sum(l.bytes) OVER (ORDER BY l.seq DESC) - l.bytes AS bytes_before
+                          l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight,
+                          sum(l.bytes + coalesce(pg_column_size(l.user_ids), 0)) OVER (ORDER BY l.seq DESC) AS weight_through
                      FROM (SELECT s.seq
                              FROM unnest($1::text[]) AS t (topic)
                             CROSS JOIN LATERAL (
@@ -233,7 +380,7 @@ pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to:
                             ORDER BY s.seq DESC
                             LIMIT $4) k
                     CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l) r
-               ON r.bytes_before < $5
+               ON r.weight_through <= $5 OR r.weight_through = r.weight
             ORDER BY r.seq DESC"#,
         &who.topics(),
         before.get(),
@@ -244,42 +391,48 @@ pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to:
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;
     checkout.done();
-
-    Page::read(rows, most, down_to)
+    charge(turn, &rows);
+    PrincipalPage::read(rows, most, down_to)
 }
 
-/// The highest number of the log.
+/// The head of the log.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn head(reader: &Reader) -> Result<Seq, StoreError> {
     Ok(log_state(reader).await?.head)
 }
 
-/// Which history the log holds now, and from where to where.
+/// The state of the log now.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn log_state(reader: &Reader) -> Result<LogState, StoreError> {
-    let mut checkout = reader.checkout().await?;
-    let state = state(checkout.connection()).await?;
-    checkout.done();
-    Ok(state)
+    again_if_lost(reader, || async {
+        let mut checkout = reader.checkout().await?;
+        let state = state(checkout.connection()).await?;
+        checkout.done();
+        Ok(state)
+    })
+    .await
 }
 
-/// The id of the notification with this number, if it is (still) there: tells a client's history from ours.
+/// The id of the notification with this number, if the row is (still) there. It tells a client's log from ours.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn id_at(reader: &Reader, seq: Seq) -> Result<Option<NotificationId>, StoreError> {
-    let mut checkout = reader.checkout().await?;
-    let id = sqlx::query_scalar!("SELECT id FROM recado.log WHERE seq = $1", seq.get()).fetch_optional(checkout.connection());
-    let id = limited(ASK_LIMIT, id).await?;
-    checkout.done();
-    Ok(id.map(NotificationId))
+    again_if_lost(reader, || async {
+        let mut checkout = reader.checkout().await?;
+        let id = sqlx::query_scalar!("SELECT id FROM recado.log WHERE seq = $1", seq.get()).fetch_optional(checkout.connection());
+        let id = limited(ASK_LIMIT, id).await?;
+        checkout.done();
+        Ok(id.map(NotificationId))
+    })
+    .await
 }
 
-/// A row of a page; all but the first three are absent when the page is empty.
+/// A row of a page. All columns but the first three are absent when the page is empty.
 struct PageRow {
     floor_seq: i64,
     rows_found: i64,
@@ -297,24 +450,32 @@ struct PageRow {
     user_ids: Option<Vec<String>>,
 }
 
-impl Page {
-    /// `most` rows were asked for, towards `end`.
+/// Charges the user for a page: the rows that the database looked at, and the bytes that it sent.
+fn charge(turn: PageTurn, rows: &[PageRow]) {
+    let found = rows.first().map_or(0, |row| row.rows_found);
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let bytes = rows.iter().map(|row| length(&row.title) + length(&row.message) + length(&row.data)).sum();
+    turn.charge(usize::try_from(found).unwrap_or_default(), bytes);
+}
+
+impl PrincipalPage {
+    /// Makes the page from the rows of a query for `most` rows, towards `end`.
     fn read(rows: Vec<PageRow>, most: i64, end: Seq) -> Result<Self, StoreError> {
         let floor = rows.first().map_or(Seq::ZERO, |r| Seq::from_db(r.floor_seq));
         let found = rows.first().map_or(0, |r| r.rows_found);
         let read = rows.iter().filter(|r| r.seq.is_some()).count();
-        // A full page, or one that was cut by size, says nothing about what lies after its last row.
+        // A full page, or one that was cut by size, is not complete after its last row.
         let complete = found < most && i64::try_from(read).is_ok_and(|read| read == found);
         let last = rows.last().and_then(|r| r.seq).map(Seq::from_db);
         let through = if complete { end } else { last.unwrap_or(end) };
         let current = rows.into_iter().filter(|r| !r.expired).filter_map(PageRow::row);
-        Ok(Self { notifications: current.map(Row::notification).collect::<Result<_, _>>()?, through, floor })
+        Ok(Self { notifications: current.filter_map(LogRowColumns::readable).collect(), through, floor })
     }
 }
 
 impl PageRow {
-    fn row(self) -> Option<Row> {
-        Some(Row {
+    fn row(self) -> Option<LogRowColumns> {
+        Some(LogRowColumns {
             seq: self.seq?,
             id: self.id?,
             created_at: self.created_at?,
@@ -330,7 +491,7 @@ impl PageRow {
     }
 }
 
-struct Row {
+struct LogRowColumns {
     seq: i64,
     id: Uuid,
     created_at: DateTime<Utc>,
@@ -344,7 +505,18 @@ struct Row {
     user_ids: Option<Vec<String>>,
 }
 
-impl Row {
+impl LogRowColumns {
+    fn for_tail(self) -> TailRow {
+        let (seq, id) = (Seq::from_db(self.seq), NotificationId(self.id));
+        self.notification().map_or_else(|error| TailRow::Unreadable { seq, id, error }, TailRow::Readable)
+    }
+
+    /// Leaves out a row that breaks our rules, as the tailer does, which also logs it.
+    fn readable(self) -> Option<Notification> {
+        let seq = self.seq;
+        self.notification().inspect_err(|error| tracing::debug!(seq, %error, "unreadable row left out of a page")).ok()
+    }
+
     fn notification(self) -> Result<Notification, StoreError> {
         let audience = audience(&self.topic, self.user_id.as_deref(), self.account_id.as_deref(), self.user_ids)?;
         Ok(Notification {
@@ -360,7 +532,7 @@ impl Row {
     }
 }
 
-/// The constraint `topic_agrees_with_audience` leaves exactly these forms.
+/// Rebuilds the audience. The constraint `topic_agrees_with_audience` allows exactly these forms.
 fn audience(topic: &str, user: Option<&str>, account: Option<&str>, users: Option<Vec<String>>) -> Result<Audience, StoreError> {
     let broken = |error| StoreError::Broken(sqlx::Error::Decode(Box::new(error)));
     let account = account.map(AccountId::parse).transpose().map_err(broken)?;

@@ -1,13 +1,6 @@
-//! Forgetting: whole partitions of the log that are old or too many, their keys and facts, and what ended long ago: sessions, idle
-//! devices, commands that are settled, upstream sessions that nobody wants.
+//! Deletes old data, step by step: partitions of the log, rows, keys, facts, and records that ended long ago.
 //!
-//! One instance at a time, any may: an advisory lock of the session decides. The order makes a crash at any point harmless:
-//! 1. `floor_seq` is raised and committed. From now on every reader says `gap`, whether or not the rows are still there.
-//! 2. The partition is detached CONCURRENTLY: the plain form locks the log against appends for as long as any reader reads.
-//! 3. It is dropped, its keys and the facts about its numbers are deleted in small steps, and its row in `recado.partition` goes last: what a crash left
-//!    behind is found there and finished by the next round.
-//!
-//! The partition that holds the head is never dropped: the next number comes from it.
+//! [`crate::log::retention`] decides which data is old, and in which order it is deleted.
 
 use std::time::Duration;
 
@@ -16,45 +9,29 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use super::database::{ASK_LIMIT, limited};
-use super::idle::{self, Reach};
-use super::{Database, StoreError, read, upstream};
-use crate::backoff::jitter;
-use crate::domain::Seq;
-use crate::metrics::RETENTION;
-use crate::tasks::Stop;
+use super::device_expiry::{self, ExpiryReach};
+use super::read::{self, LogState};
+use super::{Database, StoreError, lease, providers};
+use crate::domain::{InstanceId, Seq};
 
-/// Between two rounds of a serving hub.
-const ROUND: Duration = Duration::from_secs(60);
-/// Longest wait of a detach for old readers. It keeps partitions from being added meanwhile, so it gives up and is
-/// finished by a later round.
+/// Another instance takes over a round that does not end within this time. Renewed for each partition.
+const LEASE: Duration = Duration::from_secs(300);
+const LEASE_NAME: &str = "retention";
+/// Longest wait of a detach for old readers. No partition can be added meanwhile, so the detach gives up, and a later
+/// round finishes it.
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
-/// Facts that are deleted in one statement.
+/// Most facts that one statement deletes.
 const STEP_ROWS: i64 = 10_000;
-/// Sessions that are deleted in one statement, after their facts.
+/// Most sessions that one statement deletes, after their facts.
 const STEP_SESSIONS: i64 = 1000;
-/// Numbers whose keys are deleted in one statement: some milliseconds, and no more of the disk at once than a few appends take.
+/// Most rows of the log that one statement deletes or empties.
+const STEP_LOG: i32 = 5_000;
+/// Steps of each kind in a partial round. The rest follows in the next rounds, a minute later.
+const STEPS: u32 = 20;
+/// Records of instances that ended longer ago are deleted. Until then they tell which instance held a session.
+const INSTANCES: Duration = Duration::from_secs(7 * 86_400);
+/// Numbers whose keys one statement deletes: some milliseconds, and no more disk at once than a few appends take.
 const STEP_KEYS: i64 = 2_000;
-
-/// What is kept. `None`: everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Policy {
-    /// A partition whose newest notification is older goes.
-    pub age: Option<Duration>,
-    /// The oldest partitions go while the log takes more bytes on disk, indexes included.
-    pub bytes: Option<u64>,
-    /// Sessions that ended longer ago go.
-    pub sessions: Option<Duration>,
-    /// Devices that were not here for longer go; see [`super::idle`].
-    pub devices: Option<Duration>,
-    /// Commands that were settled longer ago go, and upstream sessions that nobody has wanted for as long.
-    pub upstream: Option<Duration>,
-}
-
-impl Policy {
-    pub fn keeps_everything(&self) -> bool {
-        *self == Self::default()
-    }
-}
 
 /// A partition of the log: the numbers from `lo` to below `hi`.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -63,145 +40,200 @@ pub struct Partition {
     pub hi: i64,
     /// When its newest notification was appended; `None` while it is empty.
     pub newest_at: Option<DateTime<Utc>>,
-    /// How long ago that was, by the database's clock, which also gave the time: a hub's clock may be wrong by a day, and
-    /// what is dropped does not come back.
+    /// The age of that notification by the database's clock, which also gave the time. A hub's clock may be wrong by a
+    /// day, and dropped rows do not come back.
     #[serde(skip)]
     pub newest_age_seconds: Option<f64>,
-    /// On disk, indexes included.
+    /// Size on disk, indexes included.
     pub bytes: i64,
 }
 
-/// What a round did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Outcome {
-    /// Another instance is at it; nothing was done.
-    pub busy_elsewhere: bool,
-    pub partitions_dropped: u32,
-    pub sessions_deleted: u64,
-    /// Delivery facts, of numbers that were dropped or of sessions that were forgotten.
-    pub facts_deleted: u64,
-    pub devices_forgotten: u64,
-    pub commands_deleted: u64,
-    pub upstream_sessions_deleted: u64,
+/// A round that this instance does alone. Its connection has longer limits than others.
+pub struct RetentionRound {
+    connection: PgConnection,
+    holder: Uuid,
+    reach: ExpiryReach,
 }
 
-/// Does a round each minute until stopped. A round that fails is tried again with the next.
-pub async fn run(database: Database, policy: Policy, mut stop: Stop) {
-    if policy.keeps_everything() {
-        return stop.wait().await;
+impl RetentionRound {
+    /// Begins a round. `None`: another instance is doing one. `reach` says whether a step ends early, with the rest
+    /// left to later rounds.
+    ///
+    /// # Errors
+    /// When the database is unavailable or slow.
+    pub async fn begin(database: &Database, reach: ExpiryReach) -> Result<Option<Self>, StoreError> {
+        // A separate connection, because it has its own limits.
+        let mut connection = database.clone().under_role(None).connect("retention").await?;
+        limited(ASK_LIMIT, sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection)).await?;
+        let holder = InstanceId::new().0;
+        let is_ours = lease::take(&mut connection, LEASE_NAME, holder, LEASE).await?;
+        Ok(is_ours.then_some(Self { connection, holder, reach }))
     }
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(ROUND / 2 + jitter(ROUND / 2)) => {}
-            () = stop.wait() => return,
+
+    /// Ends the round, so that another instance can begin one.
+    pub async fn end(mut self) {
+        let _ = lease::give_back(&mut self.connection, LEASE_NAME, self.holder).await;
+        // Behind a network that drops every packet, closing the connection may wait for ever.
+        let _ = limited(ASK_LIMIT, self.connection.close()).await;
+    }
+
+    /// Renews the lease. `false`: another instance has begun a round.
+    ///
+    /// # Errors
+    /// When the database is unavailable or slow. So in each method that follows; a later round continues.
+    pub async fn renew(&mut self) -> Result<bool, StoreError> {
+        lease::take(&mut self.connection, LEASE_NAME, self.holder, LEASE).await
+    }
+
+    /// Whether the rest is left to later rounds after so many steps.
+    fn is_enough(&self, steps: u32) -> bool {
+        self.reach == ExpiryReach::Part && steps >= STEPS
+    }
+
+    pub async fn log_state(&mut self) -> Result<LogState, StoreError> {
+        read::state(&mut self.connection).await
+    }
+
+    pub async fn partitions(&mut self) -> Result<Vec<Partition>, StoreError> {
+        partitions(&mut self.connection).await
+    }
+
+    /// Drops a partition. Returns how many facts were deleted with it.
+    pub async fn drop_partition(&mut self, partition: &Partition) -> Result<u64, StoreError> {
+        let floor = Seq::from_db(partition.hi - 1);
+        let raised = sqlx::query!("UPDATE recado.meta SET floor_seq = $1 WHERE floor_seq < $1", floor.get());
+        limited(ASK_LIMIT, raised.execute(&mut self.connection)).await?;
+        for parent in ["log", "log_member"] {
+            detach_and_drop(&mut self.connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
         }
-        let done = tokio::select! {
-            done = round_of(&database, policy, Reach::Part) => done,
-            () = stop.wait() => return,
-        };
-        if let Ok(done) = &done {
-            count(done);
-        }
-        match done {
-            Ok(done) if done != Outcome::default() && !done.busy_elsewhere => {
-                tracing::info!(
-                    partitions = done.partitions_dropped,
-                    sessions = done.sessions_deleted,
-                    commands = done.commands_deleted,
-                    upstream_sessions = done.upstream_sessions_deleted,
-                    facts = done.facts_deleted,
-                    devices = done.devices_forgotten,
-                    "what was over its time was dropped"
-                );
+        delete_keys(&mut self.connection, partition).await?;
+        let facts = delete_facts_below(&mut self.connection, partition.hi).await?;
+        let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
+        limited(ASK_LIMIT, gone.execute(&mut self.connection)).await?;
+        Ok(facts)
+    }
+
+    /// Deletes rows that are older, one by one. Returns how many, and how many facts about them.
+    pub async fn drop_old_rows(&mut self, age: Duration) -> Result<OldRows, StoreError> {
+        let (mut done, mut steps) = (OldRows::default(), 0);
+        loop {
+            let floor = read::state(&mut self.connection).await?.floor.get();
+            let step = sqlx::query_scalar!("SELECT recado.drop_old_rows($1, $2)", age.as_secs_f64(), STEP_LOG);
+            let Some(edge) = limited(DETACH_LIMIT, step.fetch_one(&mut self.connection)).await? else { return Ok(done) };
+            done.rows += edge.saturating_sub(floor).unsigned_abs();
+            done.facts += delete_facts_below(&mut self.connection, edge.saturating_add(1)).await?;
+            steps += 1;
+            if self.is_enough(steps) {
+                return Ok(done);
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "retention did not come to its end; the next round goes on"),
         }
     }
-}
 
-fn count(done: &Outcome) {
-    let counts = [
-        ("partitions", u64::from(done.partitions_dropped)),
-        ("sessions", done.sessions_deleted),
-        ("facts", done.facts_deleted),
-        ("devices", done.devices_forgotten),
-        ("commands", done.commands_deleted),
-        ("upstream_sessions", done.upstream_sessions_deleted),
-    ];
-    for (what, count) in counts {
-        RETENTION.add(what, count);
-    }
-}
-
-/// One round, over all devices. Needs the owner of the tables, not the role that serves.
-///
-/// # Errors
-/// When the database is away, or old readers kept a partition from being detached in time; a later round goes on there.
-pub async fn round(database: &Database, policy: Policy) -> Result<Outcome, StoreError> {
-    round_of(database, policy, Reach::All).await
-}
-
-/// One round; how far it looks for idle devices is said.
-///
-/// # Errors
-/// As [`round`].
-pub async fn round_of(database: &Database, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
-    // A connection of its own: whatever happens, the lock goes with it.
-    let mut connection = database.clone().under_role(None).connect("retention").await?;
-    sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection).await?;
-    let mine = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock('recado.partition'::regclass::integer, 2) AS "mine!""#);
-    if !limited(ASK_LIMIT, mine.fetch_one(&mut connection)).await? {
-        return Ok(Outcome { busy_elsewhere: true, ..Outcome::default() });
-    }
-    let done = round_alone(&mut connection, policy, reach).await?;
-    // The end of the session would give the lock back as well, but a moment after we have returned.
-    let unlocked = sqlx::query!("SELECT pg_advisory_unlock('recado.partition'::regclass::integer, 2)");
-    limited(ASK_LIMIT, unlocked.fetch_one(&mut connection)).await?;
-    let _ = connection.close().await;
-    Ok(done)
-}
-
-async fn round_alone(connection: &mut PgConnection, policy: Policy, reach: Reach) -> Result<Outcome, StoreError> {
-    let mut done = Outcome::default();
-    loop {
-        let state = read::state(connection).await?;
-        let all = partitions(connection).await?;
-        let Some(oldest) = all.first() else { break };
-        let is_left_over = oldest.hi <= state.floor.next().get();
-        let is_full = oldest.hi <= state.head.get();
-        if is_left_over || is_full && goes(oldest, &all, policy) {
-            done.facts_deleted += drop_partition(connection, oldest).await?;
-            done.partitions_dropped += 1;
-        } else {
-            break;
+    /// Erases the texts of notifications over their `ttl`. Returns how many.
+    pub async fn erase_expired(&mut self) -> Result<u64, StoreError> {
+        let (mut erased, mut steps) = (0, 0);
+        loop {
+            let step = sqlx::query_scalar!(r#"SELECT recado.erase_expired($1) AS "erased!""#, STEP_LOG);
+            let rows = u64::from(limited(DETACH_LIMIT, step.fetch_one(&mut self.connection)).await?.unsigned_abs());
+            erased += rows;
+            steps += 1;
+            if rows == 0 || self.is_enough(steps) {
+                return Ok(erased);
+            }
         }
     }
-    if let Some(age) = policy.sessions {
-        let (sessions, facts) = delete_sessions(connection, age).await?;
-        done.sessions_deleted = sessions;
-        done.facts_deleted += facts + delete_facts_beside(connection, age).await?;
+
+    /// Deletes sessions that ended longer ago, each after its facts, so that the next round finds what a crash leaves.
+    /// Returns how many, and how many facts about them.
+    pub async fn delete_sessions(&mut self, age: Duration) -> Result<OldRows, StoreError> {
+        let (mut done, mut steps) = (OldRows::default(), 0);
+        loop {
+            let old = sqlx::query_scalar!(
+                "SELECT session_id FROM recado.session WHERE ended_at < statement_timestamp() - make_interval(secs => $1)
+                  ORDER BY ended_at LIMIT $2",
+                age.as_secs_f64(),
+                STEP_SESSIONS,
+            );
+            let old = limited(DETACH_LIMIT, old.fetch_all(&mut self.connection)).await?;
+            if old.is_empty() {
+                return Ok(done);
+            }
+            done.facts += delete_facts_of(&mut self.connection, &old).await?;
+            let gone = sqlx::query!("DELETE FROM recado.session WHERE session_id = ANY ($1)", &old);
+            done.rows += limited(DETACH_LIMIT, gone.execute(&mut self.connection)).await?.rows_affected();
+            steps += 1;
+            if self.is_enough(steps) {
+                return Ok(done);
+            }
+        }
     }
-    if let Some(age) = policy.devices {
-        done.devices_forgotten = idle::forget(connection, age, reach).await?;
+
+    /// Deletes acknowledgements without a session, at the same age as sessions. Returns how many.
+    pub async fn delete_facts_without_session(&mut self, age: Duration) -> Result<u64, StoreError> {
+        let (mut deleted, mut steps) = (0, 0);
+        loop {
+            let step = sqlx::query!(
+                r#"DELETE FROM recado.progress
+                    WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p
+                                             WHERE p.session_id IS NULL AND p.acked_at < statement_timestamp() - make_interval(secs => $1)
+                                             ORDER BY p.acked_at LIMIT $2))"#,
+                age.as_secs_f64(),
+                STEP_ROWS,
+            );
+            match limited(DETACH_LIMIT, step.execute(&mut self.connection)).await?.rows_affected() {
+                0 => return Ok(deleted),
+                rows => deleted += rows,
+            }
+            steps += 1;
+            if self.is_enough(steps) {
+                return Ok(deleted);
+            }
+        }
     }
-    if let Some(age) = policy.upstream {
-        done.commands_deleted = upstream::forget::commands(connection, age).await?;
-        done.upstream_sessions_deleted = upstream::forget::sessions(connection, age).await?;
+
+    /// Deletes the positions of devices that were not seen for longer. Returns how many.
+    pub async fn forget_devices(&mut self, age: Duration) -> Result<u64, StoreError> {
+        device_expiry::forget(&mut self.connection, age, self.reach).await
     }
-    Ok(done)
+
+    /// Deletes commands that were settled longer ago. Returns how many.
+    pub async fn delete_commands(&mut self, age: Duration) -> Result<u64, StoreError> {
+        providers::forget::commands(&mut self.connection, age, self.reach).await
+    }
+
+    /// Deletes provider sessions that no user has wanted for as long. Returns how many.
+    pub async fn delete_provider_sessions(&mut self, age: Duration) -> Result<u64, StoreError> {
+        providers::forget::sessions(&mut self.connection, age, self.reach).await
+    }
+
+    /// Deletes records of instances that ended long ago. Returns how many. One step a round suffices, because they are
+    /// few.
+    pub async fn delete_instances(&mut self) -> Result<u64, StoreError> {
+        let gone = sqlx::query!(
+            r#"DELETE FROM recado.instance
+                WHERE instance_id = ANY (ARRAY(SELECT i.instance_id FROM recado.instance i
+                                                WHERE i.ended_at < statement_timestamp() - make_interval(secs => $1)
+                                                ORDER BY i.ended_at LIMIT $2))"#,
+            INSTANCES.as_secs_f64(),
+            STEP_ROWS,
+        );
+        Ok(limited(DETACH_LIMIT, gone.execute(&mut self.connection)).await?.rows_affected())
+    }
 }
 
-fn goes(oldest: &Partition, all: &[Partition], policy: Policy) -> bool {
-    let total: u64 = all.iter().map(|p| u64::try_from(p.bytes).unwrap_or(0)).sum();
-    let too_old = policy.age.zip(oldest.newest_age_seconds).is_some_and(|(most, age)| age > most.as_secs_f64());
-    too_old || policy.bytes.is_some_and(|most| total > most)
+/// What a step has deleted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OldRows {
+    /// Notifications or sessions.
+    pub rows: u64,
+    /// Delivery facts about them.
+    pub facts: u64,
 }
 
-/// The partitions of the log, oldest first.
+/// Lists the partitions of the log, oldest first.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, StoreError> {
     let rows = sqlx::query_as!(
         Partition,
@@ -217,28 +249,13 @@ pub async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>,
     limited(ASK_LIMIT, rows).await
 }
 
-/// How many facts went with it.
-async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<u64, StoreError> {
-    let floor = Seq::from_db(partition.hi - 1);
-    let raised = sqlx::query!("UPDATE recado.meta SET floor_seq = $1 WHERE floor_seq < $1", floor.get());
-    limited(ASK_LIMIT, raised.execute(&mut *connection)).await?;
-    for parent in ["log", "log_member"] {
-        detach_and_drop(connection, parent, &format!("{parent}_p{:012}", partition.lo)).await?;
-    }
-    delete_keys(connection, partition).await?;
-    let facts = delete_facts_below(connection, partition.hi).await?;
-    let gone = sqlx::query!("DELETE FROM recado.partition WHERE lo = $1", partition.lo);
-    limited(ASK_LIMIT, gone.execute(connection)).await?;
-    Ok(facts)
-}
-
-/// Both names are of our own making: a fixed word and a number.
+/// Both names are our own: a fixed word and a number.
 async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &str) -> Result<(), StoreError> {
     let pending = sqlx::query_scalar!(
         r#"SELECT i.inhdetachpending AS "pending!" FROM pg_inherits i WHERE i.inhrelid = to_regclass('recado.' || $1)"#,
         child,
     );
-    // None: a round before this one has detached it, and perhaps dropped it.
+    // None: an earlier round has detached it, and perhaps dropped it.
     if let Some(pending) = limited(ASK_LIMIT, pending.fetch_optional(&mut *connection)).await? {
         let how = if pending { "FINALIZE" } else { "CONCURRENTLY" };
         let detach = AssertSqlSafe(format!("ALTER TABLE recado.{parent} DETACH PARTITION recado.{child} {how}"));
@@ -249,7 +266,7 @@ async fn detach_and_drop(connection: &mut PgConnection, parent: &str, child: &st
     Ok(())
 }
 
-/// In windows of numbers, so that no step passes over what the ones before have deleted.
+/// Deletes keys in windows of numbers, so that no step reads past rows that earlier ones have deleted.
 async fn delete_keys(connection: &mut PgConnection, partition: &Partition) -> Result<(), StoreError> {
     let mut from = partition.lo;
     while from < partition.hi {
@@ -261,7 +278,8 @@ async fn delete_keys(connection: &mut PgConnection, partition: &Partition) -> Re
     Ok(())
 }
 
-/// Facts that speak of numbers below only. One that also says something of a later number stays until that goes.
+/// Deletes facts about numbers below `below` only. A fact that also concerns a later number stays until that is
+/// dropped.
 async fn delete_facts_below(connection: &mut PgConnection, below: i64) -> Result<u64, StoreError> {
     let mut deleted = 0;
     loop {
@@ -278,25 +296,6 @@ async fn delete_facts_below(connection: &mut PgConnection, below: i64) -> Result
     }
 }
 
-/// Sessions that ended longer ago, each after its facts: what a crash leaves is found by the next round. How many of both.
-async fn delete_sessions(connection: &mut PgConnection, age: Duration) -> Result<(u64, u64), StoreError> {
-    let (mut sessions, mut facts) = (0, 0);
-    loop {
-        let old = sqlx::query_scalar!(
-            "SELECT session_id FROM recado.session WHERE ended_at < clock_timestamp() - make_interval(secs => $1) LIMIT $2",
-            age.as_secs_f64(),
-            STEP_SESSIONS,
-        );
-        let old = limited(DETACH_LIMIT, old.fetch_all(&mut *connection)).await?;
-        if old.is_empty() {
-            return Ok((sessions, facts));
-        }
-        facts += delete_facts_of(connection, &old).await?;
-        let gone = sqlx::query!("DELETE FROM recado.session WHERE session_id = ANY ($1)", &old);
-        sessions += limited(DETACH_LIMIT, gone.execute(&mut *connection)).await?.rows_affected();
-    }
-}
-
 async fn delete_facts_of(connection: &mut PgConnection, sessions: &[Uuid]) -> Result<u64, StoreError> {
     let mut deleted = 0;
     loop {
@@ -304,25 +303,6 @@ async fn delete_facts_of(connection: &mut PgConnection, sessions: &[Uuid]) -> Re
             r#"DELETE FROM recado.progress
                 WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p WHERE p.session_id = ANY ($1) LIMIT $2))"#,
             sessions,
-            STEP_ROWS,
-        );
-        match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {
-            0 => return Ok(deleted),
-            rows => deleted += rows,
-        }
-    }
-}
-
-/// Acknowledgements that came beside a session have the age of one that ended with them.
-async fn delete_facts_beside(connection: &mut PgConnection, age: Duration) -> Result<u64, StoreError> {
-    let mut deleted = 0;
-    loop {
-        let step = sqlx::query!(
-            r#"DELETE FROM recado.progress
-                WHERE ctid = ANY (ARRAY(SELECT p.ctid FROM recado.progress p
-                                         WHERE p.session_id IS NULL AND p.acked_at < clock_timestamp() - make_interval(secs => $1)
-                                         LIMIT $2))"#,
-            age.as_secs_f64(),
             STEP_ROWS,
         );
         match limited(DETACH_LIMIT, step.execute(&mut *connection)).await?.rows_affected() {

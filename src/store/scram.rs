@@ -1,5 +1,7 @@
-//! A password as PostgreSQL keeps it (SCRAM-SHA-256, RFC 5802 and 7677), made on this side: the server, whose logs and
-//! statistics may hold statements with their arguments, never sees the password itself.
+//! Derives the SCRAM-SHA-256 verifier of a password (RFC 5802 and 7677).
+//!
+//! PostgreSQL stores the verifier. The hub derives it, so that the server, whose logs and statistics may hold
+//! statements with their arguments, never sees the password itself.
 
 use std::num::NonZeroU32;
 
@@ -9,10 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 
-/// PostgreSQL's own number of rounds. More would guard a password that somebody could guess, and ours are random.
+/// PostgreSQL's own number of rounds. More would protect a password that can be guessed, and ours are random.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
 
-/// What `CREATE ROLE … PASSWORD` takes in place of a password of ASCII.
+/// Makes the text that `CREATE ROLE … PASSWORD` accepts in place of an ASCII password.
 pub fn verifier(password: &str) -> String {
     let mut salt = [0; 16];
     rand::rng().fill_bytes(&mut salt);

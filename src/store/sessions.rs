@@ -1,4 +1,4 @@
-//! Connections as facts: a row each, written in batches, ended with a reason.
+//! Stores connections as sessions: a row each, written in batches, ended with a reason.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::append::array_text;
 use super::database::{ASK_LIMIT, Reader, limited};
 use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 
-/// What is known of a connection at one moment.
+/// The state of a connection at one moment.
 #[derive(Debug, Clone)]
 pub struct SessionFact {
     pub session: SessionId,
@@ -22,21 +22,30 @@ pub struct SessionFact {
     pub from: Seq,
     pub sent: Seq,
     pub acked: Seq,
+    /// Acknowledged on the connection itself.
+    pub own_acked: Seq,
+    /// Whether a returning connection may have to start at its position.
+    pub is_kept: bool,
+    /// The client named the position where it began.
+    pub names_start: bool,
     pub connected: Instant,
     pub last_activity: Instant,
-    /// When it ended and why; `None` while it lives.
+    /// When it ended, and why; `None` while it is open.
     pub end: Option<(Instant, &'static str)>,
 }
 
-/// Stores facts; a later one of the same session replaces an earlier one. An ended session
-/// stays ended, unless it was only thought to be: an instance that was frozen for long was taken for dead.
+/// Stores facts; a later one of the same session replaces an earlier one. An ended session stays ended, unless it was
+/// ended by mistake: an instance that was frozen for long counted as dead.
 ///
-/// The database is told how long ago things were, so that all times are on its clock: that of a hub may be wrong, and
-/// sessions are compared with notifications, and forgotten by their age. Two statements may take more and less time on their
-/// way, so a later one does not move a time below an earlier one.
+/// What the device of a session had acknowledged when the session began is stored by [`super::resume::begin`]. It is
+/// not known of a session that this function inserts.
+///
+/// Times are sent as ages, so that all times are on the database's clock: a hub's clock may be wrong, and sessions are
+/// compared with notifications, and deleted by their age. Two statements may take different times to arrive, so a later
+/// one does not move a time below an earlier one.
 ///
 /// # Errors
-/// When the database is away or slow. Nothing is stored then, and storing again is right.
+/// When the database is unavailable or slow. Nothing is stored then; the call can be repeated.
 pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &[SessionFact]) -> Result<(), StoreError> {
     let ids: Vec<Uuid> = facts.iter().map(|f| f.session.0).collect();
     let users: Vec<&str> = facts.iter().map(|f| f.who.user.as_str()).collect();
@@ -47,6 +56,9 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let from: Vec<i64> = facts.iter().map(|f| f.from.get()).collect();
     let sent: Vec<i64> = facts.iter().map(|f| f.sent.get()).collect();
     let acked: Vec<i64> = facts.iter().map(|f| f.acked.get()).collect();
+    let own: Vec<i64> = facts.iter().map(|f| f.own_acked.get()).collect();
+    let kept: Vec<bool> = facts.iter().map(|f| f.is_kept).collect();
+    let named: Vec<bool> = facts.iter().map(|f| f.names_start).collect();
     let now = Instant::now();
     let age = |at: Instant| i64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(i64::MAX);
     let connected: Vec<i64> = facts.iter().map(|f| age(f.connected)).collect();
@@ -55,18 +67,24 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let reasons: Vec<Option<&str>> = facts.iter().map(|f| f.end.map(|(_, why)| why)).collect();
     let stored = sqlx::query!(
         r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
-                                            from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason)
+                                            from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason,
+                                            own_acked_seq, is_kept, names_start)
            SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
                   f.from_seq, f.sent_seq, f.acked_seq, statement_timestamp() - f.connected_age * interval '1 microsecond',
                   statement_timestamp() - f.active_age * interval '1 microsecond',
-                  statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason
+                  statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason, f.own_acked_seq, f.is_kept,
+                  f.names_start
              FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
-                         $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[])
+                         $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[],
+                         $15::bigint[], $16::boolean[], $17::boolean[])
                   AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
-                        acked_seq, connected_age, active_age, ended_age, end_reason)
+                        acked_seq, connected_age, active_age, ended_age, end_reason, own_acked_seq, is_kept, names_start)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
-              SET sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
+              SET from_seq = excluded.from_seq, sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
+                  own_acked_seq = excluded.own_acked_seq,
+                  names_start = excluded.names_start AND (s.names_start OR s.own_acked_seq IS NULL),
+                  is_kept = excluded.is_kept AND (s.is_kept OR s.end_reason IS NOT DISTINCT FROM 'instance_lost'),
                   last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
                   ended_at = CASE WHEN excluded.ended_at IS NOT NULL THEN greatest(excluded.ended_at, s.connected_at) END,
                   end_reason = excluded.end_reason
@@ -85,13 +103,16 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
         &active,
         &ended as _,
         &reasons as _,
+        &own,
+        &kept,
+        &named,
     )
     .execute(connection);
     limited(ASK_LIMIT, stored).await?;
     Ok(())
 }
 
-/// A live session of another instance, as it was last written down.
+/// A live session of another instance, as it was last stored.
 #[derive(Debug, Clone)]
 pub struct StoredSession {
     pub session: Uuid,
@@ -106,10 +127,10 @@ pub struct StoredSession {
     pub last_activity_at: DateTime<Utc>,
 }
 
-/// The live sessions of all instances but `except`, oldest first, at most `most`.
+/// Lists the live sessions of all instances but `except`, oldest first, at most `most`.
 ///
 /// # Errors
-/// When the database is away or slow.
+/// When the database is unavailable or slow.
 pub async fn live_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> Result<Vec<StoredSession>, StoreError> {
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query_as!(

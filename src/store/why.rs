@@ -1,7 +1,7 @@
-//! What is known about one notification and one user.
+//! Collects what is known about one notification and one user.
 //!
-//! Every query walks an index from a place that it is given and stops at a limit, so the answer costs the same in a log of any
-//! length. All see one snapshot: what a later one finds fits what an earlier one found.
+//! Every query walks an index from a given position and stops at a limit, so the answer costs the same in a log of any
+//! length. All queries see one snapshot, so their results agree.
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,24 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 use super::database::{ASK_LIMIT, Reader, limited};
-use crate::domain::why::{DeviceSeen, Facts, LogRow, SessionSeen, Whom};
+use crate::domain::why::{DeviceSeen, SessionSeen, Whom, WhyFacts, WhyRow};
 use crate::domain::{EVERYONE_TOPIC, LIST_TOPIC, LogId, Seq, UserId};
 
-/// Most sessions that lived when it was appended, and most devices.
+/// Most sessions that were open when the notification was appended, and most devices.
 const MANY: i64 = 200;
-/// Most sessions since.
+/// Most sessions that began later.
 const SESSIONS_SINCE: i64 = 500;
-/// Sessions from which the user's accounts are known, the newest.
+/// The newest sessions, from which the user's accounts are known.
 const ACCOUNT_SESSIONS: i64 = 200;
-/// Facts of a device above the number in which the earliest is looked for. One is enough, but for connections of one
-/// device that acknowledged side by side.
+/// Facts of a device above the number, among which the earliest is searched. One is enough, except for several
+/// connections of one device that acknowledge at the same time.
 const FACTS: i64 = 1000;
 
+/// Collects the facts.
+///
 /// # Errors
-/// When the database is away or slow.
-pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<Facts, StoreError> {
+/// When the database is unavailable or slow.
+pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<WhyFacts, StoreError> {
     let mut checkout = reader.checkout().await?;
     let connection = checkout.connection();
     limited(ASK_LIMIT, sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection)).await?;
@@ -40,8 +42,8 @@ pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<Facts, St
     Ok(facts)
 }
 
-/// The log's bounds, and what stands under the number.
-async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Result<Facts, StoreError> {
+/// Reads the log's bounds, and the row with the number.
+async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Result<WhyFacts, StoreError> {
     let row = sqlx::query!(
         r#"SELECT m.log_id, m.floor_seq, clock_timestamp() AS "now!",
                   greatest(m.floor_seq, coalesce((SELECT h.seq FROM recado.log h ORDER BY h.seq DESC LIMIT 1), 0)) AS "head!",
@@ -68,7 +70,7 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
         Some(_) if row.user_id.is_none() && row.is_listed.is_none() => row.account_id.map_or(Whom::Others, Whom::Account),
         _ => Whom::Others,
     };
-    let log_row = row.created_at.zip(row.kind).zip(row.source).map(|((created_at, kind), source)| LogRow {
+    let log_row = row.created_at.zip(row.kind).zip(row.source).map(|((created_at, kind), source)| WhyRow {
         created_at,
         kind,
         source,
@@ -76,7 +78,7 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
         replay: row.replay.unwrap_or(true),
         expires_at: row.expires_at,
     });
-    Ok(Facts {
+    Ok(WhyFacts {
         user: user.clone(),
         seq,
         log_id: LogId(row.log_id),
@@ -91,8 +93,8 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
     })
 }
 
-/// The user's sessions that lived at a moment or began since, with the first fact of each that it was sent `seq`. A hub's clock may be a
-/// minute off the database's.
+/// Lists the user's sessions that were open at a time or began later, each with the first fact that it was sent `seq`.
+/// A hub's clock may be a minute off the database's.
 async fn sessions(
     connection: &mut PgConnection,
     user: &UserId,
@@ -148,8 +150,8 @@ async fn sessions(
     Ok(seen.collect())
 }
 
-/// The places of the user's devices, with the earliest fact of each that it has acknowledged `seq`. `clients`, those of
-/// the sessions, are looked for as well: the place of a device may be forgotten before what it acknowledged is.
+/// Lists the positions of the user's devices, each with the earliest fact that it has acknowledged `seq`. `clients`,
+/// the devices of the sessions, are included: a device's position may be deleted before its facts are.
 async fn devices(
     connection: &mut PgConnection,
     user: &UserId,
@@ -197,7 +199,7 @@ async fn devices(
     Ok(seen.collect())
 }
 
-/// Whether a session of the user is kept at all, and the accounts of the newest.
+/// Whether any session of the user is stored, and the accounts of the newest ones.
 async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>), StoreError> {
     let row = sqlx::query!(
         r#"SELECT count(*) > 0 AS "any!", coalesce(array_agg(DISTINCT a.account_id) FILTER (WHERE a.account_id IS NOT NULL), '{}') AS "accounts!"

@@ -1,4 +1,4 @@
-//! What a service posts in one go: the body of `POST /api/internal/notify/batch`.
+//! Reads a batch of notifications: the body of `POST /api/internal/notify/batch`.
 
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -7,23 +7,25 @@ use super::cloudevents;
 use super::notify::{self, ERRORS_MAX, NotifyBody};
 use super::problem::{FieldError, Problem};
 
-/// Most items of a batch: they become one commit.
+/// Maximum items of a batch. All of them become one commit.
 pub const ITEMS_MAX: usize = 1000;
-/// Longest item, in bytes: as long as a body of its own may be.
+/// Maximum length of an item, in bytes. A single notification's body has the same limit.
 pub const ITEM_MAX_BYTES: usize = 64 << 10;
-/// Most entries of all `user_ids` of a batch. Each is a row of its own in an index, and the commit must not take seconds.
+/// Maximum entries of all `user_ids` of a batch. Each entry is a row in an index, and the commit must not take
+/// seconds.
 pub const LISTED_USERS_MAX: usize = 50_000;
 /// Reads `{"items":[…]}`.
 ///
 /// # Errors
-/// 400 `malformed_json` when it is no JSON; 422 when any item breaks a rule, with a pointer to each that is broken.
+/// 400 `malformed_json` for malformed JSON; 422 when any item breaks a rule, with a pointer to each broken rule.
 pub fn parse(body: &[u8]) -> Result<Vec<NotifyBody>, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| notify::malformed("not UTF-8"))?;
     let mut items = None;
     for (name, value) in notify::members(text)?.0 {
         if &*name != "items" || items.replace(value).is_some() {
             let name: String = name.chars().take(64).collect();
-            let error = FieldError::new(format!("/{}", notify::escape(&name)), "the body holds the field items, once, and no other");
+            let error =
+                FieldError::new(format!("/{}", notify::escape(&name)), "the body must have the field items, once, and no other field");
             return Err(Problem::new(422, "invalid_field", "a batch is {\"items\":[…]}; nothing was appended").with_errors(vec![error]));
         }
     }
@@ -34,7 +36,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<NotifyBody>, Problem> {
     items.each("/items", notify::parse_text)
 }
 
-/// Reads `[…]`, a list of events (`application/cloudevents-batch+json`), which may be empty.
+/// Reads `[…]`, a list of events (`application/cloudevents-batch+json`). The list may be empty.
 ///
 /// # Errors
 /// As [`parse`].
@@ -48,7 +50,7 @@ fn wrong_count(pointer: &str) -> Problem {
     Problem::new(422, "invalid_field", error.detail.clone()).with_errors(vec![error])
 }
 
-/// The items, still as text.
+/// The items of a batch, not parsed yet.
 struct Items<'a> {
     list: Vec<&'a RawValue>,
 }
@@ -87,7 +89,7 @@ impl<'a> Items<'a> {
             }
         }
         match alone {
-            // One broken rule keeps its own code.
+            // A single broken rule keeps its own code.
             Some(refused) if errors.len() == 1 => return Err(refused),
             Some(_) => {
                 errors.truncate(ERRORS_MAX);
@@ -97,23 +99,25 @@ impl<'a> Items<'a> {
             None => {}
         }
         if bodies.iter().map(NotifyBody::listed_users).sum::<usize>() > LISTED_USERS_MAX {
-            let error = FieldError::new(pointer, format!("the lists of users may have {LISTED_USERS_MAX} entries in all"));
+            let error = FieldError::new(pointer, format!("the lists of users may have at most {LISTED_USERS_MAX} entries in total"));
             return Err(Problem::new(422, "invalid_field", error.detail.clone()).with_errors(vec![error]));
         }
         Ok(bodies)
     }
 }
 
+/// Checks the length of one item.
+///
 /// # Errors
-/// When an item is longer than a body of its own may be.
+/// When the item is longer than [`ITEM_MAX_BYTES`].
 pub fn check_length(item: &str) -> Result<(), Problem> {
     if item.len() <= ITEM_MAX_BYTES {
         return Ok(());
     }
-    Err(Problem::new(422, "invalid_field", format!("a notification may have {ITEM_MAX_BYTES} bytes")))
+    Err(Problem::new(422, "invalid_field", format!("a notification may have at most {ITEM_MAX_BYTES} bytes")))
 }
 
-/// Keeps no more than a batch may have, however long the list is: `None` when it is longer.
+/// Keeps at most [`ITEMS_MAX`] items, however long the list is. The value is `None` for a longer list.
 struct ItemsVisitor;
 
 impl<'de> Visitor<'de> for ItemsVisitor {

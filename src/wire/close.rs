@@ -1,45 +1,49 @@
-//! Why the hub closes a WebSocket: the codes of RFC 6455 section 7.4 and our own from its private range.
+//! Lists the WebSocket close codes of the hub.
+//!
+//! The codes below 2000 are those of RFC 6455 section 7.4. The others are from its private range.
 
-/// A close, as the client sees it. What a client should do after each is in `docs/protocol.md`.
+/// Why a WebSocket is closed. `docs/reference/close-codes.md` says what a client should do after each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Close {
-    /// This hub stops; another one will take the client.
+pub enum CloseCode {
+    /// The hub stops. Another hub will take the client.
     Draining,
-    /// The client took nothing for the send deadline.
+    /// The client read nothing for the send deadline.
     SlowConsumer,
     /// The client did not answer a ping in time.
     NoPong,
-    /// The hub cannot serve this connection for now.
+    /// The hub cannot serve this connection at present.
     ServerError,
-    /// A newer connection of the same user took its place.
+    /// A newer connection of the same user replaced this one.
     SessionReplaced,
-    /// Too many messages a minute.
+    /// Too many messages per minute.
     RateLimited,
-    /// The token ran out.
+    /// The token expired.
     TokenExpired,
-    /// No token, or not one that opens this door.
+    /// The query of a browser's connection breaks a rule.
+    BadQuery,
+    /// The token is missing, invalid, or not valid for this route.
     Unauthorized,
     /// The new token names another user.
     IdentityChanged,
-    /// Too many frames that were refused, over the life of the connection.
+    /// Too many refused frames over the life of the connection.
     ProtocolError,
-    /// The user has as many connections as one may have.
+    /// The user has the maximum number of connections already.
     TooManyConnections,
     /// RFC 6455: a frame that breaks the WebSocket protocol.
     BrokenFrame,
-    /// RFC 6455: a binary frame; this protocol is text.
+    /// RFC 6455: a binary frame. This protocol is text only.
     Binary,
     /// RFC 6455: text that is not UTF-8.
     BadUtf8,
-    /// RFC 6455: a message over the limit.
+    /// RFC 6455: a message over the size limit.
     TooBig,
-    /// RFC 6455: a fault inside the hub.
+    /// RFC 6455: an internal error.
     Internal,
 }
 
-impl Close {
-    /// All of them, for the table in the docs and its test.
-    pub const ALL: [Self; 16] = [
+impl CloseCode {
+    /// All codes, for the table in the docs and its test.
+    pub const ALL: [Self; 17] = [
         Self::Draining,
         Self::SlowConsumer,
         Self::NoPong,
@@ -47,6 +51,7 @@ impl Close {
         Self::SessionReplaced,
         Self::RateLimited,
         Self::TokenExpired,
+        Self::BadQuery,
         Self::Unauthorized,
         Self::IdentityChanged,
         Self::ProtocolError,
@@ -67,6 +72,7 @@ impl Close {
             Self::SessionReplaced => 4004,
             Self::RateLimited => 4029,
             Self::TokenExpired => 4401,
+            Self::BadQuery => 4510,
             Self::Unauthorized => 4500,
             Self::IdentityChanged => 4501,
             Self::ProtocolError => 4502,
@@ -79,7 +85,7 @@ impl Close {
         }
     }
 
-    /// The stable word beside the code, and the reason that the session's row keeps.
+    /// The stable word that goes with the code. The session's row stores it as the end reason.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Draining => "draining",
@@ -89,6 +95,7 @@ impl Close {
             Self::SessionReplaced => "session_replaced",
             Self::RateLimited => "rate_limited",
             Self::TokenExpired => "token_expired",
+            Self::BadQuery => "bad_query",
             Self::Unauthorized => "unauthorized",
             Self::IdentityChanged => "identity_changed",
             Self::ProtocolError => "protocol_error",
@@ -102,6 +109,18 @@ impl Close {
     }
 }
 
+/// Maximum length of a close frame's reason, in bytes (RFC 6455 section 5.5).
+const REASON_MAX_BYTES: usize = 123;
+
+impl CloseCode {
+    /// The reason's word, a colon, and as much of the detail as fits.
+    pub fn reason_with(self, detail: &str) -> String {
+        let mut reason = if detail.is_empty() { self.reason().to_owned() } else { format!("{}: {detail}", self.reason()) };
+        reason.truncate(reason.floor_char_boundary(REASON_MAX_BYTES));
+        reason
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -110,18 +129,26 @@ mod tests {
 
     #[test]
     fn every_close_is_documented() {
-        let page = include_str!("../../docs/protocol.md");
-        for close in Close::ALL {
+        let page = include_str!("../../docs/reference/close-codes.md");
+        for close in CloseCode::ALL {
             let row = format!("| {} | `{}` |", close.code(), close.reason());
-            assert!(page.contains(&row), "docs/protocol.md has no row {row}");
+            assert!(page.contains(&row), "docs/reference/close-codes.md has no row {row}");
         }
     }
 
     #[test]
+    fn a_reason_has_room_for_what_was_wrong_and_no_more() {
+        assert_eq!(CloseCode::BadQuery.reason_with("since must be ack"), "bad_query: since must be ack");
+        assert_eq!(CloseCode::BadQuery.reason_with(""), "bad_query");
+        let long = CloseCode::Unauthorized.reason_with(&"é".repeat(100));
+        assert!(long.len() <= 123 && long.starts_with("unauthorized: é"), "{long}");
+    }
+
+    #[test]
     fn every_code_and_word_stands_once() {
-        let codes: HashSet<_> = Close::ALL.iter().map(|c| c.code()).collect();
-        let words: HashSet<_> = Close::ALL.iter().map(|c| c.reason()).collect();
-        assert_eq!((codes.len(), words.len()), (Close::ALL.len(), Close::ALL.len()));
-        assert!(Close::ALL.iter().all(|c| c.reason().len() <= 123), "RFC 6455 section 5.5 leaves 123 bytes for a reason");
+        let codes: HashSet<_> = CloseCode::ALL.iter().map(|c| c.code()).collect();
+        let words: HashSet<_> = CloseCode::ALL.iter().map(|c| c.reason()).collect();
+        assert_eq!((codes.len(), words.len()), (CloseCode::ALL.len(), CloseCode::ALL.len()));
+        assert!(CloseCode::ALL.iter().all(|c| c.reason().len() <= 123), "RFC 6455 section 5.5 leaves 123 bytes for a reason");
     }
 }

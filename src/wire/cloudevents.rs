@@ -1,17 +1,18 @@
-//! CloudEvents 1.0 as notifications: one event in JSON, a list of them, or one in headers with its data as the body.
+//! Reads CloudEvents 1.0 as notifications.
 //!
-//! An event is turned into the text of a notification and read by [`super::notify`], so that every rule stands once; what
-//! it refuses is said in the event's own words. `data` goes through byte for byte.
+//! An event comes as JSON, in a list, or in headers with its data as the body. It is turned into the text of a
+//! notification and parsed by [`super::notify`], so that every rule exists once. Errors name the event's attributes,
+//! not the notification's fields. `data` is passed on byte for byte.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::notify::{self, ERRORS_MAX, Members, NotifyBody};
+use super::notify::{self, ERRORS_MAX, NotifyBody, NotifyMembers};
 use super::problem::{FieldError, Problem};
 
-/// Attributes that are read, and the fields that they become. Any other is passed over, as CloudEvents asks.
+/// Attributes that the hub reads, and their fields of a notification. Others are ignored, as CloudEvents asks.
 const FIELDS: [(&str, &str); 9] = [
     ("type", "type"),
     ("subject", "title"),
@@ -27,16 +28,18 @@ const FIELDS: [(&str, &str); 9] = [
 /// Reads an event in JSON (`application/cloudevents+json`).
 ///
 /// # Errors
-/// 400 `malformed_json` when it is no JSON; 422 when it is no event, or not one that makes a notification.
+/// 400 `malformed_json` for malformed JSON; 422 when it is not an event, or not one that makes a notification.
 pub fn parse(body: &[u8]) -> Result<NotifyBody, Problem> {
     parse_text(std::str::from_utf8(body).map_err(|_| notify::malformed("not UTF-8"))?)
 }
 
+/// Reads an event in JSON from text.
+///
 /// # Errors
 /// As [`parse`].
 pub fn parse_text(text: &str) -> Result<NotifyBody, Problem> {
-    let Members(members) = notify::members(text)?;
-    let mut event = Event::default();
+    let NotifyMembers(members) = notify::members(text)?;
+    let mut event = CloudEvent::default();
     for (name, value) in members {
         match &*name {
             _ if value.get() == "null" => {}
@@ -48,13 +51,13 @@ pub fn parse_text(text: &str) -> Result<NotifyBody, Problem> {
     event.notification()
 }
 
-/// Reads an event in binary mode: its attributes as (name, value) of the `ce-` headers, its data as the body. Values are
-/// percent-encoded UTF-8.
+/// Reads an event in binary mode: its attributes are the (name, value) pairs of the `ce-` headers, its data is the
+/// body. Values are percent-encoded UTF-8.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_binary<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>, body: &'a [u8]) -> Result<NotifyBody, Problem> {
-    let mut event = Event::default();
+    let mut event = CloudEvent::default();
     for (name, value) in headers {
         match decode(value) {
             Some(value) => event.give(name.to_owned(), value.into()),
@@ -68,7 +71,8 @@ pub fn parse_binary<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>, body
     event.notification()
 }
 
-/// CloudEvents HTTP binding 1.0, section 3.1.3.2: quotes around the whole are dropped, `%` and two digits are a byte.
+/// CloudEvents HTTP binding 1.0, section 3.1.3.2: enclosing quotes are dropped, and `%` with two hex digits is a
+/// byte.
 fn decode(value: &[u8]) -> Option<String> {
     let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
     let mut bytes = Vec::with_capacity(value.len());
@@ -88,13 +92,13 @@ fn decode(value: &[u8]) -> Option<String> {
 }
 
 #[derive(Default)]
-struct Event<'a> {
+struct CloudEvent<'a> {
     attributes: HashMap<String, Value>,
     data: Option<&'a RawValue>,
     errors: Vec<FieldError>,
 }
 
-impl<'a> Event<'a> {
+impl<'a> CloudEvent<'a> {
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         let name: String = name.chars().take(64).collect();
         if self.errors.len() < ERRORS_MAX {
@@ -104,7 +108,7 @@ impl<'a> Event<'a> {
 
     fn give(&mut self, name: String, value: Value) {
         if self.get(&name).is_some() {
-            self.refuse(&name, "stands twice");
+            self.refuse(&name, "duplicate attribute");
         } else {
             self.attributes.insert(name, value);
         }
@@ -112,7 +116,7 @@ impl<'a> Event<'a> {
 
     fn give_data(&mut self, data: &'a RawValue) {
         if self.data.replace(data).is_some() {
-            self.refuse("data", "stands twice");
+            self.refuse("data", "duplicate attribute");
         }
     }
 
@@ -120,12 +124,12 @@ impl<'a> Event<'a> {
         self.attributes.get(name)
     }
 
-    /// A required attribute.
+    /// Reads a required attribute and records an error if it is missing.
     fn required(&mut self, name: &str) -> String {
         match self.get(name) {
             Some(Value::String(text)) if !text.is_empty() && !text.contains(char::is_control) => text.clone(),
             _ => {
-                self.refuse(name, "is required, a string that is not empty and holds no control characters");
+                self.refuse(name, "is required: a non-empty string without control characters");
                 String::new()
             }
         }
@@ -146,7 +150,7 @@ impl<'a> Event<'a> {
         members.extend(self.data.map(|data| format!("\"data\":{}", data.get())));
         match notify::parse_text(&format!("{{{}}}", members.join(","))) {
             Ok(mut body) if self.errors.is_empty() => {
-                // Unlike any key that is given as such, which holds no control characters.
+                // A key that a service posts has no control characters, so it cannot collide with this one.
                 body.idempotency_key = Some(format!("{source}\0{id}"));
                 Ok(body)
             }
@@ -155,7 +159,7 @@ impl<'a> Event<'a> {
                 let alone = self.errors.is_empty();
                 let problem = in_the_events_words(problem);
                 for error in &problem.errors {
-                    // What is missing is listed already.
+                    // A missing attribute is listed already.
                     if !self.errors.iter().any(|known| known.pointer == error.pointer) {
                         self.errors.push(error.clone());
                     }
@@ -171,10 +175,10 @@ impl<'a> Event<'a> {
         }
         let time_fits = |time: &Value| time.as_str().is_some_and(|text| chrono::DateTime::parse_from_rfc3339(text).is_ok());
         if !self.get("time").is_none_or(time_fits) {
-            self.refuse("time", "must be a time as RFC 3339 has it");
+            self.refuse("time", "must be an RFC 3339 timestamp");
         }
         if self.get("data_base64").is_some() {
-            self.refuse("data_base64", "is not taken; a notification's data is JSON, in data");
+            self.refuse("data_base64", "is not supported; send the data as JSON in data");
         }
     }
 
@@ -185,7 +189,8 @@ impl<'a> Event<'a> {
     }
 }
 
-/// What a field is to be. In headers, and where events were passed on through them, all attributes are strings.
+/// Converts an attribute to its field's type. In headers all attributes are strings, and so are those of forwarded
+/// events.
 fn plain(field: &str, value: &Value) -> Value {
     match (field, value) {
         ("user_ids", Value::String(list)) => list.split(',').map(str::trim).collect(),
@@ -203,7 +208,7 @@ fn in_the_events_words(mut problem: Problem) -> Problem {
         }
     }
     if problem.code == "no_audience" {
-        problem.detail = "nobody is addressed: give the extension userid, userids, accountid, or broadcast".to_owned();
+        problem.detail = "no audience: give the extension userid, userids, accountid, or broadcast".to_owned();
         problem.errors = vec![FieldError::new("", problem.detail.clone())];
     }
     problem
@@ -267,7 +272,9 @@ mod tests {
         }
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace("\"1.0\"", "\"0.3\""))).2, ["/specversion"]);
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace("com.example.someevent", "Microsoft.Storage"))).2, ["/type"]);
-        assert_eq!(refused(&format!("{{{}}}", EVENT.replace("com.example.someevent", "ack"))).1, "reserved_type");
+        for reserved in ["ack", "upstream_gap"] {
+            assert_eq!(refused(&format!("{{{}}}", EVENT.replace("com.example.someevent", reserved))).1, "reserved_type");
+        }
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace(r#","userid":"42""#, ""))).1, "no_audience");
         assert_eq!(refused("{}").2, ["/source", "/id", "/type", "/specversion", ""]);
         assert_eq!((refused("[]").1, refused("{").1), ("invalid_body", "malformed_json"));

@@ -1,4 +1,4 @@
-//! What is asked of the history, and what an acknowledgement over HTTP says.
+//! Parses queries of the history and acknowledgements over HTTP.
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -7,15 +7,15 @@ use super::notify::ERRORS_MAX;
 use super::problem::{FieldError, Problem};
 use crate::domain::{ClientId, LogId, Seq};
 
-/// Most notifications of one page.
+/// Maximum notifications of one page.
 pub const LIMIT_MAX: i64 = 1000;
 const LIMIT_DEFAULT: i64 = 100;
-/// Longest type of a notification, in bytes.
+/// Maximum length of a notification's type, in bytes.
 const TYPE_MAX_BYTES: usize = 64;
 
-/// In which order a page is given.
+/// The order of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
+pub enum PageOrder {
     /// Oldest first.
     #[default]
     Rising,
@@ -23,38 +23,38 @@ pub enum Order {
     Falling,
 }
 
-/// One question to the history.
+/// A query of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// Where the page before ended, in the order that is asked for.
+    /// The last number of the previous page, in the requested order.
     pub after: Option<Seq>,
     pub limit: i64,
     pub kind: Option<String>,
-    pub order: Order,
-    /// Go on with what comes.
+    pub order: PageOrder,
+    /// Whether to continue with rows as they are committed.
     pub follow: bool,
-    /// The history that `after` belongs to, where the client says so.
+    /// The log that `after` belongs to, if the client names it.
     pub log_id: Option<LogId>,
 }
 
 impl HistoryQuery {
-    /// Reads the names and values of a query. `token` is not meant here.
+    /// Reads the names and values of a query string. `token` is ignored: authentication reads it.
     ///
     /// # Errors
     /// 422 with every broken rule.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
-        let mut query = Self { after: None, limit: LIMIT_DEFAULT, kind: None, order: Order::default(), follow: false, log_id: None };
+        let mut query = Self { after: None, limit: LIMIT_DEFAULT, kind: None, order: PageOrder::default(), follow: false, log_id: None };
         let mut errors = Vec::new();
         for (at, (name, value)) in pairs.iter().enumerate() {
             let twice = pairs[..at].iter().any(|(other, _)| other == name);
-            let taken = if twice { Err("stands twice") } else { query.take(name, value) };
+            let taken = if twice { Err("duplicate parameter") } else { query.take(name, value) };
             if let Err(detail) = taken {
                 errors.push(wrong(name, detail));
             }
         }
         if query.follow {
             let not_with = |(name, _): &&(String, String)| matches!(name.as_str(), "limit" | "type" | "order");
-            errors.extend(pairs.iter().filter(not_with).map(|(name, _)| wrong(name, "is not for a stream that is followed")));
+            errors.extend(pairs.iter().filter(not_with).map(|(name, _)| wrong(name, "cannot be combined with follow")));
         }
         refuse(errors, "the query breaks the rules listed in errors").map(|()| query)
     }
@@ -69,8 +69,8 @@ impl HistoryQuery {
             "type" => self.kind = Some(kind(value).ok_or("must be a type: [a-z0-9][a-z0-9._-]{0,63}")?.to_owned()),
             "order" => {
                 self.order = match value {
-                    "asc" => Order::Rising,
-                    "desc" => Order::Falling,
+                    "asc" => PageOrder::Rising,
+                    "desc" => PageOrder::Falling,
                     _ => return Err("must be asc or desc"),
                 }
             }
@@ -83,13 +83,13 @@ impl HistoryQuery {
             }
             "log_id" => self.log_id = Some(LogId(Uuid::parse_str(value).map_err(|_| "must be a UUID")?)),
             "token" => {}
-            _ => return Err("is not known here; after, limit, type, order, follow and log_id are"),
+            _ => return Err("is not a parameter; the parameters are after, limit, type, order, follow and log_id"),
         }
         Ok(())
     }
 }
 
-/// Digits, and no more than fit.
+/// Reads a number: digits only, and no more than fit a sequence number.
 pub fn seq(text: &str) -> Option<Seq> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -105,7 +105,7 @@ fn kind(text: &str) -> Option<&str> {
 }
 
 fn wrong(name: &str, detail: &str) -> FieldError {
-    // Never more than 64 characters of what was sent come back.
+    // The answer repeats at most 64 characters of the name that was sent.
     let name: String = name.chars().take(64).collect();
     FieldError::new(format!("/{}", name.replace('~', "~0").replace('/', "~1")), detail)
 }
@@ -123,16 +123,18 @@ pub struct AckBody {
 }
 
 impl AckBody {
+    /// Reads `{"client_id":"…","seq":N}`.
+    ///
     /// # Errors
-    /// 400 for what is no JSON, 422 for what is no acknowledgement.
+    /// 400 for malformed JSON, 422 for JSON that is not an acknowledgement.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Body {
+        struct AckFields {
             client_id: Option<String>,
             seq: i64,
         }
-        let body: Body = serde_json::from_slice(body).map_err(|error| {
+        let body: AckFields = serde_json::from_slice(body).map_err(|error| {
             if error.is_data() {
                 let detail = "an acknowledgement is {\"client_id\":\"…\",\"seq\":N} and nothing else, with N a whole number";
                 Problem::new(422, "invalid_field", detail)
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn a_question_is_read_whole() {
         let query = parse(&[("after", "7"), ("limit", "1000"), ("type", "order_created"), ("order", "desc")]).unwrap();
-        assert_eq!((query.after, query.limit, query.order), (Some(Seq::from_db(7)), 1000, Order::Falling));
+        assert_eq!((query.after, query.limit, query.order), (Some(Seq::from_db(7)), 1000, PageOrder::Falling));
         assert_eq!(parse(&[]).unwrap().limit, 100);
     }
 

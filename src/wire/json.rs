@@ -1,33 +1,35 @@
-//! A check of JSON text that is kept and passed on byte for byte, so that every later reader can take it.
+//! Checks JSON text that the hub keeps and passes on byte for byte.
 //!
-//! PostgreSQL, JavaScript and the views for analysts all read what a service posted. What one of them would refuse or
-//! read differently is refused at the door: deep nesting, NUL in a string, an object with the same key twice (RFC 8259
-//! section 4: behaviour "unpredictable"), a number that is no finite double (section 6).
+//! PostgreSQL, JavaScript and the views for analysts all read the data that a service posted. The check refuses text
+//! that one of them would reject or read differently: deep nesting, NUL in a string, an object with a duplicate key
+//! (RFC 8259 section 4: behaviour "unpredictable"), a number that is not a finite double (section 6).
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::text::Text;
+use super::borrowed_str::BorrowedStr;
 
-/// Deepest nesting of arrays and objects. PostgreSQL's and JavaScript's own limits lie far above.
+/// Maximum nesting of arrays and objects. The limits of PostgreSQL and JavaScript are far above.
 pub const MAX_DEPTH: usize = 32;
 
 /// Why a JSON text is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JsonError {
-    /// Not JSON at all.
+    /// Malformed JSON.
     Malformed(String),
-    /// JSON, but one that some reader would refuse or read differently.
+    /// Well-formed JSON that some reader would reject or read differently.
     Unfaithful(String),
 }
 
-/// Marks the errors of this file among serde's, which know only text.
+/// Marks this file's errors among those of serde, which carry only text.
 const MARK: &str = "\u{1}";
 
+/// Checks that a text is one JSON value that every reader reads alike.
+///
 /// # Errors
-/// When the text is not one JSON value, or not one that every reader takes alike.
+/// When it is not.
 pub fn check(text: &str) -> Result<(), JsonError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let walked = Faithful { depth: 0 }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
@@ -43,19 +45,19 @@ fn explain(error: &serde_json::Error) -> JsonError {
     }
 }
 
-/// So many keys of an object are compared with each other; beyond it they are hashed.
+/// Up to this number of keys, the keys of an object are compared with each other. Further keys are hashed.
 const FEW_KEYS: usize = 16;
 
 /// The keys of one object.
 #[derive(Default)]
 struct Keys<'a> {
-    few: Vec<Text<'a>>,
-    more: HashSet<Text<'a>>,
+    few: Vec<BorrowedStr<'a>>,
+    more: HashSet<BorrowedStr<'a>>,
 }
 
 impl<'a> Keys<'a> {
-    /// Whether it is the first of its name.
-    fn insert(&mut self, key: Text<'a>) -> bool {
+    /// Whether the key is new.
+    fn insert(&mut self, key: BorrowedStr<'a>) -> bool {
         if self.few.contains(&key) {
             return false;
         }
@@ -67,7 +69,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Walks a value and keeps nothing of it.
+/// Walks a value without building it.
 struct Faithful {
     depth: usize,
 }
@@ -131,7 +133,7 @@ impl<'de> Visitor<'de> for Faithful {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let inside = self.inner::<A::Error>()?;
         let mut keys = Keys::default();
-        while let Some(key) = entries.next_key::<Text>()? {
+        while let Some(key) = entries.next_key::<BorrowedStr>()? {
             if key.contains('\0') {
                 return Err(de::Error::custom(format_args!("{MARK}a key holds \\u0000")));
             }

@@ -1,74 +1,58 @@
-//! Bytes that come in pieces, cut into lines.
+//! Splits a stream of bytes into lines.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use tokio_util::codec::{AnyDelimiterCodec, Decoder};
 
-/// A line, and its number from 1 up.
+/// A line and its number, counted from 1.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct NumberedLine {
     pub number: u64,
     pub bytes: Bytes,
 }
 
-/// What was given and is not taken yet.
+/// Buffers bytes until they form a line.
+///
+/// `LinesCodec` would refuse a line that is not UTF-8, and remove a carriage return. The reader of a line does both.
 #[derive(Debug)]
-pub struct Lines {
+pub struct LineSplitter {
     waiting: BytesMut,
-    /// No line ends in so many of the bytes that wait; they are not searched again.
-    searched: usize,
+    codec: AnyDelimiterCodec,
     taken: u64,
-    most: usize,
 }
 
-/// A line is longer than it may be.
+/// A line exceeds the maximum length.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong {
     pub number: u64,
 }
 
-impl Lines {
-    /// A line may have `most` bytes, its end not counted.
+impl LineSplitter {
+    /// `most` is the maximum length of a line in bytes, without its line feed.
     pub fn new(most: usize) -> Self {
-        Self { waiting: BytesMut::new(), searched: 0, taken: 0, most }
+        let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), most);
+        Self { waiting: BytesMut::new(), codec, taken: 0 }
     }
 
     pub fn give(&mut self, bytes: &[u8]) {
         self.waiting.extend_from_slice(bytes);
     }
 
-    /// The number of the line that comes next.
+    /// The number of the next line.
     pub fn next_number(&self) -> u64 {
         self.taken + 1
     }
 
-    /// The next line that has its end, without it.
+    /// Takes the next complete line, without its line feed. At the end of the stream (`is_over`), the rest is a line,
+    /// too.
     ///
     /// # Errors
-    /// When it is, or will be, too long.
-    pub fn take(&mut self) -> Result<Option<Line>, TooLong> {
-        let found = self.waiting[self.searched..].iter().position(|byte| *byte == b'\n');
-        let Some(length) = found.map(|at| at + self.searched) else {
-            self.searched = self.waiting.len();
-            return if self.searched > self.most { Err(TooLong { number: self.next_number() }) } else { Ok(None) };
-        };
-        if length > self.most {
-            return Err(TooLong { number: self.next_number() });
-        }
-        let bytes = self.waiting.split_to(length).freeze();
-        self.waiting.advance(1);
-        self.searched = 0;
-        Ok(Some(self.line(bytes)))
-    }
-
-    /// What is left when nothing more comes: a last line without its end.
-    pub fn last(&mut self) -> Option<Line> {
-        self.searched = 0;
-        let bytes = self.waiting.split().freeze();
-        (!bytes.is_empty()).then(|| self.line(bytes))
-    }
-
-    fn line(&mut self, bytes: Bytes) -> Line {
-        self.taken += 1;
-        Line { number: self.taken, bytes }
+    /// When the line exceeds the maximum length, complete or not.
+    pub fn take(&mut self, is_over: bool) -> Result<Option<NumberedLine>, TooLong> {
+        let line = if is_over { self.codec.decode_eof(&mut self.waiting) } else { self.codec.decode(&mut self.waiting) };
+        // The codec reads from memory and fails for no other reason.
+        let line = line.map_err(|_| TooLong { number: self.next_number() })?;
+        self.taken += u64::from(line.is_some());
+        Ok(line.map(|bytes| NumberedLine { number: self.taken, bytes }))
     }
 }
 
@@ -79,15 +63,17 @@ mod tests {
     use super::*;
 
     fn cut(pieces: &[&[u8]], most: usize) -> Result<Vec<String>, TooLong> {
-        let mut lines = Lines::new(most);
+        let mut lines = LineSplitter::new(most);
         let mut all = Vec::new();
         for piece in pieces {
             lines.give(piece);
-            while let Some(line) = lines.take()? {
+            while let Some(line) = lines.take(false)? {
                 all.push(line);
             }
         }
-        all.extend(lines.last());
+        while let Some(line) = lines.take(true)? {
+            all.push(line);
+        }
         assert!(all.iter().enumerate().all(|(at, line)| line.number == at as u64 + 1));
         Ok(all.into_iter().map(|line| String::from_utf8_lossy(&line.bytes).into_owned()).collect())
     }

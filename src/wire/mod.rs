@@ -1,24 +1,27 @@
-//! The contract with the outside, as data: what clients send, what the hub sends, and in which words it refuses.
+//! Defines the contract with clients as data: client frames, server frames, and refusals.
 //!
-//! Knows only the domain. Nothing here reads a socket or a clock. Three vocabularies stay apart: what a service posts
-//! ([`notify`], [`batch`],
-//! [`cloudevents`]), what a client says ([`client`]), what the hub says ([`server`], [`close`], [`problem`]).
+//! This room knows only the domain. Nothing here reads a socket or a clock. Three vocabularies stay apart: what a
+//! service posts ([`notify`], [`batch`], [`cloudevents`]), what a client sends ([`client_frame`]), and what the hub
+//! sends ([`server_frame`], [`close`], [`problem`]).
 
 pub mod batch;
-pub mod client;
+mod borrowed_str;
+pub mod client_frame;
 pub mod close;
 pub mod cloudevents;
-pub mod flow;
 pub mod history;
 pub mod json;
 pub mod lines;
+pub mod node_service;
 pub mod notify;
 pub mod problem;
-pub mod server;
-mod text;
+pub mod readiness;
+pub mod server_frame;
+pub mod stats;
+pub mod stream_format;
 pub mod why;
 
-/// Names of frames. A notification may not have one as its type: a client could not tell them apart.
+/// Names of frames. A notification may not have one as its type: a client could not tell the two apart.
 pub const RESERVED_TYPES: [&str; 13] = [
     "connection_established",
     "caught_up",
@@ -35,12 +38,16 @@ pub const RESERVED_TYPES: [&str; 13] = [
     "goodbye",
 ];
 
-/// Longest type of a notification, in characters.
+/// Prefix of types that are reserved for the hub's own notifications, such as `upstream_gap`. A post with one is
+/// refused.
+pub const OWN_PREFIX: &str = "upstream_";
+
+/// Maximum length of a notification type, in characters.
 const TYPE_MAX: usize = 64;
-/// What [`is_type`] asks for, for whoever gave another.
+/// The rule of [`is_type`], as an error says it.
 pub const TYPE_RULE: &str = "must be 1 to 64 characters of a-z 0-9 . _ - and begin with a letter or digit";
 
-/// Whether a text can be the type of a notification, reserved or not.
+/// Whether a text has the form of a notification type. Reserved types count as well.
 pub fn is_type(kind: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let rest = kind.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'));

@@ -1,23 +1,23 @@
-//! What a service posts: the body of `POST /api/internal/notify`.
+//! Parses a posted notification: the body of `POST /api/internal/notify`.
 
 use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::borrowed_str::BorrowedStr;
 use super::json::{self, JsonError};
 use super::problem::{FieldError, Problem};
-use super::text::Text;
-use super::{RESERVED_TYPES, TYPE_RULE, is_type};
+use super::{OWN_PREFIX, RESERVED_TYPES, TYPE_RULE, is_type};
 use crate::domain::{AccountId, Audience, UserId};
 
-/// Longest idempotency key, in bytes.
+/// Maximum length of an idempotency key, in bytes.
 pub const KEY_MAX_BYTES: usize = 255;
-/// Most entries of `user_ids`.
+/// Maximum entries of `user_ids`.
 pub const USER_IDS_MAX: usize = 10_000;
 
-/// Most broken rules that one answer lists; whoever breaks more learns no more from the rest, and an answer is not to be
-/// many times as long as what it answers.
+/// Maximum number of broken rules that one answer lists. More would not help the caller, and an answer must not be
+/// many times as long as its request.
 pub(super) const ERRORS_MAX: usize = 100;
 
 const FIELDS: [&str; 11] =
@@ -29,7 +29,7 @@ pub struct NotifyBody {
     pub kind: String,
     pub title: String,
     pub message: String,
-    /// As posted, byte for byte; `None` for an absent field and for `null`.
+    /// The JSON text as posted, byte for byte. `None` for an absent field and for `null`.
     pub data: Option<String>,
     pub audience: Audience,
     pub ttl_seconds: Option<i32>,
@@ -38,31 +38,33 @@ pub struct NotifyBody {
 }
 
 impl NotifyBody {
-    /// How many users are listed.
+    /// The number of users in `user_ids`.
     pub fn listed_users(&self) -> usize {
         if let Audience::Users { users, .. } = &self.audience { users.len() } else { 0 }
     }
 }
 
-/// Reads a body.
+/// Parses a body.
 ///
 /// # Errors
-/// 400 `malformed_json` when it is no JSON; 422 with every broken rule listed when it is no notification.
+/// 400 `malformed_json` for malformed JSON; 422 with every broken rule listed when it is not a notification.
 pub fn parse(body: &[u8]) -> Result<NotifyBody, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| malformed("not UTF-8"))?;
     parse_text(text)
 }
 
-/// Reads one notification.
+/// Parses one notification from text.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_text(text: &str) -> Result<NotifyBody, Problem> {
-    Fields::read(text)?.notification()
+    NotifyFields::read(text)?.notification()
 }
 
+/// Checks an idempotency key.
+///
 /// # Errors
-/// When a key is empty, longer than 255 bytes, or not printable ASCII.
+/// When the key is empty, longer than 255 bytes, or not printable ASCII.
 pub fn check_key(key: &str) -> Result<(), String> {
     if key.is_empty() || key.len() > KEY_MAX_BYTES || !key.bytes().all(|b| (0x20..0x7f).contains(&b)) {
         return Err(format!("must be 1 to {KEY_MAX_BYTES} printable ASCII characters"));
@@ -74,17 +76,17 @@ pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(400, "malformed_json", detail)
 }
 
-/// The top-level members, still as text, in the order of [`FIELDS`].
-struct Fields<'a> {
+/// The top-level members, not parsed yet, in the order of [`FIELDS`].
+struct NotifyFields<'a> {
     members: [Option<&'a RawValue>; FIELDS.len()],
     errors: Vec<FieldError>,
 }
 
-/// The top-level members in their order, repeats included: a map would hide them.
-pub(super) struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
+/// The top-level members as they come, duplicates included. A map would hide duplicates.
+pub(super) struct NotifyMembers<'a>(pub Vec<(BorrowedStr<'a>, &'a RawValue)>);
 
-/// The members of an object.
-pub(super) fn members(text: &str) -> Result<Members<'_>, Problem> {
+/// Reads the members of an object.
+pub(super) fn members(text: &str) -> Result<NotifyMembers<'_>, Problem> {
     serde_json::from_str(text).map_err(|error| {
         if error.is_data() {
             Problem::new(422, "invalid_body", "the body must be a JSON object")
@@ -94,32 +96,32 @@ pub(super) fn members(text: &str) -> Result<Members<'_>, Problem> {
     })
 }
 
-/// A name as a part of a pointer (RFC 6901 section 3).
+/// Escapes a name for a JSON pointer (RFC 6901 section 3).
 pub(super) fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for NotifyMembers<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Members<'de>;
+            type Value = NotifyMembers<'de>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(FIELDS.len());
-                while let Some(member) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                while let Some(member) = map.next_entry::<BorrowedStr<'de>, &'de RawValue>()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                Ok(NotifyMembers(members))
             }
         }
         deserializer.deserialize_map(Visitor)
     }
 }
 
-impl<'a> Fields<'a> {
+impl<'a> NotifyFields<'a> {
     fn read(text: &'a str) -> Result<Self, Problem> {
         let members = members(text)?;
         let mut fields = Self { members: [None; FIELDS.len()], errors: Vec::new() };
@@ -130,14 +132,14 @@ impl<'a> Fields<'a> {
                 None if unknown.insert(name.clone()) => {
                     fields.refuse(&name, format!("is not a field; the fields are {}", FIELDS.join(", ")));
                 }
-                _ => fields.refuse(&name, "stands twice"),
+                _ => fields.refuse(&name, "duplicate field"),
             }
         }
         Ok(fields)
     }
 
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
-        // Never more than 64 characters of what was posted come back.
+        // The answer repeats at most 64 characters of the name that was posted.
         let name: String = name.chars().take(64).collect();
         self.errors.push(FieldError::new(format!("/{}", escape(&name)), detail));
     }
@@ -147,7 +149,7 @@ impl<'a> Fields<'a> {
         self.members[at].filter(|value| value.get() != "null")
     }
 
-    /// A field of a type; `null` counts as absent. A wrong type is listed as an error.
+    /// Reads a field of a type; `null` counts as absent. A value of another type is listed as an error.
     fn get<T: Deserialize<'a>>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         let Some(raw) = self.raw(name) else { return Ok(None) };
         match serde_json::from_str(raw.get()) {
@@ -156,7 +158,7 @@ impl<'a> Fields<'a> {
                 self.refuse(name, format!("must be {expected}"));
                 Ok(None)
             }
-            // A lone surrogate and the like: the outer parser skips strings without reading them.
+            // For example a lone surrogate: the outer parser skips strings without reading them.
             Err(_) => Err(malformed(format!("/{name} is not JSON"))),
         }
     }
@@ -165,7 +167,7 @@ impl<'a> Fields<'a> {
         let before = self.errors.len();
         let text: Option<String> = self.get(name, "a string")?;
         match &text {
-            None if self.errors.len() == before => self.refuse(name, "is required, a string"),
+            None if self.errors.len() == before => self.refuse(name, "is required: a string"),
             Some(text) if text.contains('\0') => self.refuse(name, "must not hold \\u0000"),
             _ => {}
         }
@@ -187,7 +189,7 @@ impl<'a> Fields<'a> {
         }
         self.errors.truncate(ERRORS_MAX);
         if !self.errors.is_empty() {
-            // One broken rule has its own code; several are one invalid body.
+            // A single broken rule has its own code. Several make one invalid body.
             let code = match self.errors.as_slice() {
                 [one] if reserved => ("reserved_type", one.detail.clone()),
                 [one] if one.pointer.is_empty() && audience.is_none() => ("no_audience", one.detail.clone()),
@@ -199,18 +201,20 @@ impl<'a> Fields<'a> {
         Ok(NotifyBody { kind, title, message, data, audience, ttl_seconds, replay, idempotency_key })
     }
 
-    /// Whether the type is refused for being the name of a frame.
+    /// Checks the type. The result tells whether it is reserved: the name of a frame, or a type of the hub's own.
     fn check_type(&mut self, kind: &str) -> bool {
         let well_formed = is_type(kind);
         // An absent type, or one of another JSON type, is listed already.
         if !well_formed && !self.errors.iter().any(|e| e.pointer == "/type") {
             self.refuse("type", TYPE_RULE);
         }
-        let reserved = RESERVED_TYPES.contains(&kind);
-        if reserved {
+        let (is_frame, is_own) = (RESERVED_TYPES.contains(&kind), kind.starts_with(OWN_PREFIX));
+        if is_frame {
             self.refuse("type", "is the name of a frame of the protocol; choose another");
+        } else if is_own {
+            self.refuse("type", "begins with upstream_, which only the hub's own notifications do; choose another");
         }
-        reserved
+        is_frame || is_own
     }
 
     fn data(&mut self) -> Result<Option<String>, Problem> {
@@ -244,7 +248,7 @@ impl<'a> Fields<'a> {
         let audience = match (broadcast, user, users, account) {
             (true, None, None, None) => Some(Audience::Everyone),
             (true, ..) => {
-                self.refuse("broadcast", "addresses everyone; leave user_id, user_ids and account_id out, or broadcast");
+                self.refuse("broadcast", "addresses everyone; remove user_id, user_ids and account_id, or remove broadcast");
                 None
             }
             (false, Some(user), None, account) => Some(Audience::User { user, account }),
@@ -264,12 +268,12 @@ impl<'a> Fields<'a> {
     }
 
     fn id<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, crate::domain::IdError>) -> Result<Option<T>, Problem> {
-        let Some(text) = self.get::<Text>(name, "a string")? else { return Ok(None) };
+        let Some(text) = self.get::<BorrowedStr>(name, "a string")? else { return Ok(None) };
         Ok(parse(&text).map_err(|error| self.refuse(name, error.to_string())).ok())
     }
 
     fn users(&mut self) -> Result<Option<Vec<UserId>>, Problem> {
-        let Some(texts) = self.get::<Vec<Text>>("user_ids", "a list of strings")? else { return Ok(None) };
+        let Some(texts) = self.get::<Vec<BorrowedStr>>("user_ids", "a list of strings")? else { return Ok(None) };
         if texts.is_empty() || texts.len() > USER_IDS_MAX {
             self.refuse("user_ids", format!("must hold 1 to {USER_IDS_MAX} users"));
             return Ok(None);
@@ -285,7 +289,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-const NO_AUDIENCE: &str = "nobody is addressed: give user_id, user_ids, account_id, or \"broadcast\":true";
+const NO_AUDIENCE: &str = "no audience: give user_id, user_ids, account_id, or \"broadcast\":true";
 
 #[cfg(test)]
 mod tests {
@@ -326,6 +330,8 @@ mod tests {
             ("7", (422, "invalid_body")),
             (r#"{"type":"a","title":"t","message":"m"}"#, (422, "no_audience")),
             (r#"{"type":"ack","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
+            (r#"{"type":"upstream_gap","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
+            (r#"{"type":"upstream_","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"A","title":"t","message":"m","user_id":"1"}"#, (422, "invalid_field")),
             (r#"{"type":"a","title":7,"message":"m","user_id":"1"}"#, (422, "invalid_field")),
             (r#"{"type":"a","title":"t","message":"m","user_id":"1","user_id":"2"}"#, (422, "invalid_field")),
@@ -346,7 +352,7 @@ mod tests {
 
     #[test]
     fn an_answer_lists_no_more_than_a_hundred_broken_rules() {
-        // 64 KiB of unknown fields were answered with more than a megabyte.
+        // An answer to 64 KiB of unknown fields had more than a megabyte.
         let unknown: Vec<String> = (0..6000).map(|at| format!("\"{at}\":0")).collect();
         let users = vec!["\"a b\""; 6000].join(",");
         for body in [format!("{{{}}}", unknown.join(",")), format!(r#"{{"type":"a","title":"","message":"","user_ids":[{users}]}}"#)] {

@@ -1,10 +1,10 @@
-//! What the hub says when it refuses a request: RFC 9457 problem details.
+//! Defines the answer to a refused request: RFC 9457 problem details.
 
 use serde::Serialize;
 
 use crate::domain::{LogId, Seq};
 
-/// One thing that is wrong with a body: where (RFC 6901 pointer) and what would be right.
+/// One error in a body: its position (RFC 6901 pointer) and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     pub pointer: String,
@@ -17,20 +17,20 @@ impl FieldError {
     }
 }
 
-/// A refusal. `code` is the stable word that programs compare; `detail` says what to do, in a sentence.
+/// A refusal. `code` is the stable word that programs compare. `detail` says in a sentence what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub status: u16,
     pub code: &'static str,
     pub detail: String,
     pub errors: Vec<FieldError>,
-    /// Seconds after which a repeat makes sense; sent as `Retry-After`.
+    /// Seconds until a retry makes sense; sent as `Retry-After`.
     pub retry_after: Option<u32>,
-    /// Where the log begins and ends, for a place that is not in it.
+    /// First and last number of the log, for a position that is not in it.
     pub bounds: Option<Bounds>,
 }
 
-/// The numbers that the log holds.
+/// The range of numbers that the log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Bounds {
     pub head: Seq,
@@ -49,7 +49,7 @@ impl Problem {
         self
     }
 
-    /// The same refusal, of a part of a greater body.
+    /// Turns the refusal of one item into a refusal of the body around it.
     #[must_use]
     pub fn within(mut self, pointer: &str) -> Self {
         if self.errors.is_empty() {
@@ -73,10 +73,10 @@ impl Problem {
         self
     }
 
-    /// The body. `type` is a stable name of ours, not a link that has to be kept alive.
+    /// Encodes the body. `type` is a stable name, not a link that someone has to keep alive.
     pub fn body(&self, request_id: &str) -> String {
         #[derive(Serialize)]
-        struct Body<'a> {
+        struct ProblemBody<'a> {
             r#type: String,
             title: &'static str,
             status: u16,
@@ -88,7 +88,7 @@ impl Problem {
             bounds: Option<Bounds>,
             request_id: &'a str,
         }
-        let body = Body {
+        let body = ProblemBody {
             r#type: format!("/problems/{}", self.code),
             title: title(self.status),
             status: self.status,
@@ -101,7 +101,7 @@ impl Problem {
         serde_json::to_string(&body).unwrap_or_else(|_| format!("{{\"status\":{},\"code\":\"{}\"}}", self.status, self.code))
     }
 
-    /// The last line of an answer in NDJSON: the problem, and which line of the request it is about.
+    /// Encodes the last line of an NDJSON answer: the problem, and the number of the request's line that caused it.
     pub fn of_line(&self, line: u64, request_id: &str) -> String {
         let body = self.body(request_id);
         format!("{{\"error\":{},\"line\":{line}}}}}\n", body.strip_suffix('}').unwrap_or(&body))
@@ -120,6 +120,7 @@ fn title(status: u16) -> &'static str {
         410 => "Gone",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        421 => "Misdirected Request",
         415 => "Unsupported Media Type",
         422 => "Unprocessable Content",
         426 => "Upgrade Required",

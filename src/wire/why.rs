@@ -1,15 +1,17 @@
-//! The answer to "why has this user a notification, or has it not": a paragraph for people, the same as data for programs.
+//! Encodes the answer to "why does this user have a notification, or not?".
+//!
+//! The answer has a paragraph for people, and the same facts as data for programs.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::history;
 use super::problem::{FieldError, Problem};
-use super::server::timestamp;
-use crate::domain::why::{DeviceWhy, Facts, LogRow, SessionSeen, Verdict, Whom, Why};
+use super::server_frame::timestamp;
+use crate::domain::why::{DeviceVerdict, DeviceWhy, SessionSeen, Whom, WhyAnswer, WhyFacts, WhyRow};
 use crate::domain::{Seq, UserId};
 
-/// Who and what is asked about.
+/// The user and the notification that the question is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhyQuery {
     pub user: UserId,
@@ -17,6 +19,8 @@ pub struct WhyQuery {
 }
 
 impl WhyQuery {
+    /// Reads the query of `GET /api/admin/why`.
+    ///
     /// # Errors
     /// 422 with every broken rule.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
@@ -27,15 +31,15 @@ impl WhyQuery {
                 "seq" if seq.is_none() => {
                     seq = Some(history::seq(value).filter(|seq| *seq > Seq::ZERO).ok_or("must be a number from 1 up"))
                 }
-                "user" | "seq" => errors.push(FieldError::new(format!("/{name}"), "stands twice")),
-                _ => errors.push(FieldError::new("", "only user and seq are known here")),
+                "user" | "seq" => errors.push(FieldError::new(format!("/{name}"), "duplicate parameter")),
+                _ => errors.push(FieldError::new("", "the parameters are user and seq")),
             }
         }
         let wrong = |name: &str, detail: String| FieldError::new(format!("/{name}"), detail);
         match (user, seq) {
             (Some(Ok(user)), Some(Ok(seq))) if errors.is_empty() => Ok(Self { user, seq }),
             (user, seq) => {
-                let missing = || "is needed".to_owned();
+                let missing = || "is required".to_owned();
                 errors.extend(user.map_or_else(|| Some(missing()), Result::err).map(|detail| wrong("user", detail)));
                 errors.extend(seq.map_or_else(|| Some(missing()), |s| s.err().map(str::to_owned)).map(|detail| wrong("seq", detail)));
                 Err(Problem::new(422, "invalid_field", "the query breaks the rules listed in errors").with_errors(errors))
@@ -44,49 +48,49 @@ impl WhyQuery {
     }
 }
 
-/// The answer.
-pub fn body(facts: &Facts, why: &Why) -> Value {
-    let devices: &[DeviceWhy] = if let Why::Addressed(devices) = why { devices } else { &[] };
+/// Encodes the answer.
+pub fn body(facts: &WhyFacts, why: &WhyAnswer) -> Value {
+    let devices: &[DeviceWhy] = if let WhyAnswer::Addressed(devices) = why { devices } else { &[] };
     json!({
         "user": facts.user,
         "seq": facts.seq,
         "log_id": facts.log_id,
         "verdict": why.best().map_or(word(why), verdict_word),
         "text": text(facts, why),
-        "notification": facts.row.as_ref().filter(|_| *why != Why::Dropped).map(notification),
+        "notification": facts.row.as_ref().filter(|_| *why != WhyAnswer::Dropped).map(notification),
         "accounts": facts.accounts,
         "devices": devices.iter().map(|d| device(facts, d)).collect::<Vec<_>>(),
         "sessions": if devices.is_empty() { vec![] } else { facts.sessions.iter().map(session).collect() },
     })
 }
 
-fn word(why: &Why) -> &'static str {
+fn word(why: &WhyAnswer) -> &'static str {
     match why {
-        Why::NotGiven => "not_given",
-        Why::Dropped => "dropped",
-        Why::NotAddressed => "not_addressed",
-        Why::NotInAccount => "not_in_account",
-        Why::NeverConnected => "never_connected",
-        Why::Addressed(_) => "no_session",
+        WhyAnswer::NotGiven => "not_given",
+        WhyAnswer::Dropped => "dropped",
+        WhyAnswer::NotAddressed => "not_addressed",
+        WhyAnswer::NotInAccount => "not_in_account",
+        WhyAnswer::NeverConnected => "never_connected",
+        WhyAnswer::Addressed(_) => "no_session",
     }
 }
 
-fn verdict_word(verdict: Verdict) -> &'static str {
+fn verdict_word(verdict: DeviceVerdict) -> &'static str {
     match verdict {
-        Verdict::Acked { .. } => "acked",
-        Verdict::Sent(_) => "sent",
-        Verdict::Behind { .. } => "behind",
-        Verdict::Expired => "expired",
-        Verdict::NotReplayed => "not_replayed",
-        Verdict::OtherAccount => "other_account",
-        Verdict::BeganAfter => "began_after",
-        Verdict::NewSince => "new_since",
-        Verdict::NoLongerKnown => "no_longer_known",
-        Verdict::NoSession => "no_session",
+        DeviceVerdict::Acked { .. } => "acked",
+        DeviceVerdict::Sent(_) => "sent",
+        DeviceVerdict::Behind { .. } => "behind",
+        DeviceVerdict::Expired => "expired",
+        DeviceVerdict::NotReplayed => "not_replayed",
+        DeviceVerdict::OtherAccount => "other_account",
+        DeviceVerdict::BeganAfter => "began_after",
+        DeviceVerdict::NewSince => "new_since",
+        DeviceVerdict::NoLongerKnown => "no_longer_known",
+        DeviceVerdict::NoSession => "no_session",
     }
 }
 
-fn notification(row: &LogRow) -> Value {
+fn notification(row: &WhyRow) -> Value {
     let to = match &row.whom {
         Whom::Everyone => "everyone",
         Whom::Account(_) => "account",
@@ -105,10 +109,10 @@ fn notification(row: &LogRow) -> Value {
     })
 }
 
-fn device(facts: &Facts, device: &DeviceWhy) -> Value {
+fn device(facts: &WhyFacts, device: &DeviceWhy) -> Value {
     let (sent, acked) = match device.verdict {
-        Verdict::Acked { sent, at, .. } => (sent, at),
-        Verdict::Sent(sent) => (Some(sent), None),
+        DeviceVerdict::Acked { sent, at, .. } => (sent, at),
+        DeviceVerdict::Sent(sent) => (Some(sent), None),
         _ => (None, None),
     };
     let since = |at: DateTime<Utc>| facts.row.as_ref().map(|row| (at - row.created_at).num_milliseconds());
@@ -140,12 +144,12 @@ fn session(session: &SessionSeen) -> Value {
     })
 }
 
-fn text(facts: &Facts, why: &Why) -> String {
+fn text(facts: &WhyFacts, why: &WhyAnswer) -> String {
     let (seq, user) = (facts.seq, &facts.user);
     let row = match (why, &facts.row) {
-        (Why::NotGiven, _) => return format!("Number {seq} is not given yet: the log ends at {}.", facts.head),
-        (Why::Dropped, _) | (_, None) => {
-            return format!("Number {seq} was dropped by retention, up to {}. For whom it was is no longer known.", facts.floor);
+        (WhyAnswer::NotGiven, _) => return format!("Number {seq} does not exist yet: the log ends at {}.", facts.head),
+        (WhyAnswer::Dropped, _) | (_, None) => {
+            return format!("Number {seq} was dropped by retention, up to {}. Its audience is no longer known.", facts.floor);
         }
         (_, Some(row)) => row,
     };
@@ -157,14 +161,16 @@ fn text(facts: &Facts, why: &Why) -> String {
         address(&row.whom, user)
     )];
     said.push(match why {
-        Why::NotAddressed => format!("It is not for {user}."),
-        Why::NotInAccount => format!("{user} is not known to be in that account: {}.", accounts(facts)),
-        Why::NeverConnected => {
-            format!("No session of {user} is known: it was never connected, or that was long ago, or the name is wrong.")
+        WhyAnswer::NotAddressed => format!("It is not for {user}."),
+        WhyAnswer::NotInAccount => format!("{user} is not known to be in that account: {}.", accounts(facts)),
+        WhyAnswer::NeverConnected => {
+            format!("No session of {user} is known: the user never connected, or connected too long ago, or the id is wrong.")
         }
-        Why::Addressed(devices) if devices.is_empty() => format!("No device of {user} was there since, as far as is kept."),
-        Why::Addressed(devices) => devices.iter().map(|d| one_device(facts, row, d)).collect::<Vec<_>>().join(" "),
-        Why::NotGiven | Why::Dropped => return said.concat(),
+        WhyAnswer::Addressed(devices) if devices.is_empty() => {
+            format!("No device of {user} has connected since, as far as sessions are kept.")
+        }
+        WhyAnswer::Addressed(devices) => devices.iter().map(|d| one_device(facts, row, d)).collect::<Vec<_>>().join(" "),
+        WhyAnswer::NotGiven | WhyAnswer::Dropped => return said.concat(),
     });
     said.join(" ")
 }
@@ -181,18 +187,18 @@ fn address(whom: &Whom, user: &UserId) -> String {
     }
 }
 
-/// Nothing but sessions tells which accounts a user has, so that is said along with it.
-fn accounts(facts: &Facts) -> String {
+/// Only sessions tell which accounts a user has, so the text says so.
+fn accounts(facts: &WhyFacts) -> String {
     if facts.accounts.is_empty() {
         return "no session that is kept was in any account".to_owned();
     }
     format!("the sessions that are kept were in {}", facts.accounts.join(", "))
 }
 
-fn one_device(facts: &Facts, row: &LogRow, device: &DeviceWhy) -> String {
+fn one_device(facts: &WhyFacts, row: &WhyRow, device: &DeviceWhy) -> String {
     let name = &device.client;
     let after = |at: DateTime<Utc>| span(at - row.created_at);
-    let sending = |sent: crate::domain::why::Sending| match sent.at {
+    let sending = |sent: crate::domain::why::SentOn| match sent.at {
         Some(at) if sent.exact => format!("was sent it after {} (session {})", after(at), sent.session),
         Some(at) => format!("was sent it after at most {} (session {})", after(at), sent.session),
         None => format!("was sent it (session {}), when is not known", sent.session),
@@ -202,23 +208,25 @@ fn one_device(facts: &Facts, row: &LogRow, device: &DeviceWhy) -> String {
         None => format!("has acknowledged it{how}, when is not known"),
     };
     match device.verdict {
-        Verdict::Acked { sent, at, beside } => {
+        DeviceVerdict::Acked { sent, at, beside } => {
             let how = if beside { " by POST" } else { "" };
             let sent = sent.map_or_else(String::new, |sent| format!("{} and ", sending(sent)));
             format!("{name} {sent}{}.", acked(at, how))
         }
-        Verdict::Sent(sent) => format!("{name} {}, and has not acknowledged it.", sending(sent)),
-        Verdict::Behind { sent } => format!("{name} is connected and behind: it was sent up to {sent}."),
-        Verdict::Expired => {
+        DeviceVerdict::Sent(sent) => format!("{name} {}, and has not acknowledged it.", sending(sent)),
+        DeviceVerdict::Behind { sent } => format!("{name} is connected and behind: it was sent up to {sent}."),
+        DeviceVerdict::Expired => {
             let end = row.expires_at.map_or_else(String::new, |end| format!(" at {}", timestamp(end)));
-            format!("{name} was not sent it: it expired{end}, before {name} came to it.")
+            format!("{name} was not sent it: it expired{end}, before {name} reached it.")
         }
-        Verdict::NotReplayed => format!("{name} was not sent it: it is not replayed, and {name} was not connected when it was appended."),
-        Verdict::OtherAccount => format!("{name} was not sent it: its sessions were not in the account; {}.", accounts(facts)),
-        Verdict::BeganAfter => format!("{name} was not sent it: it asked for a stream that begins after it."),
-        Verdict::NewSince => format!("{name} was not sent it: it is a device that came later, and began after it."),
-        Verdict::NoLongerKnown => format!("The place of {name} is after it; whether {name} was sent it is no longer known."),
-        Verdict::NoSession => format!("{name} was not sent it: it has no session since that came so far."),
+        DeviceVerdict::NotReplayed => {
+            format!("{name} was not sent it: it is not replayed, and {name} was not connected when it was appended.")
+        }
+        DeviceVerdict::OtherAccount => format!("{name} was not sent it: its sessions were not in the account; {}.", accounts(facts)),
+        DeviceVerdict::BeganAfter => format!("{name} was not sent it: its stream was requested to begin after it."),
+        DeviceVerdict::NewSince => format!("{name} was not sent it: it first connected later, and its stream began after it."),
+        DeviceVerdict::NoLongerKnown => format!("The position of {name} is after it; whether {name} was sent it is no longer known."),
+        DeviceVerdict::NoSession => format!("{name} was not sent it: it has no session since then that reached it."),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log: dense, in commit order, one row a key, and nobody changes it.
+//! Tests that the log is dense, in commit order, unique by key and unchangeable.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::support::*;
 async fn racing_writers_on_two_hubs_make_one_dense_log_with_one_row_a_key() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
-    let hubs = [Hub::on(&db).start().await, Hub::on(&db).start().await];
+    let hubs = [TestHub::on(&db).start().await, TestHub::on(&db).start().await];
     let hubs = &hubs;
     let writer = async |writer: usize| {
         let mut answers = Vec::new();
         for round in 0..30 {
-            // Three in ten are wishes that all writers have, at about the same time.
+            // Three in ten posts use keys that all writers share, at about the same time.
             let (key, text) = match round % 10 {
                 shared @ 0..3 => (format!("shared-{}-{shared}", round / 10), "shared".to_owned()),
                 _ => (format!("own-{writer}-{round}"), format!("of {writer}")),
@@ -28,7 +28,7 @@ async fn racing_writers_on_two_hubs_make_one_dense_log_with_one_row_a_key() {
         }
         answers
     };
-    let answers: Vec<(String, Answer)> = futures_util::future::join_all((0..16).map(writer)).await.into_iter().flatten().collect();
+    let answers: Vec<(String, PostAnswer)> = futures_util::future::join_all((0..16).map(writer)).await.into_iter().flatten().collect();
 
     let rows: Vec<(i64, String, String)> = rows(&db).await;
     assert_eq!(rows.len(), 9 + 16 * 21);
@@ -57,7 +57,7 @@ async fn rows(db: &TestDb) -> Vec<(i64, String, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_before_a_post_began_has_the_lower_number() {
     let db = TestDb::new().await;
-    let hubs = [Hub::on(&db).start().await, Hub::on(&db).start().await];
+    let hubs = [TestHub::on(&db).start().await, TestHub::on(&db).start().await];
     let mut last = 0;
     for n in 0..20 {
         let seq = hubs[n % 2].post(&note("n").to_user("ann")).await.seq;
@@ -69,55 +69,55 @@ async fn what_was_answered_before_a_post_began_has_the_lower_number() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_means_one_body_of_one_service_for_ever() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let wish = note("one").to_user("ann");
-    let first = here.post(&wish.clone().key("k")).await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let draft = note("one").to_user("ann");
+    let first = here.post(&draft.clone().key("k")).await;
     let repeats = [
-        wish.clone().key("k"),
-        wish.clone().key("\"k\""),
-        wish.clone().body_key("k"),
-        wish.clone().body_key("k").key("k"),
-        // The same body, with other spaces between the fields.
-        wish.clone().raw("title", "  \"one\" ").key("k"),
+        draft.clone().key("k"),
+        draft.clone().key("\"k\""),
+        draft.clone().body_key("k"),
+        draft.clone().body_key("k").key("k"),
+        // The same body, with other white space between the fields.
+        draft.clone().raw("title", "  \"one\" ").key("k"),
     ];
     for (at, repeat) in repeats.iter().enumerate() {
         let answer = [&here, &there][at % 2].try_post(repeat).await.unwrap();
-        assert_eq!((answer.status, answer.receipt()), (200, Receipt { duplicate: true, ..first.clone() }), "{}", repeat.body());
+        assert_eq!((answer.status, answer.receipt()), (200, PostReceipt { duplicate: true, ..first.clone() }), "{}", repeat.body());
     }
     let others = [
         note("two").to_user("ann"),
         note("one").to_user("bob"),
-        wish.clone().data("1"),
-        wish.clone().ttl(9),
-        wish.clone().never_replayed(),
+        draft.clone().data("1"),
+        draft.clone().ttl(9),
+        draft.clone().never_replayed(),
     ];
     for other in others {
         let answer = there.try_post(&other.clone().key("k")).await.unwrap();
         assert_eq!((answer.status, answer.code()), (422, "idempotency_conflict"), "{}", other.body());
     }
-    let two_keys = here.try_post(&wish.clone().body_key("k").key("l")).await.unwrap();
+    let two_keys = here.try_post(&draft.clone().body_key("k").key("l")).await.unwrap();
     assert_eq!(two_keys.status, 422);
     for bad in ["", "\"\"", &"x".repeat(256)] {
-        let answer = here.try_post(&wish.clone().key(bad)).await.unwrap();
+        let answer = here.try_post(&draft.clone().key(bad)).await.unwrap();
         assert_eq!((answer.status, answer.code()), (400, "idempotency_key"), "{bad:?}");
     }
-    assert_eq!(db.head().await, 1, "nothing of all that was appended");
+    assert_eq!(db.head().await, 1, "no refused post was appended");
 
     let other_service = service_token("warehouse", recado::domain::Role::Service);
     let theirs = here.post_as(&other_service, &note("theirs").to_user("ann").key("k")).await.unwrap();
     assert_eq!((theirs.status, theirs.receipt().seq), (201, 2), "a key of another service is another key");
     let again = there.post(&note("no key").to_user("ann")).await;
     let and_again = there.post(&note("no key").to_user("ann")).await;
-    assert_eq!((again.seq, and_again.seq), (3, 4), "without a key every post is a wish of its own");
+    assert_eq!((again.seq, and_again.seq), (3, 4), "without a key every post is a new row");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_repeats_at_once_make_one_row() {
     let db = TestDb::new().await;
-    let hubs = [Hub::on(&db).start().await, Hub::on(&db).start().await];
-    let wish = note("one").to_user("ann").key("k");
-    let answers = futures_util::future::join_all((0..32).map(|n| hubs[n % 2].try_post(&wish))).await;
-    let answers: Vec<Answer> = answers.into_iter().map(Result::unwrap).collect();
+    let hubs = [TestHub::on(&db).start().await, TestHub::on(&db).start().await];
+    let draft = note("one").to_user("ann").key("k");
+    let answers = futures_util::future::join_all((0..32).map(|n| hubs[n % 2].try_post(&draft))).await;
+    let answers: Vec<PostAnswer> = answers.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|a| a.status == 201).count(), 1);
     assert_eq!(answers.iter().map(|a| (a.receipt().seq, a.receipt().id)).collect::<HashSet<_>>().len(), 1);
     assert_eq!(db.head().await, 1);
@@ -126,7 +126,7 @@ async fn many_repeats_at_once_make_one_row() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn not_even_the_superuser_changes_a_row() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("stays").to_users(&["ann", "bob"])).await;
     let mut root = db.connect().await;
     for table in ["log", "log_p000000000000", "log_member", "log_member_p000000000000"] {
@@ -142,10 +142,10 @@ async fn not_even_the_superuser_changes_a_row() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hubs_role_can_append_and_nothing_else() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("stays").to_users(&["ann", "bob"])).await;
     let roles = "SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'recado %'";
-    assert!(db.number(roles).await >= 3, "the hub is connected under its names");
+    assert!(db.number(roles).await >= 3, "the hub's connections use its role names");
     let mut role = db.connect().await;
     sqlx::raw_sql("SET ROLE recado_hub").execute(&mut role).await.unwrap();
     let forbidden = [
@@ -192,33 +192,35 @@ async fn an_append_under_an_old_snapshot_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolled_back_append_leaves_no_hole_and_a_stalled_one_holds_nobody_up_for_long() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("1").to_user("ann")).await;
     let mut stalled = db.connect().await;
-    // What a hub that was stopped in the middle of an append would look like, were the append a transaction of several statements.
+    // The state that a hub would leave when stopped in the middle of an append, if an append were several statements in
+    // a transaction.
     sqlx::raw_sql("SET idle_in_transaction_session_timeout = '1s'; BEGIN").execute(&mut stalled).await.unwrap();
-    sqlx::raw_sql("SELECT pg_advisory_xact_lock('recado.log'::regclass::integer, 1)").execute(&mut stalled).await.unwrap();
+    sqlx::raw_sql("LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE").execute(&mut stalled).await.unwrap();
     let answer = hub.try_post(&note("2").to_user("ann")).await.unwrap();
     assert_eq!((answer.status, answer.receipt().seq), (201, 2));
     assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_locked_log_is_answered_with_503_and_nothing_is_lost_or_doubled_afterwards() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     let mut locker = db.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE recado.log IN ACCESS EXCLUSIVE MODE").execute(&mut locker).await.unwrap();
-    let wishes: Vec<Note> = (0..8).map(|n| note(&n.to_string()).to_user("ann").key(&n.to_string())).collect();
-    let answers = futures_util::future::join_all(wishes.iter().map(|wish| hub.try_post(wish))).await;
+    let drafts: Vec<Note> = (0..8).map(|n| note(&n.to_string()).to_user("ann").key(&n.to_string())).collect();
+    let answers = futures_util::future::join_all(drafts.iter().map(|draft| hub.try_post(draft))).await;
     for answer in answers {
         let answer = answer.unwrap();
         assert_eq!(answer.status, 503, "{}", answer.body);
         assert!(answer.took < Duration::from_secs(6), "the contract gives five seconds: {:?}", answer.took);
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut locker).await.unwrap();
-    let ids: HashSet<String> = futures_util::future::join_all(wishes.iter().map(|wish| hub.try_post(wish)))
+    let ids: HashSet<String> = futures_util::future::join_all(drafts.iter().map(|draft| hub.try_post(draft)))
         .await
         .into_iter()
         .map(|answer| answer.unwrap().receipt().id)
@@ -231,31 +233,64 @@ async fn a_locked_log_is_answered_with_503_and_nothing_is_lost_or_doubled_afterw
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_past_the_last_partition_makes_a_new_one() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    // As if the partitions ahead had never been made: the log may hold the numbers 1 to 4.
+    let hub = TestHub::on(&db).start().await;
+    // As if the partitions ahead had never been created: the log has room for the numbers 1 to 4.
     db.with_partitions(
         "UPDATE recado.meta SET partition_rows = 20;
          SELECT recado.add_partition('log', 0, 5), recado.add_partition('log_member', 0, 5);
          INSERT INTO recado.partition (lo, hi) VALUES (0, 5);",
     )
     .await;
-    let wishes: Vec<Note> = (0..20).map(|n| note(&n.to_string()).to_users(&["ann", "bob"])).collect();
-    let answers = futures_util::future::join_all(wishes.iter().map(|wish| hub.post(wish))).await;
+    let drafts: Vec<Note> = (0..20).map(|n| note(&n.to_string()).to_users(&["ann", "bob"])).collect();
+    let answers = futures_util::future::join_all(drafts.iter().map(|draft| hub.post(draft))).await;
     let seqs: HashSet<i64> = answers.into_iter().map(|receipt| receipt.seq).collect();
     assert_eq!(seqs, (1..=20).collect());
 }
 
-/// Every reader is taken by clients that connect; a service that was never here before still gets its number.
+/// Connecting clients use every reader connection; a new service still gets its sequence number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_connect_do_not_keep_a_service_waiting() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_READ_CONNECTIONS", "1").start().await;
+    let hub = TestHub::on(&db).with("RECADO_READ_CONNECTIONS", "1").start().await;
     let mut slow = db.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE recado.cursor IN ACCESS EXCLUSIVE MODE").execute(&mut slow).await.unwrap();
     let mut waiting = Vec::new();
     for n in 0..4 {
-        waiting.push(Client::of("ann").device(&n.to_string()).open(&hub).await.unwrap());
+        waiting.push(TestClient::of("ann").device(&n.to_string()).open(&hub).await.unwrap());
     }
     let answer = hub.try_post(&note("n").to_user("ann")).await.unwrap();
     assert_eq!(answer.status, 201, "{}", answer.body);
+}
+
+/// Regression: each row of the batch was committed by itself, up to a thousand commits for one bad row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_row_in_a_full_batch_is_found_in_some_commits() {
+    const POSTS: usize = 200;
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    // A database constraint that the hub does not know.
+    db.run("ALTER TABLE recado.log ADD CONSTRAINT no_poison CHECK (title <> 'poison')").await;
+    let mut lock = db.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE recado.log IN ACCESS EXCLUSIVE MODE").execute(&mut lock).await.unwrap();
+    let notes: Vec<Note> = (0..POSTS).map(|n| note(if n == POSTS / 2 { "poison" } else { "good" }).to_user("ann")).collect();
+    let posts = futures_util::future::join_all(notes.iter().map(|note| hub.try_post(note)));
+    let release = async {
+        eventually("all posts are on their way", PATIENCE, async || (connections_to(&hub.address) >= POSTS).then_some(())).await;
+        sqlx::raw_sql("COMMIT").execute(&mut lock).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(posts, release);
+    let refused = answers.iter().filter(|answer| answer.as_ref().unwrap().status != 201).count();
+    assert_eq!((refused, db.head().await), (1, POSTS as i64 - 1), "the bad row fails alone");
+    let (_, metrics) = hub.get("/metrics", None).await.unwrap();
+    let commits = metrics.lines().find_map(|line| line.strip_prefix("recado_commit_rows_count ")).unwrap().parse::<f64>().unwrap();
+    assert!(commits <= 60.0, "{commits} commits");
+}
+
+/// Established TCP connections to a port of this machine, counted by the system at that end.
+fn connections_to(address: &str) -> usize {
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let local = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.filter(|f| f.get(1).is_some_and(|at| at.ends_with(&local)) && f.get(3) == Some(&"01")).count()
 }

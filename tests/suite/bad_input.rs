@@ -1,5 +1,6 @@
-//! Promise: whatever comes to the door, the answer is a refusal that says what was wrong, nothing is appended, and
-//! whoever behaves is served as before.
+//! Tests that bad input is refused with a reason and changes nothing.
+//!
+//! Nothing is appended, and well-behaved clients are served as before.
 
 mod body;
 mod probe;

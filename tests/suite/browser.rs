@@ -1,9 +1,11 @@
-//! Promise: a page in a real browser needs no code to resume. Skipped, aloud, where no Chromium is installed.
+//! Tests that a page in a real browser needs no code to resume.
+//!
+//! Skipped with a message where no Chromium is installed.
 
 use super::support::*;
 
-/// Through which another hub of the same database the log goes on while the page's own is dead.
-async fn post_through(hub: &Hub, count: usize) -> Vec<i64> {
+/// Posts through another hub of the same database, so that the log grows while the page's hub is down.
+async fn post_through(hub: &TestHub, count: usize) -> Vec<i64> {
     let mut seqs = Vec::new();
     for n in 0..count {
         seqs.push(hub.post(&note(&format!("n {n}")).to_user("ann")).await.seq);
@@ -12,16 +14,16 @@ async fn post_through(hub: &Hub, count: usize) -> Vec<i64> {
     seqs
 }
 
-fn port(hub: &Hub) -> String {
+fn port(hub: &TestHub) -> String {
     hub.address.rsplit(':').next().unwrap().to_owned()
 }
 
-/// A page whose hub dies three times, and the log goes on.
+/// A page resumes after its position while its hub dies three times and the log grows.
 async fn survives(html: impl Fn(&str) -> String, device: &str) {
     let db = TestDb::new().await;
-    // Often, so that a pong soon acknowledges.
-    let page_hub = Hub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s");
-    let (mut hub, other) = (page_hub.start().await, Hub::on(&db).start().await);
+    // Frequent heartbeats, so that a pong soon acknowledges.
+    let page_hub = TestHub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s");
+    let (mut hub, other) = (page_hub.start().await, TestHub::on(&db).start().await);
     let port = port(&hub);
     let Some(mut browser) = Browser::open(&html(&hub.address)).await else { return };
     eventually("the page is connected", PATIENCE, async || db.place("ann", device).await).await;
@@ -31,7 +33,7 @@ async fn survives(html: impl Fn(&str) -> String, device: &str) {
         assert_eq!(browser.collected(expected.len()).await, expected, "round {round}, live");
         let last = *expected.last().unwrap();
         if device == "socket" {
-            // At least once: what was not acknowledged comes again, so the pong is waited for.
+            // Delivery is at least once: unacknowledged rows come again, so the test waits for the pong.
             eventually("the pong has acknowledged it", PATIENCE, async || (db.place("ann", device).await? >= last).then_some(())).await;
         }
         hub.kill().await;
@@ -43,6 +45,7 @@ async fn survives(html: impl Fn(&str) -> String, device: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn an_event_source_gets_each_number_once_in_order_across_deaths_of_its_hub() {
     let html = |address: &str| {
         format!(
@@ -58,6 +61,7 @@ source.onmessage = (event) => got.push(JSON.parse(event.data).seq);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_web_socket_that_only_connects_again_is_resumed_by_its_pongs() {
     let html = |address: &str| {
         format!(
@@ -76,11 +80,12 @@ connect();
     survives(html, "socket").await;
 }
 
-/// A page that changes its token for a ticket shows no token in any address.
+/// A page that exchanges its token for a ticket puts no token into any URL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_page_of_another_origin_asks_for_a_ticket_and_connects_with_it() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let html = format!(
         r#"<!doctype html><title>page</title><script>
 var got = [];
@@ -97,4 +102,54 @@ fetch("http://{0}/api/ws-ticket", {{ method: "POST", headers: {{ authorization: 
     let expected = post_through(&hub, 3).await;
     let Some(mut browser) = Browser::open(&html).await else { return };
     assert_eq!(browser.collected(3).await, expected);
+}
+
+/// Any status but 200 would end an `EventSource` for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn an_event_source_comes_back_to_a_hub_that_had_no_place_for_it() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).with("RECADO_MAX_CONNECTIONS_PER_USER", "1").start().await;
+    let in_the_way = EventSourcePage::of("ann").device("other").open(&hub).await;
+    let html = format!(
+        r#"<!doctype html><title>page</title><script>
+var got = [], refused = 0;
+const source = new EventSource("http://{}/api/notifications/stream?client_id=tab&since=earliest&token={}");
+source.onmessage = (event) => got.push(JSON.parse(event.data).seq);
+source.addEventListener("goodbye", () => refused++);
+</script>"#,
+        hub.address,
+        token("ann", &[])
+    );
+    let expected = post_through(&hub, 3).await;
+    let Some(mut browser) = Browser::open(&html).await else { return };
+    eventually("the page was put off", PATIENCE, async || browser.value("refused").await.as_i64().filter(|refused| *refused > 0)).await;
+    drop(in_the_way);
+    assert_eq!(browser.collected(3).await, expected);
+}
+
+/// The browser decides from the hub's headers what a page of another origin may send and read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn a_page_of_another_origin_sends_its_own_headers_and_credentials_and_reads_the_hubs() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let expected = post_through(&hub, 1).await;
+    let html = format!(
+        r#"<!doctype html><title>page</title><script>
+var got = [];
+fetch("http://{}/api/notifications", {{
+    credentials: "include",
+    headers: {{
+        authorization: "Bearer {}", accept: "application/x-ndjson", traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "x-requested-with": "XMLHttpRequest",
+    }},
+}}).then((answer) => {{ if (answer.headers.get("x-request-id")) got.push(Number(answer.headers.get("recado-head")) - 1); }});
+</script>"#,
+        hub.address,
+        token("ann", &[])
+    );
+    let Some(mut browser) = Browser::open(&html).await else { return };
+    // A notification to bob follows it.
+    assert_eq!(browser.collected(1).await, expected);
 }

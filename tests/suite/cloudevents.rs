@@ -1,5 +1,6 @@
-//! Promise: an event of CloudEvents 1.0, however it is carried, becomes one notification, once. The events are the
-//! examples of the specification, with somebody to tell.
+//! Tests that a CloudEvents 1.0 event becomes one notification, once, however it is carried.
+//!
+//! The events are the examples of the specification, with recipients added.
 
 use super::support::*;
 
@@ -17,8 +18,8 @@ fn event(id: &str, rest: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_examples_of_the_specification_are_delivered() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     let examples = [
         (r#""datacontenttype":"text/xml","data":"<much wow=\"xml\"/>""#, r#""<much wow=\"xml\"/>""#),
         (
@@ -50,7 +51,7 @@ async fn the_examples_of_the_specification_are_delivered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_in_headers_is_the_same_event() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let headers = [
         ("content-type", "application/json"),
         ("ce-specversion", "1.0"),
@@ -83,7 +84,7 @@ async fn an_event_in_headers_is_the_same_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_events_is_a_batch() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let batch = "/api/internal/notify/batch";
     let media = ("content-type", "application/cloudevents-batch+json");
     let two = format!("[{},{}]", event("1", "\"data\":1"), event("2", "\"data\":2"));

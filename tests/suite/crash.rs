@@ -1,4 +1,6 @@
-//! What was answered with 201 survives every kill -9, of hubs and of PostgreSQL, and reaches every device.
+//! Tests that every post answered with 201 survives kill -9 of hubs and PostgreSQL.
+//!
+//! It also reaches every device.
 
 use std::time::Duration;
 
@@ -11,42 +13,43 @@ use super::support::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_killed_between_commit_and_answer_leaves_one_row_that_the_retry_finds() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let doomed = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    let other = Hub::on(&db).start().await;
-    let mut witness = Client::of("ann").connect(&other).await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let doomed = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let other = TestHub::on(&db).start().await;
+    let mut witness = TestClient::of("ann").connect(&other).await;
     doomed.post(&note("warm").to_user("ann")).await;
-    proxy.set(Flow::NoAnswers);
-    let wish = note("once").to_user("ann").key("once");
+    proxy.set(ProxyFlow::NoAnswers);
+    let draft = note("once").to_user("ann").key("once");
     // The answer never comes; the request dies with the hub.
-    let (unanswered, ()) = tokio::join!(doomed.try_post(&wish), async {
+    let (unanswered, ()) = tokio::join!(doomed.try_post(&draft), async {
         eventually("the row is committed", PATIENCE, async || (db.head().await == 2).then_some(())).await;
         doomed.signal("-KILL").await;
     });
     assert!(unanswered.is_err(), "{unanswered:?}");
 
-    let retry = other.try_post(&wish).await.unwrap();
+    let retry = other.try_post(&draft).await.unwrap();
     assert_eq!((retry.status, retry.receipt().seq, retry.receipt().duplicate), (200, 2, true));
     other.post(&note("end").to_everyone()).await;
-    assert_eq!(witness.titles_before("end").await, ["warm", "once"], "delivered once, though nobody was told 201");
+    assert_eq!(witness.titles_before("end").await, ["warm", "once"], "delivered once, though 201 was never sent");
     assert_eq!(db.head().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_lost_answer_is_503_unknown_and_the_retry_on_the_same_hub_settles_it() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
     hub.post(&note("warm").to_user("ann")).await;
-    proxy.set(Flow::NoAnswers);
-    let wish = note("once").to_user("ann").key("once");
-    let unknown = hub.try_post(&wish).await.unwrap();
+    proxy.set(ProxyFlow::NoAnswers);
+    let draft = note("once").to_user("ann").key("once");
+    let unknown = hub.try_post(&draft).await.unwrap();
     assert_eq!((unknown.status, unknown.code()), (503, "outcome_unknown"), "{}", unknown.body);
     assert!(unknown.took < Duration::from_secs(6), "{:?}", unknown.took);
     proxy.cut(Cut::Rst);
-    proxy.set(Flow::Pass);
+    proxy.set(ProxyFlow::Pass);
     let settled = eventually("the hub has recovered", PATIENCE, async || {
-        let answer = hub.try_post(&wish).await.unwrap();
+        let answer = hub.try_post(&draft).await.unwrap();
         answer.is_receipt().then_some(answer)
     })
     .await;
@@ -54,34 +57,36 @@ async fn a_lost_answer_is_503_unknown_and_the_retry_on_the_same_hub_settles_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_database_that_answers_nothing_is_503_within_five_seconds_even_for_a_key_never_seen() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    proxy.set(Flow::Hole);
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    proxy.set(ProxyFlow::Hole);
     let token = service_token("shop", Role::Service);
-    let wish = note("x").to_user("ann");
-    let (by_token, by_key) = tokio::join!(hub.post_as(&token, &wish), hub.try_post(&wish));
+    let draft = note("x").to_user("ann");
+    let (by_token, by_key) = tokio::join!(hub.post_as(&token, &draft), hub.try_post(&draft));
     for (what, answer) in [("a token", by_token.unwrap()), ("a key", by_key.unwrap())] {
         assert_eq!(answer.status, 503, "by {what}: {}", answer.body);
         assert!(answer.took < Duration::from_millis(5500), "by {what}: {:?}", answer.took);
     }
     let not_ready = async || (!hub.is_ready().await).then_some(());
     eventually("not ready", Duration::from_secs(5), not_ready).await;
-    assert_eq!(hub.get("/livez", None).await.unwrap().0, 200, "the process itself is well");
-    proxy.set(Flow::Pass);
+    assert_eq!(hub.get("/livez", None).await.unwrap().0, 200, "the process itself is alive");
+    proxy.set(ProxyFlow::Pass);
     eventually("ready again", Duration::from_secs(10), async || hub.is_ready().await.then_some(())).await;
     assert_eq!(hub.post(&note("after").to_user("ann")).await.seq, db.head().await);
 }
 
 /// Keys are remembered for 10 s; an outage may last longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn throughout_a_long_outage_every_post_is_answered_within_five_seconds() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
     hub.post(&note("known").to_user("ann")).await;
-    proxy.set(Flow::Hole);
+    proxy.set(ProxyFlow::Hole);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(12) {
         let asked_at = begun.elapsed();
@@ -92,17 +97,18 @@ async fn throughout_a_long_outage_every_post_is_answered_within_five_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn every_hub_killed_under_load_again_and_again_loses_nothing() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
-    let hub = Hub::on(&db);
+    let hub = TestHub::on(&db);
     let mut hubs = vec![hub.start().await, hub.start().await];
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 3, &addresses).await;
     let writers = Writers::start(4, &addresses, &db.key(), Duration::from_millis(5), mixed);
     for round in 0..4 {
         writers.until_count(writers.count() + 80, PATIENCE).await;
-        // One alone first, then both at once.
+        // First one hub alone, then both at once.
         if round % 2 == 0 {
             hubs.remove(0).kill().await;
             addresses.set(&hubs);
@@ -138,6 +144,7 @@ async fn places(db: &TestDb) -> Vec<(String, String, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_killed_postgresql_loses_no_201_and_the_hubs_recover_by_themselves() {
     let _turn = heavy().await;
     let mut server = DurableServer::start().await;
@@ -157,38 +164,40 @@ async fn a_killed_postgresql_loses_no_201_and_the_hubs_recover_by_themselves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_killed_in_the_middle_of_a_page_leaves_no_gap_in_the_resume() {
     let db = TestDb::new().await;
-    let (doomed, other) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
+    let (doomed, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
     db.run(&super::resume::many_rows(4000)).await;
     doomed.settled(&db).await;
     other.settled(&db).await;
-    let asked = Client::of("ann").device("d").since(0);
+    let asked = TestClient::of("ann").device("d").since(0);
     let mut client = asked.connect(&doomed).await;
     for _ in 0..700 {
         client.expect_notification().await;
     }
     doomed.kill().await;
-    // What had been sent before still arrives.
+    // Rows that were delivered before still arrive.
     let mut last = client.given;
-    while let Frame::Notification(n) = client.next_frame().await {
+    while let ClientSawFrame::Notification(n) = client.next_frame().await {
         assert_eq!(n.seq, last + 1);
         last = n.seq;
     }
-    let mut client = Client::of("ann").device("d").since(last).connect(&other).await;
+    let mut client = TestClient::of("ann").device("d").since(last).connect(&other).await;
     let got = client.until_caught_up().await;
     assert_eq!(got.iter().map(|n| n.seq).collect::<Vec<_>>(), (last + 1..=4000).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn connections_that_postgresql_ends_under_load_lose_nothing() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
-    let hubs = [Hub::on(&db).start().await, Hub::on(&db).start().await];
+    let hubs = [TestHub::on(&db).start().await, TestHub::on(&db).start().await];
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
     let writers = Writers::start(4, &addresses, &db.key(), Duration::from_millis(2), mixed);
     for _ in 0..6 {
         writers.until_count(writers.count() + 30, PATIENCE).await;
-        // Each round has something to end: the last one's lanes may still be on their way back.
+        // Each round must find connections to end: after the previous round the hub's dedicated connections may still
+        // be reconnecting.
         let theirs = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'recado %'";
         let there = async || (db.number(&format!("SELECT count(*) {theirs}")).await >= 5).then_some(());
         eventually("the hubs are connected", PATIENCE, there).await;
@@ -200,15 +209,16 @@ async fn connections_that_postgresql_ends_under_load_lose_nothing() {
     let end = hubs[0].post(&note("end").to_everyone()).await;
     fan.until_everyone_has(end.seq, PATIENCE).await;
     nothing_is_lost(&log_rows(&db.url()).await, &diary, &fan);
-    assert!(fan.devices.iter().all(|device| device.stretches().len() == 1), "no client noticed");
+    assert!(fan.devices.iter().all(|device| device.stretches().len() == 1), "no client was affected");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_database_that_takes_no_writes_is_503_until_it_does() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
-    let wish = note("once").to_user("ann").key("once");
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
+    let draft = note("once").to_user("ann").key("once");
     let turn = async |read_only: &str| {
         db.run(&format!("BEGIN READ WRITE; ALTER DATABASE {} SET default_transaction_read_only = {read_only}; COMMIT", db.name)).await;
         let end =
@@ -216,11 +226,11 @@ async fn a_database_that_takes_no_writes_is_503_until_it_does() {
         db.number(end).await;
     };
     turn("on").await;
-    let refused = hub.try_post(&wish).await.unwrap();
+    let refused = hub.try_post(&draft).await.unwrap();
     assert_eq!(refused.status, 503, "{}", refused.body);
     assert!(refused.took < Duration::from_millis(5500), "{:?}", refused.took);
     turn("off").await;
-    eventually("it recovers", PATIENCE, async || hub.try_post(&wish).await.unwrap().is_receipt().then_some(())).await;
+    eventually("it recovers", PATIENCE, async || hub.try_post(&draft).await.unwrap().is_receipt().then_some(())).await;
     ann.until("once").await;
     assert_eq!(db.head().await, 1);
 }

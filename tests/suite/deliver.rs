@@ -1,4 +1,6 @@
-//! A notification reaches every device of its audience and nobody else, byte for byte as it was posted.
+//! Tests that a notification reaches every device of its audience and no other device.
+//!
+//! It arrives byte for byte as it was posted.
 
 use std::time::Duration;
 
@@ -7,21 +9,21 @@ use super::support::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_audience_gets_what_is_addressed_to_it_on_every_hub_and_nobody_else_does() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let mut ann = Client::of("ann").account("a").device("phone").connect(&here).await;
-    let mut ann_elsewhere = Client::of("ann").account("a").device("laptop").connect(&there).await;
-    let mut ann_of_b = Client::of("ann").account("b").device("work").connect(&here).await;
-    let mut ann_of_both = Client::of("ann").account("a").account("b").device("tablet").connect(&there).await;
-    let mut bob = Client::of("bob").account("a").connect(&there).await;
-    let mut eve = Client::of("eve").account("c").connect(&here).await;
-    let mut loner = Client::of("loner").connect(&there).await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let mut ann = TestClient::of("ann").account("a").device("phone").connect(&here).await;
+    let mut ann_elsewhere = TestClient::of("ann").account("a").device("laptop").connect(&there).await;
+    let mut ann_of_b = TestClient::of("ann").account("b").device("work").connect(&here).await;
+    let mut ann_of_both = TestClient::of("ann").account("a").account("b").device("tablet").connect(&there).await;
+    let mut bob = TestClient::of("bob").account("a").connect(&there).await;
+    let mut eve = TestClient::of("eve").account("c").connect(&here).await;
+    let mut loner = TestClient::of("loner").connect(&there).await;
 
     here.post(&note("user").to_user("ann")).await;
     there.post(&note("user in a").to_user("ann").account("a")).await;
     here.post(&note("list").to_users(&["ann", "bob"])).await;
     there.post(&note("list in c").to_users(&["ann", "eve"]).account("c")).await;
     here.post(&note("account").account("a")).await;
-    // What is not delivered until this comes was not delivered.
+    // A marker: a row that was not delivered before it was not delivered at all.
     there.post(&note("end").to_everyone()).await;
 
     for ann in [&mut ann, &mut ann_elsewhere, &mut ann_of_both] {
@@ -36,7 +38,7 @@ async fn each_audience_gets_what_is_addressed_to_it_on_every_hub_and_nobody_else
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isolation_holds_in_replay_as_well() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("user").to_user("ann")).await;
     hub.post(&note("user in a").to_user("ann").account("a")).await;
     hub.post(&note("list").to_users(&["ann", "bob"])).await;
@@ -52,7 +54,7 @@ async fn isolation_holds_in_replay_as_well() {
         ("loner", &[], &["everyone"]),
     ];
     for (user, accounts, expected) in cases {
-        let asked = accounts.iter().fold(Client::of(user), |asked, account| asked.account(account));
+        let asked = accounts.iter().fold(TestClient::of(user), |asked, account| asked.account(account));
         let got = asked.since("earliest").connect(&hub).await.until_caught_up().await;
         let titles: Vec<&str> = got.iter().map(|n| n.title.as_str()).collect();
         assert_eq!(titles, expected, "{user} in {accounts:?}");
@@ -62,8 +64,8 @@ async fn isolation_holds_in_replay_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frame_says_to_whom_it_is_and_holds_what_the_receipt_says() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").account("a").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").account("a").connect(&hub).await;
     assert_eq!((ann.hello["user_id"].as_str(), ann.hello["account_ids"][0].as_str()), (Some("ann"), Some("a")));
     assert_eq!((ann.hello["head"].as_i64(), ann.hello["earliest"].as_i64()), (Some(0), Some(1)));
     assert_eq!(ann.resume_status(), "live");
@@ -88,9 +90,9 @@ async fn a_frame_says_to_whom_it_is_and_holds_what_the_receipt_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_arrives_byte_for_byte_live_elsewhere_and_replayed() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let mut live = Client::of("ann").device("1").connect(&here).await;
-    let mut elsewhere = Client::of("ann").device("2").connect(&there).await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let mut live = TestClient::of("ann").device("1").connect(&here).await;
+    let mut elsewhere = TestClient::of("ann").device("2").connect(&there).await;
     let posted = [
         "{\"b\":1,\"a\":2}",
         "{ \"spaces\" :\t[ 1 , 2 ] }",
@@ -109,7 +111,7 @@ async fn data_arrives_byte_for_byte_live_elsewhere_and_replayed() {
         here.post(&note("t").to_user("ann").data(data)).await;
     }
     there.settled(&db).await;
-    let replayed = Client::of("ann").since("earliest").connect(&there).await.until_caught_up().await;
+    let replayed = TestClient::of("ann").since("earliest").connect(&there).await.until_caught_up().await;
     assert_eq!(replayed.len(), posted.len());
     for (data, replayed) in posted.iter().zip(replayed) {
         assert_eq!(live.expect_notification().await.data, *data);
@@ -121,11 +123,12 @@ async fn data_arrives_byte_for_byte_live_elsewhere_and_replayed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_reaches_nobody() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     let cases = [
         (note("x"), 422, "no_audience"),
         (note("x").to_user("ann").raw("type", "\"heartbeat\""), 422, "reserved_type"),
+        (note("x").to_user("ann").raw("type", "\"upstream_gap\""), 422, "reserved_type"),
         (note("x").to_user("ann").raw("type", "\"Not a type\""), 422, "invalid_field"),
         (note("x").to_user("ann").to_everyone(), 422, "invalid_field"),
         (note("x").to_user("ann").raw("title", "7"), 422, "invalid_field"),
@@ -150,9 +153,9 @@ async fn what_is_refused_reaches_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_come_in_every_way_of_the_contract_and_a_bad_one_is_told_by_the_close_code() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let good = token("ann", &[]);
-    let bare = || Client::of("ann").without_header();
+    let bare = || TestClient::of("ann").without_header();
     let subprotocols = format!("recado.v1, recado.bearer.{good}");
     let ways = [
         bare().header("authorization", &format!("bearer {good}")),
@@ -167,22 +170,22 @@ async fn a_token_may_come_in_every_way_of_the_contract_and_a_bad_one_is_told_by_
     }
     let service = service_token("shop", recado::domain::Role::Service);
     for (what, way) in [("none", bare()), ("nonsense", bare().query("token", "a.b.c")), ("a service's", bare().query("token", &service))] {
-        let mut client = Client::over(way.open(&hub).await.expect("the upgrade is completed"));
+        let mut client = TestClient::over(way.open(&hub).await.expect("the upgrade is completed"));
         let ended = client.ended(Duration::from_secs(5)).await;
-        assert_eq!(ended, Ended::Code(4500, "unauthorized".to_owned()), "{what}");
+        assert_eq!(ended, ClientEnd::Code(4500, "unauthorized".to_owned()), "{what}");
     }
-    let foreign = Client::of("ann").header("origin", "https://evil.example").open(&hub).await.expect_err("a foreign origin");
+    let foreign = TestClient::of("ann").header("origin", "https://evil.example").open(&hub).await.expect_err("a foreign origin");
     assert!(foreign.to_string().contains("403"), "{foreign}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_session_policy_ends_the_older_connection() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_SESSION_POLICY", "single").start().await;
-    let mut older = Client::of("ann").connect(&hub).await;
-    let mut other = Client::of("bob").connect(&hub).await;
-    let mut newer = Client::of("ann").connect(&hub).await;
-    assert_eq!(older.ended(PATIENCE).await, Ended::Code(4004, "session_replaced".to_owned()));
+    let hub = TestHub::on(&db).with("RECADO_SESSION_POLICY", "single").start().await;
+    let mut older = TestClient::of("ann").connect(&hub).await;
+    let mut other = TestClient::of("bob").connect(&hub).await;
+    let mut newer = TestClient::of("ann").connect(&hub).await;
+    assert_eq!(older.ended(PATIENCE).await, ClientEnd::Code(4004, "session_replaced".to_owned()));
     hub.post(&note("end").to_everyone()).await;
     assert_eq!(newer.titles_before("end").await, [""; 0]);
     assert_eq!(other.titles_before("end").await, [""; 0]);

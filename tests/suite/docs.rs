@@ -1,10 +1,10 @@
-//! Promise: the pages are true. What the program can print is compared, and what a reader would paste is run.
+//! Tests that the documentation is true: printed output is compared, shell and SQL blocks are run.
 //!
-//! A block fenced as `sh` or `sql` is run, in the page's order, in an empty folder, with `recado` on the path, a hub of the
-//! page's own running, and the settings that reach it (`DATABASE_URL`, `RECADO_URL`, `RECADO_JWT_SECRET`). It must end with 0.
-//! In the lines before it may stand `<!-- expect: TEXT -->`, which must be in its output, and `<!-- not run: REASON -->`.
-//! A block of nothing but `cargo` lines is not run, which would be a test within a test, but each line must be a command
-//! that exists. Other fences are pictures, and must say of what.
+//! A block fenced as `sh` or `sql` is run, in the page's order, in an empty folder, with `recado` on the path, a hub of
+//! the page's own running, and the settings that reach it (`DATABASE_URL`, `RECADO_URL`, `RECADO_JWT_SECRET`). It must
+//! exit with 0. The lines before it may hold `<!-- expect: TEXT -->`, which must be in its output, and `<!-- not run:
+//! REASON -->`. A block of nothing but `cargo` lines is not run, because that would be a test within a test, but each
+//! line must be a command that exists. Other fences are pictures, and must name their language.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Hub, SECRET, TestDb};
+use crate::support::{SECRET, TestDb, TestHub};
 
 /// Longest time of one block.
 const BLOCK_LIMIT: Duration = Duration::from_secs(60);
-/// Fences that are looked at and not run.
+/// Fences that are checked but not run.
 const PICTURES: [&str; 10] = ["text", "json", "js", "html", "rust", "toml", "yaml", "nginx", "mermaid", "http"];
 
 const RECADO: &str = env!("CARGO_BIN_EXE_recado");
@@ -31,7 +31,7 @@ fn read(page: &Path) -> String {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("CHANGELOG.md")];
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(|name| root().join(name)).into();
     let mut folders = vec![root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -49,8 +49,8 @@ fn pages() -> Vec<PathBuf> {
 
 /// A fenced block of a page.
 #[derive(Debug, Default, PartialEq)]
-struct Block {
-    /// Where its fence opens.
+struct DocBlock {
+    /// Line on which its fence opens.
     line: usize,
     language: String,
     text: String,
@@ -58,9 +58,9 @@ struct Block {
     not_run: bool,
 }
 
-fn blocks(page: &str) -> Vec<Block> {
+fn blocks(page: &str) -> Vec<DocBlock> {
     let mut found = Vec::new();
-    let mut next = Block::default();
+    let mut next = DocBlock::default();
     let mut lines = page.lines().enumerate();
     while let Some((at, line)) = lines.next() {
         let line = line.trim_start();
@@ -79,23 +79,23 @@ fn blocks(page: &str) -> Vec<Block> {
             next.not_run = true;
         } else if !line.is_empty() {
             // The remark belonged to something else.
-            next = Block::default();
+            next = DocBlock::default();
         }
     }
     found
 }
 
-/// Where the blocks of one page run.
-struct Place {
+/// Folder in which the blocks of one page run.
+struct DocFolder {
     folder: tempfile::TempDir,
     db: TestDb,
-    hub: Hub,
+    hub: TestHub,
 }
 
-impl Place {
+impl DocFolder {
     async fn make() -> Self {
         let db = TestDb::bare().await;
-        let hub = Hub::on(&db).start().await;
+        let hub = TestHub::on(&db).start().await;
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("bin")).unwrap();
         std::fs::create_dir_all(folder.path().join("empty")).unwrap();
@@ -103,7 +103,7 @@ impl Place {
         Self { folder, db, hub }
     }
 
-    async fn run(&self, block: &Block) -> Result<(), String> {
+    async fn run(&self, block: &DocBlock) -> Result<(), String> {
         let path = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = match block.language.as_str() {
             "sql" => {
@@ -120,7 +120,7 @@ impl Place {
         command.current_dir(self.folder.path().join("empty")).env_clear().env("PATH", path).env("HOME", self.folder.path());
         command.env("DATABASE_URL", self.db.url()).env("RECADO_URL", format!("http://{}", self.hub.address));
         command.env("RECADO_JWT_SECRET", SECRET).env("RECADO_FETCH_POSTGRES", "off").env("RECADO_ALLOW_UNSAFE_DURABILITY", "on");
-        // A group of its own: what it leaves running ends with it.
+        // A process group of its own: processes that it leaves running end with it.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
         let group = format!("-{}", child.id().unwrap());
@@ -150,8 +150,9 @@ pub fn psql() -> PathBuf {
     on_path.or_else(installed).expect("psql is installed with PostgreSQL's programs")
 }
 
-/// Whether all lines are cargo's; each must then be one of its commands, and what follows `--` a command of ours.
-async fn check_cargo(block: &Block) -> Option<Result<(), String>> {
+/// Checks a block of cargo lines: each must be a cargo command, and a command of ours after `--`. None for other
+/// blocks.
+async fn check_cargo(block: &DocBlock) -> Option<Result<(), String>> {
     let lines: Vec<&str> = block.text.lines().map(|line| line.split('#').next().unwrap().trim()).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() || !lines.iter().all(|line| line.starts_with("cargo ")) {
         return None;
@@ -175,12 +176,22 @@ async fn check_cargo_line(line: &str) -> Result<(), String> {
     if subcommand != "run" {
         return Ok(());
     }
-    // Read up to --help, which then only prints.
-    let ours = Command::new(RECADO).args(words.skip_while(|word| *word != "--").skip(1)).arg("--help").output().await.unwrap();
+    let words: Vec<&str> = words.collect();
+    if let Some(package) = words.iter().position(|word| *word == "-p").and_then(|at| words.get(at + 1)) {
+        // The tests of that crate check the arguments.
+        return if has_crate(package) { Ok(()) } else { Err(format!("crates/ has no package {package:?}")) };
+    }
+    // Arguments are parsed up to --help, which then only prints.
+    let ours = Command::new(RECADO).args(words.iter().skip_while(|word| **word != "--").skip(1)).arg("--help").output().await.unwrap();
     judge(&ours, &[])
 }
 
-/// What is wrong with a page, a line each.
+fn has_crate(package: &str) -> bool {
+    let crates = std::fs::read_dir(root().join("crates")).unwrap().map(|folder| folder.unwrap().path().join("Cargo.toml"));
+    crates.into_iter().any(|manifest| read(&manifest).contains(&format!("\nname = \"{package}\"\n")))
+}
+
+/// Problems of a page, one a line.
 async fn problems(name: &str, page: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let mut place = None;
@@ -191,7 +202,7 @@ async fn problems(name: &str, page: &str) -> Vec<String> {
                 Some(outcome) => outcome,
                 None => {
                     if place.is_none() {
-                        place = Some(Place::make().await);
+                        place = Some(DocFolder::make().await);
                     }
                     place.as_ref().unwrap().run(&block).await
                 }
@@ -205,6 +216,7 @@ async fn problems(name: &str, page: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
 async fn every_block_that_a_reader_would_paste_works() {
     let mut wrong = Vec::new();
     for page in pages() {
@@ -215,6 +227,7 @@ async fn every_block_that_a_reader_would_paste_works() {
 }
 
 #[tokio::test]
+#[ignore = "slow"]
 async fn a_block_that_does_not_work_is_found() {
     for (page, expected) in [
         ("```sh\nfalse\necho on\n```", "ended with"),
@@ -225,6 +238,7 @@ async fn a_block_that_does_not_work_is_found() {
         ("```sh\ncargo nonsense\n```", "cargo has no command"),
         ("```sh\ncargo run -- nonsense\n```", "unrecognized subcommand"),
         ("```sh\ncargo run -- serve --prot 80\n```", "--prot"),
+        ("```sh\ncargo run -p nonsense\n```", "no package"),
         ("```\nls\n```", "fenced as \"\""),
         ("```bash\nls\n```", "fenced as \"bash\""),
         ("<!-- expect: x -->\n```text\nx\n```", "fenced as \"text\""),
@@ -234,19 +248,19 @@ async fn a_block_that_does_not_work_is_found() {
     }
     let good = "<!-- expect: {\"status\" -->\n\n  ```sh\n  recado config > all; grep -q PORT all\n  echo '{\"status\"'\n  ```\n\
                 <!-- expect: 42 -->\n```sql\nSELECT 40 + 2;\n```\n<!-- not run: there is no such program here -->\n```sh\nfly deploy\n```\n\
-                ```sh\ncargo run --release -- serve --port 0   # any\n```\n```text\nready\n```";
+                ```sh\ncargo run --release -- serve --port 0   # any\ncargo run -p recado-bench -- publish\n```\n```text\nready\n```";
     assert_eq!(problems("page", good).await, Vec::<String>::new());
 }
 
 #[test]
 fn the_page_of_settings_is_what_the_program_prints() {
     let printed = std::process::Command::new(RECADO).args(["config", "--markdown"]).output().unwrap();
-    let page = read(&root().join("docs/settings.md"));
-    let advice = "docs/settings.md is out of date: cargo run -- config --markdown > docs/settings.md";
+    let page = read(&root().join("docs/reference/settings.md"));
+    let advice = "docs/reference/settings.md is out of date: cargo run -- config --markdown > docs/reference/settings.md";
     assert!(page == String::from_utf8(printed.stdout).unwrap(), "{advice}");
 }
 
-/// A link to another page, or to a file, leads somewhere.
+/// A link to another page or to a file must lead to something that exists.
 #[test]
 fn every_link_within_the_project_leads_somewhere() {
     let mut broken = Vec::new();
@@ -260,4 +274,103 @@ fn every_link_within_the_project_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Longest line of prose, in characters. Tables, code, headings and links of a line of their own may be longer.
+const PROSE_COLUMNS: usize = 120;
+/// Most words of the sentence that says what a page is for.
+const OPENING_WORDS: usize = 15;
+
+/// Problems with the form of a page, one a line.
+fn form_problems(name: &str, page: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut prose = Vec::new();
+    let mut in_code = false;
+    for (at, line) in page.lines().enumerate() {
+        let is_fence = line.trim_start().starts_with("```");
+        let is_other = ["|", "#", "<", "!["].iter().any(|start| line.trim_start().starts_with(start));
+        if !in_code && !is_fence && !is_other {
+            prose.push((at + 1, line));
+        }
+        in_code ^= is_fence;
+    }
+    for (at, line) in &prose {
+        if line.chars().count() > PROSE_COLUMNS && line.contains(' ') {
+            problems.push(format!("{name}:{at}: more than {PROSE_COLUMNS} columns; tools/reflow {name} breaks it"));
+        }
+    }
+    let opening: Vec<&str> =
+        prose.iter().map(|(_, line)| *line).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty()).collect();
+    let opening = opening.join(" ");
+    if !page.starts_with("# ") || opening.split_whitespace().count() > OPENING_WORDS || !opening.ends_with('.') {
+        problems
+            .push(format!("{name}: after the title stands one sentence of at most {OPENING_WORDS} words that says what the page is for"));
+    }
+    problems
+}
+
+#[test]
+fn every_page_opens_with_one_short_sentence_and_keeps_its_lines_short() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        wrong.extend(form_problems(&name, &read(&page)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Checks that the check can fail.
+    let long = format!("# T\n\nSays it.\n\n{}", "word ".repeat(25));
+    for (page, expected) in [
+        ("Says it.\n", "after the title"),
+        ("# T\n\nNo full stop\n", "after the title"),
+        ("# T\n\nOne two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen.\n", "after the title"),
+        (long.as_str(), "p:5: more than 120 columns"),
+    ] {
+        let found = form_problems("p", page);
+        assert!(found.len() == 1 && found[0].contains(expected), "{page}\n{found:?}");
+    }
+    let words = "word ".repeat(25);
+    assert_eq!(form_problems("p", &format!("# T\n\nSays it.\n\n| {words} |\n```text\n{words}\n```\n")), Vec::<String>::new());
+}
+
+/// The commands and flags that `recado COMMAND --help` lists.
+fn help_of(command: &[&str]) -> (Vec<String>, Vec<String>) {
+    let said = std::process::Command::new(RECADO).args(command).arg("--help").output().unwrap();
+    assert!(said.status.success(), "recado {command:?} --help");
+    let said = String::from_utf8(said.stdout).unwrap();
+    let listed = said.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_owned).collect();
+    let words = said
+        .lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
+    let flags = words.map(|word| word.trim_end_matches(',').to_owned()).collect();
+    (commands, flags)
+}
+
+#[test]
+fn the_page_of_the_command_line_names_each_command_and_flag() {
+    let page = read(&root().join("docs/reference/cli.md"));
+    let (commands, global) = help_of(&[]);
+    let mut missing: Vec<String> = global.iter().filter(|flag| !page.contains(&format!("`{flag}`"))).cloned().collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for command in &commands {
+        let heading = format!("### `recado {command}`\n");
+        let Some((_, section)) = page.split_once(&heading) else {
+            missing.push(heading);
+            continue;
+        };
+        let section = section.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
+        let (subcommands, mut flags) = help_of(&[command]);
+        for subcommand in &subcommands {
+            if !section.contains(&format!("`recado {command} {subcommand}`")) {
+                missing.push(format!("recado {command} {subcommand}"));
+            }
+            flags.extend(help_of(&[command, subcommand]).1);
+        }
+        flags.retain(|flag| !global.contains(flag));
+        let named = |flag: &String| section.contains(&format!("`{flag}")) || section.contains(&format!(" {flag}"));
+        missing.extend(flags.iter().filter(|flag| !named(flag)).map(|flag| format!("recado {command} {flag}")));
+    }
+    assert_eq!(missing, Vec::<String>::new(), "missing in docs/reference/cli.md");
 }

@@ -1,4 +1,6 @@
-//! Promise: an export holds every notification once, in order and unchanged, wherever it was broken off.
+//! Tests that an export holds every notification once, in order and unchanged.
+//!
+//! This holds wherever the export was interrupted.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -19,7 +21,7 @@ fn export(db: &TestDb, args: &[&str]) -> Command {
 }
 
 async fn run(db: &TestDb, args: &[&str]) -> Output {
-    tokio::time::timeout(Duration::from_secs(120), export(db, args).output()).await.expect("it ends").unwrap()
+    tokio::time::timeout(Duration::from_secs(120), export(db, args).output()).await.expect("the command ends").unwrap()
 }
 
 async fn done(db: &TestDb, args: &[&str]) -> String {
@@ -52,7 +54,7 @@ impl Folder {
     }
 }
 
-/// Rows past the hub, which would take long.
+/// Writes rows directly to the database, because posting them would take long.
 async fn fill(db: &TestDb, from: i64, to: i64, bytes: i64) {
     db.run(&format!(
         "INSERT INTO recado.log (seq, id, created_at, type, title, message, data, topic, replay, source, bytes)
@@ -66,7 +68,7 @@ async fn fill(db: &TestDb, from: i64, to: i64, bytes: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_formats_hold_everything_as_it_is() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let tricky = ["plain", "a \"quote\"", "comma, comma", "two\nlines", "cr\r\nlf", "ünï 😀", " spaces ", "\\.", "NULL", "'", "\t"];
     for text in tricky {
         hub.post(&note(text).message(text).to_user("ann").data("{\n \"n\": 1.0,\r\n \"t\": \"\\\"\\n\"}")).await;
@@ -116,6 +118,7 @@ async fn a_part_is_chosen_by_time_and_type() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn killed_again_and_again_and_resumed_it_is_as_if_it_had_not_been() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
@@ -128,7 +131,7 @@ async fn killed_again_and_again_and_resumed_it_is_as_if_it_had_not_been() {
         loop {
             let before = length(&broken);
             let mut child = export(&db, &[broken.to_str().unwrap(), "--format", format, "--resume"]).spawn().unwrap();
-            // Some way further, other each time; without a pause, or a page would be whole.
+            // Kills the export at another offset each time; without a pause, or the page would be complete.
             let goal = before + 1_000_000 + kills * 333_333;
             let ended = loop {
                 if let Some(ended) = child.try_wait().unwrap() {
@@ -145,7 +148,7 @@ async fn killed_again_and_again_and_resumed_it_is_as_if_it_had_not_been() {
             }
             child.kill().await.unwrap();
             kills += 1;
-            // What a kill within a write leaves: half a record.
+            // A kill within a write leaves half a record.
             let torn = length(&broken) - 1 - kills * 7 % 300;
             std::fs::OpenOptions::new().write(true).open(&broken).unwrap().set_len(torn).unwrap();
         }
@@ -166,7 +169,7 @@ fn length(file: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_another_history_or_with_a_gap_is_left_as_it_is() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for n in 1..=5 {
         hub.post(&note(&n.to_string()).to_everyone()).await;
     }
@@ -180,7 +183,7 @@ async fn a_file_of_another_history_or_with_a_gap_is_left_as_it_is() {
         assert!(output.status.code() == Some(code) && said(&output).contains(text), "{args:?}: {:?} {}", output.status, said(&output));
         assert_eq!(std::fs::read(&path).unwrap(), before, "{args:?}");
     };
-    refused(&[file], 1, "--resume goes on").await;
+    refused(&[file], 1, "continue it with --resume").await;
     refused(&[file, "--resume", "--format", "csv"], 78, "not written by").await;
     {
         let held = std::fs::File::open(&path).unwrap();
@@ -191,11 +194,12 @@ async fn a_file_of_another_history_or_with_a_gap_is_left_as_it_is() {
         hub.post(&note(&n.to_string()).to_everyone()).await;
     }
     assert_eq!(retain(&db, ALL_FULL).await.partitions_dropped, 2);
-    refused(&[file, "--resume"], 1, "retention has dropped 6 to 19").await;
+    refused(&[file, "--resume"], 1, "retention dropped 6 to 19").await;
     let kept = folder.file("kept");
     done(&db, &[kept.to_str().unwrap()]).await;
     assert_eq!(seqs(&std::fs::read_to_string(&kept).unwrap()), (20..=25).collect::<Vec<_>>());
-    // Restored behind the hub's back, under the same name: the number is there, and is another notification.
+    // The log was restored without the hub's knowledge, under the same name: the number exists, and is another
+    // notification.
     let mut forged = String::from_utf8(std::fs::read(&kept).unwrap()).unwrap();
     let id = lines(&forged).last().unwrap()["id"].as_str().unwrap().to_owned();
     forged = forged.replace(&id, "0198b8c4-0000-7000-8000-000000000000");
@@ -207,7 +211,7 @@ async fn a_file_of_another_history_or_with_a_gap_is_left_as_it_is() {
     let mut connection = db.connect().await;
     let old = read::state(&mut connection).await.unwrap().log_id;
     read::renew_log_id(&mut connection, old).await.unwrap();
-    refused(&[file, "--resume"], 78, "another one now").await;
+    refused(&[file, "--resume"], 78, "the database now has").await;
     let absent = Database::parse("postgres://nobody@127.0.0.1:1/nowhere", None).unwrap();
     drop(absent);
     let mut away = export(&db, &[]);
@@ -216,6 +220,7 @@ async fn a_file_of_another_history_or_with_a_gap_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_large_log_takes_little_memory_and_no_transaction() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
@@ -236,7 +241,7 @@ async fn a_large_log_takes_little_memory_and_no_transaction() {
         let high =
             high.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|kb| kb.trim().trim_end_matches(" kB").parse::<u64>().ok());
         peak = peak.max(high.unwrap_or(0));
-        // While it waits for whoever reads, nothing is open.
+        // While the export waits for its reader, it holds no transaction open.
         if taken < 3_000_000 {
             let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recado export' AND state LIKE 'idle in%'";
             assert_eq!(db.number(open).await, 0);
@@ -245,4 +250,22 @@ async fn a_large_log_takes_little_memory_and_no_transaction() {
     assert!(child.wait().await.unwrap().success());
     assert!(taken > 150_000_000, "{taken}");
     assert!(peak > 0 && peak < 60_000, "{peak} kB for {taken} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn csv_has_its_header_everywhere_and_a_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    hub.post(&note("=HYPERLINK(\"http://evil\")").to_user("ann")).await;
+    let folder = Folder::new();
+    let file = folder.file("log.csv");
+    done(&db, &[file.to_str().unwrap(), "--format", "csv"]).await;
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.starts_with("log_id,seq,id,") && written.contains(",\"=HYPERLINK"), "{written}");
+    assert_eq!(done(&db, &["--format", "csv"]).await, written, "stdout gets the same");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let safe = done(&db, &["--format", "csv", "--spreadsheet-safe"]).await;
+    assert!(safe.contains(",\"'=HYPERLINK"), "{safe}");
+    assert_eq!(run(&db, &["--spreadsheet-safe"]).await.status.code(), Some(2), "it is for CSV");
 }

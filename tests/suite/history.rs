@@ -1,4 +1,4 @@
-//! Promise: what a user was sent can be asked for over HTTP, a page at a time, by whoever it concerns and nobody else.
+//! Tests reading a user's notifications over HTTP, page by page, with access checks.
 
 use serde_json::{Value, json};
 
@@ -6,13 +6,13 @@ use super::resume::many_rows;
 use super::retention::{ALL_FULL, log_of, retain};
 use super::support::*;
 
-async fn ask(hub: &Hub, user: &str, query: &str) -> (u16, Value) {
+async fn ask(hub: &TestHub, user: &str, query: &str) -> (u16, Value) {
     let (status, body) = hub.get(&format!("/api/notifications{query}"), Some(&token(user, &["7"]))).await.unwrap();
     (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
 }
 
-/// The titles of all pages, from the first on, and how many pages they were.
-async fn walk(hub: &Hub, user: &str, query: &str) -> (Vec<String>, usize) {
+/// The titles of all pages, from the first on, and the number of pages.
+async fn walk(hub: &TestHub, user: &str, query: &str) -> (Vec<String>, usize) {
     let (mut titles, mut after, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let (status, page) = ask(hub, user, &format!("?{query}{after}")).await;
@@ -26,7 +26,7 @@ async fn walk(hub: &Hub, user: &str, query: &str) -> (Vec<String>, usize) {
     }
 }
 
-async fn send(hub: &Hub, user: &str, path: &str, body: &str) -> (u16, Value) {
+async fn send(hub: &TestHub, user: &str, path: &str, body: &str) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("http://{}{path}", hub.address)).bearer_auth(token(user, &["7"]));
     let response = request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
@@ -35,7 +35,7 @@ async fn send(hub: &Hub, user: &str, path: &str, body: &str) -> (u16, Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pages_hold_everything_once_in_both_orders_and_nothing_of_others() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut expected = Vec::new();
     for n in 0..20 {
         hub.post(&note(&format!("of ann {n}")).to_user("ann")).await;
@@ -59,7 +59,7 @@ async fn the_pages_hold_everything_once_in_both_orders_and_nothing_of_others() {
         assert_eq!(falling, expected, "limit={limit}, newest first");
     }
     let (_, page) = ask(&hub, "ann", "").await;
-    assert_eq!(page["head"], db.head().await, "what was answered with 201 is there at once");
+    assert_eq!(page["head"], db.head().await, "a row answered with 201 can be read at once");
     let (status, head) = ask(&hub, "ann", "/head").await;
     assert_eq!((status, head), (200, json!({ "head": page["head"], "earliest": 1, "log_id": page["log_id"] })));
 }
@@ -67,9 +67,9 @@ async fn the_pages_hold_everything_once_in_both_orders_and_nothing_of_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notification_has_the_same_bytes_on_every_way_to_its_reader() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut socket = Client::of("ann").device("ws").connect(&hub).await;
-    let mut source = Page::of("ann").device("sse").open(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut socket = TestClient::of("ann").device("ws").connect(&hub).await;
+    let mut source = EventSourcePage::of("ann").device("sse").open(&hub).await;
     hub.post(&note("lines \u{1f600}").to_user("ann").data("{ \"z\":\t1.0,\n  \"a\": [1e2,\n null] }")).await;
     let frame = socket.expect_notification().await.text;
     assert_eq!(source.message().await.data.as_ref(), Some(&frame));
@@ -84,14 +84,14 @@ async fn a_notification_has_the_same_bytes_on_every_way_to_its_reader() {
         (lines.headers()["content-type"].as_bytes(), lines.headers()["recado-head"].as_bytes()),
         (&b"application/x-ndjson"[..], &b"1"[..])
     );
-    // A line's end in posted data is white space; in a line it is a space.
+    // A line break in posted data is white space; in NDJSON it becomes a space.
     assert_eq!(lines.text().await.unwrap(), format!("{}\n", record.replace('\n', " ")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rare_type_is_found_in_steps_of_bounded_cost() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("first").to_user("ann")).await;
     db.run(&many_rows(3000)).await;
     hub.post(&note("last").to_user("ann")).await;
@@ -107,7 +107,7 @@ async fn a_rare_type_is_found_in_steps_of_bounded_cost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_is_not_in_the_log_is_told_apart() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for n in 1..=25 {
         if n == 16 {
             assert_eq!(retain(&db, ALL_FULL).await.partitions_dropped, 1, "1 to 9");
@@ -129,7 +129,7 @@ async fn a_place_that_is_not_in_the_log_is_told_apart() {
         assert_eq!((&problem["head"], &problem["earliest"]), (&json!(25), &json!(10)), "{query}");
     }
     let kept: Vec<String> = (10..=25).map(|n: i32| n.to_string()).collect();
-    assert_eq!(walk(&hub, "ann", "limit=10").await.0, kept, "without a place it begins where the log does");
+    assert_eq!(walk(&hub, "ann", "limit=10").await.0, kept, "without a position it begins at the earliest row");
     assert_eq!(walk(&hub, "ann", "limit=100&after=9").await.0, kept);
     assert_eq!(walk(&hub, "ann", "limit=10&order=desc").await.0, kept.iter().rev().cloned().collect::<Vec<_>>());
     assert_eq!(ask(&hub, "ann", "?after=25").await.1["notifications"], json!([]));
@@ -138,7 +138,7 @@ async fn a_place_that_is_not_in_the_log_is_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_wrongly_is_refused_and_says_where() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("one").to_user("ann")).await;
     for (query, pointer) in [
         ("after=-1", "/after"),
@@ -182,7 +182,7 @@ async fn what_is_asked_wrongly_is_refused_and_says_where() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_that_are_followed_are_the_stream_of_a_socket() {
     let db = TestDb::new().await;
-    let mut hub = Hub::on(&db).start().await;
+    let mut hub = TestHub::on(&db).start().await;
     hub.post(&note("before").to_user("ann").data("[1,\n2]")).await;
     hub.post(&note("of bob").to_user("bob")).await;
     hub.settled(&db).await;
@@ -209,13 +209,13 @@ async fn lines_that_are_followed_are_the_stream_of_a_socket() {
     assert_eq!(next().await.unwrap()["type"], "goodbye");
     assert!(next().await.is_none());
     assert!(hub.ended(PATIENCE).await.success());
-    assert_eq!(db.place("ann", "default").await, None, "looking acknowledges nothing");
+    assert_eq!(db.place("ann", "default").await, None, "reading history acknowledges nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledgement_over_http_is_stored_when_it_is_answered() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for n in 1..=4 {
         hub.post(&note(&n.to_string()).to_user("ann")).await;
     }
@@ -244,16 +244,16 @@ async fn an_acknowledgement_over_http_is_stored_when_it_is_answered() {
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{body}");
     }
     assert_eq!(db.place("ann", "tab").await, Some(3));
-    // A device that comes back by a WebSocket goes on from there.
+    // A device that comes back over a WebSocket resumes after that position.
     hub.settled(&db).await;
-    let mut back = Client::of("ann").device("tab").connect(&hub).await;
+    let mut back = TestClient::of("ann").device("tab").connect(&hub).await;
     assert_eq!(back.until_caught_up().await.iter().map(|n| n.seq).collect::<Vec<_>>(), [4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_says_who_it_is_for() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let (status, body) = hub.get("/api/whoami", Some(&token("ann", &["7", "8"]))).await.unwrap();
     let who: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &who["user_id"], &who["account_ids"]), (200, &json!("ann"), &json!(["7", "8"])));
@@ -264,7 +264,7 @@ async fn a_token_says_who_it_is_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_asks_without_end_is_slowed_down_and_the_others_are_not() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_USER_RATE", "5").start().await;
+    let hub = TestHub::on(&db).with("RECADO_USER_RATE", "5").start().await;
     let client = http_client();
     let ask = async |path: &str, user: &str| {
         let url = format!("http://{}{path}", hub.address);

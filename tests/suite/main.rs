@@ -1,7 +1,9 @@
-//! The promises, each tried on real hubs (child processes), a real PostgreSQL and real sockets. One file a promise.
+//! Tests the hub's promises on real hubs (child processes), a real PostgreSQL and real sockets.
 //!
-//! `cargo test` alone does everything: the first test starts a throw-away cluster, each test gets a database of its own
-//! from a template, and nobody has to stop anything. `TEST_DATABASE_URL` (a superuser's URL) names another cluster.
+//! Each file tests one promise.
+//!
+//! `cargo test` alone is enough: the first test starts a throw-away cluster, each test gets a database of its own from
+//! a template, and everything is stopped at the end. `TEST_DATABASE_URL` (a superuser's URL) names another cluster.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should end at that very line")]
 #![allow(clippy::disallowed_methods, reason = "tests start their own tasks, and read TEST_DATABASE_URL and TMPDIR")]
 #![allow(clippy::wrong_self_convention, reason = "a note goes to somebody; it is not turned into one")]
@@ -14,46 +16,61 @@ mod answers;
 mod append;
 mod bad_input;
 mod batch;
-mod bench;
 mod browser;
 mod cli;
 mod clock;
 mod cloudevents;
 mod crash;
 mod deliver;
+mod deploy;
 mod devices;
 mod disks;
 mod docs;
 mod doors;
+mod erase;
 mod export;
 mod facts;
 mod failover;
+mod fair;
+mod flood;
 mod frozen;
 mod guard;
+mod guide_client;
 mod history;
+mod idle;
+mod large_rows;
+mod locks;
+mod logs;
 mod matrix;
 mod metrics;
 mod mutants;
 mod ndjson;
 mod network;
 mod old_clients;
+mod old_hubs;
 mod openapi;
 mod outages;
 mod outbox;
+mod pages;
 mod plans;
 mod points;
 mod power;
 mod private_server;
+mod reaching;
 mod restored;
 mod resume;
 mod retention;
 mod returning;
+mod roles;
+mod rolled_back;
 mod sessions;
+mod shared_ids;
 mod slow;
 mod sql_page;
 mod sse;
 mod stalls;
 mod stop;
+mod tables;
 mod tickets;
 mod upstream;
 mod upstream_chaos;

@@ -1,4 +1,6 @@
-//! The faults that a hub has to stand, what must hold, and the tests that show it: as a table that cannot name what is not there.
+//! Checks the fault matrix: each fault, what must hold, and the tests that show it.
+//!
+//! The table cannot name a test that does not exist.
 
 mod rows;
 
@@ -6,9 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use rows::{ROWS, Row};
+use rows::{MatrixRow, ROWS};
 
-const PAGE: &str = "docs/faults.md";
+const PAGE: &str = "docs/internals/faults.md";
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -21,19 +23,21 @@ fn known() -> BTreeSet<String> {
     said.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-fn missing<'a>(rows: &'a [Row], known: &BTreeSet<String>) -> Vec<&'a str> {
+fn missing<'a>(rows: &'a [MatrixRow], known: &BTreeSet<String>) -> Vec<&'a str> {
     let named = rows.iter().flat_map(|row| row.tests.iter().copied());
     named.filter(|test| !known.contains(*test)).collect()
 }
 
 fn page() -> String {
     let mut page = String::from(
-        "# Faults\n\n\
-         What may happen to a hub, its database, its clients and their providers, what must hold then, and the tests of `tests/suite/` that do it and\n\
-         look. The table is written in `tests/suite/matrix/rows.rs`; a test compares it with this page, and looks whether each test that it names is there.\n\
-         A test that needs more of the machine than it has (root, a loop device, a network namespace) is skipped, aloud; `tools/faults` counts, after\n\
-         `cargo test`, how many rows were tried, and how many were not and why. Where a test has to kill a hub at an exact step, the hub is held there\n\
-         (`src/points.rs`); only the hubs of the tests can be. The torture run ([torture.md](torture.md)) mixes most of these faults under load.\n\n\
+        "# Fault matrix\n\n\
+         Lists each fault, what must hold then, and the tests that show it.\n\n\
+         The tests are those of `tests/suite/`. The table is written in `tests/suite/matrix/rows.rs`; a test compares it with\n\
+         this page, and checks that each named test exists. A test that needs more of the machine than it has (root, a loop\n\
+         device, a network namespace) is skipped and says so. After `cargo test`, `tools/faults` counts the rows that were\n\
+         tried, and those that were not, with the reason. If a test has to kill a hub at an exact step, the hub is held there\n\
+         (`src/failpoints.rs`); only hubs of the tests can be held. [The torture run](torture.md) mixes most of these faults\n\
+         under load.\n\n\
          | row | fault | what must hold | shown by |\n| --- | --- | --- | --- |\n",
     );
     for row in ROWS {
@@ -52,9 +56,10 @@ fn each_row_names_tests_that_are_there_or_says_why_it_has_none() {
     for row in ROWS {
         assert!(!row.tests.is_empty() || row.note.is_some(), "{}: no test and no reason", row.number);
     }
-    assert!(ROWS.is_sorted_by(|a, b| a.number < b.number), "in order, none twice");
-    // The check can fail.
-    let wrong = [Row { number: "F00", fault: "", holds: "", tests: &["points::no_such_test"], note: None }];
+    let numbers: BTreeSet<&str> = ROWS.iter().map(|row| row.number).collect();
+    assert_eq!(numbers.len(), ROWS.len(), "none twice");
+    // Checks that the check can fail.
+    let wrong = [MatrixRow { number: "F00", fault: "", holds: "", tests: &["points::no_such_test"], note: None }];
     assert_eq!(missing(&wrong, &known), ["points::no_such_test"]);
 }
 
@@ -76,7 +81,7 @@ fn counted(book: Option<&str>) -> (bool, String) {
     (said.status.success(), String::from_utf8(said.stdout).unwrap())
 }
 
-/// What CI prints.
+/// Prints the matrix for CI.
 #[test]
 fn the_rows_that_were_not_tried_are_counted_with_their_reasons() {
     let without = ROWS.iter().filter(|row| row.tests.is_empty()).count();
@@ -86,5 +91,5 @@ fn the_rows_that_were_not_tried_are_counted_with_their_reasons() {
     assert!(well && said.starts_with(&format!("fault matrix: run {}, skipped {}\n", ROWS.len() - without - 2, without + 2)), "{said}");
     assert!(said.contains("\n  F16 xfs: mkfs.xfs is not installed\n  F43: needs root\n"), "{said}");
     let (well, _) = counted(Some("skipped F99: there is no such row\n"));
-    assert!(!well, "a line of no row is not passed over");
+    assert!(!well, "a line without a row is an error");
 }

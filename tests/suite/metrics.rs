@@ -1,11 +1,13 @@
-//! Promise: `GET /metrics` is what Prometheus can read, says what docs/metrics.md says, and counts what happens.
+//! Tests `GET /metrics`: valid for Prometheus, as documented, and counting what happens.
+//!
+//! The documentation is docs/reference/metrics.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::support::*;
 
-/// A page, read strictly: name → type and help, and each sample with its labels.
+/// A page, parsed strictly: name → type and help, and each sample with its labels.
 #[derive(Debug, Default)]
 struct Metrics {
     kinds: BTreeMap<String, (String, String)>,
@@ -82,18 +84,18 @@ impl Metrics {
     }
 }
 
-/// Reads on to the notification of this title.
-async fn past_status(page: &mut Client, title: &str) {
+/// Reads on to the notification with this title.
+async fn past_status(page: &mut TestClient, title: &str) {
     loop {
         match page.next_frame().await {
-            Frame::Notification(notification) if notification.title == title => return,
-            Frame::Ended(ended) => panic!("{title} was to come, not {ended:?}"),
+            ClientSawFrame::Notification(notification) if notification.title == title => return,
+            ClientSawFrame::Ended(ended) => panic!("{title} was to come, not {ended:?}"),
             _ => {}
         }
     }
 }
 
-async fn metrics(hub: &Hub) -> Metrics {
+async fn metrics(hub: &TestHub) -> Metrics {
     let (status, text) = hub.get("/metrics", None).await.unwrap();
     assert_eq!(status, 200);
     Metrics::read(&text)
@@ -102,9 +104,9 @@ async fn metrics(hub: &Hub) -> Metrics {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_names_each_metric_with_its_type_and_meaning() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let metrics = metrics(&hub).await;
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/metrics.md")).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
     let cells = rows.map(|row| row.trim_end_matches(" |").split(" | ").collect::<Vec<_>>());
     let documented: BTreeSet<(String, String, String)> = cells
@@ -113,7 +115,7 @@ async fn the_page_names_each_metric_with_its_type_and_meaning() {
         .collect();
     let said: BTreeSet<(String, String, String)> =
         metrics.kinds.iter().map(|(name, (kind, help))| (name.clone(), kind.clone(), help.clone())).collect();
-    assert_eq!(documented, said, "on the left docs/metrics.md, on the right the hub");
+    assert_eq!(documented, said, "on the left docs/reference/metrics.md, on the right the hub");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,11 +123,11 @@ async fn what_happens_is_counted_and_nobody_is_named() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
     let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    let hub = Hub::on(&db).with("RECADO_UPSTREAM_FILE", file.path()).with("RECADO_UPSTREAM_KEY", key).start().await;
+    let hub = TestHub::on(&db).with("RECADO_UPSTREAM_FILE", file.path()).with("RECADO_UPSTREAM_KEY", key).start().await;
     let before = metrics(&hub).await;
     assert_eq!((before.of("recado_ready"), before.of("recado_appended_total")), (1.0, 0.0));
 
-    let mut page = Client::of("user-of-metrics").account("account-of-metrics").device("device-of-metrics").connect(&hub).await;
+    let mut page = TestClient::of("user-of-metrics").account("account-of-metrics").device("device-of-metrics").connect(&hub).await;
     let session = provider.connected("user-of-metrics").await;
     hub.post(&note("one").to_user("user-of-metrics")).await;
     hub.post(&note("two").to_user("user-of-metrics")).await;
@@ -143,8 +145,8 @@ async fn what_happens_is_counted_and_nobody_is_named() {
         ("recado_appended_total", 2.0),
         ("recado_append_seconds_count", 2.0),
         ("recado_refused_total{code=\"unauthorized\"}", 1.0),
-        ("recado_published_total", 4.0),
-        ("recado_published", 4.0),
+        ("recado_dispatched_total", 4.0),
+        ("recado_dispatched", 4.0),
         ("recado_lag", 0.0),
         ("recado_sent_total{how=\"live\"}", 4.0),
         ("recado_sent_total{how=\"replayed\"}", 0.0),
@@ -171,7 +173,7 @@ async fn what_happens_is_counted_and_nobody_is_named() {
         assert!(tokio::time::Instant::now() < end, "{series} is {:?} and should be {value}", now.samples.get(*series));
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    // By a frame, or by a pong that was quicker.
+    // Acknowledged by a frame, or by a pong that was quicker.
     assert!(metrics(&hub).await.of("recado_acks_total") >= 1.0);
     page.close().await;
     eventually("it has left", PATIENCE, async || {

@@ -1,5 +1,6 @@
-//! Promise: what was written for the two services that the hub replaces goes on working, with a key for services and a
-//! token for users beside it, and nothing else.
+//! Tests that clients of the two replaced services keep working.
+//!
+//! They need nothing new but a key for services and a token for users.
 
 use std::time::Duration;
 
@@ -10,19 +11,19 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::support::{Hub, PATIENCE, TestDb, eventually, note, token};
+use crate::support::{PATIENCE, TestDb, TestHub, eventually, note, token};
 
-/// A WebSocket of whatever library: it answers pings by itself, and knows nothing of us.
+/// A WebSocket of any library: it answers pings by itself, and does not know the hub's protocol.
 struct AnySocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl AnySocket {
-    async fn connect(hub: &Hub, target: &str) -> Self {
+    async fn connect(hub: &TestHub, target: &str) -> Self {
         Self(tokio_tungstenite::connect_async(format!("ws://{}{target}", hub.address)).await.expect("a handshake").0)
     }
 
     async fn next(&mut self) -> Option<Value> {
         loop {
-            match timeout(PATIENCE, self.0.next()).await.expect("something comes") {
+            match timeout(PATIENCE, self.0.next()).await.expect("a frame comes") {
                 Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).unwrap()),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return None,
@@ -35,7 +36,7 @@ impl AnySocket {
     }
 }
 
-/// The roulette page's handler (`ws.onmessage`), branch for branch. Like there, a frame without `data` must not break it.
+/// The roulette page's handler (`ws.onmessage`), branch for branch. As there, a frame without `data` must not break it.
 #[derive(Default)]
 struct RoulettePage {
     game_data: Vec<Value>,
@@ -64,11 +65,11 @@ impl RoulettePage {
     }
 }
 
-/// `wscat -c "ws://…/ws?token=TOKEN"`, and the `curl` with which the central hub was tried.
+/// `wscat -c "ws://…/ws?token=TOKEN"`, and the `curl` command with which the central hub was tested.
 #[tokio::test]
 async fn the_central_hubs_curl_reaches_its_wscat() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut wscat = AnySocket::connect(&hub, &format!("/ws?token={}", token("USER_ID", &["ACCOUNT_ID"]))).await;
     let established = wscat.next().await.unwrap();
     assert_eq!(established["type"], "connection_established");
@@ -91,7 +92,7 @@ async fn the_central_hubs_curl_reaches_its_wscat() {
     assert!(shown["data"].is_null());
 }
 
-async fn post(hub: &Hub, key: &str, body: &str) -> (u16, Value) {
+async fn post(hub: &TestHub, key: &str, body: &str) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("http://{}/api/internal/notify", hub.address)).bearer_auth(key);
     let response = request.header("Content-Type", "application/json").body(body.to_owned()).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
@@ -101,7 +102,7 @@ async fn post(hub: &Hub, key: &str, body: &str) -> (u16, Value) {
 #[tokio::test]
 async fn the_old_services_bodies_are_taken_as_they_are() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut client = AnySocket::connect(&hub, &format!("/ws?token={}", token("1", &["7"]))).await;
     let types = [
         "order_created",
@@ -138,7 +139,7 @@ async fn the_old_services_bodies_are_taken_as_they_are() {
 #[tokio::test]
 async fn the_roulette_page_connects_to_the_root_and_understands_what_it_gets() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut socket = AnySocket::connect(&hub, &format!("/?token={}&userId=somebody-else", token("42", &[]))).await;
     let mut page = RoulettePage::default();
 
@@ -149,14 +150,14 @@ async fn the_roulette_page_connects_to_the_root_and_understands_what_it_gets() {
     page.read_until(&mut socket, |page| !page.game_data.is_empty()).await;
     assert_eq!(page.game_data, [json!({"gameResult": {"score": "17"}})]);
 
-    // No provider is configured, so a bet goes nowhere; the page is told, and stays connected.
+    // No provider is configured, so a bet goes nowhere; the page gets an error and stays connected.
     socket.send(r#"{"type":"bet","payload":{"chip":5,"on":"17"}}"#).await;
     page.read_until(&mut socket, |page| page.errors.len() == 1).await;
     assert!(!page.errors[0].is_empty());
     socket.send(r#"{"type":"ping"}"#).await;
     page.read_until(&mut socket, |page| page.pongs == 2).await;
 
-    // Everything that it does not know has a type, and falls into the branch that writes it to the console.
+    // Every frame that the page does not know has a type, and falls into the branch that writes it to the console.
     assert!(page.not_recognised.contains(&"connection_established".to_owned()), "{:?}", page.not_recognised);
     assert!(page.not_recognised.iter().all(|kind| !kind.is_empty()), "{:?}", page.not_recognised);
     assert!(page.statuses.is_empty());
@@ -165,7 +166,7 @@ async fn the_roulette_page_connects_to_the_root_and_understands_what_it_gets() {
 #[tokio::test]
 async fn a_pong_has_the_time_in_milliseconds() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut socket = AnySocket::connect(&hub, &format!("/?token={}", token("42", &[]))).await;
     socket.send(r#"{"type":"ping"}"#).await;
     let pong = loop {
@@ -182,7 +183,7 @@ async fn a_pong_has_the_time_in_milliseconds() {
 #[tokio::test]
 async fn who_watched_the_old_services_finds_the_fields_again() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut socket = AnySocket::connect(&hub, &format!("/?token={}", token("42", &[]))).await;
     socket.next().await.unwrap();
 
@@ -204,11 +205,11 @@ async fn who_watched_the_old_services_finds_the_fields_again() {
     }
 }
 
-/// Not one line of code: its library answers pings, and that is all that the hub needs to know where it is.
+/// The page needs no new line of code: its library answers pings, and those pongs acknowledge.
 #[tokio::test]
 async fn a_client_that_says_nothing_at_all_resumes_without_a_hole_and_without_repeats() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").start().await;
+    let hub = TestHub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").start().await;
     let target = format!("/ws?token={}", token("1", &[]));
     let titles = async |socket: &mut AnySocket, last: &str| {
         let mut titles = Vec::new();
@@ -227,7 +228,7 @@ async fn a_client_that_says_nothing_at_all_resumes_without_a_hole_and_without_re
     post("first").await;
     let second = post("second").await;
     assert_eq!(titles(&mut socket, "second").await, ["first", "second"]);
-    // It goes on reading, as a page does that stays open; so its library sees the ping that follows.
+    // It keeps reading, as an open page does, so its library sees the ping that follows.
     eventually("its place is stored", PATIENCE, async || {
         let _ = timeout(Duration::from_millis(100), socket.0.next()).await;
         (db.place("1", "default").await == Some(second)).then_some(())

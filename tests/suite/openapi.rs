@@ -1,11 +1,12 @@
-//! Promise: `/openapi.json` is true. Every answer of the whole suite is held against it (`support/contract.rs`); here is
-//! the rest: the document itself, and that its examples work.
+//! Tests the document `/openapi.json` itself, and that its examples work.
+//!
+//! Every answer of the whole suite is checked against it in `support/contract.rs`.
 
 use serde_json::Value;
 
 use super::support::*;
 
-/// Every operation: path, method, and what is said of it.
+/// Every operation: path, method, and its description.
 fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
     let paths = document()["paths"].as_object().unwrap();
     paths.iter().flat_map(|(path, methods)| {
@@ -13,7 +14,7 @@ fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Va
     })
 }
 
-/// What an operation asks for, or nothing.
+/// The credential that an operation requires, or none.
 fn bearer(operation: &Value, db: &TestDb) -> Option<String> {
     let first = operation["security"].as_array().expect("each operation says who may").first()?.as_object().unwrap();
     Some(match first.keys().next()?.as_str() {
@@ -31,14 +32,14 @@ fn resolved(value: &'static Value) -> &'static Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hub_serves_the_document() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let (status, body) = hub.get("/openapi.json", None).await.unwrap();
     assert_eq!((status, &serde_json::from_str::<Value>(&body).unwrap()), (200, document()));
     let client = http_client();
     for (path, method, operation) in operations() {
         let request = client.request(method.to_uppercase().parse().unwrap(), format!("http://{}{path}", hub.address));
         let answer = request.send().await.unwrap();
-        // Whoever brings nothing is refused, or nothing was needed.
+        // A request without a credential is refused, unless the operation needs none.
         let status = answer.status().as_u16();
         let open = operation["security"].as_array().unwrap().iter().all(|way| way == &serde_json::json!({}));
         assert_eq!(status == 401, !open && path != "/ws" && path != "/", "{method} {path}: {status}");
@@ -50,7 +51,7 @@ async fn the_hub_serves_the_document() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_of_a_request_is_taken() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let client = http_client();
     let mut sent = 0;
     for (path, method, operation) in operations() {
@@ -120,7 +121,7 @@ fn every_example_of_an_answer_fits_its_schema() {
     assert!(seen > 20, "{seen} examples");
 }
 
-/// What the check itself must notice: another status, another type, a field more, a field less, a wrong form.
+/// The check must notice another status, another type, a field more, a field less, and a wrong format.
 #[test]
 fn an_answer_that_is_not_documented_is_noticed() {
     let good = r#"{"acked":7}"#;

@@ -1,4 +1,6 @@
-//! kill -9, or a panic, at each step of a hub's work where a promise could break. What the rows of docs/faults.md say holds.
+//! Kills or panics a hub at each step where a promise could break.
+//!
+//! The rows of docs/internals/faults.md must hold.
 
 use std::time::Duration;
 
@@ -6,30 +8,30 @@ use sqlx::Connection;
 
 use super::support::*;
 
-/// A hub that can be held, and another one on the same database.
-async fn two(db: &TestDb, points: &Points) -> (Hub, Hub) {
-    tokio::join!(async { points.of(Hub::on(db)).start().await }, async { Hub::on(db).start().await })
+/// A hub that can be held at a step, and another one on the same database.
+async fn two(db: &TestDb, points: &Points) -> (TestHub, TestHub) {
+    tokio::join!(async { points.of(TestHub::on(db)).start().await }, async { TestHub::on(db).start().await })
 }
 
-/// Until the hub has done with all that it has said to this client so far.
-async fn is_quiet(client: &mut Client) {
+/// Waits until the hub has processed everything that it has sent this client so far.
+async fn is_quiet(client: &mut TestClient) {
     client.say("{\"type\":\"ping\"}").await;
     client.expect_other("pong").await;
 }
 
-/// Everything that still comes from a hub that was killed.
-async fn what_had_been_sent(client: &mut Client) -> Vec<Notification> {
+/// Everything that still arrives from a hub that was killed.
+async fn what_had_been_sent(client: &mut TestClient) -> Vec<ClientNotification> {
     let mut got = Vec::new();
     loop {
         match client.next_frame().await {
-            Frame::Notification(notification) => got.push(*notification),
-            Frame::Ended(_) => return got,
+            ClientSawFrame::Notification(notification) => got.push(*notification),
+            ClientSawFrame::Ended(_) => return got,
             _ => {}
         }
     }
 }
 
-fn titles(got: &[Notification]) -> Vec<&str> {
+fn titles(got: &[ClientNotification]) -> Vec<&str> {
     got.iter().map(|n| n.title.as_str()).collect()
 }
 
@@ -37,28 +39,29 @@ fn titles(got: &[Notification]) -> Vec<&str> {
 async fn a_hub_killed_before_the_append_leaves_nothing_and_the_retry_makes_the_row() {
     let (db, points) = (TestDb::new().await, Points::new());
     let (doomed, other) = two(&db, &points).await;
-    let mut witness = Client::of("ann").connect(&other).await;
+    let mut witness = TestClient::of("ann").connect(&other).await;
     points.hold("append.before_sql");
-    let wish = note("once").to_user("ann").key("once");
-    let (unanswered, ()) = tokio::join!(doomed.try_post(&wish), async {
+    let draft = note("once").to_user("ann").key("once");
+    let (unanswered, ()) = tokio::join!(doomed.try_post(&draft), async {
         points.reached("append.before_sql").await;
         doomed.signal("-KILL").await;
     });
     assert!(unanswered.is_err(), "{unanswered:?}");
     assert_eq!(db.head().await, 0);
 
-    let retry = other.try_post(&wish).await.unwrap();
+    let retry = other.try_post(&draft).await.unwrap();
     assert_eq!((retry.status, retry.receipt().seq, retry.receipt().duplicate), (201, 1, false));
     other.post(&note("end").to_user("ann")).await;
     assert_eq!(witness.titles_before("end").await, ["once"]);
 }
 
-/// Were it a transaction of several, a hub could die between them, and hold the log's lock until the database notices.
+/// If it were a transaction of several statements, a hub could die between them and hold the log's lock until the
+/// database detects it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_is_one_statement_that_commits_itself() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    // Notes, in each commit, which statement has brought the commit about.
+    let hub = TestHub::on(&db).start().await;
+    // Records, in each commit, which statement caused the commit.
     db.run(
         "CREATE TABLE public.probe (ended_by text);
          CREATE FUNCTION public.probe() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -74,7 +77,7 @@ async fn an_append_is_one_statement_that_commits_itself() {
     let by_commit = "SELECT count(*) FROM public.probe WHERE ended_by ILIKE '%commit%'";
     assert_eq!((db.number("SELECT count(*) FROM public.probe").await, db.number(by_commit).await), (3, 0));
 
-    // The probe sees a transaction of several statements.
+    // The probe detects a transaction of several statements.
     let mut several = db.connect().await;
     let mut transaction = several.begin().await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(super::resume::many_rows(1))).execute(&mut *transaction).await.unwrap();
@@ -86,17 +89,17 @@ async fn an_append_is_one_statement_that_commits_itself() {
 async fn a_hub_killed_between_commit_and_201_leaves_one_row_that_the_retry_finds() {
     let (db, points) = (TestDb::new().await, Points::new());
     let (doomed, other) = two(&db, &points).await;
-    let mut witness = Client::of("ann").connect(&other).await;
+    let mut witness = TestClient::of("ann").connect(&other).await;
     points.hold("append.before_reply");
-    let wish = note("once").to_user("ann").key("once");
-    let (unanswered, ()) = tokio::join!(doomed.try_post(&wish), async {
+    let draft = note("once").to_user("ann").key("once");
+    let (unanswered, ()) = tokio::join!(doomed.try_post(&draft), async {
         points.reached("append.before_reply").await;
         assert_eq!(db.head().await, 1, "it is committed");
         doomed.signal("-KILL").await;
     });
     assert!(unanswered.is_err(), "{unanswered:?}");
 
-    let retry = other.try_post(&wish).await.unwrap();
+    let retry = other.try_post(&draft).await.unwrap();
     assert_eq!((retry.status, retry.receipt().seq, retry.receipt().duplicate), (200, 1, true));
     other.post(&note("end").to_user("ann")).await;
     assert_eq!(witness.titles_before("end").await, ["once"]);
@@ -106,8 +109,8 @@ async fn a_hub_killed_between_commit_and_201_leaves_one_row_that_the_retry_finds
 async fn a_hub_killed_after_201_and_before_its_own_delivery_loses_nobody() {
     let (db, points) = (TestDb::new().await, Points::new());
     let (doomed, other) = two(&db, &points).await;
-    let mut there = Client::of("ann").device("there").connect(&other).await;
-    let mut here = Client::of("ann").device("here").connect(&doomed).await;
+    let mut there = TestClient::of("ann").device("there").connect(&other).await;
+    let mut here = TestClient::of("ann").device("here").connect(&doomed).await;
     there.until_caught_up().await;
     here.until_caught_up().await;
     points.hold("fanout.before_local");
@@ -117,7 +120,7 @@ async fn a_hub_killed_after_201_and_before_its_own_delivery_loses_nobody() {
     assert_eq!((live.seq, live.replayed), (seq, false));
     doomed.kill().await;
     assert_eq!(titles(&what_had_been_sent(&mut here).await), [""; 0]);
-    let mut here = Client::of("ann").device("here").connect(&other).await;
+    let mut here = TestClient::of("ann").device("here").connect(&other).await;
     assert_eq!(titles(&here.until_caught_up().await), ["answered"]);
 }
 
@@ -125,7 +128,7 @@ async fn a_hub_killed_after_201_and_before_its_own_delivery_loses_nobody() {
 async fn a_hub_killed_before_it_reads_the_ack_repeats_once_and_in_order() {
     let (db, points) = (TestDb::new().await, Points::new());
     let (doomed, other) = two(&db, &points).await;
-    let mut client = Client::of("ann").device("d").connect(&doomed).await;
+    let mut client = TestClient::of("ann").device("d").connect(&doomed).await;
     client.until_caught_up().await;
     is_quiet(&mut client).await;
     points.hold("ws.after_send");
@@ -137,7 +140,7 @@ async fn a_hub_killed_before_it_reads_the_ack_repeats_once_and_in_order() {
     doomed.kill().await;
     assert_eq!(titles(&what_had_been_sent(&mut client).await), [""; 0]);
     assert_eq!(db.place("ann", "d").await, Some(0), "the ack was not heard");
-    let mut client = Client::of("ann").device("d").connect(&other).await;
+    let mut client = TestClient::of("ann").device("d").connect(&other).await;
     other.post(&note("end").to_user("ann")).await;
     assert_eq!(client.titles_before("end").await, ["one", "two"]);
 }
@@ -147,7 +150,7 @@ async fn acks_that_die_with_their_hub_cost_repeats_and_no_loss() {
     const DEVICES: usize = 60;
     let (db, points) = (TestDb::new().await, Points::new());
     let (doomed, other) = two(&db, &points).await;
-    let asked = |n: usize| Client::of(&format!("u{}", n % 4)).device(&format!("d{n}")).query("ack", "client");
+    let asked = |n: usize| TestClient::of(&format!("u{}", n % 4)).device(&format!("d{n}")).query("ack", "client");
     let mut clients = Vec::new();
     for n in 0..DEVICES {
         clients.push(asked(n).connect(&doomed).await);
@@ -181,15 +184,15 @@ async fn acks_that_die_with_their_hub_cost_repeats_and_no_loss() {
     }
 }
 
-/// The acks of a round are one statement that commits itself: between them and their commit there is no step of the hub.
-/// So it is killed while the database has the statement.
+/// The acks of a round are one statement that commits itself: the hub has no step between them and their commit. So it
+/// is killed while the database executes the statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_killed_while_acks_are_stored_moves_no_place_back() {
     let db = TestDb::new().await;
-    let (doomed, other) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let asked = |device: &str| Client::of("ann").device(device).query("ack", "client");
+    let (doomed, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let asked = |device: &str| TestClient::of("ann").device(device).query("ack", "client");
     let mut clients = [asked("a").connect(&doomed).await, asked("b").connect(&doomed).await];
-    let give = async |clients: &mut [Client], seq: i64| {
+    let give = async |clients: &mut [TestClient], seq: i64| {
         assert_eq!(doomed.post(&note(&seq.to_string()).to_user("ann")).await.seq, seq);
         for client in clients {
             client.until_seq(seq).await;
@@ -205,7 +208,7 @@ async fn a_hub_killed_while_acks_are_stored_moves_no_place_back() {
     sqlx::query("SELECT FROM recado.cursor WHERE client_id = 'b' FOR UPDATE").execute(&mut *lock).await.unwrap();
     give(&mut clients, 2).await;
     let waiting = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity
-                    WHERE datname = current_database() AND application_name = 'recado clerk' AND wait_event_type = 'Lock'";
+                    WHERE datname = current_database() AND application_name = 'recado ack flusher' AND wait_event_type = 'Lock'";
     let pid = eventually("the statement waits", PATIENCE, async || Some(db.number(waiting).await).filter(|pid| *pid > 0)).await;
     doomed.kill().await;
     lock.rollback().await.unwrap();
@@ -231,7 +234,7 @@ async fn a_hub_killed_in_the_middle_of_a_catch_up_leaves_no_gap() {
     doomed.settled(&db).await;
     other.settled(&db).await;
     points.hold("catchup.mid_page");
-    let asked = Client::of("ann").device("d");
+    let asked = TestClient::of("ann").device("d");
     let mut client = asked.clone().since("earliest").connect(&doomed).await;
     points.reached("catchup.mid_page").await;
     doomed.kill().await;
@@ -246,21 +249,21 @@ async fn a_hub_killed_in_the_middle_of_a_catch_up_leaves_no_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_one_connection_ends_that_connection_alone() {
     let (db, points) = (TestDb::new().await, Points::new());
-    let hub = points.of(Hub::on(&db)).start().await;
-    let mut bob = Client::of("bob").connect(&hub).await;
-    let mut ann = Client::of("ann").device("d").connect(&hub).await;
+    let hub = points.of(TestHub::on(&db)).start().await;
+    let mut bob = TestClient::of("bob").connect(&hub).await;
+    let mut ann = TestClient::of("ann").device("d").connect(&hub).await;
     ann.until_caught_up().await;
     is_quiet(&mut ann).await;
     bob.until_caught_up().await;
     is_quiet(&mut bob).await;
     points.panic_at("ws.after_send");
     hub.post(&note("one").to_user("ann")).await;
-    let Ended::Code(code, reason) = ann.ended(PATIENCE).await else { panic!("it is closed with a code") };
+    let ClientEnd::Code(code, reason) = ann.ended(PATIENCE).await else { panic!("it is closed with a code") };
     assert_eq!((code, reason.as_str()), (1011, "internal"));
     hub.post(&note("two").to_everyone()).await;
     assert_eq!(titles(&bob.until("two").await), ["two"]);
     assert!(hub.is_ready().await);
-    let mut ann = Client::of("ann").device("d").connect(&hub).await;
+    let mut ann = TestClient::of("ann").device("d").connect(&hub).await;
     assert_eq!(titles(&ann.until_caught_up().await).last(), Some(&"two"));
 }
 
@@ -268,8 +271,8 @@ async fn a_panic_in_one_connection_ends_that_connection_alone() {
 async fn a_panic_in_a_shared_task_ends_the_hub_and_another_one_goes_on() {
     let (db, points) = (TestDb::new().await, Points::new());
     let (mut doomed, other) = two(&db, &points).await;
-    let mut here = Client::of("ann").device("here").connect(&doomed).await;
-    let mut there = Client::of("ann").device("there").connect(&other).await;
+    let mut here = TestClient::of("ann").device("here").connect(&doomed).await;
+    let mut there = TestClient::of("ann").device("there").connect(&other).await;
     here.until_caught_up().await;
     there.until_caught_up().await;
     points.panic_at("fanout.before_local");
@@ -277,15 +280,15 @@ async fn a_panic_in_a_shared_task_ends_the_hub_and_another_one_goes_on() {
     let status = doomed.ended(Duration::from_secs(30)).await;
     assert!(status.code().is_some_and(|code| code != 0), "{status}");
     assert_eq!(there.expect_notification().await.title, "answered");
-    let mut here = Client::of("ann").device("here").connect(&other).await;
+    let mut here = TestClient::of("ann").device("here").connect(&other).await;
     assert_eq!(titles(&here.until_caught_up().await), ["answered"]);
 }
 
-/// `.ci/run` asks the same of what `cargo build` makes, where the answer has to be the other one.
+/// `.ci/run` asks the same of what `cargo build` makes, where the answer must be the opposite.
 #[test]
 fn the_hubs_of_the_tests_can_be_held_and_the_check_of_all_others_sees_that() {
     let check = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/no-faults");
     let said = std::process::Command::new(check).arg(env!("CARGO_BIN_EXE_recado")).output().unwrap();
     let complaint = String::from_utf8(said.stderr).unwrap();
-    assert!(said.status.code() == Some(1) && complaint.contains(recado::points::VARIABLE), "{complaint}");
+    assert!(said.status.code() == Some(1) && complaint.contains(recado::failpoints::VARIABLE), "{complaint}");
 }

@@ -1,22 +1,24 @@
-//! Promise: what was answered with 201, or was delivered, survives a power cut of the database's machine.
+//! Tests that answered or delivered rows survive a power cut of the database machine.
 //!
-//! kill -9 does not show a missing flush: the kernel still has what a killed process wrote. So the disk is one whose
-//! power really goes (`support/disk.rs`); and so that the check is known to be able to fail, it is also made on servers
-//! that do not flush, where it must find losses.
+//! Answered means with 201.
+//!
+//! kill -9 does not show a missing flush, because the kernel keeps what a killed process wrote. So the test uses a disk
+//! that loses its unflushed data (`support/disk.rs`). To show that the check can fail, it also runs on servers that do
+//! not flush, where it must find losses.
 
 use std::time::Duration;
 
 use recado::domain::Role;
 use sqlx::PgConnection;
 
-use super::support::cluster::{Cluster, OnDisk};
+use super::support::cluster::{OnDisk, TestCluster};
 use super::support::disk::Disk;
 use super::support::host::given;
 use super::support::*;
 
-fn machine(kind: &str) -> Result<(Disk, Cluster), String> {
+fn machine(kind: &str) -> Result<(Disk, TestCluster), String> {
     let disk = Disk::make(kind, 400)?;
-    let cluster = Cluster::on(&disk, OnDisk::Everything)?;
+    let cluster = TestCluster::on(&disk, OnDisk::Everything)?;
     Ok((disk, cluster))
 }
 
@@ -24,7 +26,7 @@ async fn a_power_cut_under_load_loses_nothing(row: &str, kind: &str) {
     let _turn = heavy().await;
     let Some((disk, mut cluster)) = given(row, machine(kind)) else { return };
     cluster.start().await;
-    let hub = Hub::at(&cluster.url());
+    let hub = TestHub::at(&cluster.url());
     let hubs = [hub.start().await, hub.start().await];
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
@@ -48,37 +50,39 @@ async fn a_power_cut_under_load_loses_nothing(row: &str, kind: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: needs the machine"]
 async fn a_power_cut_under_load_on_ext4_loses_no_201_and_no_delivery() {
     a_power_cut_under_load_loses_nothing("F16 ext4", "ext4").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: needs the machine"]
 async fn a_power_cut_under_load_on_xfs_loses_no_201_and_no_delivery() {
     a_power_cut_under_load_loses_nothing("F16 xfs", "xfs").await;
 }
 
-/// A server that does not flush is refused; a hub that is forced to serve on it loses what it promised, and the check of
-/// the tests above sees that.
+/// A server that does not flush is refused. A hub that is forced to serve on it loses rows that it promised to keep,
+/// and the check of the tests above detects that.
 async fn a_server_that_does_not_flush_is_refused_and_loses(row: &str, setting: &str, more: &[&str]) {
     let _turn = heavy().await;
     let Some((disk, mut cluster)) = given(row, machine("ext4")) else { return };
     more.iter().chain([&setting]).for_each(|setting| cluster.set(setting));
     cluster.start().await;
-    let (code, said) = run_to_the_end(&Hub::at(&cluster.url())).await;
+    let (code, said) = run_to_the_end(&TestHub::at(&cluster.url())).await;
     let name = setting.split('=').next().unwrap();
     assert!(code == Some(78) && said.contains(&format!("{name} is off")), "{code:?}: {said}");
 
-    let hub = Hub::at(&cluster.url()).with("RECADO_ALLOW_UNSAFE_DURABILITY", "on").start().await;
+    let hub = TestHub::at(&cluster.url()).with("RECADO_ALLOW_UNSAFE_DURABILITY", "on").start().await;
     let addresses = Addresses::of([&hub]);
     let fan = Fan::start(&["ann", "bob"], 1, &addresses).await;
-    // The schema is there after the cut: what is missing then is what was promised since.
+    // The checkpoint makes the schema survive the cut: anything missing then was promised later.
     cluster.execute("CHECKPOINT").await;
     disk.flush();
     let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::ZERO, mixed);
     writers.until_count(200, PATIENCE * 3).await;
     disk.cut_the_power();
     cluster.kill_9().await;
-    let (diary, devices) = (writers.abandon().await, fan.devices.iter().map(Device::got).collect::<Vec<_>>());
+    let (diary, devices) = (writers.abandon().await, fan.devices.iter().map(LoadDevice::got).collect::<Vec<_>>());
     hub.kill().await;
     disk.power_on().await;
     let rows = if cluster.try_start().await { rows_left(&cluster).await } else { Vec::new() };
@@ -90,21 +94,23 @@ async fn a_server_that_does_not_flush_is_refused_and_loses(row: &str, setting: &
     assert!(phantoms > 0, "{setting}: the check finds no delivery of what is lost");
 }
 
-/// What can still be read.
-async fn rows_left(cluster: &Cluster) -> Vec<LogRow> {
+/// The rows that can still be read.
+async fn rows_left(cluster: &TestCluster) -> Vec<LoggedRow> {
     let Ok(mut connection): Result<PgConnection, _> = cluster.try_connect().await else { return Vec::new() };
     let rows = sqlx::query_as("SELECT seq, id::text, user_id FROM recado.log ORDER BY seq");
     rows.fetch_all(&mut connection).await.unwrap_or_default()
 }
 
-/// PostgreSQL flushes such commits a moment later; here that moment is long, so that the cut comes before it.
+/// PostgreSQL flushes such commits a moment later. Here that moment is long, so that the cut comes before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: needs the machine"]
 async fn without_synchronous_commit_the_same_cut_is_seen_to_lose_and_the_hub_refuses_to_start() {
     let later = ["wal_writer_delay=10s", "wal_writer_flush_after=1GB"];
     a_server_that_does_not_flush_is_refused_and_loses("F17 synchronous_commit", "synchronous_commit=off", &later).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: needs the machine"]
 async fn without_fsync_the_same_cut_is_seen_to_lose_and_the_hub_refuses_to_start() {
     a_server_that_does_not_flush_is_refused_and_loses("F17 fsync", "fsync=off", &[]).await;
 }

@@ -1,4 +1,6 @@
-//! A log that went back is another history, and every client that knew the old one is told so.
+//! Tests that a log that was truncated or restored is another history.
+//!
+//! Every client that knew the old one is told.
 
 use std::time::Duration;
 
@@ -7,8 +9,8 @@ use super::support::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_the_restored_log_does_not_reach_is_reset() {
     let db = TestDb::new().await;
-    let asked = Client::of("ann").device("d").query("ack", "client");
-    let hub = Hub::on(&db).start().await;
+    let asked = TestClient::of("ann").device("d").query("ack", "client");
+    let hub = TestHub::on(&db).start().await;
     let mut client = asked.connect(&hub).await;
     for n in 1..=3 {
         hub.post(&note(&n.to_string()).to_user("ann")).await;
@@ -18,20 +20,20 @@ async fn a_place_that_the_restored_log_does_not_reach_is_reset() {
     hub.kill().await;
     let backup = db.copy().await;
 
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let mut ids = Vec::new();
     for n in 4..=8 {
         ids.push(hub.post(&note(&n.to_string()).to_user("ann")).await.id);
     }
     hub.kill().await;
 
-    let hub = Hub::on(&backup).publishing_with(&db.key()).start().await;
+    let hub = TestHub::on(&backup).publishing_with(&db.key()).start().await;
     let place = asked.clone().since(8).query("log_id", &log_id);
     let mut client = place.connect(&hub).await;
     assert_eq!((client.resume_status(), client.hello["head"].as_i64()), ("reset", Some(3)));
     let titles: Vec<String> = client.until_caught_up().await.into_iter().map(|n| n.title).collect();
     assert_eq!(titles, ["1", "2", "3"]);
-    // The log has grown over the old number: only the id at that number still tells.
+    // The log has grown over the old number: only the id at that number shows the difference.
     for n in 0..8 {
         hub.post(&note(&format!("new {n}")).to_user("ann")).await;
     }
@@ -40,7 +42,7 @@ async fn a_place_that_the_restored_log_does_not_reach_is_reset() {
     assert_eq!(client.resume_status(), "reset");
 }
 
-/// What a failover to a server that lacks the end of the log does; the superuser switches the triggers off.
+/// Imitates a failover to a server that lacks the end of the log. The superuser switches the triggers off.
 async fn cut_the_tail(db: &TestDb, above: i64, then: &str) {
     db.run(&format!(
         "BEGIN; SET LOCAL session_replication_role = replica;
@@ -50,13 +52,13 @@ async fn cut_the_tail(db: &TestDb, above: i64, then: &str) {
     .await;
 }
 
-/// Every client is cut off, so that it comes back and is told, and the history has a new name.
-async fn everyone_is_told(db: &TestDb, old_log_id: &str, clients: Vec<Client>) {
+/// Every client is cut off, so that it comes back and is told, and the log has a new id.
+async fn everyone_is_told(db: &TestDb, old_log_id: &str, clients: Vec<TestClient>) {
     for mut client in clients {
         loop {
             match client.try_next(Duration::from_secs(10)).await {
-                Some(Frame::Ended(ended)) => {
-                    assert_eq!(ended, Ended::Code(4003, "server_error".to_owned()));
+                Some(ClientSawFrame::Ended(ended)) => {
+                    assert_eq!(ended, ClientEnd::Code(4003, "server_error".to_owned()));
                     break;
                 }
                 Some(_) => {}
@@ -69,10 +71,11 @@ async fn everyone_is_told(db: &TestDb, old_log_id: &str, clients: Vec<Client>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_log_that_goes_back_under_running_hubs_gets_a_new_name_and_everyone_is_reset() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let (mut ann, mut bob) = (Client::of("ann").connect(&here).await, Client::of("bob").connect(&there).await);
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let (mut ann, mut bob) = (TestClient::of("ann").connect(&here).await, TestClient::of("bob").connect(&there).await);
     for n in 1..=10 {
         here.post(&note(&n.to_string()).to_everyone()).await;
     }
@@ -82,32 +85,32 @@ async fn a_log_that_goes_back_under_running_hubs_gets_a_new_name_and_everyone_is
     cut_the_tail(&db, 7, "SELECT 1").await;
     everyone_is_told(&db, &old, vec![ann, bob]).await;
 
-    // Both by the place that the hub keeps and by the place that the client keeps.
-    let mut ann = Client::of("ann").connect(&there).await;
+    // Both by the position that the hub keeps and by the position that the client keeps.
+    let mut ann = TestClient::of("ann").connect(&there).await;
     assert_eq!(ann.resume_status(), "reset");
     assert_ne!(ann.log_id(), old);
     assert_eq!(ann.until_caught_up().await.len(), 7);
-    let bob = Client::of("bob").since(10).query("log_id", &old).connect(&here).await;
+    let bob = TestClient::of("bob").since(10).query("log_id", &old).connect(&here).await;
     assert_eq!(bob.resume_status(), "reset");
     for hub in [&here, &there] {
         let seq = hub.post(&note("new").to_user("ann")).await.seq;
         assert_eq!(ann.expect_notification().await.seq, seq, "numbers go on after the present end");
     }
     assert_eq!(db.head().await, 9);
-    // The place of the new history is stored over the higher one of the old.
+    // The position in the new history replaces the higher one of the old.
     eventually("the new place", PATIENCE, async || (db.place("ann", "default").await == Some(9)).then_some(())).await;
     ann.kill();
-    let ann = Client::of("ann").connect(&here).await;
+    let ann = TestClient::of("ann").connect(&here).await;
     assert_eq!(ann.resume_status(), "ok");
 }
 
-/// A hub that was looking elsewhere finds a head that is not lower than the one it knew. Numbers 8 to 10 are other
-/// notifications now; a client that goes on at 11 as if nothing had happened has a hole that nobody told it of.
+/// A hub that was not connected at the time finds a head that is not lower than the one it knew. Numbers 8 to 10 are
+/// other notifications now; a client that resumed at 11 without a reset would have an undetected hole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_went_back_and_grew_again_is_noticed_as_well() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     for n in 1..=10 {
         hub.post(&note(&n.to_string()).to_everyone()).await;
     }
@@ -115,39 +118,39 @@ async fn a_log_that_went_back_and_grew_again_is_noticed_as_well() {
     let old = ann.log_id().to_owned();
     cut_the_tail(&db, 7, &super::resume::many_rows(8)).await;
     everyone_is_told(&db, &old, vec![ann]).await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     assert_eq!(ann.resume_status(), "reset");
     assert_eq!(ann.until_caught_up().await.len(), 15);
 }
 
-/// The same, by the hub's own appends: the first post after the loss finds the log shorter than the hub knows it.
+/// The same, found by the hub's own appends: the first post after the loss finds the log shorter than the hub knows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_posts_right_after_the_loss_does_not_hide_it() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_POLL_INTERVAL", "3s").start().await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).with("RECADO_POLL_INTERVAL", "3s").start().await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     for n in 1..=10 {
         hub.post(&note(&n.to_string()).to_everyone()).await;
     }
     ann.until_seq(10).await;
     let old = ann.log_id().to_owned();
     cut_the_tail(&db, 7, "SELECT 1").await;
-    let wishes: Vec<Note> = (0..8).map(|n| note(&format!("new {n}")).to_everyone()).collect();
-    futures_util::future::join_all(wishes.iter().map(|wish| hub.post(wish))).await;
+    let drafts: Vec<Note> = (0..8).map(|n| note(&format!("new {n}")).to_everyone()).collect();
+    futures_util::future::join_all(drafts.iter().map(|draft| hub.post(draft))).await;
     everyone_is_told(&db, &old, vec![ann]).await;
-    let mut ann = Client::of("ann").connect(&hub).await;
+    let mut ann = TestClient::of("ann").connect(&hub).await;
     assert_eq!(ann.resume_status(), "reset");
     assert_eq!(ann.until_caught_up().await.len(), 15);
 }
 
-/// The lost end was another hub's. This one has appended nothing yet, so what its own appends know of the log says nothing;
-/// what it has published does.
+/// The lost end was another hub's. This hub has appended nothing yet, so its own appends show nothing; the rows that it
+/// has dispatched do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_of_what_another_hub_appended_is_not_hidden_by_our_own_burst() {
     let db = TestDb::new().await;
-    let here = Hub::on(&db).with("RECADO_POLL_INTERVAL", "3s").start().await;
-    let there = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").connect(&here).await;
+    let here = TestHub::on(&db).with("RECADO_POLL_INTERVAL", "3s").start().await;
+    let there = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").connect(&here).await;
     for n in 1..=10 {
         there.post(&note(&n.to_string()).to_everyone()).await;
     }
@@ -159,7 +162,7 @@ async fn a_loss_of_what_another_hub_appended_is_not_hidden_by_our_own_burst() {
         here.post(&note(&format!("new {n}")).to_everyone()).await;
     }
     everyone_is_told(&db, &old, vec![ann]).await;
-    let mut ann = Client::of("ann").connect(&here).await;
+    let mut ann = TestClient::of("ann").connect(&here).await;
     assert_eq!(ann.resume_status(), "reset");
     assert_eq!(ann.until_caught_up().await.len(), 12);
 }

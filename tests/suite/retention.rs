@@ -1,29 +1,32 @@
-//! Promise: what is over its time goes in whole partitions, the devices concerned are told, and nobody else notices.
+//! Tests that expired rows go in whole partitions, and the devices concerned are told.
+//!
+//! Other clients are not affected.
 
 use std::time::Duration;
 
+use recado::log::retention::{self, RetentionOutcome, RetentionPolicy};
 use recado::store::Database;
-use recado::store::retention::{self, Outcome, Policy};
 
 use super::support::*;
 
-/// Every partition that is full, whatever its age.
-pub const ALL_FULL: Policy = Policy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None, upstream: None };
+/// Expires every full partition, whatever its age.
+pub const ALL_FULL: RetentionPolicy =
+    RetentionPolicy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None, upstream: None };
 
-pub async fn retain(db: &TestDb, policy: Policy) -> Outcome {
+pub async fn retain(db: &TestDb, policy: RetentionPolicy) -> RetentionOutcome {
     retention::round(&Database::parse(&db.url(), None).unwrap(), policy).await.unwrap()
 }
 
-/// A log with so many numbers a partition.
+/// A log with so many rows a partition.
 pub async fn log_of(partition_rows: u32) -> TestDb {
     let db = TestDb::new().await;
     db.with_partitions(&format!("UPDATE recado.meta SET partition_rows = {partition_rows}; SELECT recado.ensure_partitions();")).await;
     db
 }
 
-async fn knows_the_floor(hub: &Hub, earliest: i64) {
+async fn knows_the_floor(hub: &TestHub, earliest: i64) {
     eventually("the hub knows", PATIENCE, async || {
-        let fresh = Client::of("eve").since("live").connect(hub).await;
+        let fresh = TestClient::of("eve").since("live").connect(hub).await;
         (fresh.hello["earliest"] == earliest).then_some(())
     })
     .await;
@@ -32,14 +35,14 @@ async fn knows_the_floor(hub: &Hub, earliest: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_that_retention_passed_are_told_the_gap_and_the_others_go_on() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
-    let sleeper = Client::of("ann").device("sleeper").query("ack", "client");
+    let hub = TestHub::on(&db).start().await;
+    let sleeper = TestClient::of("ann").device("sleeper").query("ack", "client");
     sleeper.connect(&hub).await.kill();
     for n in 1..=35 {
         hub.post(&note(&n.to_string()).to_users(&["ann", "bob"]).key(&n.to_string())).await;
     }
     hub.settled(&db).await;
-    let mut awake = Client::of("ann").device("awake").connect(&hub).await;
+    let mut awake = TestClient::of("ann").device("awake").connect(&hub).await;
     assert_eq!(retain(&db, ALL_FULL).await.partitions_dropped, 3, "0 to 9, 10 to 19, 20 to 29; the one with the head stays");
     knows_the_floor(&hub, 30).await;
 
@@ -51,11 +54,11 @@ async fn devices_that_retention_passed_are_told_the_gap_and_the_others_go_on() {
     hub.post(&note("goes on").to_user("ann")).await;
     assert_eq!(client.expect_notification().await.title, "goes on");
     assert_eq!(awake.expect_notification().await.title, "goes on");
-    let mut from_the_edge = Client::of("ann").since(29).connect(&hub).await;
+    let mut from_the_edge = TestClient::of("ann").since(29).connect(&hub).await;
     assert_eq!(from_the_edge.resume_status(), "ok", "29 was the last that is lost: nothing of ours is missing");
     assert_eq!(from_the_edge.until_caught_up().await.len(), 7);
 
-    // Keys live as long as their row: the one of a row that went makes a new one, the other finds its row.
+    // Keys live as long as their row: the key of a dropped row makes a new one, the other finds its row.
     assert_eq!(db.number("SELECT count(*) FROM recado.idempotency").await, 6);
     let again = hub.try_post(&note("29").to_users(&["ann", "bob"]).key("29")).await.unwrap();
     assert_eq!((again.status, again.receipt().seq), (201, 37));
@@ -66,32 +69,34 @@ async fn devices_that_retention_passed_are_told_the_gap_and_the_others_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_size_the_oldest_go_until_the_rest_fits_and_the_head_stays() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for n in 1..=45 {
         hub.post(&note(&n.to_string()).to_user("ann").data(&format!("\"{}\"", "x".repeat(10_000)))).await;
     }
     let total = "SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
                   WHERE inhparent IN ('recado.log'::regclass, 'recado.log_member'::regclass)";
     let before = db.number(total).await;
-    let fits = Policy { bytes: Some(u64::try_from(before).unwrap()), ..Policy::default() };
+    let fits = RetentionPolicy { bytes: Some(u64::try_from(before).unwrap()), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, fits).await.partitions_dropped, 0);
-    let one_too_many = Policy { bytes: Some(u64::try_from(before - 1).unwrap()), ..Policy::default() };
+    let one_too_many = RetentionPolicy { bytes: Some(u64::try_from(before - 1).unwrap()), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, one_too_many).await.partitions_dropped, 1);
-    let nothing_fits = Policy { bytes: Some(1), ..Policy::default() };
+    let nothing_fits = RetentionPolicy { bytes: Some(1), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, nothing_fits).await.partitions_dropped, 3);
     assert_eq!(db.number("SELECT min(seq) FROM recado.log").await, 40);
     assert_eq!(hub.post(&note("next").to_user("ann")).await.seq, 46);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn dropping_under_load_beside_a_long_reader_holds_up_no_post() {
     let _turn = heavy().await;
     let db = log_of(50).await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let addresses = Addresses::of([&hub]);
     let writers = Writers::start(4, &addresses, &db.key(), Duration::from_millis(2), mixed);
     writers.until_count(200, PATIENCE).await;
-    // A reader that has the old partitions in its snapshot: a plain DETACH would wait for it, and every append behind it.
+    // A reader that has the old partitions in its snapshot. A plain DETACH would wait for it, and every append behind
+    // the DETACH.
     let mut reader = db.connect().await;
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM recado.log").execute(&mut reader).await.unwrap();
     let (url, so_far) = (db.url(), writers.count());
@@ -110,13 +115,13 @@ async fn dropping_under_load_beside_a_long_reader_holds_up_no_post() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_round_left_behind_is_finished_by_the_next() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for n in 1..=35 {
         hub.post(&note(&n.to_string()).to_users(&["ann", "bob"]).key(&n.to_string())).await;
     }
     // Killed after the floor was raised over two partitions, one of them detached and not dropped.
     db.run("UPDATE recado.meta SET floor_seq = 19; ALTER TABLE recado.log DETACH PARTITION recado.log_p000000000000").await;
-    let keeps_everything = Policy { sessions: Some(Duration::from_secs(3600)), ..Policy::default() };
+    let keeps_everything = RetentionPolicy { sessions: Some(Duration::from_secs(3600)), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, keeps_everything).await.partitions_dropped, 2);
     assert_eq!(db.number("SELECT count(*) FROM pg_class WHERE relname LIKE 'log%_p000000000000'").await, 0);
     assert_eq!(db.number("SELECT min(lo) FROM recado.partition").await, 20);
@@ -127,24 +132,25 @@ async fn what_a_killed_round_left_behind_is_finished_by_the_next() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_instance_at_a_time_does_it() {
     let db = log_of(10).await;
-    let mut other = db.connect().await;
-    sqlx::raw_sql("SELECT pg_advisory_lock('recado.partition'::regclass::integer, 2)").execute(&mut other).await.unwrap();
+    db.run("SELECT recado.take_lease('retention', gen_random_uuid(), 300)").await;
     assert!(retain(&db, ALL_FULL).await.busy_elsewhere);
-    drop(other);
-    eventually("the lock is free", PATIENCE, async || (!retain(&db, ALL_FULL).await.busy_elsewhere).then_some(())).await;
+    db.run("UPDATE recado.lease SET until = clock_timestamp()").await;
+    assert!(!retain(&db, ALL_FULL).await.busy_elsewhere, "a lease that was not renewed is free");
+    db.run("UPDATE recado.lease SET until = clock_timestamp() + interval '1 day'").await;
+    assert!(!retain(&db, ALL_FULL).await.busy_elsewhere, "a clock that was set back does not make a lease of a day");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_ended_long_ago_are_forgotten_and_live_ones_are_not() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let _lives = Client::of("ann").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let _lives = TestClient::of("ann").connect(&hub).await;
     for _ in 0..3 {
-        Client::of("bob").connect(&hub).await.close().await;
+        TestClient::of("bob").connect(&hub).await.close().await;
     }
     let ended = "SELECT count(*) FROM recado.session WHERE ended_at IS NOT NULL";
     eventually("the ends are stored", PATIENCE, async || (db.number(ended).await == 3).then_some(())).await;
-    let an_hour = Policy { sessions: Some(Duration::from_secs(3600)), ..Policy::default() };
+    let an_hour = RetentionPolicy { sessions: Some(Duration::from_secs(3600)), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, an_hour).await.sessions_deleted, 0);
     db.run("UPDATE recado.session SET ended_at = ended_at - interval '2 hours' WHERE ended_at IS NOT NULL").await;
     assert_eq!(retain(&db, an_hour).await.sessions_deleted, 3);
@@ -159,15 +165,15 @@ async fn settled_commands_and_unwanted_upstream_sessions_are_forgotten_after_the
     for n in 0..3 {
         give(&db, &command("ann", &format!("b-{n}"), "1"), LONG).await;
     }
-    let leases: Vec<_> = owner.claim(LONG).await.iter().map(recado::store::upstream::Claimed::lease).collect();
+    let leases: Vec<_> = owner.claim(LONG).await.iter().map(recado::store::providers::Claimed::lease).collect();
     let ann = leases.iter().find(|lease| lease.user == user("ann")).unwrap();
     let taken = owner.take(ann).await;
     for command in &taken[..2] {
-        owner.settle(ann.term, command.id, recado::store::upstream::commands::Sent::Sent).await;
+        owner.settle(ann.term, command.id, recado::store::providers::commands::MarkedSent::Sent).await;
     }
-    let an_hour = Policy { upstream: Some(Duration::from_secs(3600)), ..Policy::default() };
-    assert_eq!(retain(&db, an_hour).await, Outcome::default());
-    // As if it had been long ago; one command is still under way, one session still held.
+    let an_hour = RetentionPolicy { upstream: Some(Duration::from_secs(3600)), ..RetentionPolicy::default() };
+    assert_eq!(retain(&db, an_hour).await, RetentionOutcome::default());
+    // Made old, except for one command that is still under way and one session that is still held.
     db.run(
         "ALTER TABLE recado.upstream_command DISABLE TRIGGER command_goes_forward;
          UPDATE recado.upstream_command SET accepted_at = accepted_at - interval '2 hours', settled_at = settled_at - interval '2 hours';

@@ -1,24 +1,27 @@
-//! All clients come back at the same moment, after their connections were reset or their hub was killed: everyone gets all
-//! that was missed, and posts are answered meanwhile.
+//! Tests that all clients can return at the same moment.
+//!
+//! Their connections were reset or their hub was killed. Each client gets all that it missed, and posts are answered
+//! meanwhile.
 
 use std::time::Duration;
 
 use super::support::*;
 
-/// With as many devices as one user may have.
+/// Each with as many devices as one user may have.
 const USERS: usize = 10;
 const DEVICES: usize = 20;
-/// What everyone misses.
+/// How many rows each device misses.
 const BEHIND: usize = 20;
-/// On a busy machine, clients and hubs share what is left of it.
+/// For a busy machine that clients and hubs share.
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn hundreds_that_come_back_at_once_get_all_they_missed_while_posts_go_on() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
-    let (doomed, other) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let proxy = Proxy::before_address(&doomed.address).await;
+    let (doomed, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let proxy = TestProxy::before_address(&doomed.address).await;
     let addresses = Addresses::default();
     addresses.set_to(&[format!("127.0.0.1:{}", proxy.port)]);
     let users: Vec<String> = (0..USERS).map(|n| format!("u{n}")).collect();
@@ -29,10 +32,10 @@ async fn hundreds_that_come_back_at_once_get_all_they_missed_while_posts_go_on()
     let breaks = async |so_far: usize| {
         let now = writers.count();
         writers.until_count(now + BEHIND, LONG_PATIENCE).await;
-        let back = |device: &Device| device.stretches().len() > so_far;
+        let back = |device: &LoadDevice| device.stretches().len() > so_far;
         eventually("all are back", LONG_PATIENCE, async || fan.devices.iter().all(back).then_some(())).await;
     };
-    // Reset, with the hub alive: it has to notice that they are gone while they come back.
+    // The connections are reset while the hub lives: it must notice that they are gone while the clients come back.
     proxy.cut(Cut::Rst);
     breaks(1).await;
     // The hub is killed, and its clients go to the other one.

@@ -1,18 +1,20 @@
-//! Sessions are facts: who is connected where, how far, and why it ended.
+//! Tests the stored sessions: who is connected where, how far, and why it ended.
 
 use std::time::Duration;
 
 use recado::domain::Role;
+use recado::store::instances;
 use serde_json::Value;
 
 use super::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn stats_show_every_session_of_every_instance_with_the_fields_of_the_contract() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let mut ann = Client::of("ann").account("7").account("8").device("web-1").connect(&here).await;
-    let mut bob = Client::of("bob").query("ack", "client").connect(&there).await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let mut ann = TestClient::of("ann").account("7").account("8").device("web-1").connect(&here).await;
+    let mut bob = TestClient::of("bob").query("ack", "client").connect(&there).await;
     let seq = here.post(&note("n").to_everyone()).await.seq;
     ann.until_seq(seq).await;
     bob.until_seq(seq).await;
@@ -39,7 +41,7 @@ async fn stats_show_every_session_of_every_instance_with_the_fields_of_the_contr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stats_are_for_admins() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let (user, service, admin) = (token("ann", &[]), service_token("shop", Role::Service), service_token("boss", Role::Admin));
     let (key, admin_key) = (db.key(), db.admin_key());
     let cases = [
@@ -63,11 +65,11 @@ async fn stats_are_for_admins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_row_says_from_where_to_where_and_why_it_ended() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     hub.post(&note("before").to_user("ann")).await;
     hub.settled(&db).await;
     let polite = async |device: &str| {
-        let mut client = Client::of("ann").device(device).query("ack", "client").connect(&hub).await;
+        let mut client = TestClient::of("ann").device(device).query("ack", "client").connect(&hub).await;
         client.until_caught_up().await;
         hub.post(&note("n").to_user("ann")).await;
         client.expect_notification().await;
@@ -85,7 +87,7 @@ async fn a_session_row_says_from_where_to_where_and_why_it_ended() {
         noisy.say("nonsense").await;
     }
     let ended = noisy.ended(PATIENCE).await;
-    assert!(matches!(ended, Ended::Code(4502 | 4029, _)), "{ended:?}");
+    assert!(matches!(ended, ClientEnd::Code(4502 | 4029, _)), "{ended:?}");
     let sql =
         "SELECT client_id, end_reason, from_seq, sent_seq, acked_seq FROM recado.session WHERE ended_at IS NOT NULL ORDER BY from_seq";
     let rows = eventually("all three have ended", PATIENCE, async || {
@@ -99,16 +101,32 @@ async fn a_session_row_says_from_where_to_where_and_why_it_ended() {
     assert_eq!(found, [("goes", "closed_by_client", 1, 3, 2), ("vanishes", "lost", 3, 5, 4), ("noisy", why_noisy, 5, 7, 6)]);
 }
 
+/// A hub that was frozen wakes, stores its connections as open, and is killed before it renews its heartbeat.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_stored_as_open_after_its_instance_was_ended_is_ended_too() {
+    let db = TestDb::new().await;
+    let doomed = TestHub::on(&db).start().await;
+    let _bob = TestClient::of("bob").connect(&doomed).await;
+    doomed.kill().await;
+    db.run("UPDATE recado.instance SET ended_at = seen_at").await;
+    let mut connection = db.connect().await;
+    assert_eq!(instances::bury_the_dead(&mut connection).await.unwrap(), 1);
+    assert_eq!(db.number("SELECT count(*) FROM recado.session WHERE ended_at IS NULL").await, 0);
+    assert_eq!(db.number("SELECT count(*) FROM recado.session WHERE end_reason = 'instance_lost'").await, 1);
+    assert_eq!(instances::bury_the_dead(&mut connection).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn the_sessions_of_a_killed_instance_are_ended_by_another() {
     let db = TestDb::new().await;
-    let (here, doomed) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let _ann = Client::of("ann").connect(&here).await;
-    let _bob = Client::of("bob").connect(&doomed).await;
+    let (here, doomed) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let _ann = TestClient::of("ann").connect(&here).await;
+    let _bob = TestClient::of("bob").connect(&doomed).await;
     let shown = async |count: i64| (here.stats().await["totalConnections"] == count).then_some(());
     eventually("both are shown", PATIENCE, async || shown(2).await).await;
     doomed.kill().await;
-    // Three missed signs of life of 5 s each, and the next look.
+    // Three missed heartbeats of 5 s each, and the next check.
     eventually("one is left", Duration::from_secs(27), async || shown(1).await).await;
     let sql = "SELECT user_id, end_reason FROM recado.session WHERE ended_at IS NOT NULL";
     let ended: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut db.connect().await).await.unwrap();

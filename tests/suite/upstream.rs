@@ -1,4 +1,4 @@
-//! Sessions with a provider: each user has one, one hub holds it, and it outlives that hub.
+//! Tests provider sessions: each user has one, one hub holds it, and it outlives that hub.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::support::provider::{Behaviour, Ending, FakeProvider, ProviderFile, SignIn};
+use super::support::provider::{Behaviour, FakeProvider, ProviderFile, SignInAnswer, SocketEnd};
 use super::support::*;
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -17,12 +17,12 @@ pub fn holding(builder: HubBuilder, file: &ProviderFile) -> HubBuilder {
     builder.with("RECADO_UPSTREAM_LEASE", "3s").with("RECADO_DRAIN_WINDOW", "1s")
 }
 
-/// Reads frames until the last of the numbers that the provider said has come; returns all of them, in order.
-async fn numbers_to(client: &mut Client, last: u64) -> Vec<u64> {
+/// Reads frames until the last of the provider's numbers has come; returns all of them, in order.
+async fn numbers_to(client: &mut TestClient, last: u64) -> Vec<u64> {
     let mut got = Vec::new();
     while got.last() != Some(&last) {
-        if let Frame::Notification(notification) = client.next_frame().await {
-            // `upstream_gaps.rs` asks where these stand.
+        if let ClientSawFrame::Notification(notification) = client.next_frame().await {
+            // `upstream_gaps.rs` tests the positions of these.
             if notification.kind == "upstream_gap" {
                 continue;
             }
@@ -34,19 +34,19 @@ async fn numbers_to(client: &mut Client, last: u64) -> Vec<u64> {
     got
 }
 
-/// The next frame of this type, whatever else comes.
-pub async fn next_of(client: &mut Client, kind: &str) -> Value {
+/// The next frame of this type; skips others.
+pub async fn next_of(client: &mut TestClient, kind: &str) -> Value {
     loop {
         match client.next_frame().await {
-            Frame::Other(value) if value["type"] == kind => return value,
-            Frame::Ended(ended) => panic!("{kind} was to come, not {ended:?}"),
+            ClientSawFrame::Other(value) if value["type"] == kind => return value,
+            ClientSawFrame::Ended(ended) => panic!("{kind} was to come, not {ended:?}"),
             _ => {}
         }
     }
 }
 
-/// The hub that holds the user's session, as its place in the list.
-pub async fn owner(db: &TestDb, hubs: &[Hub]) -> usize {
+/// The hub that holds the user's session, as its index in the list.
+pub async fn owner(db: &TestDb, hubs: &[TestHub]) -> usize {
     eventually("somebody holds the session", PATIENCE, async || {
         let owner = "SELECT coalesce(max(split_part(i.address, ':', 2)), '0')::bigint FROM recado.upstream_session s \
                      JOIN recado.instance i ON i.instance_id = s.owner WHERE s.state = 'live'";
@@ -66,12 +66,12 @@ async fn the_old_frontends_journey() {
     let file = provider.file(
         "[provider.texts]\nconnected = \"Conectado ao Pragmatic Play\"\ndisconnected = \"Desconectado do Pragmatic Play\"\nerror = \"Erro na conexão: {reason}\"",
     );
-    let hub = holding(Hub::on(&db), &file).start().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).start().await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     let status = next_of(&mut page, "status").await;
     assert_eq!(status, json!({"type": "status", "status": "connected", "message": "Conectado ao Pragmatic Play"}));
 
-    // What the old dashboard read.
+    // The fields that the old dashboard read.
     let connections = hub.stats().await["connections"].clone();
     assert_eq!((&connections[0]["userId"], &connections[0]["pragmaticConnected"]), (&json!("42"), &json!(true)), "{connections}");
 
@@ -87,7 +87,7 @@ async fn the_old_frontends_journey() {
     assert_eq!(bets, [r#"{"chip":5,"on":"17"}"#]);
     assert_eq!(next_of(&mut page, "command_result").await["status"], "sent");
 
-    provider.sign_ins(SignIn::Refuse(403));
+    provider.sign_ins(SignInAnswer::Refuse(403));
     provider.expire("42");
     provider.close("42", 1000);
     let status = next_of(&mut page, "status").await;
@@ -101,8 +101,8 @@ async fn the_old_frontends_journey() {
     .await;
     assert_eq!(hub.stats().await["connections"][0]["pragmaticConnected"], false);
     // A page that is loaded again does not make the hub ask again at once.
-    let _again = Client::of("42").connect(&hub).await;
-    let mut other = Client::of("43").connect(&hub).await;
+    let _again = TestClient::of("42").connect(&hub).await;
+    let mut other = TestClient::of("43").connect(&hub).await;
     next_of(&mut other, "error").await;
     assert_eq!(provider.record().sign_ins_of("42"), 4);
 }
@@ -111,9 +111,9 @@ async fn the_old_frontends_journey() {
 async fn every_device_on_every_hub_gets_each_message_once_and_resumes() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let hubs = [holding(Hub::on(&db), &file).start().await, holding(Hub::on(&db), &file).start().await];
-    let mut phone = Client::of("42").device("phone").connect(&hubs[0]).await;
-    let mut desk = Client::of("42").device("desk").connect(&hubs[1]).await;
+    let hubs = [holding(TestHub::on(&db), &file).start().await, holding(TestHub::on(&db), &file).start().await];
+    let mut phone = TestClient::of("42").device("phone").connect(&hubs[0]).await;
+    let mut desk = TestClient::of("42").device("desk").connect(&hubs[1]).await;
     next_of(&mut phone, "status").await;
     next_of(&mut desk, "status").await;
     provider.say_numbered("42", 1..=50).await;
@@ -123,22 +123,23 @@ async fn every_device_on_every_hub_gets_each_message_once_and_resumes() {
         db.head().await
     };
     desk.ack(last).await;
-    eventually("the place is stored", PATIENCE, async || (db.place("42", "desk").await == Some(last)).then_some(())).await;
+    eventually("the position is stored", PATIENCE, async || (db.place("42", "desk").await == Some(last)).then_some(())).await;
     desk.close().await;
     provider.say_numbered("42", 51..=80).await;
     assert_eq!(numbers_to(&mut phone, 80).await, (51..=80).collect::<Vec<_>>());
-    let mut desk = Client::of("42").device("desk").connect(&hubs[0]).await;
+    let mut desk = TestClient::of("42").device("desk").connect(&hubs[0]).await;
     assert_eq!(numbers_to(&mut desk, 80).await, (51..=80).collect::<Vec<_>>());
     let record = provider.record();
     assert_eq!((record.sign_ins_of("42"), record.of("42").count()), (1, 1), "one session, whatever the number of devices");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_killed_owner_is_followed_within_its_lease_with_the_same_session_id() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let mut hubs = vec![holding(Hub::on(&db), &file).start().await, holding(Hub::on(&db), &file).start().await];
-    let mut pages = join_all(hubs.iter().map(async |hub| Client::of("42").device(&hub.address).connect(hub).await)).await;
+    let mut hubs = vec![holding(TestHub::on(&db), &file).start().await, holding(TestHub::on(&db), &file).start().await];
+    let mut pages = join_all(hubs.iter().map(async |hub| TestClient::of("42").device(&hub.address).connect(hub).await)).await;
     let session = provider.connected("42").await;
     let at = owner(&db, &hubs).await;
     hubs.remove(at).kill().await;
@@ -153,28 +154,29 @@ async fn a_killed_owner_is_followed_within_its_lease_with_the_same_session_id() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_frozen_owner_that_wakes_after_its_lease_does_nothing_and_hangs_up() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let hubs = [holding(Hub::on(&db), &file).start().await, holding(Hub::on(&db), &file).start().await];
-    let mut pages = join_all(hubs.iter().map(async |hub| Client::of("42").device(&hub.address).connect(hub).await)).await;
+    let hubs = [holding(TestHub::on(&db), &file).start().await, holding(TestHub::on(&db), &file).start().await];
+    let mut pages = join_all(hubs.iter().map(async |hub| TestClient::of("42").device(&hub.address).connect(hub).await)).await;
     provider.connected("42").await;
     let at = owner(&db, &hubs).await;
     let heir = &mut pages[1 - at];
     hubs[at].signal("-STOP").await;
     provider.until("the other one is connected", |record| (record.of("42").count() == 2 && record.open_of("42") == 2).then_some(())).await;
-    // For the frozen one to do, if it dared: messages to append, and its keep-alive is long due.
+    // Work that the frozen hub must not do: messages to append, and a keep-alive that is long due.
     provider.say_numbered("42", 1..=5).await;
     assert_eq!(numbers_to(heir, 5).await, [1, 2, 3, 4, 5]);
     heir.say(&bet(1)).await;
     assert_eq!(next_of(heir, "command_result").await["status"], "sent");
-    let heard = |record: &provider::Record| record.of("42").next().unwrap().heard.len();
+    let heard = |record: &provider::ProviderRecord| record.of("42").next().unwrap().heard.len();
     let before = heard(&provider.record());
     hubs[at].signal("-CONT").await;
     let woken = Instant::now();
     let hung_up = provider.until("it hangs up", |record| record.of("42").next()?.closed.clone().map(|(_, ending)| ending)).await;
     assert!(woken.elapsed() < Duration::from_secs(1), "{:?}", woken.elapsed());
-    assert_eq!((hung_up, heard(&provider.record())), (Ending::Broken, before), "not a word, not even goodbye");
+    assert_eq!((hung_up, heard(&provider.record())), (SocketEnd::Broken, before), "not a word, not even goodbye");
     provider.say_numbered("42", [6]).await;
     assert_eq!(numbers_to(heir, 6).await, [6]);
     assert_eq!(db.number("SELECT count(*) FROM recado.log WHERE type = 'game-data'").await, 6, "what both heard is in the log once");
@@ -182,30 +184,32 @@ async fn a_frozen_owner_that_wakes_after_its_lease_does_nothing_and_hangs_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn an_owner_that_is_cut_off_from_the_database_hangs_up_before_its_lease_ends() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let proxy = Proxy::before(&db.url()).await;
-    let hub = holding(Hub::on(&db), &file).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    let _page = Client::of("42").connect(&hub).await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = holding(TestHub::on(&db), &file).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let _page = TestClient::of("42").connect(&hub).await;
     provider.connected("42").await;
-    proxy.set(Flow::Hole);
+    proxy.set(ProxyFlow::Hole);
     let cut = Instant::now();
     provider.until("it hangs up", |record| (record.open() == 0).then_some(())).await;
     assert!(cut.elapsed() < LEASE, "{:?}", cut.elapsed());
     proxy.cut(Cut::Rst);
-    proxy.set(Flow::Pass);
+    proxy.set(ProxyFlow::Pass);
     provider.connected("42").await;
     assert_eq!(provider.record().sign_ins_of("42"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_provider_that_falls_silent_is_dialled_again() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
-    let proxy = Proxy::before_address(&provider.address).await;
+    let proxy = TestProxy::before_address(&provider.address).await;
     let file = ProviderFile::of(&provider.toml("").replace(&provider.address, &format!("127.0.0.1:{}", proxy.port)));
-    let hub = holding(Hub::on(&db), &file).start().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).start().await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     assert_eq!(next_of(&mut page, "status").await["status"], "connected");
     provider.say_numbered("42", [1]).await;
     numbers_to(&mut page, 1).await;
@@ -222,8 +226,8 @@ async fn a_flapping_provider_is_tried_a_few_times_and_the_user_is_told() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     provider.sockets(Behaviour::default().flapping(Duration::ZERO, 1011));
     let file = provider.file("");
-    let hub = holding(Hub::on(&db), &file).start().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).start().await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     next_of(&mut page, "error").await;
     let record = provider.record();
     assert!(record.of("42").count() <= 10, "{}", record.of("42").count());
@@ -241,10 +245,10 @@ async fn a_flood_is_held_back_and_hurts_no_other_user() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     provider.sockets_of("loud", Behaviour::default().flooding(10_000));
     let file = provider.file("");
-    let hub = holding(Hub::on(&db), &file).start().await;
-    let mut calm = Client::of("calm").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).start().await;
+    let mut calm = TestClient::of("calm").connect(&hub).await;
     next_of(&mut calm, "status").await;
-    let _loud = Client::of("loud").connect(&hub).await;
+    let _loud = TestClient::of("loud").connect(&hub).await;
     provider.connected("loud").await;
     let begun = Instant::now();
     let mut slowest = Duration::ZERO;
@@ -264,8 +268,8 @@ async fn a_flood_is_held_back_and_hurts_no_other_user() {
 async fn a_session_id_that_has_run_out_is_replaced() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let hub = holding(Hub::on(&db), &file).start().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).start().await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     let first = provider.connected("42").await;
     provider.say_numbered("42", [1]).await;
     numbers_to(&mut page, 1).await;
@@ -282,10 +286,10 @@ async fn a_session_id_that_has_run_out_is_replaced() {
 async fn a_stopping_owner_hands_over_without_waiting_for_its_lease() {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    // A lease that nobody would wait for.
-    let builder = holding(Hub::on(&db), &file).with("RECADO_UPSTREAM_LEASE", "5m");
+    // A lease too long to wait for.
+    let builder = holding(TestHub::on(&db), &file).with("RECADO_UPSTREAM_LEASE", "5m");
     let mut hubs = vec![builder.start().await, builder.start().await];
-    let mut pages = join_all(hubs.iter().map(async |hub| Client::of("42").device(&hub.address).connect(hub).await)).await;
+    let mut pages = join_all(hubs.iter().map(async |hub| TestClient::of("42").device(&hub.address).connect(hub).await)).await;
     let session = provider.connected("42").await;
     let at = owner(&db, &hubs).await;
     let mut old = hubs.remove(at);
@@ -294,7 +298,7 @@ async fn a_stopping_owner_hands_over_without_waiting_for_its_lease() {
     provider.until("the other one goes on", |record| (record.of("42").count() == 2 && record.open_of("42") == 1).then_some(())).await;
     let record = provider.record();
     let first = record.of("42").next().unwrap();
-    assert_eq!(first.closed.as_ref().unwrap().1, Ending::ByHub(Some(1000)), "it says goodbye");
+    assert_eq!(first.closed.as_ref().unwrap().1, SocketEnd::ByHub(Some(1000)), "it says goodbye");
     assert!(first.closed.as_ref().unwrap().0 <= record.of("42").nth(1).unwrap().at, "never two at a time");
     assert_eq!((provider.connected("42").await, record.sign_ins_of("42")), (session, 1));
     assert_eq!(old.ended(Duration::from_secs(15)).await.code(), Some(0));
@@ -304,24 +308,25 @@ async fn a_stopping_owner_hands_over_without_waiting_for_its_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn no_command_goes_up_twice_whoever_dies() {
     let _turn = heavy().await;
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let mut hubs = vec![holding(Hub::on(&db), &file).start().await, holding(Hub::on(&db), &file).start().await];
+    let mut hubs = vec![holding(TestHub::on(&db), &file).start().await, holding(TestHub::on(&db), &file).start().await];
     let mut said = 0;
     for _ in 0..3 {
         let at = owner_of_a_fresh_page(&db, &provider, &hubs).await;
-        let page = Client::of("42").connect(&hubs[1 - at]).await;
+        let page = TestClient::of("42").connect(&hubs[1 - at]).await;
         for _ in 0..20 {
             said += 1;
             page.say(&bet(said)).await;
         }
         provider.until("some have gone up", |record| (record.commands_of("42").len() as u64 + 19 >= said).then_some(())).await;
         hubs.remove(at).kill().await;
-        hubs.push(holding(Hub::on(&db), &file).start().await);
+        hubs.push(holding(TestHub::on(&db), &file).start().await);
     }
-    let _page = Client::of("42").connect(&hubs[0]).await;
+    let _page = TestClient::of("42").connect(&hubs[0]).await;
     eventually("every command is settled", PATIENCE, async || {
         let open = "SELECT count(*) FROM recado.upstream_command WHERE settled_at IS NULL";
         (db.number(open).await == 0).then_some(())
@@ -337,8 +342,8 @@ async fn no_command_goes_up_twice_whoever_dies() {
     assert!((sent..=perhaps).contains(&(count as i64)), "{sent} to {perhaps} by the rows, {count} at the provider");
 }
 
-async fn owner_of_a_fresh_page(db: &TestDb, provider: &FakeProvider, hubs: &[Hub]) -> usize {
-    let _page = Client::of("42").device("first").connect(&hubs[0]).await;
+async fn owner_of_a_fresh_page(db: &TestDb, provider: &FakeProvider, hubs: &[TestHub]) -> usize {
+    let _page = TestClient::of("42").device("first").connect(&hubs[0]).await;
     provider.connected("42").await;
     owner(db, hubs).await
 }
@@ -351,13 +356,14 @@ fn resident_kib(pid: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn many_sessions_take_little_memory_each_and_their_keep_alives_are_on_time() {
     const MANY: usize = 500;
     let _turn = heavy().await;
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
-    let hub = holding(Hub::on(&db), &file).with("RECADO_UPSTREAM_STARTS", "1000").start().await;
-    let mut warm = Client::of("warm").connect(&hub).await;
+    let hub = holding(TestHub::on(&db), &file).with("RECADO_UPSTREAM_STARTS", "1000").start().await;
+    let mut warm = TestClient::of("warm").connect(&hub).await;
     next_of(&mut warm, "status").await;
     let before = resident_kib(hub.pid());
     db.run(&format!(
@@ -366,7 +372,8 @@ async fn many_sessions_take_little_memory_each_and_their_keep_alives_are_on_time
     ))
     .await;
     provider.until("all are connected", |record| (record.open() == MANY + 1).then_some(())).await;
-    let each_pinged = |record: &provider::Record| record.connections.iter().all(|connection| connection.heard.len() >= 4).then_some(());
+    let each_pinged =
+        |record: &provider::ProviderRecord| record.connections.iter().all(|connection| connection.heard.len() >= 4).then_some(());
     provider.until("each has sent keep-alives", each_pinged).await;
     let each = (resident_kib(hub.pid()) - before) / MANY as u64;
     eprintln!("{each} KiB a session");

@@ -1,14 +1,16 @@
-//! The checker of upstream histories catches what it is there to catch: one good history, and each way to spoil it.
+//! Tests the checker of provider histories with a good history and ways to spoil it.
 
 use std::collections::BTreeSet;
 
-use super::support::{CommandRow, Entry, Heard, Link, SignedIn, Stream, Term, Told, UpstreamHistory};
+use recado_torture_check::upstream_history::{
+    ClaimedTerm, CommandRow, CommandTold, DeviceStream, Link, ProviderHeard, ProviderRow, SignedIn, UpstreamHistory,
+};
 
-fn heard(at: i64, command: Option<&str>) -> Heard {
-    Heard { at, stamp: at - 2, command: command.map(str::to_owned) }
+fn heard(at: i64, command: Option<&str>) -> ProviderHeard {
+    ProviderHeard { at, stamp: at - 2, command: command.map(str::to_owned) }
 }
 
-fn link(number: usize, hub: usize, at: i64, closed: Option<i64>, texts: Vec<Heard>, numbered: u64) -> Link {
+fn link(number: usize, hub: usize, at: i64, closed: Option<i64>, texts: Vec<ProviderHeard>, numbered: u64) -> Link {
     Link { number, user: "u".into(), hub, asked: heard(at, None), opened: true, closed, heard: texts, numbered }
 }
 
@@ -16,13 +18,13 @@ fn row(id: &str, state: &str, term: Option<i64>, settled: i64) -> CommandRow {
     CommandRow { user: "u".into(), id: id.into(), state: state.into(), term, settled: Some(settled) }
 }
 
-fn entry(seq: i64, link: usize, n: u64) -> Entry {
-    Entry { seq, user: "u".into(), said: Some((link, n)) }
+fn entry(seq: i64, link: usize, n: u64) -> ProviderRow {
+    ProviderRow { seq, user: "u".into(), said: Some((link, n)) }
 }
 
-/// Hub 0 owns the session under term 1, is killed at 5000, and hub 1 goes on under term 2 at 8000.
+/// Hub 0 owns the session under term 1 and is killed at 5000; hub 1 continues under term 2 at 8000.
 fn good() -> UpstreamHistory {
-    let term = |term, hub, at, old_lease_until| Term { user: "u".into(), term, hub, at, old_lease_until };
+    let term = |term, hub, at, old_lease_until| ClaimedTerm { user: "u".into(), term, hub, at, old_lease_until };
     let rows = [
         ("a", "sent", Some(1), 2010),
         ("b", "sent", Some(1), 4900),
@@ -39,14 +41,14 @@ fn good() -> UpstreamHistory {
         ],
         sign_ins: vec![SignedIn { user: "u".into(), hub: 0, asked: heard(1050, None) }],
         commands: rows.into_iter().map(|(id, state, term, settled)| row(id, state, term, settled)).collect(),
-        log: vec![entry(10, 0, 1), entry(11, 0, 2), Entry { said: None, ..entry(13, 0, 0) }, entry(14, 1, 1), entry(15, 1, 2)],
+        log: vec![entry(10, 0, 1), entry(11, 0, 2), ProviderRow { said: None, ..entry(13, 0, 0) }, entry(14, 1, 1), entry(15, 1, 2)],
         streams: vec![
-            Stream { user: "u".into(), device: "d0".into(), from: 0, got: vec![10, 11, 13, 14, 15] },
-            Stream { user: "u".into(), device: "d1".into(), from: 11, got: vec![13, 14, 15] },
+            DeviceStream { user: "u".into(), device: "d0".into(), from: 0, got: vec![10, 11, 13, 14, 15] },
+            DeviceStream { user: "u".into(), device: "d1".into(), from: 11, got: vec![13, 14, 15] },
         ],
         given: rows.iter().map(|row| row.0.to_owned()).collect::<BTreeSet<_>>(),
         stalls: Vec::new(),
-        told: rows.iter().map(|row| Told { id: row.0.into(), status: row.1.into() }).collect(),
+        told: rows.iter().map(|row| CommandTold { id: row.0.into(), status: row.1.into() }).collect(),
     }
 }
 
@@ -101,10 +103,10 @@ fn devices_are_told_the_truth() {
 fn an_older_owner_says_nothing_after_the_first_act_of_the_next() {
     let late = |at, stamp| {
         spoiled(move |history: &mut UpstreamHistory| {
-            // Not to be taken for a lost command.
+            // Must not be taken for a lost command.
             history.commands[1].state = "unknown".into();
             history.told[1].status = "unknown".into();
-            history.links[0].heard.push(Heard { at, stamp, command: None });
+            history.links[0].heard.push(ProviderHeard { at, stamp, command: None });
         })
     };
     assert_eq!(late(8050, 8049), Vec::<String>::new(), "before the first act");
@@ -115,7 +117,7 @@ fn an_older_owner_says_nothing_after_the_first_act_of_the_next() {
     let stalled = spoiled(|history: &mut UpstreamHistory| {
         history.commands[1].state = "unknown".into();
         history.told[1].status = "unknown".into();
-        history.links[0].heard.push(Heard { at: 9300, stamp: 8099, command: None });
+        history.links[0].heard.push(ProviderHeard { at: 9300, stamp: 8099, command: None });
         history.stalls.push((9290, 300));
     });
     assert_eq!(stalled, Vec::<String>::new(), "the provider itself got no turn for a while");

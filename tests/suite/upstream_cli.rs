@@ -1,4 +1,4 @@
-//! Promise: `recado upstream ls | show | reconnect | release` beside a running hub shows and does what it says, end to end.
+//! Tests `recado upstream ls | show | reconnect | release` against a running hub.
 
 use std::process::Output;
 use std::time::Duration;
@@ -13,7 +13,7 @@ async fn upstream(db: &TestDb, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
     command.arg("upstream").args(args).env_clear().kill_on_drop(true);
     command.env("DATABASE_URL", db.url()).env("RECADO_ALLOW_UNSAFE_DURABILITY", "on").env("RECADO_JWT_SECRET", SECRET);
-    timeout(Duration::from_secs(60), command.output()).await.expect("it ends").unwrap()
+    timeout(Duration::from_secs(60), command.output()).await.expect("the command ends").unwrap()
 }
 
 async fn json_of(db: &TestDb, args: &[&str]) -> Value {
@@ -27,22 +27,22 @@ fn said(output: &Output) -> String {
 }
 
 /// The next frame of this type.
-async fn next_of(page: &mut Client, kind: &str) -> Value {
+async fn next_of(page: &mut TestClient, kind: &str) -> Value {
     loop {
         match page.next_frame().await {
-            Frame::Other(value) if value["type"] == kind => return value,
-            Frame::Ended(ended) => panic!("{kind} was to come, not {ended:?}"),
+            ClientSawFrame::Other(value) if value["type"] == kind => return value,
+            ClientSawFrame::Ended(ended) => panic!("{kind} was to come, not {ended:?}"),
             _ => {}
         }
     }
 }
 
-/// The next notification, whatever else comes.
-async fn notification(page: &mut Client) -> Notification {
+/// The next notification; skips other frames.
+async fn notification(page: &mut TestClient) -> ClientNotification {
     loop {
         match page.next_frame().await {
-            Frame::Notification(notification) => return *notification,
-            Frame::Ended(ended) => panic!("a notification was to come, not {ended:?}"),
+            ClientSawFrame::Notification(notification) => return *notification,
+            ClientSawFrame::Ended(ended) => panic!("a notification was to come, not {ended:?}"),
             _ => {}
         }
     }
@@ -51,16 +51,16 @@ async fn notification(page: &mut Client) -> Notification {
 struct Scene {
     db: TestDb,
     provider: FakeProvider,
-    hub: Hub,
+    hub: TestHub,
     _file: ProviderFile,
 }
 
-/// A hub with a provider, and nobody connected.
+/// A hub with a provider, and no client connected.
 async fn scene() -> Scene {
     let (db, provider) = (TestDb::new().await, FakeProvider::start().await);
     let file = provider.file("");
     let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    let hub = Hub::on(&db).with("RECADO_UPSTREAM_FILE", file.path()).with("RECADO_UPSTREAM_KEY", key).start().await;
+    let hub = TestHub::on(&db).with("RECADO_UPSTREAM_FILE", file.path()).with("RECADO_UPSTREAM_KEY", key).start().await;
     Scene { db, provider, hub, _file: file }
 }
 
@@ -68,7 +68,7 @@ async fn scene() -> Scene {
 async fn sessions_and_commands_are_shown_without_their_secrets() {
     let Scene { db, provider, hub, _file } = scene().await;
     assert_eq!(json_of(&db, &["ls"]).await, json!([]));
-    let mut page = Client::of("42").device("web").connect(&hub).await;
+    let mut page = TestClient::of("42").device("web").connect(&hub).await;
     assert_eq!(next_of(&mut page, "status").await["status"], "connected");
     let secret = provider.connected("42").await;
     page.say(r#"{"type":"bet","id":"b-1","payload":{"chip":"of-the-payload"}}"#).await;
@@ -101,18 +101,18 @@ async fn sessions_and_commands_are_shown_without_their_secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconnect_drops_the_socket_signs_in_anew_and_the_page_goes_on() {
     let Scene { db, provider, hub, _file } = scene().await;
-    let mut page = Client::of("42").connect(&hub).await;
-    let _other = Client::of("43").connect(&hub).await;
+    let mut page = TestClient::of("42").connect(&hub).await;
+    let _other = TestClient::of("43").connect(&hub).await;
     next_of(&mut page, "status").await;
     let first = provider.connected("42").await;
     provider.connected("43").await;
     let asked = upstream(&db, &["reconnect", "42", "--provider", "fake"]).await;
     assert!(asked.status.success() && said(&asked).contains("asked: reconnect of one session"), "{}", said(&asked));
-    let second = |record: &Record| record.of("42").find(|c| c.is_open() && c.session != first).map(|c| c.session.clone());
+    let second = |record: &ProviderRecord| record.of("42").find(|c| c.is_open() && c.session != first).map(|c| c.session.clone());
     provider.until("a new session", second).await;
     let record = provider.record();
     assert_eq!((record.sign_ins_of("42"), record.open_of("42")), (2, 1));
-    assert_eq!(record.of("42").next().unwrap().closed.as_ref().unwrap().1, Ending::ByHub(Some(1000)));
+    assert_eq!(record.of("42").next().unwrap().closed.as_ref().unwrap().1, SocketEnd::ByHub(Some(1000)));
     assert_eq!(record.of("43").count(), 1, "the other user's session is left alone");
     provider.say_numbered("42", [1]).await;
     assert_eq!(notification(&mut page).await.kind, "upstream_gap", "a new connection follows a gap");
@@ -122,7 +122,7 @@ async fn reconnect_drops_the_socket_signs_in_anew_and_the_page_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn release_ends_a_session_until_the_users_next_connection() {
     let Scene { db, provider, hub, _file } = scene().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     next_of(&mut page, "status").await;
     provider.connected("42").await;
     let asked = upstream(&db, &["release", "42"]).await;
@@ -131,12 +131,12 @@ async fn release_ends_a_session_until_the_users_next_connection() {
     provider.until("the socket is closed", |record| (record.open_of("42") == 0).then_some(())).await;
     eventually("it is shown", PATIENCE, async || (json_of(&db, &["show", "42"]).await["sessions"][0]["state"] == "released").then_some(()))
         .await;
-    // Though the page is still there, and says something.
+    // The page is still connected and sends a command.
     page.say(r#"{"type":"bet","id":"b-1","payload":1}"#).await;
     let result = next_of(&mut page, "command_result").await;
     assert_eq!((&result["status"], &result["detail"]), (&json!("rejected"), &json!("released")), "{result}");
     assert_eq!(provider.record().of("42").count(), 1);
-    let mut again = Client::of("42").device("another").connect(&hub).await;
+    let mut again = TestClient::of("42").device("another").connect(&hub).await;
     assert_eq!(next_of(&mut again, "status").await["status"], "connected");
     assert_eq!(provider.record().open_of("42"), 1);
 }
@@ -144,7 +144,7 @@ async fn release_ends_a_session_until_the_users_next_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_there_is_said_and_nothing_happens() {
     let Scene { db, provider, hub, _file } = scene().await;
-    let mut page = Client::of("42").connect(&hub).await;
+    let mut page = TestClient::of("42").connect(&hub).await;
     next_of(&mut page, "status").await;
     for (args, code, words) in [
         (&["reconnect", "nobody"][..], 1, "nobody has no such session"),

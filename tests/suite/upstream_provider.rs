@@ -1,5 +1,6 @@
-//! A provider is spoken to as its file says, at the addresses that it lists, and nothing that it does costs more than
-//! the time and the bytes that were set for it.
+//! Tests that the hub treats a provider exactly as its file says.
+//!
+//! It uses only the listed addresses, and a provider's faults cost no more than the configured time and bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::{SinkExt, StreamExt};
 use recado::domain::UserId;
-use recado::upstream::dial::Names;
-use recado::upstream::{self, DialError, Dialer, Outcome, Provider, Secret, Socket};
+use recado::providers::dial::Resolver;
+use recado::providers::{self, DialError, Dialer, Provider, ProviderSocket, Secret, SignInOutcome};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -21,12 +22,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, Hub, PATIENCE, ProviderFile, Record, SignIn, TestDb, run_to_the_end,
+    BROKEN_FRAMES, Behaviour, Door, FakeProvider, PATIENCE, ProviderFile, ProviderRecord, SignInAnswer, SocketEnd, TestDb, TestHub,
+    run_to_the_end,
 };
 
 fn provider(toml: &str) -> Arc<Provider> {
     let credentials = |name: &str| Ok((name == "KEY").then(|| Secret::new("the-credential")));
-    let all = upstream::file::parse(toml, &credentials).unwrap_or_else(|error| panic!("{error}\n{toml}"));
+    let all = providers::file::parse(toml, &credentials).unwrap_or_else(|error| panic!("{error}\n{toml}"));
     Arc::clone(all.get("fake").unwrap())
 }
 
@@ -35,12 +37,12 @@ fn user(id: &str) -> UserId {
 }
 
 fn dialer() -> Dialer {
-    Dialer::with(Arc::new(upstream::dial::SystemNames), rustls::RootCertStore::empty()).unwrap()
+    Dialer::with(Arc::new(providers::dial::SystemResolver), rustls::RootCertStore::empty()).unwrap()
 }
 
-/// A resolver that says what the test wants, and counts how often it is asked.
+/// A resolver that answers what the test wants, and counts how often it is asked.
 struct Scripted {
-    /// The answer to each question; the last one goes on.
+    /// The answer to each question; the last one repeats.
     answers: Vec<Vec<SocketAddr>>,
     asked: AtomicUsize,
 }
@@ -56,7 +58,7 @@ impl Scripted {
     }
 }
 
-impl Names for Scripted {
+impl Resolver for Scripted {
     fn addresses<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed).min(self.answers.len() - 1);
         let answer = self.answers[turn].clone();
@@ -64,11 +66,11 @@ impl Names for Scripted {
     }
 }
 
-/// What is expected of a sign-in.
+/// Expected outcome of a sign-in.
 enum Expected {
     Accepted,
     Refused(&'static str),
-    /// With a part of the reason, and the patience that is asked for.
+    /// With a part of the reason, and the delay that the provider asks for.
     Later(&'static str, Option<u64>),
 }
 
@@ -76,48 +78,48 @@ enum Expected {
 async fn a_sign_in_ends_as_the_provider_answered_and_within_its_deadline() {
     use Expected::{Accepted, Later, Refused};
     let deep = format!(r#"{{"success":true,"data":{}"x"{}}}"#, "[".repeat(40), "]".repeat(40));
-    let body = |text: &str| SignIn::Body(text.to_owned());
+    let body = |text: &str| SignInAnswer::Body(text.to_owned());
     let table = vec![
-        (SignIn::Accept, Accepted),
-        (SignIn::Refuse(401), Refused("no such player")),
-        (SignIn::Refuse(403), Refused("no such player")),
-        (SignIn::RefuseInBody, Refused("no such player")),
-        (SignIn::Fail(403), Refused("Sign-in refused")),
-        (SignIn::Fail(404), Later("404", None)),
-        (SignIn::TooMany(7), Later("429", Some(7))),
-        (SignIn::Fail(500), Later("500", None)),
-        (SignIn::Hang, Later("not answered within", None)),
-        (SignIn::Drip, Later("not answered within", None)),
-        (SignIn::Huge(true), Later("longer than 65536", None)),
-        (SignIn::Huge(false), Later("longer than 65536", None)),
-        (SignIn::HangUp, Later("connection broke", None)),
-        (SignIn::Raw(b"SSH-2.0-OpenSSH_9\r\n"), Later("not HTTP", None)),
-        (SignIn::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"success\""), Later("broke off", None)),
+        (SignInAnswer::Accept, Accepted),
+        (SignInAnswer::Refuse(401), Refused("no such player")),
+        (SignInAnswer::Refuse(403), Refused("no such player")),
+        (SignInAnswer::RefuseInBody, Refused("no such player")),
+        (SignInAnswer::Fail(403), Refused("Sign-in refused")),
+        (SignInAnswer::Fail(404), Later("404", None)),
+        (SignInAnswer::TooMany(7), Later("429", Some(7))),
+        (SignInAnswer::Fail(500), Later("500", None)),
+        (SignInAnswer::Hang, Later("not answered within", None)),
+        (SignInAnswer::Drip, Later("not answered within", None)),
+        (SignInAnswer::Huge(true), Later("longer than 65536", None)),
+        (SignInAnswer::Huge(false), Later("longer than 65536", None)),
+        (SignInAnswer::HangUp, Later("connection broke", None)),
+        (SignInAnswer::Raw(b"SSH-2.0-OpenSSH_9\r\n"), Later("not HTTP", None)),
+        (SignInAnswer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"success\""), Later("ended early", None)),
         (body("{\"success\":"), Later("not JSON", None)),
         (body("<html>"), Later("not JSON", None)),
         (body(&deep), Later("not JSON", None)),
         (body(r#"{"data":{"jsessionId":"x"}}"#), Later("neither true nor false", None)),
         (body(r#"{"success":"true","data":{"jsessionId":"x"}}"#), Later("neither true nor false", None)),
-        (body(r#"{"success":true}"#), Later("no session id", None)),
-        (body(r#"{"success":true,"data":{"jsessionId":""}}"#), Later("no session id", None)),
-        (body(r#"{"success":true,"data":{"jsessionId":"a\nb"}}"#), Later("no session id", None)),
-        (body(r#"{"success":true,"data":{"jsessionId":{}}}"#), Later("no session id", None)),
+        (body(r#"{"success":true}"#), Later("not a valid session id", None)),
+        (body(r#"{"success":true,"data":{"jsessionId":""}}"#), Later("not a valid session id", None)),
+        (body(r#"{"success":true,"data":{"jsessionId":"a\nb"}}"#), Later("not a valid session id", None)),
+        (body(r#"{"success":true,"data":{"jsessionId":{}}}"#), Later("not a valid session id", None)),
         (body(r#"{"success":true,"data":{"jsessionId":"a"},"data":{"jsessionId":"b"}}"#), Later("not JSON", None)),
     ];
     join_all(table.into_iter().map(|(script, expected)| ends_as(script, expected))).await;
 }
 
 /// One sign-in at a provider of its own.
-async fn ends_as(script: SignIn, expected: Expected) {
+async fn ends_as(script: SignInAnswer, expected: Expected) {
     let fake = FakeProvider::start().await;
     fake.sign_ins(script.clone());
     let begun = Instant::now();
-    let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
+    let outcome = providers::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
     assert!(begun.elapsed() < PATIENCE, "{script:?} took {:?}", begun.elapsed());
     let fits = match (&outcome, &expected) {
-        (Outcome::SignedIn { session }, Expected::Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
-        (Outcome::RefusedForGood { reason }, Expected::Refused(wanted)) => reason == wanted,
-        (Outcome::TryLater { after, why }, Expected::Later(part, wanted)) => {
+        (SignInOutcome::SignedIn { session }, Expected::Accepted) => fake.record().sign_ins[0].session.as_deref() == Some(session.expose()),
+        (SignInOutcome::RefusedForGood { reason }, Expected::Refused(wanted)) => reason == wanted,
+        (SignInOutcome::TryLater { after, why }, Expected::Later(part, wanted)) => {
             why.contains(part) && after.map(|after| after.as_secs()) == *wanted
         }
         _ => false,
@@ -131,8 +133,8 @@ async fn the_request_is_what_the_file_says() {
     let fake = FakeProvider::start().await;
     let toml = fake.toml("").replace("[provider.socket]", "headers = { Authorization = \"Bearer {env:KEY}\" }\n[provider.socket]");
     let fake_provider = provider(&toml);
-    let outcome = upstream::sign_in(&dialer(), &fake_provider, &user("4:2")).await;
-    assert!(matches!(outcome, Outcome::SignedIn { .. }), "{outcome:?}");
+    let outcome = providers::sign_in(&dialer(), &fake_provider, &user("4:2")).await;
+    assert!(matches!(outcome, SignInOutcome::SignedIn { .. }), "{outcome:?}");
     let asked = fake.record().sign_ins.remove(0);
     assert_eq!((asked.user.as_str(), asked.body.as_str()), ("4:2", r#"{"action":"authenticate","user_id":"4:2"}"#));
     let head = asked.head.to_ascii_lowercase();
@@ -147,13 +149,13 @@ async fn the_request_is_what_the_file_says() {
 #[tokio::test]
 async fn a_redirect_is_not_followed() {
     let (fake, elsewhere) = (FakeProvider::start().await, FakeProvider::start().await);
-    fake.sign_ins(SignIn::Redirect(format!("http://{}/sign-in", elsewhere.address)));
-    let outcome = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
-    assert!(matches!(&outcome, Outcome::TryLater { why, .. } if why.contains("302")), "{outcome:?}");
+    fake.sign_ins(SignInAnswer::Redirect(format!("http://{}/sign-in", elsewhere.address)));
+    let outcome = providers::sign_in(&dialer(), &provider(&fake.toml("")), &user("42")).await;
+    assert!(matches!(&outcome, SignInOutcome::TryLater { why, .. } if why.contains("302")), "{outcome:?}");
     assert_eq!((fake.record().sign_ins.len(), elsewhere.record().sign_ins.len()), (1, 0));
 }
 
-/// A public provider's file, whose names lead where the test says.
+/// A public provider's file, whose names resolve to what the test says.
 const PUBLIC: &str = r#"
 [[provider]]
 name = "fake"
@@ -185,22 +187,30 @@ async fn a_name_that_leads_inward_is_not_dialled() {
         &["[fd00::1]:443"],
         &["[::ffff:10.0.0.8]:443"],
         &["[64:ff9b::a00:8]:443"],
-        // Among public ones, too, in any place.
+        // Among public ones, too, at any index.
         &["8.8.8.8:443", "10.0.0.8:443"],
         &["10.0.0.8:443", "8.8.8.8:443"],
     ] {
+        // The reason reaches the user.
+        let tells = |why: &str| addresses.iter().any(|address| why.contains(address.trim_end_matches(":443").trim_matches(['[', ']'])));
         let names = Scripted::new(&[addresses]);
         let dialer = Dialer::with(names.clone(), rustls::RootCertStore::empty()).unwrap();
         let socket = dialer.socket(&public, &user("42"), &Secret::new("x")).await.map(|_| ());
-        assert!(matches!(&socket, Err(DialError::Forbidden(why)) if why.contains("may not be dialled")), "{addresses:?}: {socket:?}");
-        let outcome = upstream::sign_in(&dialer, &public, &user("42")).await;
-        assert!(matches!(&outcome, Outcome::TryLater { why, .. } if why.contains("may not be dialled")), "{addresses:?}: {outcome:?}");
+        assert!(
+            matches!(&socket, Err(DialError::Forbidden(why)) if why.contains("may not be dialled")  && !tells(why)),
+            "{addresses:?}: {socket:?}"
+        );
+        let outcome = providers::sign_in(&dialer, &public, &user("42")).await;
+        assert!(
+            matches!(&outcome, SignInOutcome::TryLater { why, .. } if why.contains("may not be dialled")),
+            "{addresses:?}: {outcome:?}"
+        );
         assert_eq!(names.asked(), 2);
     }
 }
 
-/// The name exists nowhere but in the scripted answer, which is good once and then leads inward: what was checked is what
-/// is dialled, and nobody asks again in between.
+/// The name exists only in the scripted answer, which is good once and then leads inward: the hub dials the address
+/// that was checked, and does not resolve again in between.
 #[tokio::test]
 async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     let fake = FakeProvider::start().await;
@@ -210,7 +220,9 @@ async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     let names = Scripted::new(&[&[own.as_str()], &[own.as_str()], &["10.0.0.8:80"]]);
     let dialer = Dialer::with(names.clone(), rustls::RootCertStore::empty()).unwrap();
     let fake_provider = provider(&named);
-    let Outcome::SignedIn { session } = upstream::sign_in(&dialer, &fake_provider, &user("42")).await else { panic!("not signed in") };
+    let SignInOutcome::SignedIn { session } = providers::sign_in(&dialer, &fake_provider, &user("42")).await else {
+        panic!("not signed in")
+    };
     let mut socket = dialer.socket(&fake_provider, &user("42"), &session).await.unwrap();
     assert_eq!(names.asked(), 2, "one question a connection");
     assert_eq!(fake.connected("42").await, session.expose());
@@ -219,10 +231,10 @@ async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     let again = dialer.socket(&fake_provider, &user("42"), &session).await.map(|_| ());
     assert!(matches!(again, Err(DialError::Forbidden(_))), "{again:?}");
     socket.close(None).await.unwrap();
-    fake.until("the hub's close", |record| (record.connections[0].closed.as_ref()?.1 == Ending::ByHub(None)).then_some(())).await;
+    fake.until("the hub's close", |record| (record.connections[0].closed.as_ref()?.1 == SocketEnd::ByHub(None)).then_some(())).await;
 }
 
-/// A door with TLS before a provider; returns its port and the certificate, which is for `fake.example`.
+/// A TLS server in front of a provider; returns its port and the certificate, which is for `fake.example`.
 async fn behind_tls(fake: &FakeProvider) -> (u16, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["fake.example".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
@@ -260,11 +272,11 @@ async fn a_certificate_for_another_name_is_not_taken() {
             fake.toml("").replace(&fake.address, &format!("{host}:{port}")).replace("http://", "https://").replace("ws://", "wss://");
         let fake_provider = provider(&toml);
         let dialer = Dialer::with(Scripted::new(&[&[own.as_str()]]), roots).unwrap();
-        let outcome = upstream::sign_in(&dialer, &fake_provider, &user("42")).await;
+        let outcome = providers::sign_in(&dialer, &fake_provider, &user("42")).await;
         let fits = match &outcome {
-            Outcome::SignedIn { session } => trusted && dialer.socket(&fake_provider, &user("42"), session).await.is_ok(),
-            Outcome::TryLater { why, .. } => !trusted && why.contains("TLS with"),
-            Outcome::RefusedForGood { .. } => false,
+            SignInOutcome::SignedIn { session } => trusted && dialer.socket(&fake_provider, &user("42"), session).await.is_ok(),
+            SignInOutcome::TryLater { why, .. } => !trusted && why.contains("TLS with"),
+            SignInOutcome::RefusedForGood { .. } => false,
         };
         assert!(fits, "{host}, to be trusted: {trusted}: {outcome:?}");
     }
@@ -289,8 +301,8 @@ async fn a_url_in_the_providers_answer_leads_only_to_listed_hosts() {
         format!("ws://{own}.example.com/"),
         "not a URL".into(),
     ] {
-        fake.sign_ins(SignIn::Give(url.clone()));
-        let Outcome::SignedIn { session } = upstream::sign_in(&dialer(), &fake_provider, &user("42")).await else { panic!("{url}") };
+        fake.sign_ins(SignInAnswer::Give(url.clone()));
+        let SignInOutcome::SignedIn { session } = providers::sign_in(&dialer(), &fake_provider, &user("42")).await else { panic!("{url}") };
         let socket = dialer().socket(&fake_provider, &user("42"), &session).await.map(|_| ());
         assert!(matches!(socket, Err(DialError::Forbidden(_))), "{url}: {socket:?}");
     }
@@ -302,7 +314,9 @@ async fn a_refused_or_broken_handshake_says_what_to_do_next() {
     let fake = FakeProvider::start().await;
     let fake_provider = provider(&fake.toml(""));
     let dialer = dialer();
-    let Outcome::SignedIn { session } = upstream::sign_in(&dialer, &fake_provider, &user("42")).await else { panic!("not signed in") };
+    let SignInOutcome::SignedIn { session } = providers::sign_in(&dialer, &fake_provider, &user("42")).await else {
+        panic!("not signed in")
+    };
     for (door, expected) in [
         (Door::Refuse(401), None),
         (Door::Refuse(403), None),
@@ -329,7 +343,9 @@ async fn a_provider_that_breaks_the_protocol_is_noticed_at_once() {
     let fake = FakeProvider::start().await;
     let fake_provider = provider(&fake.toml("").replace("connect_deadline", "max_message = 2048\nconnect_deadline"));
     let dialer = dialer();
-    let Outcome::SignedIn { session } = upstream::sign_in(&dialer, &fake_provider, &user("42")).await else { panic!("not signed in") };
+    let SignInOutcome::SignedIn { session } = providers::sign_in(&dialer, &fake_provider, &user("42")).await else {
+        panic!("not signed in")
+    };
     for (what, bytes) in BROKEN_FRAMES {
         fake.sockets(Behaviour::door(Door::Broken(bytes)));
         let mut socket = dialer.socket(&fake_provider, &user("42"), &session).await.unwrap();
@@ -371,7 +387,7 @@ async fn the_check_dials_only_when_told_and_ends_with_a_code_that_says_why() {
     fake.sockets(Behaviour::default().never_ponging());
     assert_eq!(check(file.path(), &["--dial", "--user", "42", "--wait", "200ms"]).await.status.code(), Some(69));
     fake.sockets(Behaviour::default());
-    for (script, code) in [(SignIn::Refuse(403), 77), (SignIn::Fail(500), 69), (SignIn::Accept, 0)] {
+    for (script, code) in [(SignInAnswer::Refuse(403), 77), (SignInAnswer::Fail(500), 69), (SignInAnswer::Accept, 0)] {
         fake.sign_ins(script);
         assert_eq!(check(file.path(), &dial).await.status.code(), Some(code));
     }
@@ -380,7 +396,7 @@ async fn the_check_dials_only_when_told_and_ends_with_a_code_that_says_why() {
     assert_eq!(output.status.code(), Some(78));
     for part in [
         "provider.fake.messages.type: \"ack\" is the name of a frame",
-        "provider.fake.keepalive.intervall: is no key here; did you mean interval?",
+        "provider.fake.keepalive.intervall: unknown key; did you mean interval?",
     ] {
         assert!(said(&output).contains(part), "{part} in {}", said(&output));
     }
@@ -407,10 +423,10 @@ async fn at_the_most_talkative_level_no_secret_is_logged() {
 async fn a_hub_with_a_wrong_provider_file_does_not_start() {
     let db = TestDb::new().await;
     let file = ProviderFile::of("[[provider]]\nname = \"a\"\n");
-    let (code, said) = run_to_the_end(&Hub::on(&db).with("RECADO_UPSTREAM_FILE", file.path())).await;
+    let (code, said) = run_to_the_end(&TestHub::on(&db).with("RECADO_UPSTREAM_FILE", file.path())).await;
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("provider.a.hosts: is missing") && said.contains("provider.a.socket.url: is missing"), "{said}");
-    let (code, _) = run_to_the_end(&Hub::on(&db).with("RECADO_UPSTREAM_FILE", "/nowhere/providers.toml")).await;
+    let (code, _) = run_to_the_end(&TestHub::on(&db).with("RECADO_UPSTREAM_FILE", "/nowhere/providers.toml")).await;
     assert_eq!(code, Some(78));
 }
 
@@ -422,7 +438,7 @@ fn every_example_is_a_provider_file() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let all =
-            upstream::file::parse(&text, &|_| Ok(Some(Secret::new("x")))).unwrap_or_else(|error| panic!("{}:\n{error}", path.display()));
+            providers::file::parse(&text, &|_| Ok(Some(Secret::new("x")))).unwrap_or_else(|error| panic!("{}:\n{error}", path.display()));
         names.extend(all.names().iter().map(ToString::to_string));
     }
     assert!(names.contains(&"pragmatic".to_owned()), "{names:?}");
@@ -432,7 +448,7 @@ fn every_example_is_a_provider_file() {
 #[test]
 fn the_former_services_provider_is_spoken_to_as_before() {
     let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pragmatic.toml")).unwrap();
-    let all = upstream::file::parse(&text, &|_| Ok(Some(Secret::new("x")))).unwrap();
+    let all = providers::file::parse(&text, &|_| Ok(Some(Secret::new("x")))).unwrap();
     let (old, who, session) = (all.taking("bet").unwrap(), user("42"), Secret::new("A1.node0"));
     let ping = r#"{"id":"1","jsonrpc":"2.0","method":"protocol/v1/ping","params":{"time":"1795279200000","seq":"1795279200000"}}"#;
     assert_eq!(old.keepalive.fill(&who, &session, 1_795_279_200_000), ping);
@@ -448,28 +464,28 @@ fn the_former_services_provider_is_spoken_to_as_before() {
 }
 
 /// Signs in and opens a socket.
-async fn socket_of(fake: &FakeProvider, id: &str) -> Socket {
+async fn socket_of(fake: &FakeProvider, id: &str) -> ProviderSocket {
     let (dialer, fake_provider) = (dialer(), provider(&fake.toml("")));
-    let outcome = upstream::sign_in(&dialer, &fake_provider, &user(id)).await;
-    let Outcome::SignedIn { session } = outcome else { panic!("{id}: {outcome:?}") };
+    let outcome = providers::sign_in(&dialer, &fake_provider, &user(id)).await;
+    let SignInOutcome::SignedIn { session } = outcome else { panic!("{id}: {outcome:?}") };
     dialer.socket(&fake_provider, &user(id), &session).await.unwrap()
 }
 
-async fn next_of(socket: &mut Socket) -> Option<Message> {
-    timeout(PATIENCE, socket.next()).await.expect("something comes").and_then(Result::ok)
+async fn next_of(socket: &mut ProviderSocket) -> Option<Message> {
+    timeout(PATIENCE, socket.next()).await.expect("a frame comes").and_then(Result::ok)
 }
 
 fn code(message: Option<Message>) -> Option<u16> {
     if let Some(Message::Close(Some(frame))) = message { Some(frame.code.into()) } else { None }
 }
 
-/// What the other tests of sessions are built on.
+/// The behaviour that the other tests of sessions rely on.
 #[tokio::test]
 async fn the_fake_provider_does_as_it_is_told() {
     let fake = FakeProvider::start().await;
-    fake.sign_ins_of("refused", SignIn::Refuse(403));
-    let refused = upstream::sign_in(&dialer(), &provider(&fake.toml("")), &user("refused")).await;
-    assert!(matches!(refused, Outcome::RefusedForGood { .. }), "{refused:?}");
+    fake.sign_ins_of("refused", SignInAnswer::Refuse(403));
+    let refused = providers::sign_in(&dialer(), &provider(&fake.toml("")), &user("refused")).await;
+    assert!(matches!(refused, SignInOutcome::RefusedForGood { .. }), "{refused:?}");
 
     let (mut one, mut two) = (socket_of(&fake, "1").await, socket_of(&fake, "2").await);
     fake.say_numbered("1", 1..=3).await;
@@ -481,7 +497,7 @@ async fn the_fake_provider_does_as_it_is_told() {
     }
     assert_eq!(next_of(&mut one).await, Some(Message::text(r#"{"jsonrpc":"2.0","id":"1","result":"pong"}"#)));
     let commands = [r#"{"bet":1}"#, r#"{"bet":2}"#];
-    fake.until("both commands", |record: &Record| (record.commands_of("1") == commands).then_some(())).await;
+    fake.until("both commands", |record: &ProviderRecord| (record.commands_of("1") == commands).then_some(())).await;
     assert_eq!((fake.record().open(), fake.record().open_of("2"), fake.record().sign_ins_of("1")), (2, 1, 1));
 
     fake.close("1", 4401);
@@ -498,7 +514,7 @@ async fn the_fake_provider_does_as_it_is_told() {
     slow.send(Message::text(r#"{"method":"protocol/v1/ping"}"#)).await.unwrap();
     assert!(next_of(&mut slow).await.is_some() && begun.elapsed() >= wait);
 
-    // What was said to the deaf one before is not heard when the other, later, is.
+    // The deaf socket got its text first and does not read it, while the other socket reads its later one.
     fake.sockets_of("5", Behaviour::default().deaf());
     let mut deaf = socket_of(&fake, "5").await;
     deaf.send(Message::text("1")).await.unwrap();

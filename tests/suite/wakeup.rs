@@ -1,4 +1,6 @@
-//! NOTIFY is a hint: with it delivery is quick, without it delivery is late by no more than the poll.
+//! Tests that NOTIFY is only a hint.
+//!
+//! With it delivery is quick; without it delivery is late by no more than the poll interval.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,12 +11,13 @@ use tokio::time::Instant;
 
 use super::support::*;
 
-/// Above the poll interval that the hubs of these tests have, which is the longest one that may be set.
+/// The longest poll interval that may be set. The default is shorter.
 const POLL: (&str, &str) = ("RECADO_POLL_INTERVAL", "3s");
-/// Far below that poll. After what came by polling the next look is at least 2.4 s away, so two in a row prove NOTIFY.
+/// Far below that poll. After a row found by polling the next poll is at least 2.4 s away, so two quick rows in
+/// succession prove NOTIFY.
 const QUICK: Duration = Duration::from_millis(1500);
 
-async fn comes_quickly(from: &Hub, to: &mut Client) {
+async fn comes_quickly(from: &TestHub, to: &mut TestClient) {
     for n in 0..3 {
         let begun = Instant::now();
         let seq = from.post(&note("n").to_user("ann")).await.seq;
@@ -26,9 +29,9 @@ async fn comes_quickly(from: &Hub, to: &mut Client) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notify_brings_it_at_once_to_another_hub() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with(POLL.0, POLL.1);
+    let hub = TestHub::on(&db).with(POLL.0, POLL.1);
     let (here, there) = (hub.start().await, hub.start().await);
-    let mut ann = Client::of("ann").connect(&there).await;
+    let mut ann = TestClient::of("ann").connect(&there).await;
     eventually("there listens", PATIENCE, async || (!listeners(&db).await.is_empty()).then_some(())).await;
     here.post(&note("warm").to_user("ann")).await;
     ann.until("warm").await;
@@ -36,13 +39,14 @@ async fn a_notify_brings_it_at_once_to_another_hub() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_hub_that_hears_no_notify_is_late_by_the_poll_only() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    proxy.set(Flow::Hole);
-    let here = Hub::on(&db).start().await;
-    let deaf = Hub::on(&db).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    let mut ann = Client::of("ann").connect(&deaf).await;
+    let proxy = TestProxy::before(&db.url()).await;
+    proxy.set(ProxyFlow::Hole);
+    let here = TestHub::on(&db).start().await;
+    let deaf = TestHub::on(&db).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = TestClient::of("ann").connect(&deaf).await;
     for n in 0..6 {
         let begun = Instant::now();
         let seq = here.post(&note(&n.to_string()).to_user("ann")).await.seq;
@@ -60,10 +64,10 @@ async fn listeners(db: &TestDb) -> HashSet<i32> {
 
 async fn a_cut_listener_is_replaced(cut: Cut) {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let here = Hub::on(&db).start().await;
-    let cut_off = Hub::on(&db).with(POLL.0, POLL.1).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    let mut ann = Client::of("ann").connect(&cut_off).await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let here = TestHub::on(&db).start().await;
+    let cut_off = TestHub::on(&db).with(POLL.0, POLL.1).with("RECADO_LISTEN_DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = TestClient::of("ann").connect(&cut_off).await;
     let before = eventually("both listen", PATIENCE, async || Some(listeners(&db).await).filter(|pids| pids.len() == 2)).await;
     let opened = proxy.opened();
 
@@ -95,17 +99,19 @@ async fn a_listener_that_was_reset_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_listener_in_a_black_hole_is_replaced() {
     a_cut_listener_is_replaced(Cut::Hole).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn nothing_that_was_committed_while_the_listener_was_away_waits_for_the_next_notify() {
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let here = Hub::on(&db).start().await;
-    let cut_off = Hub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
-    let mut ann = Client::of("ann").connect(&cut_off).await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let here = TestHub::on(&db).start().await;
+    let cut_off = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    let mut ann = TestClient::of("ann").connect(&cut_off).await;
     for cut in [Cut::Rst, Cut::Fin, Cut::Hole] {
         // Every connection of that hub at once.
         proxy.cut(cut);
@@ -144,13 +150,14 @@ async fn far_away(port: u16) -> u16 {
     here
 }
 
-/// A log that grows between any two looks is never read to an end that stays; that is no reason to call it unread.
+/// A log that grows between any two polls is never read to an end that stays; that is no reason to report it as unread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_log_that_grows_without_a_pause_does_not_count_as_unread() {
     let _turn = heavy().await;
     let db = TestDb::new().await;
-    let proxy = Proxy::before(&db.url()).await;
-    let hub = Hub::on(&db).with("DATABASE_URL", &db.url_at(far_away(proxy.port).await)).start().await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = TestHub::on(&db).with("DATABASE_URL", &db.url_at(far_away(proxy.port).await)).start().await;
     let append = super::resume::many_rows(1).replace("SELECT", "PERFORM");
     let grow = format!("DO $$ BEGIN FOR n IN 1..7000 LOOP {append}; COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$");
     let mut connection = db.connect().await;

@@ -1,9 +1,11 @@
-//! Promise: an operator is told whether a user has a notification, when it was sent and acknowledged, or why it was not.
+//! Tests `recado why`: whether a user has a notification, when, or why not.
+//!
+//! It tells when it was sent and acknowledged.
 
 use std::time::Duration;
 
 use recado::domain::{Role, Seq, UserId};
-use recado::store::retention::Policy;
+use recado::log::retention::RetentionPolicy;
 use recado::store::{Database, why};
 use serde_json::Value;
 use tokio::process::Command;
@@ -11,14 +13,14 @@ use tokio::process::Command;
 use super::retention::{ALL_FULL, log_of, retain};
 use super::support::*;
 
-async fn ask(hub: &Hub, db: &TestDb, user: &str, seq: i64) -> Value {
+async fn ask(hub: &TestHub, db: &TestDb, user: &str, seq: i64) -> Value {
     let (status, body) = hub.get(&format!("/api/admin/why?user={user}&seq={seq}"), Some(&db.admin_key())).await.unwrap();
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
 
-/// Asks until the devices have these verdicts: facts are written a moment after what they say.
-async fn becomes(hub: &Hub, db: &TestDb, user: &str, seq: i64, devices: &[(&str, &str)]) -> Value {
+/// Asks until the devices have these verdicts: facts are written a moment after the events that they record.
+async fn becomes(hub: &TestHub, db: &TestDb, user: &str, seq: i64, devices: &[(&str, &str)]) -> Value {
     let found = |answer: &Value| -> Vec<(String, String)> {
         let devices = answer["devices"].as_array().unwrap().iter();
         devices.map(|d| (d["client_id"].as_str().unwrap().to_owned(), d["verdict"].as_str().unwrap().to_owned())).collect()
@@ -45,13 +47,14 @@ async fn session_ended(db: &TestDb, device: &str, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn two_devices_on_two_hubs_have_each_their_times_and_an_absent_one_its_reason() {
     let db = TestDb::new().await;
-    let (here, there) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    Client::of("ann").device("tablet").connect(&here).await.close().await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    TestClient::of("ann").device("tablet").connect(&here).await.close().await;
     session_ended(&db, "tablet", 1).await;
-    let mut web = Client::of("ann").device("web").query("ack", "client").connect(&here).await;
-    let mut phone = Client::of("ann").device("phone").query("ack", "client").connect(&there).await;
+    let mut web = TestClient::of("ann").device("web").query("ack", "client").connect(&here).await;
+    let mut phone = TestClient::of("ann").device("phone").query("ack", "client").connect(&there).await;
     let seq = here.post(&note("n").to_users(&["ann", "bob"])).await.seq;
     web.until_seq(seq).await;
     phone.until_seq(seq).await;
@@ -90,7 +93,7 @@ async fn two_devices_on_two_hubs_have_each_their_times_and_an_absent_one_its_rea
     let acked = request.json(&serde_json::json!({ "client_id": "web", "seq": next })).send().await.unwrap();
     assert_eq!(acked.status(), 200);
     becomes(&here, &db, "ann", next, &[("phone", "sent"), ("tablet", "no_session"), ("web", "acked")]).await;
-    // That it was sent is a fact of its own, and may be written after the acknowledgement.
+    // The time of sending is a fact of its own, and may be written after the acknowledgement.
     eventually("the session is named", PATIENCE, async || {
         let answer = ask(&here, &db, "ann", next).await;
         (device(&answer, "web")["session_id"] == web.hello["session_id"]).then_some(())
@@ -99,10 +102,11 @@ async fn two_devices_on_two_hubs_have_each_their_times_and_an_absent_one_its_rea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn whom_it_was_for_is_told_first() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut ann = Client::of("ann").account("7").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut ann = TestClient::of("ann").account("7").connect(&hub).await;
     let to_bob = hub.post(&note("n").to_user("bob")).await.seq;
     let to_8 = hub.post(&note("n").account("8")).await.seq;
     let to_7 = hub.post(&note("n").account("7")).await.seq;
@@ -130,17 +134,18 @@ async fn whom_it_was_for_is_told_first() {
         becomes(&hub, &db, "ann", seq, &[("default", "acked")]).await;
     }
     // In an account of hers, but not on this device.
-    let mut other = Client::of("ann").account("8").device("eight").connect(&hub).await;
+    let mut other = TestClient::of("ann").account("8").device("eight").connect(&hub).await;
     let later = hub.post(&note("n").to_user("ann").account("8")).await.seq;
     other.until_seq(later).await;
     becomes(&hub, &db, "ann", later, &[("default", "other_account"), ("eight", "acked")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn what_a_device_passed_without_being_sent_it_is_not_called_acknowledged() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let asked = Client::of("ann").device("d");
+    let hub = TestHub::on(&db).start().await;
+    let asked = TestClient::of("ann").device("d");
     let mut client = asked.connect(&hub).await;
     let first = hub.post(&note("first").to_user("ann")).await.seq;
     client.until_seq(first).await;
@@ -163,17 +168,17 @@ async fn what_a_device_passed_without_being_sent_it_is_not_called_acknowledged()
     let live = hub.post(&note("live").to_user("ann").never_replayed().ttl(1)).await.seq;
     client.until_seq(live).await;
     becomes(&hub, &db, "ann", live, &[("d", "acked")]).await;
-    // One that begins at the end, and one that is new.
-    let _live = Client::of("ann").device("live").since("live").connect(&hub).await;
-    let _new = Client::of("ann").device("new").connect(&hub).await;
+    // One that begins at the head, and one that is new.
+    let _live = TestClient::of("ann").device("live").since("live").connect(&hub).await;
+    let _new = TestClient::of("ann").device("new").connect(&hub).await;
     becomes(&hub, &db, "ann", kept, &[("d", "acked"), ("live", "began_after"), ("new", "new_since")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_not_that_far_is_behind() {
     let db = TestDb::new().await;
-    let (here, frozen) = (Hub::on(&db).start().await, Hub::on(&db).start().await);
-    let _client = Client::of("ann").device("d").connect(&frozen).await;
+    let (here, frozen) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let _client = TestClient::of("ann").device("d").connect(&frozen).await;
     eventually("the session is stored", PATIENCE, async || (db.number("SELECT count(*) FROM recado.session").await == 1).then_some(()))
         .await;
     frozen.signal("-STOP").await;
@@ -187,8 +192,8 @@ async fn a_connection_that_is_not_that_far_is_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_forgotten_is_said_to_be() {
     let db = log_of(10).await;
-    let hub = Hub::on(&db).start().await;
-    let mut client = Client::of("ann").device("d").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut client = TestClient::of("ann").device("d").connect(&hub).await;
     for _ in 0..12 {
         hub.post(&note("n").to_user("ann")).await;
     }
@@ -200,7 +205,7 @@ async fn what_is_forgotten_is_said_to_be() {
     let answer = ask(&hub, &db, "ann", 9).await;
     assert_eq!((&answer["verdict"], &answer["notification"]), (&"dropped".into(), &Value::Null));
     assert!(answer["text"].as_str().unwrap().contains("no longer known"), "{answer}");
-    // The sessions and facts of that time are gone, the place is not.
+    // The sessions and facts of that time are gone, the position is not.
     db.run("DELETE FROM recado.session; DELETE FROM recado.progress").await;
     let answer = ask(&hub, &db, "ann", 11).await;
     assert_eq!(device(&answer, "d")["verdict"], "acked");
@@ -210,8 +215,8 @@ async fn what_is_forgotten_is_said_to_be() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_forgotten_device_acknowledged_stays_acknowledged() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut client = Client::of("ann").device("d").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut client = TestClient::of("ann").device("d").connect(&hub).await;
     hub.post(&note("n").to_user("ann")).await;
     client.until_seq(1).await;
     becomes(&hub, &db, "ann", 1, &[("d", "acked")]).await;
@@ -220,7 +225,7 @@ async fn what_a_forgotten_device_acknowledged_stays_acknowledged() {
     let facts = "SELECT count(*) FROM recado.progress WHERE acked_seq >= 1";
     eventually("the fact is stored", PATIENCE, async || (db.number(facts).await > 0).then_some(())).await;
     db.run("UPDATE recado.cursor SET acked_at = now() - interval '9 days', seen_at = now() - interval '9 days'").await;
-    let week = Policy { devices: Some(Duration::from_secs(7 * 86_400)), ..Policy::default() };
+    let week = RetentionPolicy { devices: Some(Duration::from_secs(7 * 86_400)), ..RetentionPolicy::default() };
     assert_eq!(retain(&db, week).await.devices_forgotten, 1);
     let answer = ask(&hub, &db, "ann", 1).await;
     assert_eq!(device(&answer, "d")["verdict"], "acked", "{answer:#}");
@@ -230,7 +235,7 @@ async fn what_a_forgotten_device_acknowledged_stays_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_for_admins_and_says_what_is_wrong_with_a_question() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let (user, service, key) = (token("ann", &[]), service_token("shop", Role::Service), db.key());
     for (bearer, status) in [(None, 401), (Some(&user), 403), (Some(&service), 403), (Some(&key), 403)] {
         let (answered, body) = hub.get("/api/admin/why?user=ann&seq=1", bearer.map(String::as_str)).await.unwrap();
@@ -254,8 +259,8 @@ async fn it_is_for_admins_and_says_what_is_wrong_with_a_question() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_says_it_in_a_paragraph_or_as_data() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut client = Client::of("ann").device("web").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut client = TestClient::of("ann").device("web").connect(&hub).await;
     let seq = hub.post(&note("n").to_user("ann")).await.seq;
     client.until_seq(seq).await;
     becomes(&hub, &db, "ann", seq, &[("web", "acked")]).await;
@@ -277,7 +282,7 @@ async fn the_command_says_it_in_a_paragraph_or_as_data() {
     assert_eq!(recado(&["why", "a b", "1"]).await.0, Some(2));
 }
 
-/// Plans are the server's own affair; what it read is counted. A table that is read whole is counted as such.
+/// Plans are the server's choice, so the test counts what it read. Reading a whole table is counted as such.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_long_log_with_many_sessions_and_facts_no_table_is_read_whole() {
     let db = TestDb::new().await;
@@ -299,15 +304,15 @@ async fn in_a_long_log_with_many_sessions_and_facts_no_table_is_read_whole() {
     .await;
     let tables = "FROM pg_stat_user_tables WHERE schemaname = 'recado' AND pg_relation_size(relid) > 500000";
     assert_eq!(db.number(&format!("SELECT count(*) {tables}")).await, 4, "the tables that are filled");
-    // A session that has ended has told its counts; so this one is over before they are set to zero.
+    // A session reports its counts when it ends, so this one must be over before they are set to zero.
     db.run("SELECT pg_stat_force_next_flush(); SELECT pg_stat_reset()").await;
     let reader = Database::parse(&db.url(), None).unwrap().reader("why", 1);
     let facts = why::facts(&reader, &UserId::parse("u7").unwrap(), Seq::from_db(25_007)).await.unwrap();
-    assert!(facts.row.is_some() && facts.sessions.len() > 100 && facts.devices.len() > 200, "places, and devices of sessions");
+    assert!(facts.row.is_some() && facts.sessions.len() > 100 && facts.devices.len() > 200, "positions, and devices of sessions");
     assert!(facts.sessions.iter().any(|s| s.reached.is_some()));
     reader.close().await;
     let all_used = format!("SELECT count(*) {tables} AND idx_scan > 0");
-    eventually("the counts of the reader are told", PATIENCE, async || (db.number(&all_used).await == 4).then_some(())).await;
+    eventually("the reader's counts are reported", PATIENCE, async || (db.number(&all_used).await == 4).then_some(())).await;
     let whole: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT relname::text {tables} AND seq_scan > 0")))
         .fetch_all(&mut db.connect().await)
         .await

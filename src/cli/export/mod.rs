@@ -1,7 +1,8 @@
-//! `recado export`: the log, or a part of it, as lines of JSON or as CSV. Works beside running hubs, on the same settings.
+//! Runs `recado export`: writes the log, or a part of it, as NDJSON or CSV.
 //!
-//! It reads page after page up to the head as it was at the start, one short statement each, so it holds up nobody, needs
-//! little memory whatever the log's length, and gives every notification once.
+//! It works while hubs are running, with the same settings. It reads page after page up to the head as it was at the
+//! start. Each page is one short statement, so an export blocks no other query, needs little memory whatever the
+//! log's length, and writes every notification once.
 
 mod shape;
 mod target;
@@ -12,64 +13,76 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::error::Failure;
-use crate::backing::Backing;
+use super::error::CliFailure;
 use crate::config::Config;
 use crate::domain::{LogId, Seq};
-use crate::store::export::{self, Wanted};
+use crate::startup::Startup;
+use crate::store::export::{self, ExportFilter};
 use crate::store::{Database, read};
-use shape::{Place, Shape};
-use target::Target;
+use shape::{CsvCells, ExportFormat, ExportPosition};
+use target::ExportTarget;
 
 /// Write the log, or a part of it, to a file or stdout.
 #[derive(Debug, Args)]
-pub struct Export {
+pub struct ExportCommand {
     /// The file to write; - is stdout
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// How records are written
-    #[arg(long, value_enum, default_value_t = Shape::Ndjson)]
-    format: Shape,
-    /// Only what was appended at this time or later: 2026-11-21, or 2026-11-21T08:00:00Z
+    /// The format of the records
+    #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
+    format: ExportFormat,
+    /// Only notifications appended at this time or later: 2026-11-21, or 2026-11-21T08:00:00Z
     #[arg(long, value_parser = time)]
     since: Option<DateTime<Utc>>,
-    /// Only what was appended before this time
+    /// Only notifications appended before this time
     #[arg(long, value_parser = time)]
     until: Option<DateTime<Utc>>,
     /// Only this type; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
-    /// Go on with a file after its last whole record; give the same flags as before
+    /// With csv: write a ' before cells that a spreadsheet would read as a formula (those that begin with = + - @, a
+    /// tab, or a line end)
+    #[arg(long)]
+    spreadsheet_safe: bool,
+    /// Continue a file after its last whole record; give the same flags as before
     #[arg(long, requires = "file")]
     resume: bool,
 }
 
-/// A day begins at midnight, UTC.
+/// Parses a time. A day begins at midnight, UTC.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let day = || text.parse::<NaiveDate>().map(|day| day.and_time(NaiveTime::MIN).and_utc()).ok();
     let exact = DateTime::parse_from_rfc3339(text).map(|at| at.to_utc()).ok();
     exact.or_else(day).ok_or_else(|| "a time such as 2026-11-21 or 2026-11-21T08:00:00Z".to_owned())
 }
 
-impl Export {
-    pub async fn run(self, config: &Config) -> Result<(), Failure> {
+impl ExportCommand {
+    pub async fn run(self, config: &Config) -> Result<(), CliFailure> {
+        if self.spreadsheet_safe && self.format != ExportFormat::Csv {
+            return Err(CliFailure { message: "--spreadsheet-safe requires --format csv".to_owned(), code: 2 });
+        }
         let to_stdout = self.file.as_os_str() == "-";
         if to_stdout && self.resume {
-            return Err(Failure { message: "--resume needs a file".to_owned(), code: 2 });
+            return Err(CliFailure { message: "--resume requires a file".to_owned(), code: 2 });
         }
-        Backing::with(config, async |backing| self.act(&backing.database, to_stdout).await).await
+        Startup::with(config, async |backing| self.act(&backing.database, to_stdout).await).await
     }
 
-    async fn act(self, database: &Database, to_stdout: bool) -> Result<(), Failure> {
+    async fn act(self, database: &Database, to_stdout: bool) -> Result<(), CliFailure> {
         let mut connection = database.connect("export").await?;
         let log = read::state(&mut connection).await?;
-        let (mut target, place) = if to_stdout { (Target::Stdout, None) } else { Target::open(&self.file, self.format, self.resume)? };
-        let mut after = log.floor;
-        if let Some(place) = place {
-            let there = export::id_at(&mut connection, place.seq).await?;
-            after = going_on(place, log, there.map(|id| id == place.id))?;
+        let (mut target, position) =
+            if to_stdout { (ExportTarget::Stdout, None) } else { ExportTarget::open(&self.file, self.format, self.resume)? };
+        if to_stdout {
+            target.write(self.format.head().as_bytes())?;
         }
-        let wanted = Wanted { since: self.since, until: self.until, types: self.types };
+        let cells = if self.spreadsheet_safe { CsvCells::ForSpreadsheets } else { CsvCells::AsTheyAre };
+        let mut after = log.floor;
+        if let Some(position) = position {
+            let there = export::id_at(&mut connection, position.seq).await?;
+            after = resume_after(position, log, there.map(|id| id == position.id))?;
+        }
+        let wanted = ExportFilter { since: self.since, until: self.until, types: self.types };
         let bar = bar(log.head.since(after));
         let first = after;
         let (mut records, mut text) = (0_u64, String::new());
@@ -82,7 +95,7 @@ impl Export {
                 return Err(lost(after, page.floor));
             }
             text.clear();
-            page.records.iter().for_each(|record| self.format.write(record, page.log_id, &mut text));
+            page.records.iter().for_each(|record| self.format.write(record, page.log_id, cells, &mut text));
             target.write(text.as_bytes())?;
             records += page.records.len() as u64;
             after = page.through;
@@ -95,34 +108,35 @@ impl Export {
     }
 }
 
-/// After which number a file goes on; `is_there`: whether the log holds the same notification at its place, if any.
-fn going_on(place: Place, log: read::LogState, is_there: Option<bool>) -> Result<Seq, Failure> {
-    if place.log_id != log.log_id {
-        return Err(another_log(place.log_id, log.log_id));
+/// The number after which a file resumes. `is_there` tells whether the log has the same notification at that number;
+/// `None` if the log has no row there.
+fn resume_after(position: ExportPosition, log: read::LogState, is_there: Option<bool>) -> Result<Seq, CliFailure> {
+    if position.log_id != log.log_id {
+        return Err(another_log(position.log_id, log.log_id));
     }
-    if place.seq < log.floor {
-        return Err(lost(place.seq, log.floor));
+    if position.seq < log.floor {
+        return Err(lost(position.seq, log.floor));
     }
     // At the floor itself the row is gone, and nothing is missing.
-    if is_there == Some(false) || place.seq > log.head || is_there.is_none() && place.seq > log.floor {
-        return Err(Failure::settings(format!(
-            "the log no longer holds what the file has at {}: it was restored to an earlier state; begin a new file",
-            place.seq
+    if is_there == Some(false) || position.seq > log.head || is_there.is_none() && position.seq > log.floor {
+        return Err(CliFailure::settings(format!(
+            "the log no longer has the file's notification {}: it was restored to an earlier state; start a new file",
+            position.seq
         )));
     }
-    Ok(place.seq)
+    Ok(position.seq)
 }
 
-fn another_log(before: LogId, now: LogId) -> Failure {
-    Failure::settings(format!("the file holds the log {before}, the database another one now, {now}; begin a new file"))
+fn another_log(before: LogId, now: LogId) -> CliFailure {
+    CliFailure::settings(format!("the file has the log {before}, but the database now has the log {now}; start a new file"))
 }
 
-fn lost(after: Seq, floor: Seq) -> Failure {
-    Failure::other(format!("retention has dropped {} to {floor}, which the file does not have; begin a new file", after.next()))
+fn lost(after: Seq, floor: Seq) -> CliFailure {
+    CliFailure::other(format!("retention dropped {} to {floor}, which the file does not have; start a new file", after.next()))
 }
 
 fn bar(numbers: i64) -> ProgressBar {
-    // It draws on stderr, and only where that is a terminal.
+    // The bar is drawn on stderr, and only if that is a terminal.
     let style = ProgressStyle::with_template("{bar:40} {percent} % of {human_len} numbers, {eta} left");
     ProgressBar::new(u64::try_from(numbers).unwrap_or(0)).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -1,4 +1,4 @@
-//! A record as bytes: a line of JSON, or a record of RFC 4180; and where a record says that it stood.
+//! Encodes a record as NDJSON or CSV (RFC 4180), and reads its position back.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::ValueEnum;
@@ -6,17 +6,25 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::domain::{LogId, NotificationId, Seq};
-use crate::store::export::Record;
+use crate::store::export::ExportRecord;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Shape {
-    /// One JSON object a line
+pub enum ExportFormat {
+    /// One JSON object per line
     Ndjson,
     /// RFC 4180, with a header
     Csv,
 }
 
-/// Both shapes have these, in this order.
+/// How the cells of CSV are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CsvCells {
+    AsTheyAre,
+    /// Marks cells as text that a spreadsheet would run as a formula.
+    ForSpreadsheets,
+}
+
+/// The fields of both formats, in this order.
 const NAMES: [&str; 15] = [
     "log_id",
     "seq",
@@ -35,16 +43,16 @@ const NAMES: [&str; 15] = [
     "source",
 ];
 
-/// Where a record stood: which history, which number, which notification.
+/// The position of a record: its log, its number, its notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ExportPosition {
     pub log_id: LogId,
     pub seq: Seq,
     pub id: NotificationId,
 }
 
-impl Shape {
-    /// What a file begins with.
+impl ExportFormat {
+    /// The first bytes of a file.
     pub fn head(self) -> String {
         match self {
             Self::Ndjson => String::new(),
@@ -52,27 +60,27 @@ impl Shape {
         }
     }
 
-    pub fn write(self, record: &Record, log_id: LogId, out: &mut String) {
+    pub fn write(self, record: &ExportRecord, log_id: LogId, cells: CsvCells, out: &mut String) {
         match self {
             Self::Ndjson => write_line(record, log_id, out),
-            Self::Csv => write_csv(record, log_id, out),
+            Self::Csv => write_csv(record, log_id, cells, out),
         }
     }
 
-    /// Reads the place of a whole record; `None` when it is none of ours.
-    pub fn place(self, record: &str) -> Option<Place> {
+    /// Reads the position of a whole record; `None` if an export did not write it.
+    pub fn place(self, record: &str) -> Option<ExportPosition> {
         let [log_id, seq, id] = match self {
             Self::Ndjson => {
                 let line: Value = serde_json::from_str(record).ok()?;
                 [line["log_id"].as_str()?.to_owned(), line["seq"].to_string(), line["id"].as_str()?.to_owned()]
             }
             Self::Csv => {
-                // None of the first three is ever quoted.
+                // The first three fields are never quoted.
                 let mut fields = record.splitn(4, ',').map(str::to_owned);
                 [fields.next()?, fields.next()?, fields.next()?]
             }
         };
-        Some(Place {
+        Some(ExportPosition {
             log_id: LogId(Uuid::parse_str(&log_id).ok()?),
             seq: Seq::new(seq.parse().ok()?)?,
             id: NotificationId(Uuid::parse_str(&id).ok()?),
@@ -84,7 +92,7 @@ fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-fn write_line(record: &Record, log_id: LogId, out: &mut String) {
+fn write_line(record: &ExportRecord, log_id: LogId, out: &mut String) {
     let text = |text: &Option<String>| text.as_deref().map_or(Value::Null, Value::from).to_string();
     let values = [
         Value::from(log_id.to_string()).to_string(),
@@ -94,7 +102,7 @@ fn write_line(record: &Record, log_id: LogId, out: &mut String) {
         Value::from(record.kind.as_str()).to_string(),
         Value::from(record.title.as_str()).to_string(),
         Value::from(record.message.as_str()).to_string(),
-        // As it was posted, but on one line: a string holds no bare line break, so these stand between its parts.
+        // As posted, but on one line: a JSON string has no bare line break, so these are between tokens.
         record.data.as_ref().map_or("null".to_owned(), |data| data.replace(['\n', '\r'], " ")),
         Value::from(record.address.as_str()).to_string(),
         text(&record.user_id),
@@ -113,7 +121,7 @@ fn write_line(record: &Record, log_id: LogId, out: &mut String) {
     out.push_str("}\n");
 }
 
-fn write_csv(record: &Record, log_id: LogId, out: &mut String) {
+fn write_csv(record: &ExportRecord, log_id: LogId, cells: CsvCells, out: &mut String) {
     let users = record.user_ids.as_ref().map(|users| Value::from(users.clone()).to_string());
     let values = [
         Some(log_id.to_string()),
@@ -136,14 +144,22 @@ fn write_csv(record: &Record, log_id: LogId, out: &mut String) {
         if at > 0 {
             out.push(',');
         }
-        if let Some(value) = value {
-            push_field(value, out);
+        match value {
+            Some(value) if cells == CsvCells::ForSpreadsheets && may_be_formula(value) => push_field(&format!("'{value}"), out),
+            Some(value) => push_field(value, out),
+            None => {}
         }
     }
     out.push_str("\r\n");
 }
 
-/// Nothing is NULL, and `""` an empty text, as PostgreSQL's COPY reads it.
+/// Whether a spreadsheet may read a cell as a formula, judged by its first character, also in full width. Some
+/// spreadsheets skip line ends and tabs before they look.
+fn may_be_formula(value: &str) -> bool {
+    value.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'])
+}
+
+/// NULL is an empty field, and an empty text is `""`, as PostgreSQL's COPY reads them.
 fn push_field(value: &str, out: &mut String) {
     if !value.is_empty() && !value.contains(['"', ',', '\r', '\n']) {
         return out.push_str(value);
@@ -157,8 +173,8 @@ fn push_field(value: &str, out: &mut String) {
 mod tests {
     use super::*;
 
-    fn record() -> Record {
-        Record {
+    fn record() -> ExportRecord {
+        ExportRecord {
             seq: 7,
             id: Uuid::nil(),
             created_at: DateTime::UNIX_EPOCH,
@@ -176,15 +192,32 @@ mod tests {
         }
     }
 
-    fn written(shape: Shape) -> String {
+    fn written(shape: ExportFormat) -> String {
         let mut out = String::new();
-        shape.write(&record(), LogId(Uuid::nil()), &mut out);
+        shape.write(&record(), LogId(Uuid::nil()), CsvCells::AsTheyAre, &mut out);
         out
     }
 
     #[test]
+    fn a_cell_that_may_be_a_formula_is_marked_as_text_when_it_is_asked_for() {
+        for title in ["=HYPERLINK(\"http://evil\")", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"] {
+            let record = ExportRecord { title: title.to_owned(), data: Some("-1".to_owned()), ..record() };
+            let (mut safe, mut plain) = (String::new(), String::new());
+            ExportFormat::Csv.write(&record, LogId(Uuid::nil()), CsvCells::ForSpreadsheets, &mut safe);
+            ExportFormat::Csv.write(&record, LogId(Uuid::nil()), CsvCells::AsTheyAre, &mut plain);
+            let marked = format!("'{}", title.replace('"', "\"\""));
+            assert!(safe.contains(&marked) && safe.contains(",'-1,") && !plain.contains(&marked), "{safe}");
+            assert_eq!(ExportFormat::Csv.place(&safe), ExportFormat::Csv.place(&plain), "a later run goes on with it");
+        }
+        let (mut safe, mut plain) = (String::new(), String::new());
+        ExportFormat::Csv.write(&record(), LogId(Uuid::nil()), CsvCells::ForSpreadsheets, &mut safe);
+        ExportFormat::Csv.write(&record(), LogId(Uuid::nil()), CsvCells::AsTheyAre, &mut plain);
+        assert_eq!(safe, plain, "other cells are as they are");
+    }
+
+    #[test]
     fn a_record_is_one_line_of_json_with_the_data_as_it_was() {
-        let line = written(Shape::Ndjson);
+        let line = written(ExportFormat::Ndjson);
         assert!(line.ends_with("}\n") && line.matches('\n').count() == 1, "{line}");
         assert!(line.contains("\"data\":{\"n\":  1.0},"), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
@@ -198,13 +231,13 @@ mod tests {
             "{nil},7,{nil},1970-01-01T00:00:00.000000Z,order_created,\"a \"\"b\"\", c\",\"two\nlines\",\"{{\"\"n\"\":\n 1.0}}\",l,,\"\",\
              \"[\"\"ann\"\",\"\"bob\"\"]\",,true,shop\r\n"
         );
-        assert_eq!(written(Shape::Csv), expected);
+        assert_eq!(written(ExportFormat::Csv), expected);
     }
 
     #[test]
     fn a_record_says_where_it_stood() {
-        let place = Place { log_id: LogId(Uuid::nil()), seq: Seq::from_db(7), id: NotificationId(Uuid::nil()) };
-        for shape in [Shape::Ndjson, Shape::Csv] {
+        let place = ExportPosition { log_id: LogId(Uuid::nil()), seq: Seq::from_db(7), id: NotificationId(Uuid::nil()) };
+        for shape in [ExportFormat::Ndjson, ExportFormat::Csv] {
             assert_eq!(shape.place(&written(shape)), Some(place));
             assert_eq!(shape.place("a,b,c,d"), None);
         }

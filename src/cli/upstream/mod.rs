@@ -1,33 +1,33 @@
-//! `recado upstream`: the providers and the sessions with them.
+//! Runs `recado upstream`: the commands for providers and provider sessions.
 
 mod check;
 mod sessions;
 
 use clap::{Args, Subcommand};
 
-use super::error::Failure;
+use super::error::CliFailure;
 use super::output::Format;
 use crate::config::Config;
 
 #[derive(Debug, Args)]
-pub struct Upstream {
+pub struct UpstreamCommand {
     #[command(subcommand)]
-    action: Action,
+    action: UpstreamAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum UpstreamAction {
     /// Check a provider file; with --dial sign a user in and open a socket
-    Check(check::Check),
+    Check(check::CheckCommand),
     #[command(flatten)]
-    Sessions(sessions::Sessions),
+    Sessions(sessions::SessionsCommand),
 }
 
-impl Upstream {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
+impl UpstreamCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
         match &self.action {
-            Action::Check(check) => check.run(config, format).await,
-            Action::Sessions(sessions) => sessions.run(config, format).await,
+            UpstreamAction::Check(check) => check.run(config, format).await,
+            UpstreamAction::Sessions(sessions) => sessions.run(config, format).await,
         }
     }
 }

@@ -1,30 +1,32 @@
-//! `recado upstream ls`, `show`, `reconnect`, `release`: sessions with providers. Works beside running hubs, on the same
-//! database: what is asked of a session is a word in its row, which its owner takes.
+//! Runs `recado upstream ls`, `show`, `reconnect` and `release`: lists and controls provider sessions.
+//!
+//! The commands work while hubs are running, on the same database: a request is written to the session's row, and its
+//! owner executes it.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::backing::Backing;
-use crate::cli::error::Failure;
+use crate::cli::error::CliFailure;
 use crate::cli::output::{self, Format};
 use crate::config::Config;
 use crate::domain::{ProviderName, UserId};
+use crate::startup::Startup;
 use crate::store::Database;
-use crate::store::upstream::admin::{self, CommandOverview, Overview};
-use crate::store::upstream::leases::Asked;
+use crate::store::providers::admin::{self, CommandOverview, SessionOverview};
+use crate::store::providers::leases::AdminRequest;
 
-/// Most sessions that are listed.
+/// Maximum number of listed sessions.
 const LISTED: i64 = 10_000;
-/// Commands that are shown with a user's sessions.
+/// Number of commands that are shown with a user's sessions.
 const COMMANDS: i64 = 20;
 
 #[derive(Debug, Subcommand)]
-pub enum Sessions {
+pub enum SessionsCommand {
     /// List the sessions that are wanted or held
     Ls,
     /// Show a user's sessions and last commands
     Show { user: String },
-    /// Have a user's sessions dropped and begun anew
+    /// Drop a user's sessions and start them again
     Reconnect(Which),
     /// End a user's sessions until the user's next connection
     Release(Which),
@@ -39,14 +41,14 @@ pub struct Which {
 }
 
 #[derive(Serialize)]
-struct Shown {
-    sessions: Vec<Overview>,
+struct ShownSessions {
+    sessions: Vec<SessionOverview>,
     commands: Vec<CommandOverview>,
 }
 
-/// A session in a table: what one looks for first.
+/// A session as a table row: the most needed fields.
 #[derive(Serialize)]
-struct Line<'a> {
+struct SessionLine<'a> {
     provider: &'a str,
     user: &'a str,
     state: &'a str,
@@ -57,8 +59,8 @@ struct Line<'a> {
     error: &'a str,
 }
 
-impl<'a> Line<'a> {
-    fn of(session: &'a Overview) -> Self {
+impl<'a> SessionLine<'a> {
+    fn of(session: &'a SessionOverview) -> Self {
         Self {
             provider: &session.provider,
             user: &session.user_id,
@@ -72,12 +74,12 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Sessions {
-    pub async fn run(&self, config: &Config, format: Format) -> Result<(), Failure> {
-        Backing::with(config, async |backing| self.act(&backing.as_owner(), format).await).await
+impl SessionsCommand {
+    pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
+        Startup::with(config, async |backing| self.act(&backing.as_owner(), format).await).await
     }
 
-    async fn act(&self, database: &Database, format: Format) -> Result<(), Failure> {
+    async fn act(&self, database: &Database, format: Format) -> Result<(), CliFailure> {
         let mut connection = database.connect("upstream").await?;
         match self {
             Self::Ls => list(format, &admin::list(&mut connection, None, LISTED).await?),
@@ -86,31 +88,31 @@ impl Sessions {
                 let sessions = admin::list(&mut connection, Some(&user), LISTED).await?;
                 let commands = admin::last_commands(&mut connection, &user, COMMANDS).await?;
                 if format != Format::Table {
-                    return output::one(format, &Shown { sessions, commands });
+                    return output::one(format, &ShownSessions { sessions, commands });
                 }
                 list(format, &sessions)?;
                 if commands.is_empty() { Ok(()) } else { output::rows(format, &commands) }
             }
-            Self::Reconnect(which) => ask(database, which, Asked::Reconnect).await,
-            Self::Release(which) => ask(database, which, Asked::Release).await,
+            Self::Reconnect(which) => ask(database, which, AdminRequest::Reconnect).await,
+            Self::Release(which) => ask(database, which, AdminRequest::Release).await,
         }
     }
 }
 
-fn list(format: Format, sessions: &[Overview]) -> Result<(), Failure> {
+fn list(format: Format, sessions: &[SessionOverview]) -> Result<(), CliFailure> {
     match format {
-        Format::Table => output::rows(format, &sessions.iter().map(Line::of).collect::<Vec<_>>()),
+        Format::Table => output::rows(format, &sessions.iter().map(SessionLine::of).collect::<Vec<_>>()),
         Format::Json | Format::Ndjson => output::rows(format, sessions),
     }
 }
 
-async fn ask(database: &Database, which: &Which, asked: Asked) -> Result<(), Failure> {
+async fn ask(database: &Database, which: &Which, asked: AdminRequest) -> Result<(), CliFailure> {
     let user = user_id(&which.user)?;
     let provider = which.provider.as_deref().map(ProviderName::parse).transpose();
-    let provider = provider.map_err(|error| Failure::other(format!("--provider {error}")))?;
+    let provider = provider.map_err(|error| CliFailure::other(format!("--provider {error}")))?;
     let mut connection = database.connect("upstream").await?;
     match admin::ask(&mut connection, &user, provider.as_ref(), asked).await? {
-        0 => Err(Failure::other(format!("{user} has no such session; recado upstream ls shows those that there are"))),
+        0 => Err(CliFailure::other(format!("{user} has no such session; recado upstream ls shows the existing ones"))),
         1 => {
             eprintln!("asked: {} of one session", asked.as_str());
             Ok(())
@@ -122,6 +124,6 @@ async fn ask(database: &Database, which: &Which, asked: Asked) -> Result<(), Fai
     }
 }
 
-fn user_id(text: &str) -> Result<UserId, Failure> {
-    UserId::parse(text).map_err(|error| Failure::other(format!("the user {error}")))
+fn user_id(text: &str) -> Result<UserId, CliFailure> {
+    UserId::parse(text).map_err(|error| CliFailure::other(format!("the user {error}")))
 }

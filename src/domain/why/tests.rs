@@ -1,4 +1,4 @@
-//! Each verdict, from the smallest set of facts that leads to it.
+//! Tests each verdict with the smallest set of facts that leads to it.
 
 use chrono::TimeDelta;
 
@@ -9,9 +9,9 @@ fn at(seconds: i64) -> DateTime<Utc> {
 }
 
 /// Notification 5 was appended to everyone at second 100; now it is second 1000.
-fn facts() -> Facts {
-    let row = LogRow { created_at: at(100), kind: "t".into(), source: "s".into(), whom: Whom::Everyone, replay: true, expires_at: None };
-    Facts {
+fn facts() -> WhyFacts {
+    let row = WhyRow { created_at: at(100), kind: "t".into(), source: "s".into(), whom: Whom::Everyone, replay: true, expires_at: None };
+    WhyFacts {
         user: UserId::parse("ann").unwrap(),
         seq: Seq::from_db(5),
         log_id: LogId::new(),
@@ -26,7 +26,7 @@ fn facts() -> Facts {
     }
 }
 
-/// Connected at that second, from one number to another; ended at second 900.
+/// A session from that second on, from one number to another; ended at second 900.
 fn session(connected: i64, from: i64, sent: i64) -> SessionSeen {
     SessionSeen {
         session: Uuid::nil(),
@@ -51,18 +51,18 @@ fn device(created: i64, acked: i64, fact: Option<(i64, bool)>) -> DeviceSeen {
     DeviceSeen { client: "web".into(), created_at: at(created), acked: Seq::from_db(acked), fact }
 }
 
-fn sending(second: i64, exact: bool) -> Sending {
-    Sending { session: Uuid::nil(), at: Some(at(second)), exact }
+fn sending(second: i64, exact: bool) -> SentOn {
+    SentOn { session: Uuid::nil(), at: Some(at(second)), exact }
 }
 
-fn acked(sent: Option<Sending>, second: Option<i64>, beside: bool) -> Verdict {
-    Verdict::Acked { sent, at: second.map(at), beside }
+fn acked(sent: Option<SentOn>, second: Option<i64>, beside: bool) -> DeviceVerdict {
+    DeviceVerdict::Acked { sent, at: second.map(at), beside }
 }
 
 #[test]
 fn each_device_is_judged_by_what_is_known_of_it() {
-    type Change = fn(&mut LogRow);
-    type Case = (&'static str, Change, Vec<SessionSeen>, Option<DeviceSeen>, Verdict);
+    type Change = fn(&mut WhyRow);
+    type Case = (&'static str, Change, Vec<SessionSeen>, Option<DeviceSeen>, DeviceVerdict);
     let plain: Change = |_| {};
     let brief: Change = |row| row.expires_at = Some(at(500));
     let long: Change = |row| row.expires_at = Some(at(5000));
@@ -89,43 +89,49 @@ fn each_device_is_judged_by_what_is_known_of_it() {
         ),
         ("read by pages, acked by POST", plain, vec![], Some(device(200, 5, Some((300, true)))), acked(None, Some(300), true)),
         ("acked, all of it forgotten", plain, vec![], Some(device(1, 5, None)), acked(None, None, false)),
-        ("perhaps acked, forgotten", brief, vec![], Some(device(1, 5, None)), Verdict::NoLongerKnown),
-        ("sent", plain, vec![session(50, 4, 5)], Some(device(1, 4, None)), Verdict::Sent(sending(101, true))),
-        ("sent twice: the first counts", plain, vec![session(200, 4, 6), session(300, 4, 5)], None, Verdict::Sent(sending(201, false))),
-        ("sent, no fact", plain, vec![unknown_time], None, Verdict::Sent(Sending { at: None, exact: false, ..sending(0, false) })),
-        ("sent by replay in time", long, vec![session(200, 4, 5)], None, Verdict::Sent(sending(201, true))),
-        ("sent live, though over now", brief, vec![session(50, 4, 5)], None, Verdict::Sent(sending(101, true))),
-        ("sent live, never again", once, vec![session(50, 4, 5)], None, Verdict::Sent(sending(101, true))),
-        ("behind", plain, vec![live(200, 0, 3)], None, Verdict::Behind { sent: Seq::from_db(3) }),
-        ("passed over after its end", brief, vec![session(600, 4, 9)], Some(device(1, 9, Some((601, false)))), Verdict::Expired),
-        ("behind, but it is over", brief, vec![live(600, 0, 3)], None, Verdict::Expired),
-        ("not connected then", once, vec![session(200, 4, 9)], Some(device(1, 9, Some((201, false)))), Verdict::NotReplayed),
-        ("in another account", in_8, vec![session(50, 4, 9)], Some(device(1, 9, Some((101, false)))), Verdict::OtherAccount),
-        ("in the account, left too soon", in_8, vec![in_both], None, Verdict::NoSession),
-        ("asked for what follows", plain, vec![session(200, 6, 9)], Some(device(1, 2, None)), Verdict::BeganAfter),
-        ("a new device", plain, vec![session(200, 6, 9)], Some(device(200, 6, None)), Verdict::NewSince),
-        ("left before", plain, vec![session(50, 0, 4)], Some(device(1, 4, None)), Verdict::NoSession),
-        ("not there since", plain, vec![], Some(device(1, 4, None)), Verdict::NoSession),
+        ("perhaps acked, forgotten", brief, vec![], Some(device(1, 5, None)), DeviceVerdict::NoLongerKnown),
+        ("sent", plain, vec![session(50, 4, 5)], Some(device(1, 4, None)), DeviceVerdict::Sent(sending(101, true))),
+        (
+            "sent twice: the first counts",
+            plain,
+            vec![session(200, 4, 6), session(300, 4, 5)],
+            None,
+            DeviceVerdict::Sent(sending(201, false)),
+        ),
+        ("sent, no fact", plain, vec![unknown_time], None, DeviceVerdict::Sent(SentOn { at: None, exact: false, ..sending(0, false) })),
+        ("sent by replay in time", long, vec![session(200, 4, 5)], None, DeviceVerdict::Sent(sending(201, true))),
+        ("sent live, though over now", brief, vec![session(50, 4, 5)], None, DeviceVerdict::Sent(sending(101, true))),
+        ("sent live, never again", once, vec![session(50, 4, 5)], None, DeviceVerdict::Sent(sending(101, true))),
+        ("behind", plain, vec![live(200, 0, 3)], None, DeviceVerdict::Behind { sent: Seq::from_db(3) }),
+        ("passed over after its end", brief, vec![session(600, 4, 9)], Some(device(1, 9, Some((601, false)))), DeviceVerdict::Expired),
+        ("behind, but it is over", brief, vec![live(600, 0, 3)], None, DeviceVerdict::Expired),
+        ("not connected then", once, vec![session(200, 4, 9)], Some(device(1, 9, Some((201, false)))), DeviceVerdict::NotReplayed),
+        ("in another account", in_8, vec![session(50, 4, 9)], Some(device(1, 9, Some((101, false)))), DeviceVerdict::OtherAccount),
+        ("in the account, left too soon", in_8, vec![in_both], None, DeviceVerdict::NoSession),
+        ("asked for what follows", plain, vec![session(200, 6, 9)], Some(device(1, 2, None)), DeviceVerdict::BeganAfter),
+        ("a new device", plain, vec![session(200, 6, 9)], Some(device(200, 6, None)), DeviceVerdict::NewSince),
+        ("left before", plain, vec![session(50, 0, 4)], Some(device(1, 4, None)), DeviceVerdict::NoSession),
+        ("not there since", plain, vec![], Some(device(1, 4, None)), DeviceVerdict::NoSession),
     ];
     for (what, change, sessions, device, verdict) in table {
-        let mut facts = Facts { sessions, devices: device.into_iter().collect(), accounts: vec!["7".into(), "8".into()], ..facts() };
+        let mut facts = WhyFacts { sessions, devices: device.into_iter().collect(), accounts: vec!["7".into(), "8".into()], ..facts() };
         change(facts.row.as_mut().unwrap());
-        assert_eq!(facts.why(), Why::Addressed(vec![DeviceWhy { client: "web".into(), verdict }]), "{what}");
+        assert_eq!(facts.why(), WhyAnswer::Addressed(vec![DeviceWhy { client: "web".into(), verdict }]), "{what}");
     }
 }
 
 #[test]
 fn without_a_device_there_is_one_reason() {
-    let whom = |whom: Whom| Facts { row: Some(LogRow { whom, ..facts().row.unwrap() }), ..facts() };
+    let whom = |whom: Whom| WhyFacts { row: Some(WhyRow { whom, ..facts().row.unwrap() }), ..facts() };
     let (named, other) = (Whom::User { in_list: true, account: None }, Whom::Account("8".into()));
     let table = [
-        (Facts { head: Seq::from_db(4), row: None, ..facts() }, Why::NotGiven),
-        (Facts { floor: Seq::from_db(5), row: None, ..facts() }, Why::Dropped),
-        (Facts { floor: Seq::from_db(5), ..facts() }, Why::Dropped),
-        (whom(Whom::Others), Why::NotAddressed),
-        (whom(other), Why::NotInAccount),
-        (Facts { ever_connected: false, ..whom(named.clone()) }, Why::NeverConnected),
-        (whom(named), Why::Addressed(vec![])),
+        (WhyFacts { head: Seq::from_db(4), row: None, ..facts() }, WhyAnswer::NotGiven),
+        (WhyFacts { floor: Seq::from_db(5), row: None, ..facts() }, WhyAnswer::Dropped),
+        (WhyFacts { floor: Seq::from_db(5), ..facts() }, WhyAnswer::Dropped),
+        (whom(Whom::Others), WhyAnswer::NotAddressed),
+        (whom(other), WhyAnswer::NotInAccount),
+        (WhyFacts { ever_connected: false, ..whom(named.clone()) }, WhyAnswer::NeverConnected),
+        (whom(named), WhyAnswer::Addressed(vec![])),
     ];
     for (facts, why) in table {
         assert_eq!(facts.why(), why, "{facts:?}");
@@ -136,6 +142,6 @@ fn without_a_device_there_is_one_reason() {
 fn the_best_device_speaks_for_the_user() {
     let mut tablet = device(1, 4, None);
     tablet.client = "tablet".into();
-    let facts = Facts { sessions: vec![session(50, 4, 5)], devices: vec![tablet], ..facts() };
-    assert_eq!(facts.why().best(), Some(Verdict::Sent(sending(101, true))));
+    let facts = WhyFacts { sessions: vec![session(50, 4, 5)], devices: vec![tablet], ..facts() };
+    assert_eq!(facts.why().best(), Some(DeviceVerdict::Sent(sending(101, true))));
 }

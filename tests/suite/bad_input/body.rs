@@ -1,10 +1,10 @@
-//! What services post.
+//! Tests bad bodies of posts.
 
-use super::probe::{Answered, Wire, ask, request};
-use crate::support::{Client, Hub, TestDb, note, service_token, token};
+use super::probe::{Answered, RawConnection, ask, request};
+use crate::support::{TestClient, TestDb, TestHub, note, service_token, token};
 use recado::domain::Role;
 
-async fn post(hub: &Hub, bearer: &str, headers: &[(&str, &str)], body: &[u8]) -> Answered {
+async fn post(hub: &TestHub, bearer: &str, headers: &[(&str, &str)], body: &[u8]) -> Answered {
     let bearer = format!("Bearer {bearer}");
     let mut all = vec![("Authorization", bearer.as_str())];
     all.extend_from_slice(headers);
@@ -13,7 +13,7 @@ async fn post(hub: &Hub, bearer: &str, headers: &[(&str, &str)], body: &[u8]) ->
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// A good body with this beside it, or with this in place of a field.
+/// A good body with this member added, or with this in place of a field.
 fn with(member: &str) -> String {
     let name = member.split(':').next().unwrap();
     let good = [r#""type":"a""#, r#""title":"t""#, r#""message":"m""#, r#""user_id":"1""#];
@@ -25,7 +25,7 @@ fn with(member: &str) -> String {
 #[tokio::test]
 async fn a_body_that_breaks_a_rule_is_refused_with_its_code_and_nothing_is_appended() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let deep = |levels: usize| with(&format!(r#""data":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
     let user = |id: &str| with(&format!(r#""user_id":{id}"#));
     let many = with(&format!(r#""user_ids":[{}]"#, vec![r#""1""#; 10_001].join(",")));
@@ -90,15 +90,16 @@ async fn a_body_that_breaks_a_rule_is_refused_with_its_code_and_nothing_is_appen
     assert_eq!(hub.post(&note("good").to_user("1")).await.seq, 1);
 }
 
-/// Of a header in two lines only the first was looked at: gzip came in behind identity, text/plain behind JSON.
+/// Regression: of a header in two lines only the first was read, so gzip got in behind identity, and text/plain behind
+/// JSON.
 #[tokio::test]
 async fn headers_that_break_a_rule_are_refused_with_their_code_and_nothing_is_appended() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let good = with("\"data\":1");
     let long = "k".repeat(256);
-    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
-    let rows: [Row; 13] = [
+    type BodyRow<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+    let rows: [BodyRow; 13] = [
         ("no type", &[], 415, "unsupported_media_type"),
         ("a form", &[("Content-Type", "application/x-www-form-urlencoded")], 415, "unsupported_media_type"),
         ("text", &[("Content-Type", "text/plain")], 415, "unsupported_media_type"),
@@ -131,7 +132,7 @@ async fn headers_that_break_a_rule_are_refused_with_their_code_and_nothing_is_ap
 #[tokio::test]
 async fn every_field_that_is_wrong_is_pointed_at() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let body = br#"{"type":"No","title":1,"message":"m","user_ids":["ok","not ok"],"ttl":-1,"a/b~c":0}"#;
     let answer = post(&hub, &db.key(), &[JSON], body).await;
     assert_eq!(answer.problem(), "invalid_field");
@@ -144,7 +145,7 @@ async fn every_field_that_is_wrong_is_pointed_at() {
 #[tokio::test]
 async fn who_may_not_post_is_told_so() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let good = with("\"data\":1");
     let bare = ask(&hub, &request("POST", "/api/internal/notify", &[JSON], good.as_bytes())).await;
     assert_eq!((bare.status, bare.problem().as_str(), bare.header("www-authenticate")), (401, "unauthorized", Some("Bearer")));
@@ -176,7 +177,7 @@ async fn who_may_not_post_is_told_so() {
 #[tokio::test]
 async fn a_key_means_one_body_and_belongs_to_one_service() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let key = [JSON, ("Idempotency-Key", "\"k\"")];
     assert_eq!(post(&hub, &db.key(), &key, with("\"data\":1").as_bytes()).await.status, 201);
     assert_eq!(post(&hub, &db.key(), &key, with("\"data\":1").as_bytes()).await.status, 200);
@@ -192,7 +193,7 @@ async fn a_key_means_one_body_and_belongs_to_one_service() {
 #[tokio::test]
 async fn a_service_that_posts_too_fast_slows_nobody_else_down() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_PUBLISH_RATE", "5").start().await;
+    let hub = TestHub::on(&db).with("RECADO_PUBLISH_RATE", "5").start().await;
     let body = with("\"data\":1");
     let mut refused = 0;
     for _ in 0..40 {
@@ -210,8 +211,8 @@ async fn a_service_that_posts_too_fast_slows_nobody_else_down() {
 #[tokio::test]
 async fn what_looks_dangerous_and_is_not_comes_out_as_it_went_in() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut client = Client::of("1").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut client = TestClient::of("1").connect(&hub).await;
     let data = format!(
         "{{ \"html\" : \"<script>{}</script>\", \"controls\":\"\\u0001\\u001b[31m\\u2028\\ufffd\", \"n\": 1.0e2, \"big\": 12345678901234567890, \"rtl\": \"\u{202e}\" }}",
         "a".repeat(60_000)
@@ -222,12 +223,12 @@ async fn what_looks_dangerous_and_is_not_comes_out_as_it_went_in() {
     assert_eq!(got.title, "<b>'); DROP TABLE recado.log; --\r\n\u{1b}[2J");
 }
 
-/// A refusal that comes while the body is still being sent reaches whoever sends first and reads then: nothing of the
-/// body is left unread for so long that the connection is reset.
+/// A refusal while the body is still being sent reaches a client that sends first and reads then. The hub leaves no
+/// part of the body unread for so long that the connection is reset.
 #[tokio::test]
 async fn a_refusal_reaches_who_is_still_sending() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     let (key, json) = (format!("Bearer {}", db.key()), "application/json");
     let good = [("Authorization", key.as_str()), ("Content-Type", json)];
     let stranger = [("Authorization", "Bearer rck_x"), ("Content-Type", json)];
@@ -237,11 +238,11 @@ async fn a_refusal_reaches_who_is_still_sending() {
         ("of a stranger", "/api/internal/notify/batch", &stranger, 7 << 20, 401),
         ("to nowhere", "/nothing", &good, 5 << 20, 404),
     ] {
-        let mut wire = Wire::to(&hub).await;
+        let mut wire = RawConnection::to(&hub).await;
         let bytes = request("POST", path, headers, &vec![b' '; length]);
         let (first, rest) = bytes.split_at(100_000);
         assert!(wire.send(first).await, "{what}");
-        // The hub has refused by now; what follows would meet a closed socket.
+        // The hub has refused by now; later bytes would meet a closed socket.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         assert!(wire.send(rest).await, "{what}: the hub hung up");
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;

@@ -1,4 +1,4 @@
-//! Bytes on a socket, as no library would send them, and what comes back.
+//! Writes raw bytes to a socket, as no library would, and reads the answer.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Ended, Hub, PATIENCE, matches_document, token};
+use crate::support::{ClientEnd, PATIENCE, TestHub, matches_document, token, word};
 
 /// A TCP connection to a hub.
-pub struct Wire {
+pub struct RawConnection {
     stream: TcpStream,
     read: Vec<u8>,
 }
@@ -28,7 +28,7 @@ impl Answered {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The code of the problem body, which has to be whole.
+    /// The code of the problem body, which must be complete.
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem: Value = serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"));
@@ -41,9 +41,9 @@ impl Answered {
     }
 }
 
-/// A request with what every good one has: `Host`, and a length when it has a body.
+/// A request with the headers of every good one: `Host`, and a length when it has a body.
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: hub\r\n");
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -58,14 +58,14 @@ pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]
 /// The head of an upgrade, without the empty line that ends it.
 pub fn upgrade(target: &str) -> String {
     format!(
-        "GET {target} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
 }
 
 /// Sends one request on a connection of its own.
-pub async fn ask(hub: &Hub, bytes: &[u8]) -> Answered {
-    let mut wire = Wire::to(hub).await;
+pub async fn ask(hub: &TestHub, bytes: &[u8]) -> Answered {
+    let mut wire = RawConnection::to(hub).await;
     wire.send(bytes).await;
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
     let answer = wire.answer().await.unwrap_or_else(|| panic!("no answer to {head}"));
@@ -75,28 +75,28 @@ pub async fn ask(hub: &Hub, bytes: &[u8]) -> Answered {
     answer
 }
 
-impl Wire {
-    pub async fn to(hub: &Hub) -> Self {
+impl RawConnection {
+    pub async fn to(hub: &TestHub) -> Self {
         Self { stream: TcpStream::connect(&hub.address).await.unwrap(), read: Vec::new() }
     }
 
-    /// As much as the hub takes: it may have answered and hung up before the end.
+    /// Sends as much as the hub takes: it may have answered and closed before the end.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         matches!(timeout(PATIENCE, self.stream.write_all(bytes)).await, Ok(Ok(())))
     }
 
-    /// No more will be sent.
+    /// Closes the sending side.
     pub async fn shut_down(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 
-    /// One more piece; false at the end, however it came.
+    /// Reads one more piece; false at the end of the stream, however it came.
     async fn fill(&mut self) -> bool {
-        let got = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("the hub says something, or hangs up");
+        let got = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("the hub answers or closes");
         got.is_ok_and(|count| count > 0)
     }
 
-    /// `None` when the hub hangs up without one.
+    /// Reads an answer; `None` when the hub closes without one.
     pub async fn answer(&mut self) -> Option<Answered> {
         let head_end = loop {
             if let Some(at) = self.read.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -120,14 +120,14 @@ impl Wire {
         Some(answered)
     }
 
-    /// The status of an answer that has to be a head and nothing else, after which the hub hangs up.
+    /// The status of an answer that must be a head and nothing else, after which the hub closes.
     pub async fn head_only(&mut self) -> u16 {
         while self.fill().await {}
         assert!(self.read.ends_with(b"\r\n\r\n"), "{}", String::from_utf8_lossy(&self.read));
         String::from_utf8_lossy(&self.read).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap()
     }
 
-    /// Waits until the hub hangs up.
+    /// Waits until the hub closes the connection.
     pub async fn hung_up(&mut self, limit: Duration) -> bool {
         let end = async { while self.stream.read_buf(&mut self.read).await.is_ok_and(|count| count > 0) {} };
         timeout(limit, end).await.is_ok()
@@ -135,8 +135,10 @@ impl Wire {
 }
 
 /// A WebSocket after a good handshake, frame by frame.
-pub struct Socket {
-    wire: Wire,
+pub struct RawSocket {
+    /// The whole reason of its close frame.
+    pub reason: String,
+    wire: RawConnection,
 }
 
 /// A frame of a client. Everything about it can be wrong.
@@ -144,7 +146,7 @@ pub struct Socket {
 pub struct RawFrame {
     pub first: u8,
     pub masked: bool,
-    /// What the frame says of its length; `None`: the truth.
+    /// The length that the frame claims; `None` means the true one.
     pub length: Option<u64>,
     pub payload: Vec<u8>,
 }
@@ -197,22 +199,22 @@ impl RawFrame {
     }
 }
 
-impl Socket {
-    /// After the first frame of the hub.
-    pub async fn open(hub: &Hub, user: &str) -> Self {
+impl RawSocket {
+    /// Connects, and reads the first frame of the hub.
+    pub async fn open(hub: &TestHub, user: &str) -> Self {
         let mut socket = Self::upgraded(hub, &format!("/ws?token={}", token(user, &[])), "").await;
         let hello = socket.next_text().await.expect("a first frame");
         assert_eq!(hello["type"], "connection_established");
         socket
     }
 
-    /// With these headers; whatever the hub then says comes next.
-    pub async fn upgraded(hub: &Hub, target: &str, headers: &str) -> Self {
-        let mut wire = Wire::to(hub).await;
+    /// Connects with these headers, and reads no frame.
+    pub async fn upgraded(hub: &TestHub, target: &str, headers: &str) -> Self {
+        let mut wire = RawConnection::to(hub).await;
         wire.send(format!("{}{headers}\r\n", upgrade(target)).as_bytes()).await;
         let answer = wire.answer().await.expect("an answer to the handshake");
         assert_eq!(answer.status, 101, "{answer:?}");
-        Self { wire }
+        Self { reason: String::new(), wire }
     }
 
     pub async fn send(&mut self, frame: &RawFrame) -> bool {
@@ -251,18 +253,19 @@ impl Socket {
         }
     }
 
-    /// The code of the close frame, and that the hub then hangs up.
-    pub async fn ended(&mut self) -> Ended {
+    /// The code of the close frame. The hub must then close the connection.
+    pub async fn ended(&mut self) -> ClientEnd {
         let ended = loop {
             match self.next().await {
                 Some((CLOSE, payload)) if payload.len() >= 2 => {
-                    // As a client should; one that does not is let go two seconds later.
+                    // As a client should answer. The hub drops one that does not two seconds later.
                     self.send(&frame(FIN | CLOSE, &payload[..2])).await;
                     let code = u16::from_be_bytes([payload[0], payload[1]]);
-                    break Ended::Code(code, String::from_utf8(payload[2..].to_vec()).unwrap());
+                    self.reason = String::from_utf8(payload[2..].to_vec()).unwrap();
+                    break ClientEnd::Code(code, word(&self.reason));
                 }
                 Some(_) => {}
-                None => return Ended::Torn,
+                None => return ClientEnd::Torn,
             }
         };
         assert!(self.wire.hung_up(Duration::from_secs(6)).await, "the hub keeps a socket that it has closed: {ended:?}");

@@ -1,25 +1,25 @@
-//! What clients send over their WebSocket.
+//! Tests bad frames from clients on their WebSocket.
 
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::probe::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RawFrame, Socket, TEXT, frame};
-use crate::support::{Client, Ended, Hub, TestDb, note, token};
+use super::probe::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RawFrame, RawSocket, TEXT, frame};
+use crate::support::{ClientEnd, TestClient, TestDb, TestHub, note, token};
 
-fn code(ended: &Ended) -> u16 {
+fn code(ended: &ClientEnd) -> u16 {
     match ended {
-        Ended::Code(code, _) => *code,
-        Ended::Torn => 0,
+        ClientEnd::Code(code, _) => *code,
+        ClientEnd::Torn => 0,
     }
 }
 
 #[tokio::test]
 async fn a_frame_that_breaks_the_protocol_is_answered_with_its_code() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut neighbour = Client::of("2").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut neighbour = TestClient::of("2").connect(&hub).await;
     let rsv1 = 0x40;
     let rows: Vec<(&str, Vec<RawFrame>, u16)> = vec![
         ("unmasked", vec![frame(FIN | TEXT, "{}").unmasked()], 1002),
@@ -45,7 +45,7 @@ async fn a_frame_that_breaks_the_protocol_is_answered_with_its_code() {
         ("too much in parts", vec![frame(TEXT, vec![b' '; 9 << 10]), frame(FIN | CONTINUATION, vec![b' '; 9 << 10])], 1009),
     ];
     for (what, frames, expected) in rows {
-        let mut socket = Socket::open(&hub, "1").await;
+        let mut socket = RawSocket::open(&hub, "1").await;
         for frame in &frames {
             socket.send(frame).await;
         }
@@ -59,8 +59,8 @@ async fn a_frame_that_breaks_the_protocol_is_answered_with_its_code() {
 #[tokio::test]
 async fn a_text_that_is_no_frame_of_ours_is_answered_and_the_connection_stays() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     let big_id = format!(r#"{{"type":"ping","id":"{}"}}"#, "a".repeat(200));
     let rows = [
         ("", "malformed_json"),
@@ -103,35 +103,35 @@ async fn a_text_that_is_no_frame_of_ours_is_answered_and_the_connection_stays() 
 #[tokio::test]
 async fn sixty_refused_frames_end_the_connection() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     for _ in 0..60 {
         socket.say("{}").await;
     }
-    assert_eq!(socket.ended().await, Ended::Code(4502, "protocol_error".to_owned()));
+    assert_eq!(socket.ended().await, ClientEnd::Code(4502, "protocol_error".to_owned()));
 }
 
 /// Acknowledgements are not counted as messages; refused ones are counted as refused.
 #[tokio::test]
 async fn acks_of_what_was_never_sent_end_the_connection_too() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     for _ in 0..10_000 {
         if !socket.say(r#"{"type":"ack","seq":99}"#).await {
             break;
         }
     }
-    assert!(matches!(code(&socket.ended().await), 4502 | 0), "10,000 wrong acks were all heard");
+    assert!(matches!(code(&socket.ended().await), 4502 | 0), "all 10,000 wrong acks were read");
 }
 
 #[tokio::test]
 async fn a_flood_is_told_when_to_come_back_and_others_are_served() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut neighbour = Client::of("2").connect(&hub).await;
+    let hub = TestHub::on(&db).start().await;
+    let mut neighbour = TestClient::of("2").connect(&hub).await;
     for (what, one) in [("pings", frame(FIN | PING, "a")), ("messages", frame(FIN | TEXT, r#"{"type":"ping"}"#))] {
-        let mut socket = Socket::open(&hub, "1").await;
+        let mut socket = RawSocket::open(&hub, "1").await;
         for _ in 0..100 {
             socket.send(&one).await;
         }
@@ -143,7 +143,7 @@ async fn a_flood_is_told_when_to_come_back_and_others_are_served() {
         };
         assert_eq!((&goodbye["type"], &goodbye["reason"]), (&json!("goodbye"), &json!("rate_limited")), "{what}: {goodbye}");
         assert!(goodbye["after_ms"].as_u64().is_some_and(|after| after > 0), "{goodbye}");
-        assert_eq!(socket.ended().await, Ended::Code(4029, "rate_limited".to_owned()), "{what}");
+        assert_eq!(socket.ended().await, ClientEnd::Code(4029, "rate_limited".to_owned()), "{what}");
     }
     hub.post(&note("meanwhile").to_user("2")).await;
     assert_eq!(neighbour.expect_notification().await.title, "meanwhile");
@@ -152,19 +152,19 @@ async fn a_flood_is_told_when_to_come_back_and_others_are_served() {
 #[tokio::test]
 async fn who_never_answers_a_ping_is_closed() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").with("RECADO_PONG_DEADLINE", "1s").start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").with("RECADO_PONG_DEADLINE", "1s").start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     let begun = Instant::now();
-    assert_eq!(socket.ended().await, Ended::Code(4002, "no_pong".to_owned()));
+    assert_eq!(socket.ended().await, ClientEnd::Code(4002, "no_pong".to_owned()));
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
-/// Pongs that nobody asked for prove nothing: they neither acknowledge nor keep a dead connection open.
+/// Unsolicited pongs prove nothing: they neither acknowledge nor keep a dead connection open.
 #[tokio::test]
 async fn a_pong_that_nobody_asked_for_counts_for_nothing() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").with("RECADO_PONG_DEADLINE", "1s").start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).with("WS_HEARTBEAT_INTERVAL", "1s").with("RECADO_PONG_DEADLINE", "1s").start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     for number in 0..50 {
         hub.post(&note("n").to_user("1")).await;
         socket.send(&frame(FIN | PONG, "9999")).await;
@@ -173,20 +173,20 @@ async fn a_pong_that_nobody_asked_for_counts_for_nothing() {
             socket.send(&frame(FIN | PONG, "")).await;
         }
     }
-    assert_eq!(socket.ended().await, Ended::Code(4002, "no_pong".to_owned()));
+    assert_eq!(socket.ended().await, ClientEnd::Code(4002, "no_pong".to_owned()));
     assert_eq!(db.place("1", "default").await, Some(0));
 }
 
 #[tokio::test]
 async fn what_comes_after_a_close_is_ignored_and_the_socket_is_gone() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
-    let mut socket = Socket::open(&hub, "1").await;
+    let hub = TestHub::on(&db).start().await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     socket.send(&frame(FIN | CLOSE, 1000_u16.to_be_bytes())).await;
     socket.say(r#"{"type":"ping"}"#).await;
     assert!(matches!(code(&socket.ended().await), 1000 | 0));
 
-    let mut socket = Socket::open(&hub, "1").await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     socket.send(&frame(FIN | BINARY, "")).await;
     for _ in 0..1000 {
         if !socket.say(r#"{"type":"ping"}"#).await {
@@ -195,12 +195,12 @@ async fn what_comes_after_a_close_is_ignored_and_the_socket_is_gone() {
     }
     assert!(matches!(code(&socket.ended().await), 1003 | 0));
 
-    let mut socket = Socket::open(&hub, "1").await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     socket.half_close().await;
     socket.ended().await;
 
     let connections = async || hub.stats().await["totalConnections"].as_u64();
-    crate::support::eventually("nobody is connected any more", Duration::from_secs(5), async || {
+    crate::support::eventually("no client is connected any more", Duration::from_secs(5), async || {
         (connections().await == Some(0)).then_some(())
     })
     .await;
@@ -209,25 +209,25 @@ async fn what_comes_after_a_close_is_ignored_and_the_socket_is_gone() {
 #[tokio::test]
 async fn a_new_token_of_somebody_else_ends_the_connection() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).start().await;
+    let hub = TestHub::on(&db).start().await;
     for (other, expected) in [(token("2", &[]), 4501), (crate::support::service_token("1", recado::domain::Role::Service), 4501)] {
-        let mut socket = Socket::open(&hub, "1").await;
+        let mut socket = RawSocket::open(&hub, "1").await;
         socket.say(&json!({"type": "auth", "token": other}).to_string()).await;
         assert_eq!(code(&socket.ended().await), expected);
     }
-    let mut socket = Socket::open(&hub, "1").await;
+    let mut socket = RawSocket::open(&hub, "1").await;
     socket.say(&json!({"type": "auth", "token": token("1", &[])}).to_string()).await;
     assert_eq!(socket.next_text().await.unwrap()["type"], "auth_ok");
 }
 
-/// The hub that slept is not the client that is gone: what it has not read yet counts.
+/// A hub that was frozen must not take a client for dead: frames that it has not read yet count.
 #[tokio::test]
 async fn a_pong_that_waits_to_be_read_is_in_time() {
     let db = TestDb::new().await;
-    let hub = Hub::on(&db).with("RECADO_PONG_DEADLINE", "1s").start().await;
+    let hub = TestHub::on(&db).with("RECADO_PONG_DEADLINE", "1s").start().await;
     let mut sockets = Vec::new();
     for n in 0..12 {
-        sockets.push(Socket::open(&hub, &format!("u{n}")).await);
+        sockets.push(RawSocket::open(&hub, &format!("u{n}")).await);
     }
     let mut pongs = Vec::new();
     for socket in &mut sockets {

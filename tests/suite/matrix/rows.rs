@@ -1,26 +1,26 @@
-//! The rows, in plain data.
+//! Holds the rows of the fault matrix as plain data.
 
-pub struct Row {
+pub struct MatrixRow {
     pub number: &'static str,
     pub fault: &'static str,
     pub holds: &'static str,
     pub tests: &'static [&'static str],
-    /// What the tests leave out, or why there is none.
+    /// Cases that the tests leave out, or why there is no test.
     pub note: Option<&'static str>,
 }
 
-const fn row(number: &'static str, fault: &'static str, holds: &'static str, tests: &'static [&'static str]) -> Row {
-    Row { number, fault, holds, tests, note: None }
+const fn row(number: &'static str, fault: &'static str, holds: &'static str, tests: &'static [&'static str]) -> MatrixRow {
+    MatrixRow { number, fault, holds, tests, note: None }
 }
 
-impl Row {
+impl MatrixRow {
     const fn but(mut self, note: &'static str) -> Self {
         self.note = Some(note);
         self
     }
 }
 
-pub const ROWS: &[Row] = &[
+pub const ROWS: &[MatrixRow] = &[
     // The hub dies.
     row(
         "F01",
@@ -317,7 +317,7 @@ pub const ROWS: &[Row] = &[
         "each gets all that it missed; posts are answered meanwhile",
         &["returning::hundreds_that_come_back_at_once_get_all_they_missed_while_posts_go_on"],
     )
-    .but("200 devices; `recado bench resume` for more"),
+    .but("200 devices; `recado-bench resume` for more"),
     row(
         "F45",
         "all connections are reset, the hub lives",
@@ -434,6 +434,56 @@ pub const ROWS: &[Row] = &[
             "upstream_points::a_message_read_and_not_stored_is_told_as_a_gap",
         ],
     ),
+    // One row, one lock, one message must not stop all.
+    row(
+        "X1",
+        "a row of the log that is larger than a page, a provider's message of 1 MiB, large rows over a slow link",
+        "delivered, and so is all that follows; a message that is too large as JSON is told as a gap",
+        &[
+            "large_rows::a_row_that_is_larger_than_a_page_is_delivered_and_so_is_what_follows",
+            "large_rows::large_rows_come_over_a_slow_link_to_the_database",
+            "large_rows::a_message_of_a_provider_that_is_too_large_as_json_is_told_as_a_gap",
+        ],
+    ),
+    row(
+        "N2",
+        "a login without rights takes every advisory lock that there was",
+        "posts and calls from SQL go on; no lock that anybody waits for can be taken without a privilege",
+        &["locks::a_login_without_rights_can_take_no_lock_that_anybody_waits_for"],
+    ),
+    row(
+        "N3",
+        "a forged NOTIFY with the highest number",
+        "a look at the table, and nothing else",
+        &["locks::a_forged_notification_is_a_reason_to_look_and_nothing_else"],
+    ),
+    row(
+        "N10",
+        "the hub that moves the outbox is killed behind a pooler; nobody moves",
+        "another hub moves within its lease; every hub measures what waits, and is not ready while it is stuck",
+        &["locks::a_mover_that_is_gone_is_followed_within_its_lease_and_every_hub_sees_what_waits"],
+    ),
+    row(
+        "N13",
+        "a publication of all tables",
+        "retention, facts and the outbox go on",
+        &["locks::a_publication_of_all_tables_stops_nothing"],
+    ),
+    row(
+        "X2",
+        "a row of the outbox that the log does not take, or that no hub could read",
+        "set aside alone with its reason; one that is in the log is passed over and counted",
+        &[
+            "locks::a_row_that_the_log_does_not_take_is_set_aside_alone_with_its_reason",
+            "large_rows::a_row_that_breaks_the_rules_of_the_log_is_passed_over_and_counted",
+        ],
+    ),
+    row(
+        "X11",
+        "an append fails for a reason that the hub does not know",
+        "503 with `Retry-After`, readiness follows, nothing is lost",
+        &["locks::an_append_that_fails_for_an_unknown_reason_is_503_and_readiness_follows"],
+    ),
     // Who may stay.
     row(
         "F63",
@@ -448,4 +498,542 @@ pub const ROWS: &[Row] = &[
     ),
     row("F64", "the server of public keys is down, its keys change", "known keys go on, few questions", &[])
         .but("tokens are signed with a secret that the hub is given; it asks no server for keys"),
+    row(
+        "X8",
+        "stderr is a full disk",
+        "the hub serves; the lines that are lost are counted",
+        &["logs::a_log_on_a_full_disk_is_counted_and_the_hub_serves_on"],
+    ),
+    row(
+        "X9",
+        "stderr is a pipe that nothing reads",
+        "the hub serves; lines are dropped, counted, and one line says how many once the pipe is read",
+        &["logs::a_log_that_nothing_reads_stops_nothing_and_the_loss_is_told_once_it_is_read"],
+    ),
+    row(
+        "N9",
+        "a database connection dies while it is idle: an idle limit, a terminated backend, a restart, a firewall that forgets it",
+        "it is found dead before a statement is sent and replaced; every post is 201 and every page is answered",
+        &[
+            "idle::every_post_is_201_though_the_database_ends_the_appender_between_them",
+            "idle::a_limit_on_idle_sessions_costs_no_post_and_no_page",
+            "idle::the_first_post_and_page_after_a_restart_of_the_database_are_answered",
+            "idle::a_connection_that_a_firewall_forgot_costs_a_moment_and_no_request",
+        ],
+    ),
+    row(
+        "X4",
+        "synchronous_commit, fsync or full_page_writes is turned off under a running hub",
+        "the hub's own connections keep synchronous_commit on, no 201 is lost; while another one is off, posts are 503 and the hub is not ready, by name",
+        &[
+            "idle::turning_synchronous_commit_off_under_a_running_hub_loses_no_201",
+            "idle::turning_fsync_off_under_a_running_hub_ends_its_readiness_by_name_until_it_is_on_again",
+        ],
+    ),
+    row(
+        "X7",
+        "every idle reader of the hub is ended",
+        "the next page is answered, and the next device is let in",
+        &["idle::a_page_is_answered_though_every_idle_reader_was_ended"],
+    ),
+    row(
+        "N4",
+        "one user replays everything, or reads deep pages, in many loops at once",
+        "pages are read in turns of users, one of a user at a time, within a budget of bytes: the user waits, others do not",
+        &[
+            "fair::a_user_who_replays_everything_over_and_over_slows_nobody_else",
+            "fair::a_user_who_reads_deep_pages_over_and_over_slows_nobody_else",
+        ],
+    ),
+    row(
+        "C2",
+        "a browser's `EventSource` meets a hub that is full, stops, or has no place for the user",
+        "it is told by an event when to come back, and resumes; programs get the status",
+        &[
+            "sse::a_browser_that_cannot_be_taken_now_is_told_when_to_come_back",
+            "sse::a_browser_resumes_although_its_hub_refused_it_for_a_while",
+        ],
+    ),
+    row(
+        "C3",
+        "a parser that hands out every block of the stream of events",
+        "each block is a frame with a type; heartbeats have a name, `seq` and `prev`",
+        &["sse::an_idle_page_keeps_up_by_heartbeats_that_have_a_name"],
+    ),
+    row("C4", "a client names several places", "the highest counts", &["sse::naming_the_last_event_acknowledges_it_for_the_device"]),
+    row(
+        "C5",
+        "a proxy that compresses answers",
+        "streaming answers say `no-transform`",
+        &["pages::a_streaming_answer_tells_proxies_not_to_gather_it"],
+    ),
+    row(
+        "C6",
+        "pages of the hub's own host, of apps, of wildcard hosts, of hosts that are written in another way",
+        "let in; what can match no page is refused at the start; a refused origin is logged once a minute",
+        &[
+            "pages::pages_of_the_hubs_own_host_of_listed_hosts_and_of_apps_are_let_in",
+            "pages::an_origin_that_no_page_can_have_is_refused_at_the_start",
+        ],
+    ),
+    row(
+        "C7",
+        "a page of another origin sends headers of its own and credentials",
+        "let through the preflight; it may read the hub's headers",
+        &["pages::a_page_of_another_origin_may_send_its_headers_and_read_those_of_the_hub"],
+    ),
+    row(
+        "X18",
+        "a token with a `crit` of any kind in its header, an unknown role, or times at the ends of what can be counted",
+        "refused, with the reason",
+        &["bad_input::tokens::a_bad_token_opens_no_socket_and_says_why_over_it"],
+    ),
+    row(
+        "X19",
+        "SIGTERM while a stream of lines never pauses",
+        "it ends in time with `draining`; what was answered is in the log, and nothing else",
+        &["ndjson::a_stopping_hub_ends_a_stream_that_never_pauses_and_keeps_what_it_answered"],
+    ),
+    row(
+        "C16",
+        "a proxy's own `Authorization` beside a good token or ticket, a caller's own request id, `charset=utf8`",
+        "the good token counts, the id is kept, the body is taken",
+        &[
+            "pages::a_good_token_or_ticket_in_the_query_counts_beside_a_proxys_own_bearer",
+            "pages::answers_keep_the_callers_request_id_and_end_their_line",
+        ],
+    ),
+    row(
+        "C13",
+        "an export as CSV to stdout, of cells that a spreadsheet takes for formulas",
+        "a header; `--spreadsheet-safe` marks the cells; a file is for its owner alone",
+        &["export::csv_has_its_header_everywhere_and_a_file_is_for_its_owner_alone"],
+    ),
+    row(
+        "C17",
+        "a person looks at stats, keys and settings",
+        "tables with a sensible order, times and defaults; JSON for programs",
+        &["cli::tables_are_for_people_and_json_is_for_programs"],
+    ),
+    row(
+        "X21",
+        "`recado migrate` on a newer schema, `recado token` that the hub would refuse, a user's history by the command line",
+        "said, refused, printed page by page",
+        &["cli::what_a_hub_would_refuse_or_do_nothing_about_is_said", "cli::history_prints_page_after_page_of_what_a_user_was_sent"],
+    ),
+    row(
+        "S10a",
+        "control and bidi characters in what users are sent, printed to a terminal",
+        "escaped, with the same value in JSON",
+        &["cli::listen_and_history_print_nothing_that_a_terminal_acts_on"],
+    ),
+    row(
+        "S9a",
+        "a post with a type that only the hub's own notifications have",
+        "422 `reserved_type`, as events of CloudEvents too",
+        &["deliver::what_is_refused_reaches_nobody"],
+    ),
+    // What attacks found: numbers begin with the letter of their kind.
+    row(
+        "N7",
+        "a user who connects and leaves without end, or acknowledges with made-up client ids",
+        "at most so many devices are kept, the longest unused one goes and is told; sessions, facts, devices, commands and hubs go after a default time, a bounded number a round",
+        &[
+            "tables::a_user_has_a_bounded_number_of_devices_and_the_longest_unused_is_told_the_gap",
+            "tables::new_devices_at_once_neither_deadlock_nor_lose_a_mark",
+            "tables::bookkeeping_has_a_default_retention_and_forever_is_a_word",
+            "tables::a_round_beside_a_serving_hub_deletes_a_bounded_number_of_rows",
+        ],
+    ),
+    row(
+        "N8",
+        "tables of millions of rows around the log",
+        "what is asked each minute, each second and at each connect looks at the same pages",
+        &[
+            "tables::what_is_asked_again_and_again_looks_at_the_same_pages_in_tables_ten_times_as_long",
+            "tables::no_condition_compares_a_column_with_a_volatile_time",
+        ],
+    ),
+    row(
+        "C1",
+        "two clients of one user share a `client_id` or send none; their hub is killed, and one comes back after the other has acknowledged everything",
+        "each is given what it missed, over WebSocket and SSE, on another hub; a client alone on its device repeats nothing",
+        &[
+            "shared_ids::two_clients_without_a_client_id_both_get_what_was_posted_while_their_hub_was_dead",
+            "shared_ids::clients_on_two_hubs_that_share_an_id_both_get_what_they_missed",
+            "shared_ids::two_event_sources_that_share_an_id_both_get_what_they_missed",
+            "shared_ids::the_slower_of_two_that_are_cut_is_given_what_only_the_quicker_acknowledged",
+            "shared_ids::a_client_that_is_alone_on_its_device_repeats_nothing_and_is_told_nothing",
+        ],
+    ),
+    row(
+        "X20",
+        "a page that is going away answers a ping",
+        "its pong acknowledges nothing; the next page is given what it was sent",
+        &["shared_ids::a_pong_of_a_connection_that_ends_at_once_acknowledges_nothing"],
+    ),
+    row(
+        "N12",
+        "streams whose client vanished without a word take every place of a user",
+        "the oldest connection of the same device makes room for the newest; another device is never pushed out",
+        &["doors::at_the_limit_the_oldest_connection_of_the_same_device_makes_room"],
+    ),
+    row(
+        "N1",
+        "a stranger holds hundreds of idle connections of one address, and asks without end",
+        "probes, posts and connects of others go well; what is dropped is counted and logged; a proxy is believed only where it is trusted",
+        &[
+            "flood::a_stranger_who_floods_takes_no_probe_no_post_and_no_connect_from_the_others",
+            "flood::requests_of_strangers_have_a_budget_for_each_address_and_those_of_users_have_not",
+            "flood::a_proxy_is_believed_about_its_clients_where_it_is_trusted_and_nowhere_else",
+        ],
+    ),
+    row(
+        "S11",
+        "public and internal routes share one port",
+        "with RECADO_INTERNAL_BIND services, operators and probes have a listener of their own",
+        &["flood::an_internal_listener_takes_publishing_metrics_and_probes_away_from_the_public_one"],
+    ),
+    row(
+        "X10",
+        "few open files, more clients than that, and the database's connections end",
+        "descriptors for the database are kept; it is reached again at once",
+        &["flood::clients_never_take_the_descriptors_of_the_database"],
+    ),
+    row(
+        "D8",
+        "a hub on another port, and `recado healthcheck` with the same settings",
+        "the command asks that hub",
+        &["flood::a_command_asks_the_hub_that_the_same_settings_start"],
+    ),
+    row(
+        "D9",
+        "a client keeps a connection between two requests",
+        "75 s, a setting that is announced; a head still has ten seconds",
+        &["bad_input::slow::half_a_request_is_given_up_in_time"],
+    ),
+    row("D12", "SIGHUP", "the hub stops as by SIGTERM", &["stop::a_hangup_stops_the_hub_as_sigterm_does"]),
+    row(
+        "S1",
+        "a JWT secret that is empty, short, one character, or in a file that others can read or write, from every source",
+        "the hub does not start, says what to do, and makes no new secret over it",
+        &["guard::a_secret_that_is_none_or_that_others_can_read_is_refused_wherever_it_comes_from"],
+    ),
+    row(
+        "S4",
+        "another role owns the schema, a function in it, or the right to make one, before the first migration",
+        "the hub does not start and names the role, the object and the statement that fixes it",
+        &["guard::a_schema_that_another_role_made_before_the_first_migration_is_refused"],
+    ),
+    row(
+        "S5",
+        "two hubs' databases in one cluster; the login of one hub connects to the database of the other",
+        "it can read, delete, append and notify nothing there; producers and analysts work in their own; databases that share roles are named at start, and a command separates them",
+        &[
+            "roles::the_login_of_one_hub_can_do_nothing_in_the_database_of_another",
+            "roles::roles_of_a_databases_own_are_granted_what_the_plain_ones_are",
+            "roles::a_user_who_may_make_no_roles_serves_without_and_an_administrator_makes_them_later",
+            "roles::a_database_that_shares_roles_is_separated_by_a_command_while_no_hub_runs",
+            "roles::names_of_roles_fit_and_differ_whatever_the_databases_are_called",
+            "roles::a_role_that_was_there_before_is_not_taken_for_the_databases_own",
+            "roles::a_database_with_tables_of_others_stays_open",
+            "guard::a_hub_says_when_another_database_uses_the_same_roles",
+        ],
+    ),
+    row(
+        "S10r",
+        "root starts a hub",
+        "every thread is the private server's user, or that of RECADO_USER, without a capability; where it stays root it says why",
+        &[
+            "private_server::a_hub_that_root_starts_becomes_the_private_servers_user_in_every_thread",
+            "private_server::a_hub_that_root_starts_on_a_given_database_warns_or_becomes_the_named_user",
+        ],
+    ),
+    row(
+        "S10h",
+        "a page whose name leads to 127.0.0.1 asks a hub on loopback, with or without `Origin`",
+        "421, on every path",
+        &["doors::on_loopback_a_request_to_an_unknown_name_is_refused_with_or_without_an_origin"],
+    ),
+    row(
+        "D11a",
+        "the owner of the database is no superuser, and has no attribute",
+        "it migrates, serves, retains and erases",
+        &["roles::an_owner_without_any_attribute_migrates_serves_retains_and_erases"],
+    ),
+    row(
+        "D11b",
+        "a user with CREATEROLE may not make a login all the same",
+        "the right that is missing is named, with the statement that gives it",
+        &["roles::a_user_with_createrole_who_is_refused_is_told_another_reason"],
+    ),
+    row(
+        "N15",
+        "a hub of before migration 11 serves on the present schema",
+        "every statement that it sends is accepted, with the same types, under the same rights",
+        &["old_hubs::every_statement_of_an_old_hub_is_still_accepted"],
+    ),
+    row(
+        "D4",
+        "the database is migrated by an administrator and served by a member of the hub's role",
+        "no DDL is needed when nothing is to do; a missing right is named",
+        &["guard::a_database_that_an_administrator_migrated_is_served_by_a_member_of_the_hubs_role"],
+    ),
+    row(
+        "D10",
+        "a dump is restored into another cluster, which does not have the roles",
+        "the first start makes them and grants them what they had",
+        &["guard::a_dump_restored_into_another_cluster_has_its_roles_again_after_the_first_start"],
+    ),
+    row(
+        "D11",
+        "settings of the role or the database change how SQL is read",
+        "the migrations mean the same",
+        &["guard::settings_of_the_role_do_not_change_what_the_migrations_mean"],
+    ),
+    row(
+        "S10b",
+        "another user makes the private server's lock files, or logs in to it; a start fails",
+        "refused by name; every login but the server's own user and root needs a password; no server stays behind",
+        &[
+            "private_server::a_lock_file_that_another_user_made_is_refused_by_name_and_nothing_is_started",
+            "private_server::the_servers_superuser_needs_no_password_and_every_other_login_does",
+            "private_server::a_hub_that_does_not_start_leaves_no_server_behind",
+        ],
+    ),
+    row(
+        "S10c",
+        "a password in an argument of a command",
+        "refused, with the setting to use instead",
+        &["guard::a_password_among_the_arguments_is_refused_with_the_other_way_named"],
+    ),
+    row(
+        "C10",
+        "a page whose address breaks a rule, names empty values, or brings a bad token",
+        "told by the close frame, with what was wrong, so that it does not come back for ever; an empty value is none",
+        &["bad_input::requests::a_page_that_asks_wrongly_is_told_by_the_close_and_an_empty_value_is_none"],
+    ),
+    row("S9b", "a service key is revoked while two hubs know it", "both refuse it at once", &["cli::a_key_is_made_used_and_revoked"]),
+    row(
+        "N5",
+        "1,000 guessed tickets or keys a second",
+        "a guess ends without a statement, or in a statement that is shared and paced; services and users notice nothing",
+        &["fair::guessed_tickets_and_keys_cost_the_database_next_to_nothing"],
+    ),
+    row(
+        "N6",
+        "one user connects, sends messages, acks or pongs without a pause, over many connections",
+        "budgets per user over all connections, each counted; others are served",
+        &[
+            "fair::messages_count_per_user_over_all_connections",
+            "fair::who_connects_over_and_over_is_told_to_come_back_later",
+            "fair::a_flood_of_acknowledgements_ends_nothing_and_leaves_nothing_out",
+        ],
+    ),
+    row(
+        "N14a",
+        "a broadcast to tens of thousands while others connect",
+        "the gate is released every thousand pushes; no position taken in between loses or repeats anything",
+        &[],
+    )
+    .but("a property test of the library shows it: `delivery::registry::tests::a_position_taken_between_two_turns_joins_table_and_outbox`"),
+    row(
+        "N14b",
+        "the database hangs while services post with known keys",
+        "one wait, not one for each request; a key in use is looked up in the background",
+        &[],
+    )
+    .but("tests of the library show it, before a database that never answers: `http::keybook::tests`"),
+    row(
+        "N14c",
+        "one bad row in a batch of many",
+        "it fails alone, and is found by halves",
+        &["append::one_bad_row_in_a_full_batch_is_found_in_some_commits"],
+    ),
+    row(
+        "N14d",
+        "a command waits for the database",
+        "its connection's frames go on; commands are stored in order, also those given just before the end",
+        &[
+            "upstream_frames::a_command_that_waits_for_the_database_holds_up_no_frame_of_its_stream",
+            "upstream_frames::a_command_given_just_before_the_connection_ends_is_stored",
+        ],
+    ),
+    row(
+        "S3",
+        "a request to erase a user or a notification; old rows in a log that fills no partition; text past its `ttl`",
+        "none of it stands in any table, numbers stay dense, who resumes is told or given what is left; no other change of the log is possible",
+        &[
+            "erase::an_erased_user_stands_in_no_table_and_others_keep_what_is_theirs",
+            "erase::an_erased_number_is_given_to_nobody_and_what_follows_names_the_one_before",
+            "erase::old_rows_go_by_age_however_few_there_are_and_the_head_stays",
+            "erase::a_partition_that_became_full_goes_as_a_whole",
+            "erase::what_is_over_its_ttl_loses_its_text_and_keeps_its_number",
+            "erase::the_log_stays_append_only_but_for_these_changes",
+        ],
+    ),
+    row(
+        "S8",
+        "an analyst made a large object, and comes back again and again",
+        "the login is dropped",
+        &["analysts::a_login_is_dropped_whatever_it_has_made"],
+    ),
+    row(
+        "D1",
+        "a Kubernetes Service named recado sets RECADO_PORT=tcp://… and the like",
+        "they pass with one line; a wrong name stays an error",
+        &["reaching::the_variables_of_kubernetes_services_named_recado_stop_nothing"],
+    ),
+    row(
+        "D3",
+        "DATABASE_URL leads through a pooler",
+        "in session mode it serves; in transaction mode it is refused by name; a setting that does not take hold is named",
+        &["reaching::a_pooler_in_session_mode_serves_and_one_in_transaction_mode_is_refused_by_name"],
+    ),
+    row(
+        "D5",
+        "the URL in DATABASE_URL_FILE changes under a running hub",
+        "the next connection follows it",
+        &["reaching::a_url_that_changes_in_its_file_is_followed_by_the_next_connection"],
+    ),
+    row(
+        "D6",
+        "two hubs with different secrets on one database",
+        "the second does not start, by name, while one with the first secret lives",
+        &["reaching::a_hub_with_another_secret_than_the_one_that_lives_does_not_start"],
+    ),
+    row(
+        "D7",
+        "DATABASE_URL names several hosts, one of them a standby; a failover between them",
+        "the hub serves on the one that takes writes, and finds the new one",
+        &["reaching::of_several_hosts_the_one_that_takes_writes_is_found_again_and_again"],
+    ),
+    row(
+        "D12b",
+        "the database is not there yet when the hub starts",
+        "the hub waits for RECADO_DATABASE_WAIT and says so",
+        &["reaching::a_hub_waits_for_a_database_that_starts_later"],
+    ),
+    row(
+        "D13",
+        "DATABASE_URL, a secret, a folder or the file of one is empty or only white space",
+        "refused by name",
+        &["reaching::an_empty_setting_or_file_is_refused_by_name"],
+    ),
+    row(
+        "S6",
+        "a man in the middle answers in the database's place",
+        "TLS is the least on the way to another machine; no password goes there in clear text",
+        &["reaching::no_password_goes_to_another_machine_in_clear_text"],
+    ),
+    row(
+        "S7",
+        "DATABASE_URL holds an unknown parameter, another scheme, or a form that cannot be kept",
+        "refused by name; no value is shown",
+        &["reaching::a_database_url_that_cannot_be_kept_is_refused_by_name_and_shows_no_value"],
+    ),
+    row(
+        "X3",
+        "the private server is killed or stopped under its hubs",
+        "one hub starts it again, and all go on",
+        &[
+            "private_server::a_server_that_died_is_started_again_by_one_of_its_hubs",
+            "private_server::a_hub_whose_private_server_was_killed_goes_on_by_itself",
+        ],
+    ),
+    row(
+        "X5",
+        "the database is rolled back while no hub is awake, and grows past the clients",
+        "the log has a new id, and clients are told reset",
+        &[
+            "rolled_back::a_hub_with_a_data_folder_remembers_what_it_saw_and_renames_a_log_that_lacks_it",
+            "rolled_back::a_log_on_another_server_is_renamed_unless_it_can_be_shown_to_have_gone_on",
+        ],
+    )
+    .but(
+        "A copy of the data folder on the same server is noticed by a hub with a data folder of its own only (docs/internals/delivery.md).",
+    ),
+    row(
+        "X6",
+        "the database's clock stood ahead, and times of provider sessions were written by it",
+        "a next try or a lease further ahead than any hub writes is not believed",
+        &["upstream_store::a_time_that_lies_too_far_ahead_is_not_believed"],
+    ),
+    row(
+        "X15",
+        "two Authorization headers or tokens, a HEAD for a stream, a handshake of another version, a token in a path",
+        "400; a HEAD changes nothing; 426 with the version; it is not logged",
+        &["flood::what_says_who_asks_is_taken_once_and_a_head_changes_nothing"],
+    ),
+    row(
+        "C14",
+        "analysts ask for DISTINCT, GROUP BY or UNION of `data`; others built views on ours before it became jsonb",
+        "`data` is a value like any other, NULL where jsonb cannot hold it; the views of others stay, with their rights and answers",
+        &["analysts::whatever_the_data_holds_every_view_answers", "analysts::views_that_others_built_on_ours_survive_the_change_to_jsonb"],
+    ),
+    row(
+        "C15",
+        "an analyst's tool opens more connections than a login has by default",
+        "`recado analyst create --connections N` gives the login N; one more is refused",
+        &["analysts::a_login_has_as_many_connections_as_it_was_made_with"],
+    ),
+    row(
+        "N12n",
+        "a browser's event stream or an NDJSON stream whose client vanished without a FIN",
+        "the hub ends it within the write timeout and seven seconds; its place is free",
+        &["network::a_stream_whose_client_vanished_is_ended_within_seconds"],
+    ),
+    row(
+        "C16n",
+        "a kept or given secret file, or a DATABASE_URL_FILE that is read again, begins with a byte order mark",
+        "the mark is no part of the value; a file with a mark alone is empty, and refused",
+        &["reaching::a_url_that_changes_in_its_file_is_followed_by_the_next_connection"],
+    )
+    .but("Tests of the library (`secrets.rs`) hold the kept and the given file."),
+    row(
+        "X12",
+        "a setting, or a credential that a provider file names, holds bytes that are not UTF-8",
+        "refused by name; the value is not shown",
+        &["reaching::a_setting_that_is_not_utf8_is_refused_by_name"],
+    ),
+    row(
+        "S10d",
+        "a hub, or a file, gives the command line text that a terminal acts on, in any field",
+        "it is printed escaped, on stdout and on stderr; JSON keeps its value",
+        &[
+            "cli::the_talk_of_a_strange_hub_has_nothing_that_a_terminal_acts_on",
+            "cli::listen_and_history_print_nothing_that_a_terminal_acts_on",
+        ],
+    )
+    .but("`tools/walls` allows stdout and stderr in the one place that escapes."),
+    row(
+        "D2",
+        "a batch of 570 kB, a stream of lines, a WebSocket and an event stream go through the nginx that ships, and a hub behind it dies",
+        "all pass as without it; the hub, not nginx, refuses what is too large; a post goes to the other hub; no token is logged",
+        &["deploy::the_nginx_that_ships_passes_everything_that_a_hub_takes"],
+    ),
+    row(
+        "D14",
+        "the hubs are started by docker-compose.yml or fly.toml",
+        "one build an image name, a slot for a provider file, the balancer known and believed, origins named, time to stop",
+        &[
+            "deploy::docker_compose_builds_once_and_has_a_slot_for_a_provider_file",
+            "deploy::the_balancer_of_docker_compose_knows_its_hubs_and_is_believed_by_them",
+            "deploy::fly_names_the_pages_and_gives_a_hub_the_time_that_it_takes_to_stop",
+        ],
+    )
+    .but("The files are read; docker and Fly are not run."),
+    row(
+        "N9b",
+        "the link to the database is silent for two seconds",
+        "no living connection is replaced: silence alone is a doubt, and another connection is opened beside it",
+        &["idle::a_silence_of_two_seconds_on_the_link_replaces_no_living_connection"],
+    )
+    .but("The time that readers of a pool wait follows the link's last answer; a test of the library holds it."),
+    row(
+        "D5b",
+        "the URL in DATABASE_URL_FILE changes to a server that asks for the password in clear text, or does not answer, with sslmode=disable",
+        "it is not followed and not told the password; the last one is used, and the log says why",
+        &["reaching::a_url_that_changes_to_a_server_that_wants_the_password_in_clear_text_is_not_followed"],
+    ),
 ];

@@ -1,5 +1,7 @@
-//! A real browser: Chromium without a window, in a profile of its own, talking to this machine alone. It is asked what a
-//! page has collected through its own debugging socket, so that the page needs no code for the test.
+//! Runs a real browser: headless Chromium, in a profile of its own, limited to this machine.
+//!
+//! The test reads what a page has collected through the browser's debugging socket, so that the page needs no code for
+//! the test.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -61,7 +63,7 @@ impl Browser {
         Some(Self { child, _profile: profile, pages, debugger, asked: 0 })
     }
 
-    /// What an expression in the page comes to.
+    /// The value of an expression in the page.
     pub async fn value(&mut self, expression: &str) -> Value {
         self.asked += 1;
         let ask = json!({ "id": self.asked, "method": "Runtime.evaluate", "params": { "expression": expression, "returnByValue": true } });
@@ -94,7 +96,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         self.pages.abort();
-        // Its helpers end when it is gone. The profile is removed after that.
+        // Its helper processes end when it is gone. The profile is removed after that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -105,7 +107,7 @@ fn installed() -> Option<&'static str> {
     names.into_iter().find(|name| std::path::Path::new(name).exists())
 }
 
-/// Serves one page to whoever asks; its address is the page's origin.
+/// Serves one page to every request; its address is the page's origin.
 async fn serve(html: String) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,6 @@
-//! A device: reads all the time, as a browser does, and checks every frame by the client's side of the contract.
+//! Implements a device that reads all the time and checks every frame against the contract.
+//!
+//! It reads as a browser does, and checks the client's side of the contract.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,18 +20,18 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::hub::token;
-use super::{Hub, PATIENCE};
+use super::{PATIENCE, TestHub};
 
 /// How the connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum ClientEnd {
     Code(u16, String),
     /// Without a close frame.
     Torn,
 }
 
 #[derive(Debug, Clone)]
-pub struct Notification {
+pub struct ClientNotification {
     pub seq: i64,
     pub prev: i64,
     pub kind: String,
@@ -45,8 +47,8 @@ pub struct Notification {
 }
 
 #[derive(Debug, Clone)]
-pub enum Frame {
-    Notification(Box<Notification>),
+pub enum ClientSawFrame {
+    Notification(Box<ClientNotification>),
     CaughtUp {
         seq: i64,
         replayed: u64,
@@ -55,14 +57,14 @@ pub enum Frame {
         seq: i64,
     },
     Other(Value),
-    Ended(Ended),
+    Ended(ClientEnd),
     /// The frame breaks the contract.
     Wrong(String),
 }
 
-/// What a device asks for when it connects.
+/// The stream request of a device.
 #[derive(Clone)]
-pub struct Asked {
+pub struct ClientBuilder {
     user: String,
     accounts: Vec<String>,
     path: String,
@@ -72,8 +74,8 @@ pub struct Asked {
     receive_buffer: Option<u32>,
 }
 
-impl Asked {
-    /// In this account, too.
+impl ClientBuilder {
+    /// Adds this account.
     #[must_use]
     pub fn account(mut self, account: &str) -> Self {
         self.accounts.push(account.to_owned());
@@ -108,14 +110,14 @@ impl Asked {
         self
     }
 
-    /// Sends no `Authorization`; the token goes another way, or none is there.
+    /// Sends no `Authorization`; the token goes another way, or there is none.
     #[must_use]
     pub fn without_header(mut self) -> Self {
         self.token = None;
         self
     }
 
-    /// A small window: what the hub sends and nobody reads stays with the hub.
+    /// A small receive window: bytes that the client does not read stay with the hub.
     #[must_use]
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
@@ -145,12 +147,12 @@ impl Asked {
         timeout(PATIENCE, socket.connect(address)).await?
     }
 
-    /// The bare socket, after the handshake; nothing is read and no ping is answered unless the test does it.
-    pub async fn open(&self, hub: &Hub) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+    /// The bare socket after the handshake. Nothing is read and no ping is answered unless the test does it.
+    pub async fn open(&self, hub: &TestHub) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
         self.open_at(&hub.address).await
     }
 
-    async fn open_at(&self, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+    pub async fn open_at(&self, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
         self.shake(self.socket(address).await?, address).await
     }
 
@@ -160,26 +162,26 @@ impl Asked {
         Ok(opened.map_err(|_| tungstenite::Error::Io(std::io::ErrorKind::TimedOut.into()))??.0)
     }
 
-    /// Connects, and takes the first frame.
-    pub async fn connect(&self, hub: &Hub) -> Client {
+    /// Connects, and reads the first frame.
+    pub async fn connect(&self, hub: &TestHub) -> TestClient {
         self.try_connect(&hub.address).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 
-    /// Over a connection that the test has made.
-    pub async fn connect_over(&self, stream: TcpStream, hub: &Hub) -> Client {
+    /// Connects over a connection that the test has made.
+    pub async fn connect_over(&self, stream: TcpStream, hub: &TestHub) -> TestClient {
         let socket = self.shake(stream, &hub.address).await.unwrap();
         Self::greeted(socket).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 
-    /// `Err` says why there is no stream.
-    pub async fn try_connect(&self, address: &str) -> Result<Client, String> {
+    /// Connects; `Err` says why there is no stream.
+    pub async fn try_connect(&self, address: &str) -> Result<TestClient, String> {
         Self::greeted(self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?).await
     }
 
-    async fn greeted(socket: WebSocketStream<TcpStream>) -> Result<Client, String> {
-        let mut client = Client::over(socket);
+    async fn greeted(socket: WebSocketStream<TcpStream>) -> Result<TestClient, String> {
+        let mut client = TestClient::over(socket);
         match client.try_next(PATIENCE).await {
-            Some(Frame::Other(hello)) if hello["type"] == "connection_established" => {
+            Some(ClientSawFrame::Other(hello)) if hello["type"] == "connection_established" => {
                 client.hello = hello;
                 Ok(client)
             }
@@ -188,22 +190,22 @@ impl Asked {
     }
 }
 
-/// A device that is connected. Dropping it cuts the connection off without a word.
+/// A connected device. Dropping it cuts the connection off without a close frame.
 #[derive(Debug)]
-pub struct Client {
+pub struct TestClient {
     /// The first frame.
     pub hello: Value,
-    /// The last number that it was given.
+    /// The last sequence number that it received.
     pub given: i64,
-    frames: mpsc::UnboundedReceiver<Frame>,
+    frames: mpsc::UnboundedReceiver<ClientSawFrame>,
     say: mpsc::UnboundedSender<Message>,
     reader: JoinHandle<()>,
 }
 
-impl Client {
-    /// What user `user` asks for, from its default device.
-    pub fn of(user: &str) -> Asked {
-        Asked {
+impl TestClient {
+    /// The stream request of `user`'s default device.
+    pub fn of(user: &str) -> ClientBuilder {
+        ClientBuilder {
             user: user.to_owned(),
             accounts: Vec::new(),
             path: "/ws".to_owned(),
@@ -214,7 +216,7 @@ impl Client {
         }
     }
 
-    /// Over a socket of the test's own.
+    /// A client over a socket that the test has opened.
     pub fn over(socket: WebSocketStream<TcpStream>) -> Self {
         let (out, frames) = mpsc::unbounded_channel();
         let (say, said) = mpsc::unbounded_channel();
@@ -231,23 +233,23 @@ impl Client {
     }
 
     /// The next frame, whatever it is; `None` when nothing came within `limit`.
-    pub async fn try_next(&mut self, limit: Duration) -> Option<Frame> {
-        let frame = timeout(limit, self.frames.recv()).await.ok()?.unwrap_or(Frame::Ended(Ended::Torn));
+    pub async fn try_next(&mut self, limit: Duration) -> Option<ClientSawFrame> {
+        let frame = timeout(limit, self.frames.recv()).await.ok()?.unwrap_or(ClientSawFrame::Ended(ClientEnd::Torn));
         match &frame {
-            Frame::Notification(n) => self.given = n.seq,
-            Frame::CaughtUp { seq, .. } | Frame::Heartbeat { seq, .. } => self.given = *seq,
-            Frame::Wrong(problem) => panic!("the stream of {} broke the contract: {problem}", self.hello),
+            ClientSawFrame::Notification(n) => self.given = n.seq,
+            ClientSawFrame::CaughtUp { seq, .. } | ClientSawFrame::Heartbeat { seq, .. } => self.given = *seq,
+            ClientSawFrame::Wrong(problem) => panic!("the stream of {} broke the contract: {problem}", self.hello),
             _ => {}
         }
         Some(frame)
     }
 
-    pub async fn next_frame(&mut self) -> Frame {
+    pub async fn next_frame(&mut self) -> ClientSawFrame {
         self.try_next(PATIENCE).await.expect("a frame comes")
     }
 
     /// The next frame, however long it takes.
-    pub async fn next_of_many(&mut self) -> Frame {
+    pub async fn next_of_many(&mut self) -> ClientSawFrame {
         loop {
             if let Some(frame) = self.try_next(Duration::from_secs(3600)).await {
                 return frame;
@@ -255,27 +257,27 @@ impl Client {
         }
     }
 
-    /// The next notification; heartbeats and caught_up may come before it, an end may not.
-    pub async fn expect_notification(&mut self) -> Notification {
+    /// The next notification. Heartbeats and caught_up may come before it, but the connection must not end.
+    pub async fn expect_notification(&mut self) -> ClientNotification {
         loop {
             match self.next_frame().await {
-                Frame::Notification(notification) => return *notification,
-                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                ClientSawFrame::Notification(notification) => return *notification,
+                ClientSawFrame::CaughtUp { .. } | ClientSawFrame::Heartbeat { .. } => {}
                 other => panic!("a notification was to come, not {other:?}"),
             }
         }
     }
 
-    /// Everything that is replayed, up to caught_up.
-    pub async fn until_caught_up(&mut self) -> Vec<Notification> {
+    /// All replayed notifications, up to caught_up.
+    pub async fn until_caught_up(&mut self) -> Vec<ClientNotification> {
         let mut got = Vec::new();
         loop {
             match self.next_frame().await {
-                Frame::Notification(notification) => {
+                ClientSawFrame::Notification(notification) => {
                     assert!(notification.replayed, "{} came before caught_up and does not say replayed", notification.seq);
                     got.push(*notification);
                 }
-                Frame::CaughtUp { seq, replayed } => {
+                ClientSawFrame::CaughtUp { seq, replayed } => {
                     assert_eq!(replayed, got.len() as u64, "caught_up counts what was replayed");
                     assert!(got.last().is_none_or(|last| last.seq <= seq));
                     return got;
@@ -285,8 +287,8 @@ impl Client {
         }
     }
 
-    /// Everything up to and with the notification of this title.
-    pub async fn until(&mut self, title: &str) -> Vec<Notification> {
+    /// All notifications up to and including the one with this title.
+    pub async fn until(&mut self, title: &str) -> Vec<ClientNotification> {
         let mut got = Vec::new();
         loop {
             let notification = self.expect_notification().await;
@@ -297,45 +299,45 @@ impl Client {
         }
     }
 
-    /// The titles up to and without the marker.
+    /// The titles of the notifications before the marker.
     pub async fn titles_before(&mut self, marker: &str) -> Vec<String> {
         let mut got = self.until(marker).await;
         got.pop();
         got.into_iter().map(|n| n.title).collect()
     }
 
-    /// Everything up to and with this number.
-    pub async fn until_seq(&mut self, seq: i64) -> Vec<Notification> {
+    /// All notifications up to and including this number.
+    pub async fn until_seq(&mut self, seq: i64) -> Vec<ClientNotification> {
         let mut got = Vec::new();
         while self.given < seq {
             match self.next_frame().await {
-                Frame::Notification(notification) => got.push(*notification),
-                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                ClientSawFrame::Notification(notification) => got.push(*notification),
+                ClientSawFrame::CaughtUp { .. } | ClientSawFrame::Heartbeat { .. } => {}
                 other => panic!("number {seq} was to come, not {other:?}"),
             }
         }
         got
     }
 
-    /// As [`Client::until_seq`], past frames that have no number.
-    pub async fn until_seq_past_others(&mut self, seq: i64) -> Vec<Notification> {
+    /// As [`TestClient::until_seq`], but skips frames without a number.
+    pub async fn until_seq_past_others(&mut self, seq: i64) -> Vec<ClientNotification> {
         let mut got = Vec::new();
         while self.given < seq {
             match self.next_frame().await {
-                Frame::Notification(notification) => got.push(*notification),
-                Frame::CaughtUp { .. } | Frame::Heartbeat { .. } | Frame::Other(_) => {}
+                ClientSawFrame::Notification(notification) => got.push(*notification),
+                ClientSawFrame::CaughtUp { .. } | ClientSawFrame::Heartbeat { .. } | ClientSawFrame::Other(_) => {}
                 other => panic!("number {seq} was to come, not {other:?}"),
             }
         }
         got
     }
 
-    /// The next frame of another kind than notifications and heartbeats, by its type.
+    /// The next frame other than notifications and heartbeats; it must have this type.
     pub async fn expect_other(&mut self, kind: &str) -> Value {
         loop {
             match self.next_frame().await {
-                Frame::Other(value) if value["type"] == kind => return value,
-                Frame::Notification(_) | Frame::CaughtUp { .. } | Frame::Heartbeat { .. } => {}
+                ClientSawFrame::Other(value) if value["type"] == kind => return value,
+                ClientSawFrame::Notification(_) | ClientSawFrame::CaughtUp { .. } | ClientSawFrame::Heartbeat { .. } => {}
                 other => panic!("{kind} was to come, not {other:?}"),
             }
         }
@@ -345,7 +347,7 @@ impl Client {
         self.say.send(Message::text(text)).expect("the connection is open");
     }
 
-    /// Says it if the connection is open.
+    /// Sends the text if the connection is open.
     pub fn try_say(&self, text: &str) {
         let _ = self.say.send(Message::text(text));
     }
@@ -354,11 +356,11 @@ impl Client {
         self.say(&format!("{{\"type\":\"ack\",\"seq\":{seq}}}")).await;
     }
 
-    /// How it ends; whatever comes before is dropped.
-    pub async fn ended(&mut self, limit: Duration) -> Ended {
+    /// How the connection ends; earlier frames are dropped.
+    pub async fn ended(&mut self, limit: Duration) -> ClientEnd {
         let wait = async {
             loop {
-                if let Frame::Ended(ended) = self.next_frame().await {
+                if let ClientSawFrame::Ended(ended) = self.next_frame().await {
                     return ended;
                 }
             }
@@ -366,24 +368,24 @@ impl Client {
         timeout(limit, wait).await.unwrap_or_else(|_| panic!("the connection did not end within {limit:?}"))
     }
 
-    /// Says goodbye and waits for the answer.
+    /// Sends a close frame and waits for the answer.
     pub async fn close(mut self) {
         self.say.send(Message::Close(None)).expect("the connection is open");
-        while !matches!(self.next_frame().await, Frame::Ended(_)) {}
+        while !matches!(self.next_frame().await, ClientSawFrame::Ended(_)) {}
     }
 
     /// Cuts the connection off.
     pub fn kill(self) {}
 }
 
-impl Drop for Client {
+impl Drop for TestClient {
     fn drop(&mut self) {
         self.reader.abort();
     }
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct WireFrame {
     seq: Option<i64>,
     prev: Option<i64>,
     #[serde(rename = "type")]
@@ -398,20 +400,20 @@ struct Wire {
     replayed: Option<Value>,
 }
 
-/// What a client remembers between two frames.
+/// State that a client keeps between two frames.
 #[derive(Default)]
-struct Place {
+struct ClientPosition {
     given: i64,
 }
 
-impl Place {
-    fn take(&mut self, text: &str) -> Result<Frame, String> {
-        let wire: Wire = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
+impl ClientPosition {
+    fn take(&mut self, text: &str) -> Result<ClientSawFrame, String> {
+        let wire: WireFrame = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         match wire.kind.as_str() {
             "connection_established" => {
                 self.given = value["resume"]["from"].as_i64().ok_or_else(|| format!("no place to begin at: {text}"))?;
-                Ok(Frame::Other(value))
+                Ok(ClientSawFrame::Other(value))
             }
             "caught_up" => {
                 let seq = wire.seq.ok_or("caught_up without seq")?;
@@ -419,7 +421,7 @@ impl Place {
                     return Err(format!("caught_up at {seq} after {}", self.given));
                 }
                 self.given = seq;
-                Ok(Frame::CaughtUp { seq, replayed: wire.replayed.and_then(|v| v.as_u64()).ok_or("caught_up without replayed")? })
+                Ok(ClientSawFrame::CaughtUp { seq, replayed: wire.replayed.and_then(|v| v.as_u64()).ok_or("caught_up without replayed")? })
             }
             "heartbeat" => {
                 let (seq, prev) = wire.seq.zip(wire.prev).ok_or("a heartbeat without numbers")?;
@@ -427,14 +429,14 @@ impl Place {
                     return Err(format!("heartbeat {seq} with prev {prev} after {}", self.given));
                 }
                 self.given = seq;
-                Ok(Frame::Heartbeat { seq })
+                Ok(ClientSawFrame::Heartbeat { seq })
             }
-            _ if wire.seq.is_none() => Ok(Frame::Other(value)),
+            _ if wire.seq.is_none() => Ok(ClientSawFrame::Other(value)),
             _ => self.notification(wire, text),
         }
     }
 
-    fn notification(&mut self, wire: Wire, text: &str) -> Result<Frame, String> {
+    fn notification(&mut self, wire: WireFrame, text: &str) -> Result<ClientSawFrame, String> {
         let (seq, prev) = wire.seq.zip(wire.prev).ok_or_else(|| format!("no prev: {text}"))?;
         if seq <= self.given {
             return Err(format!("{seq} came after {}", self.given));
@@ -449,7 +451,7 @@ impl Place {
             return Err(format!("a field is missing: {text}"));
         }
         self.given = seq;
-        Ok(Frame::Notification(Box::new(Notification {
+        Ok(ClientSawFrame::Notification(Box::new(ClientNotification {
             seq,
             prev,
             kind: wire.kind,
@@ -464,8 +466,12 @@ impl Place {
     }
 }
 
-async fn read(mut socket: WebSocketStream<TcpStream>, out: mpsc::UnboundedSender<Frame>, mut said: mpsc::UnboundedReceiver<Message>) {
-    let mut place = Place::default();
+async fn read(
+    mut socket: WebSocketStream<TcpStream>,
+    out: mpsc::UnboundedSender<ClientSawFrame>,
+    mut said: mpsc::UnboundedReceiver<Message>,
+) {
+    let mut place = ClientPosition::default();
     let mut close = None;
     loop {
         let message = tokio::select! {
@@ -478,9 +484,9 @@ async fn read(mut socket: WebSocketStream<TcpStream>, out: mpsc::UnboundedSender
             message = socket.next() => message,
         };
         let frame = match message {
-            Some(Ok(Message::Text(text))) => place.take(&text).unwrap_or_else(Frame::Wrong),
+            Some(Ok(Message::Text(text))) => place.take(&text).unwrap_or_else(ClientSawFrame::Wrong),
             Some(Ok(Message::Close(frame))) => {
-                close = frame.map(|frame| Ended::Code(frame.code.into(), frame.reason.to_string())).or(close);
+                close = frame.map(|frame| ClientEnd::Code(frame.code.into(), word(&frame.reason))).or(close);
                 continue;
             }
             Some(Ok(_)) => continue,
@@ -490,5 +496,10 @@ async fn read(mut socket: WebSocketStream<TcpStream>, out: mpsc::UnboundedSender
             return;
         }
     }
-    let _ = out.send(Frame::Ended(close.unwrap_or(Ended::Torn)));
+    let _ = out.send(ClientSawFrame::Ended(close.unwrap_or(ClientEnd::Torn)));
+}
+
+/// The code word of a close reason; details may follow it.
+pub fn word(reason: &str) -> String {
+    reason.split(": ").next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,6 @@
-//! A PostgreSQL of a test's own, with all its safety on, that the test may lay on any disk, kill, copy and promote.
+//! Runs a durable PostgreSQL that a test may kill, copy and promote.
+//!
+//! All its safety settings are on, and its data can be put on any disk.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -12,14 +14,14 @@ use super::disk::Disk;
 use super::host::said;
 use super::{PATIENCE, eventually};
 
-/// Ends the server at once when the test's process is gone, whatever ended that.
+/// Ends the server at once when the test's process is gone, for whatever reason.
 const WATCHED: &str = r#"exec 3<&0
 "$@" 3<&- & server=$!
 (cat; kill -QUIT $server) <&3 >/dev/null 2>&1 & watcher=$!
 wait $server
 kill $watcher"#;
 
-/// What of a server is on a test's disk.
+/// The part of a server that is on a test's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDisk {
     Everything,
@@ -27,8 +29,8 @@ pub enum OnDisk {
     Wal,
 }
 
-pub struct Cluster {
-    /// Socket and log, on the machine's own disk; the data, unless it is on another.
+pub struct TestCluster {
+    /// Socket and log, on the machine's own disk; also the data, unless it is on another.
     folder: tempfile::TempDir,
     data: PathBuf,
     /// Commands that touch the data begin with these words.
@@ -37,11 +39,11 @@ pub struct Cluster {
     server: Option<Child>,
 }
 
-impl Cluster {
-    /// New, on the machine's own disk; not yet running.
+impl TestCluster {
+    /// Creates a server on the machine's own disk; not yet running.
     ///
     /// # Errors
-    /// What this machine lacks for it.
+    /// Names what this machine lacks for it.
     pub fn make() -> Result<Self, String> {
         let mut cluster = Self::nowhere()?;
         cluster.data = cluster.folder.path().join("data");
@@ -49,10 +51,10 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// New, with a part of it on `disk`; not yet running.
+    /// Creates a server with a part of it on `disk`; not yet running.
     ///
     /// # Errors
-    /// What this machine lacks for it.
+    /// Names what this machine lacks for it.
     pub fn on(disk: &Disk, part: OnDisk) -> Result<Self, String> {
         let mut cluster = Self::nowhere()?;
         let (here, there) = (cluster.folder.path().to_owned(), disk.path());
@@ -95,7 +97,7 @@ impl Cluster {
         command
     }
 
-    /// From the next start on.
+    /// Takes effect at the next start.
     pub fn set(&mut self, setting: &str) {
         self.settings.push(setting.to_owned());
     }
@@ -106,7 +108,7 @@ impl Cluster {
         eventually("the server answers", PATIENCE * 2, async || self.try_connect().await.ok()).await;
     }
 
-    /// As [`Cluster::start`], of one that may be damaged beyond that: whether it answers.
+    /// As [`TestCluster::start`], for a server that may be too damaged to start: whether it answers.
     pub async fn try_start(&mut self) -> bool {
         self.spawn().await;
         eventually("the server answers, or gives up", PATIENCE * 2, async || match self.try_connect().await {
@@ -118,8 +120,8 @@ impl Cluster {
 
     async fn spawn(&mut self) {
         assert!(!self.is_running());
-        // What a killed server left: the memory that it shared goes with its last process, and only then may the next start.
-        eventually("the last one is gone", PATIENCE, async || self.processes().is_empty().then_some(())).await;
+        // A killed server's shared memory goes with its last process, and only then may the next server start.
+        eventually("the last process is gone", PATIENCE, async || self.processes().is_empty().then_some(())).await;
         let lock = self.data.join("postmaster.pid").display().to_string();
         self.run("rm", &["-f", &lock]).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
@@ -136,13 +138,13 @@ impl Cluster {
     /// Runs a program where the data can be seen, as the server's user.
     ///
     /// # Errors
-    /// What it complained of.
+    /// Holds the program's error output.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         let words: Vec<&str> = self.prefix.iter().map(String::as_str).chain([program]).chain(arguments.iter().copied()).collect();
         said(Command::new(words[0]).args(&words[1..]).current_dir("/"))
     }
 
-    /// Whether the postmaster is there.
+    /// Whether the postmaster is running.
     pub fn is_running(&mut self) -> bool {
         let ended = self.server.as_mut().is_none_or(|server| server.try_wait().is_ok_and(|status| status.is_some()));
         if ended {
@@ -155,7 +157,7 @@ impl Cluster {
         format!("postgresql:///postgres?host={}&user=recado", self.folder.path().display())
     }
 
-    /// Through something that listens on a port of this machine.
+    /// A URL through a listener on a port of this machine.
     pub fn url_at(address: &str) -> String {
         format!("postgresql://recado@{address}/postgres?sslmode=disable")
     }
@@ -180,14 +182,14 @@ impl Cluster {
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// In good order: what is in memory is written.
+    /// Shuts down cleanly: everything in memory is written.
     pub async fn stop(&mut self) {
         let data = self.data.display().to_string();
         said(self.command("pg_ctl").args(["stop", "-m", "fast", "-w", "-D", &data])).unwrap();
         eventually("the server has ended", PATIENCE, async || (!self.is_running()).then_some(())).await;
     }
 
-    /// kill -9 of the postmaster and of every process of the server, and all of them gone.
+    /// Kills the postmaster and every process of the server with SIGKILL, and waits until all are gone.
     pub async fn kill_9(&mut self) {
         eventually("every process of the server is gone", PATIENCE, async || {
             let left = self.processes();
@@ -199,14 +201,15 @@ impl Cluster {
         .await;
     }
 
-    /// A server's processes work in its data folder.
+    /// Processes of this server; they work in its data folder.
     fn processes(&self) -> Vec<String> {
         let works_here = |pid: &Path| fs::read_link(pid.join("cwd")).is_ok_and(|cwd| cwd == self.data);
         let all = fs::read_dir("/proc").unwrap().flatten().filter(|entry| works_here(&entry.path()));
         all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// One bit of a file below the data folder, while the server is stopped and the data is on the machine's own disk.
+    /// Flips one bit of a file below the data folder, while the server is stopped and the data is on the machine's own
+    /// disk.
     pub fn flip_a_bit(&self, file: &str, at: u64) {
         let file = fs::OpenOptions::new().read(true).write(true).open(self.data.join(file)).unwrap();
         let mut byte = [0];
@@ -214,7 +217,7 @@ impl Cluster {
         file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     }
 
-    /// Another one that follows this one's log from here on; not yet running.
+    /// Creates a standby that follows this server's WAL from here on; not yet running.
     pub fn standby(&self) -> Self {
         let mut standby = Self::nowhere().unwrap();
         standby.data = standby.folder.path().join("data");
@@ -230,12 +233,12 @@ impl Cluster {
         said(self.command("pg_ctl").args(["promote", "-w", "-D"]).arg(&self.data)).unwrap();
     }
 
-    /// What it wrote to its log.
+    /// The server's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// `pg_amcheck` over everything; its complaints, or `None` where it is not installed.
+    /// Runs `pg_amcheck` over everything; its complaints, or `None` where it is not installed.
     pub fn amcheck(&self) -> Option<String> {
         let mut check = self.command("pg_amcheck");
         check.args(["--install-missing", "--heapallindexed", "-U", "recado", "-h"]).arg(self.folder.path()).arg("postgres");
@@ -246,7 +249,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
@@ -254,13 +257,13 @@ impl Drop for Cluster {
             eprintln!("---- PostgreSQL in {} said, last:\n{}", self.data.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
         }
         let Some(mut server) = self.server.take() else { return };
-        // Its watcher reads the end of this, and ends it at once.
+        // Its watcher sees the end of this input, and ends it at once.
         drop(server.stdin.take());
         let _ = server.wait();
     }
 }
 
-/// The folder of PostgreSQL's programs, as `.ci/run` finds it.
+/// The folder of PostgreSQL's programs, found as in `.ci/run`.
 fn programs() -> PathBuf {
     let named = std::env::var_os("RECADO_POSTGRES_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();

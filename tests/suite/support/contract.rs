@@ -1,4 +1,4 @@
-//! The hub's own OpenAPI document, against which every answer that a test gets is held.
+//! Checks every answer that a test gets against the hub's own OpenAPI document.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 const ROOT: &str = "http://hub/openapi.json";
 
-/// Before a route is looked at, any of these may be said; a path that is served answers another method with 405.
+/// Statuses that may be sent before a route is known. A route that exists answers another method with 405.
 const OF_ANY_ROUTE: [u16; 5] = [400, 404, 405, 414, 431];
 
 /// The document that the hub serves.
@@ -16,7 +16,8 @@ pub fn document() -> &'static Value {
     DOCUMENT.get_or_init(|| serde_json::from_str(include_str!("../../../src/http/openapi.json")).unwrap())
 }
 
-/// The document, but a field that it does not name is wrong: that a client may meet new ones is said to clients, not to us.
+/// The document, changed so that an unnamed field is an error. Clients must tolerate new fields; the hub must name
+/// them.
 fn strict() -> &'static Value {
     static STRICT: OnceLock<Value> = OnceLock::new();
     STRICT.get_or_init(|| {
@@ -39,7 +40,7 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Panics unless the document says that this may be answered.
+/// Panics unless the document allows this answer.
 pub fn matches_document(method: &str, target: &str, status: u16, media: Option<&str>, body: &str) {
     if let Err(difference) = check(method, target, status, media, body) {
         panic!("{method} {} is answered with {status} {}: {difference}\n{body}", path(target), media.unwrap_or("nothing"));
@@ -88,7 +89,7 @@ fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &st
     Ok(())
 }
 
-/// Whether JSON text fits the schema at a place of the document.
+/// Checks JSON text against the schema at a pointer of the document.
 pub fn matches_schema(at: &str, body: &str) -> Result<(), String> {
     let value: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
     fits(at, &value)

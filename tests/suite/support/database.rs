@@ -1,11 +1,11 @@
-//! A database of its own for each test.
+//! Creates a database for each test.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use private_postgres::{Environment, ServerError, ServerSettings, TestServer};
 use recado::domain::Role;
-use recado::store::server::{Environment, ServerError, ServerSettings, TestServer};
 use recado::store::{Database, keys, migrate};
 use reqwest::Url;
 use sqlx::postgres::PgConnectOptions;
@@ -14,12 +14,12 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 const TEMPLATE: &str = "recado_template";
 
 /// The cluster of this run.
-enum Cluster {
+enum RunCluster {
     Ours(Box<TestServer>),
     Given(Url),
 }
 
-impl Cluster {
+impl RunCluster {
     fn url(&self, database: &str) -> String {
         match self {
             Self::Ours(server) => server.connection_url(database),
@@ -31,7 +31,7 @@ impl Cluster {
         }
     }
 
-    /// A database that is there and is nobody's.
+    /// A database of the cluster that no test uses.
     fn admin_url(&self) -> String {
         match self {
             Self::Ours(server) => server.connection_url("recado"),
@@ -40,24 +40,24 @@ impl Cluster {
     }
 }
 
-/// What keeps the template from being made; its own making panics instead.
-struct Trouble(String);
+/// The reason why the template could not be made. The test that makes it panics instead.
+struct TemplateError(String);
 
-impl From<ServerError> for Trouble {
+impl From<ServerError> for TemplateError {
     fn from(error: ServerError) -> Self {
         Self(error.to_string())
     }
 }
 
-fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    // On a thread of its own: it blocks, and it needs a runtime, which a test's thread has already.
+fn cluster() -> &'static RunCluster {
+    static CLUSTER: OnceLock<RunCluster> = OnceLock::new();
+    // On a thread of its own: it blocks, and needs a runtime, which a test's thread has already.
     CLUSTER.get_or_init(|| std::thread::spawn(start).join().expect("the test cluster starts"))
 }
 
-fn start() -> Cluster {
+fn start() -> RunCluster {
     if let Ok(given) = std::env::var("TEST_DATABASE_URL") {
-        let cluster = Cluster::Given(Url::parse(&given).expect("TEST_DATABASE_URL is a URL"));
+        let cluster = RunCluster::Given(Url::parse(&given).expect("TEST_DATABASE_URL is a URL"));
         block_on(make_template(&cluster));
         return cluster;
     }
@@ -69,19 +69,19 @@ fn start() -> Cluster {
     };
     let server = TestServer::start_for_tests(std::os::unix::process::parent_id(), &ServerSettings::default(), &environment, &mut |_| {})
         .unwrap_or_else(|error| panic!("{error}"));
-    let cluster = Cluster::Ours(Box::new(server));
-    let Cluster::Ours(server) = &cluster else { unreachable!() };
+    let cluster = RunCluster::Ours(Box::new(server));
+    let RunCluster::Ours(server) = &cluster else { unreachable!() };
     server
         .run_once("template", || {
             block_on(make_template(&cluster));
-            Ok::<_, Trouble>(())
+            Ok::<_, TemplateError>(())
         })
         .unwrap_or_else(|trouble| panic!("{}", trouble.0));
     cluster
 }
 
-/// Made under another name and renamed when it is whole: nobody can copy half a template.
-async fn make_template(cluster: &Cluster) {
+/// Created under another name and renamed when it is complete, so that no test can copy half a template.
+async fn make_template(cluster: &RunCluster) {
     let mut admin = PgConnection::connect(&cluster.admin_url()).await.expect("the test cluster answers");
     run(&mut admin, &format!("DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")).await;
     run(&mut admin, "DROP DATABASE IF EXISTS recado_new WITH (FORCE)").await;
@@ -105,7 +105,7 @@ pub struct TestDb {
 }
 
 impl TestDb {
-    /// Migrated, empty, with a service key and an admin key.
+    /// A migrated, empty database with a service key and an admin key.
     pub async fn new() -> Self {
         let db = Self::from_template(TEMPLATE).await;
         let mut connection = db.connect().await;
@@ -114,12 +114,12 @@ impl TestDb {
         db
     }
 
-    /// Without a schema.
+    /// A database without a schema.
     pub async fn bare() -> Self {
         Self::from_template("template0").await
     }
 
-    /// As this one stands now; nobody may be connected to it.
+    /// Copies this database as it is now; there must be no connection to it.
     pub async fn copy(&self) -> Self {
         let mut admin = PgConnection::connect(&cluster().admin_url()).await.unwrap();
         let leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
@@ -141,23 +141,23 @@ impl TestDb {
         Self { name }
     }
 
-    /// As the superuser, over the cluster's own way.
+    /// URL of the superuser, over the cluster's own way.
     pub fn url(&self) -> String {
         cluster().url(&self.name)
     }
 
-    /// As the superuser, through something that listens on a port of this machine.
+    /// URL of the superuser, through a listener on a port of this machine.
     pub fn url_at(&self, port: u16) -> String {
         let options = PgConnectOptions::from_str(&self.url()).unwrap();
         let mut url = Url::parse(&format!("postgres://127.0.0.1:{port}/{}?sslmode=disable", self.name)).unwrap();
         url.set_username(options.get_username()).unwrap();
-        if let Cluster::Given(given) = cluster() {
+        if let RunCluster::Given(given) = cluster() {
             url.set_password(given.password()).unwrap();
         }
         url.to_string()
     }
 
-    /// As another login of the cluster.
+    /// URL of another login of the cluster.
     pub fn url_of(&self, user: &str, password: &str) -> String {
         let mut url = Url::parse(&self.url()).unwrap();
         let others: Vec<(String, String)> =
@@ -182,7 +182,8 @@ impl TestDb {
         run(&mut self.connect().await, sql).await;
     }
 
-    /// Replaces the partitions of an empty log by those that `make` makes: at once, or a hub would put its own between.
+    /// Replaces the partitions of an empty log by those that `make` creates: at once, or a hub would put its own
+    /// between.
     pub async fn with_partitions(&self, make: &str) {
         self.run(&format!(
             "DO $$ DECLARE p record; BEGIN
@@ -203,11 +204,20 @@ impl TestDb {
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// How many connects wait for a lock.
+    pub async fn waiting_connects(&self) -> i64 {
+        self.number(
+            "SELECT count(*) FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%connection_begin%'",
+        )
+        .await
+    }
+
     pub async fn head(&self) -> i64 {
         self.number("SELECT coalesce(max(seq), 0) FROM recado.log").await
     }
 
-    /// The stored place of a device, if it has one.
+    /// The stored position of a device, if it has one.
     pub async fn place(&self, user: &str, device: &str) -> Option<i64> {
         let sql = "SELECT acked_seq FROM recado.cursor WHERE user_id = $1 AND client_id = $2";
         sqlx::query_scalar(sql).bind(user).bind(device).fetch_optional(&mut self.connect().await).await.unwrap()
@@ -226,11 +236,16 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let database = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        // Roles outlive the database that they were made for.
+        let roles = ["hub", "producer", "analyst"].map(|purpose| format!("DROP ROLE IF EXISTS recado_{purpose}_{}", self.name));
         let dropped = std::thread::spawn(move || {
             block_on(async move {
                 let mut admin = PgConnection::connect(&cluster().admin_url()).await?;
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await.map(drop)
+                for sql in [database].into_iter().chain(roles) {
+                    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await?;
+                }
+                Ok::<_, sqlx::Error>(())
             })
         });
         // A database that stays costs 8 MB until the run ends; no reason to fail.

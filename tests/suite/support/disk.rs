@@ -1,8 +1,8 @@
-//! A disk of a test's own, whose power can be cut and which can be filled: a file on a loop device.
+//! Provides a disk on a loop device that can be filled or lose power.
 //!
-//! It is mounted in a mount namespace that only the test's own processes are in. So nobody else can hold it, and when the
-//! test ends, however it ends, the namespace goes with its last process, the mount with the namespace, and the loop device
-//! with the mount.
+//! It is mounted in a mount namespace that only the test's own processes are in, so no other process can hold it. When
+//! the test ends, however it ends, the namespace goes with its last process, the mount with the namespace, and the loop
+//! device with the mount.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,22 +13,23 @@ use std::time::Duration;
 use super::host::{programs, root, said};
 use super::{PATIENCE, eventually};
 
-/// Drops everything that was not flushed, the journal's too: EXT4_IOC_SHUTDOWN, which is XFS_IOC_GOINGDOWN, with NOLOGFLUSH.
+/// Drops everything that was not flushed, the journal's too: EXT4_IOC_SHUTDOWN, the same as XFS_IOC_GOINGDOWN, with
+/// NOLOGFLUSH.
 const CUT: &str = r#"import fcntl, os, struct, sys
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))"#;
 
 pub struct Disk {
     folder: tempfile::TempDir,
-    /// Is in the namespace, and leaves it when its input ends.
+    /// A process in the namespace, which leaves it when its input ends.
     holder: Child,
     _input: Option<ChildStdin>,
 }
 
 impl Disk {
-    /// Empty and mounted. `kind` is `ext4` or `xfs`.
+    /// Creates an empty, mounted disk. `kind` is `ext4` or `xfs`.
     ///
     /// # Errors
-    /// What this machine lacks for it.
+    /// Names what this machine lacks for it.
     pub fn make(kind: &str, megabytes: u32) -> Result<Self, String> {
         root()?;
         let mkfs = format!("mkfs.{kind}");
@@ -39,7 +40,7 @@ impl Disk {
         let image = folder.path().join("image");
         fs::File::create(&image).and_then(|file| file.set_len(u64::from(megabytes) << 20)).unwrap();
         let mut make = Command::new(mkfs);
-        // All of it for everyone: root keeps no blocks back.
+        // All blocks are available to every user: root reserves none.
         said(make.arg("-q").args(if kind == "ext4" { &["-m", "0"][..] } else { &[] }).arg(&image))?;
         let mut holder = Command::new("unshare");
         holder.args(["--mount", "sh", "-c", "cat >/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -65,12 +66,12 @@ impl Disk {
         format!("/proc/{}/ns/mnt", self.holder.id()).into()
     }
 
-    /// Where it is mounted, for those inside.
+    /// Where it is mounted, for processes in the namespace.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("mnt")
     }
 
-    /// What the program says that runs where the disk can be seen.
+    /// The output of a program that runs where the disk can be seen.
     ///
     /// # Errors
     /// As [`said`].
@@ -78,7 +79,7 @@ impl Disk {
         said(Command::new("nsenter").args(self.enter()).args(command))
     }
 
-    /// For `nsenter`.
+    /// The arguments for `nsenter`.
     pub fn enter(&self) -> [String; 2] {
         [format!("--mount={}", self.namespace().display()), "--".to_owned()]
     }
@@ -88,27 +89,27 @@ impl Disk {
         self.inside(&["mount", "-o", "loop", text(&image), text(&mnt)]).map(drop)
     }
 
-    /// Everything that was not flushed is gone, and whoever still looks finds the device broken.
+    /// Drops everything that was not flushed. Processes that still use the disk find the device broken.
     pub fn cut_the_power(&self) {
         self.inside(&["python3", "-c", CUT, text(&self.path())]).unwrap();
     }
 
-    /// As the machine comes up again: everyone who was on it is gone.
+    /// Mounts the disk again as after a restart of the machine: every process that used it is gone.
     pub async fn power_on(&self) {
         // The last files of a killed process are closed a moment after it has gone.
-        eventually("nobody is on the disk", PATIENCE, async || self.inside(&["umount", text(&self.path())]).ok()).await;
+        eventually("no process uses the disk", PATIENCE, async || self.inside(&["umount", text(&self.path())]).ok()).await;
         let image = self.folder.path().join("image");
         let attached = async || said(Command::new("losetup").arg("-j").arg(&image)).unwrap().is_empty().then_some(());
-        eventually("the loop device has let go", Duration::from_secs(10), attached).await;
+        eventually("the loop device is free", Duration::from_secs(10), attached).await;
         self.mount().unwrap();
     }
 
-    /// What was written until now survives.
+    /// Flushes, so that everything written until now survives.
     pub fn flush(&self) {
         self.inside(&["sync", "-f", text(&self.path())]).unwrap();
     }
 
-    /// Until nothing more fits.
+    /// Writes until nothing more fits.
     pub fn fill(&self) {
         let (filler, mnt) = (self.path().join("filler"), self.path());
         let script = r#"dd if=/dev/zero of="$0" bs=64k oflag=append conv=notrunc 2>/dev/null
@@ -124,7 +125,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Whatever is left of the test's processes goes first: a namespace is as long-lived as they are.
+        // The test's remaining processes are killed first: a namespace lives as long as they do.
         let namespace = fs::read_link(self.namespace());
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let its = fs::read_link(entry.path().join("ns/mnt"));

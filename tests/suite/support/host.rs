@@ -1,14 +1,16 @@
-//! What a test needs of the machine. Where it is not to be had the test is skipped, aloud, and counted.
+//! Checks what a test needs of the machine.
+//!
+//! Where the machine lacks it the test is skipped with a message, and counted.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// One line a row of the fault matrix: `run ROW` or `skipped ROW: why`. `.ci/run` sums it up at its end.
+/// One line for each row of the fault matrix: `run ROW` or `skipped ROW: why`. `.ci/run` sums it up at its end.
 const BOOK: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/fault-matrix");
 
-/// What was to be had for this row; `None`, said and noted, when it was not.
+/// Returns what this row needs; `None`, with a message and a record, when the machine lacks it.
 pub fn given<T>(row: &str, had: Result<T, String>) -> Option<T> {
     match had {
         Ok(had) => {
@@ -26,12 +28,12 @@ pub fn given<T>(row: &str, had: Result<T, String>) -> Option<T> {
 
 fn enter(line: &str) {
     let book = OpenOptions::new().create(true).append(true).open(BOOK);
-    // A whole line in one write, so that two tests do not mix theirs.
+    // A whole line in one write, so that two tests do not mix their lines.
     let _ = book.and_then(|mut book| book.write_all(format!("{line}\n").as_bytes()));
 }
 
 /// # Errors
-/// Where we are somebody else.
+/// Fails where the tests do not run as root.
 pub fn root() -> Result<(), String> {
     match said(Command::new("id").arg("-u"))?.trim() {
         "0" => Ok(()),
@@ -40,7 +42,7 @@ pub fn root() -> Result<(), String> {
 }
 
 /// # Errors
-/// Names the first that is not installed.
+/// Names the first program that is not installed.
 pub fn programs(names: &[&str]) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
@@ -50,10 +52,10 @@ pub fn programs(names: &[&str]) -> Result<(), String> {
     }
 }
 
-/// What it printed.
+/// Returns the command's output.
 ///
 /// # Errors
-/// What it complained of, when it did not end well.
+/// Holds the error output when the command did not succeed.
 pub fn said(command: &mut Command) -> Result<String, String> {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     if status.success() {

@@ -1,4 +1,4 @@
-//! A hub under test: a child process.
+//! Runs a hub under test as a child process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use super::note::{Answer, Note, Receipt};
+use super::note::{Note, PostAnswer, PostReceipt};
 use super::{PATIENCE, TestDb, eventually, matches_document};
 
 pub const SECRET: &str = "the-secret-of-the-test-suite-32-bytes";
@@ -23,15 +23,23 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Above the hub's own five seconds.
 const POST_LIMIT: Duration = Duration::from_secs(25);
 
-/// What differs from the normal.
+/// Settings that differ from the default.
 #[derive(Clone)]
 pub struct HubBuilder {
     vars: BTreeMap<String, String>,
     key: String,
     admin_key: String,
+    files: Option<usize>,
 }
 
 impl HubBuilder {
+    /// Limits the number of files that it may open.
+    #[must_use]
+    pub fn with_files(mut self, files: usize) -> Self {
+        self.files = Some(files);
+        self
+    }
+
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.vars.insert(name.to_owned(), value.to_owned());
@@ -44,7 +52,7 @@ impl HubBuilder {
         self
     }
 
-    /// Publishes with this instead of the database's own service key.
+    /// Posts with this instead of the database's own service key.
     #[must_use]
     pub fn publishing_with(mut self, bearer: &str) -> Self {
         bearer.clone_into(&mut self.key);
@@ -55,28 +63,52 @@ impl HubBuilder {
         self.recado(&["serve"])
     }
 
-    /// Another subcommand with the same settings; what it prints.
+    /// Runs another subcommand with the same settings; returns its output.
     pub async fn run(&self, arguments: &[&str]) -> String {
-        let output = timeout(START_LIMIT, self.recado(arguments).output()).await.expect("it ends").unwrap();
+        let output = timeout(START_LIMIT, self.recado(arguments).output()).await.expect("the command ends").unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     fn recado(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
+        let program = env!("CARGO_BIN_EXE_recado");
+        let mut command = match self.files {
+            None => Command::new(program),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(&self.vars);
         command
     }
 
     /// Starts it and waits until it is ready.
-    pub async fn start(&self) -> Hub {
+    pub async fn start(&self) -> TestHub {
         let said = said_file();
         let file = File::create(&said).unwrap();
-        let child = self.command().stdout(Stdio::piped()).stderr(file).spawn().expect("the hub's program runs");
+        self.start_with_log(file, said).await
+    }
+
+    /// Starts it with its log going to `stderr`.
+    pub async fn start_logging_to(&self, stderr: impl Into<Stdio>) -> TestHub {
+        self.start_with_log(stderr, said_file()).await
+    }
+
+    async fn start_with_log(&self, stderr: impl Into<Stdio>, said: PathBuf) -> TestHub {
+        let child = self.command().stdout(Stdio::piped()).stderr(stderr).spawn().expect("the hub's program runs");
         let client = http_client();
-        let mut hub =
-            Hub { child, address: String::new(), said, client, key: self.key.clone(), admin_key: self.admin_key.clone(), _stdout: None };
+        let mut hub = TestHub {
+            child,
+            address: String::new(),
+            said,
+            client,
+            key: self.key.clone(),
+            admin_key: self.admin_key.clone(),
+            _stdout: None,
+        };
         let mut lines = BufReader::new(hub.child.stdout.take().unwrap()).lines();
         let ready = timeout(START_LIMIT, lines.next_line()).await.expect("the hub is ready in time").unwrap();
         let ready = ready.expect("the hub says that it is ready");
@@ -92,14 +124,14 @@ fn said_file() -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// Runs a hub that is expected to end by itself; returns its exit code and what it said on stderr.
+/// Runs a hub that is expected to end by itself; returns its exit code and its stderr.
 pub async fn run_to_the_end(builder: &HubBuilder) -> (Option<i32>, String) {
     let output = timeout(START_LIMIT, builder.command().output()).await.expect("the hub ends by itself").unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A hub that is ready. Dropping it kills it; what it said is shown when its test fails.
-pub struct Hub {
+/// A hub that is ready. Dropping it kills it; its log is shown when its test fails.
+pub struct TestHub {
     child: Child,
     /// `127.0.0.1:PORT`
     pub address: String,
@@ -110,15 +142,16 @@ pub struct Hub {
     _stdout: Option<BufReader<ChildStdout>>,
 }
 
-impl Hub {
-    /// On a database of the test cluster, which is not durable: the hub has to be told that this is meant.
+impl TestHub {
+    /// A hub on a database of the test cluster. That cluster is not durable, so the hub gets the setting that allows
+    /// it.
     pub fn on(db: &TestDb) -> HubBuilder {
         let mut hub = Self::at(&db.url()).with("RECADO_ALLOW_UNSAFE_DURABILITY", "on");
         (hub.key, hub.admin_key) = (db.key(), db.admin_key());
         hub
     }
 
-    /// On any database; it publishes with a service's token.
+    /// A hub on any database; it posts with a service's token.
     pub fn at(url: &str) -> HubBuilder {
         let vars = [
             ("DATABASE_URL", url),
@@ -128,7 +161,7 @@ impl Hub {
             ("RECADO_LOG", "info,recado=debug"),
         ];
         let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        HubBuilder { vars, key: service_token("shop", Role::Service), admin_key: service_token("boss", Role::Admin) }
+        HubBuilder { vars, key: service_token("shop", Role::Service), admin_key: service_token("boss", Role::Admin), files: None }
     }
 
     pub fn pid(&self) -> u32 {
@@ -140,7 +173,7 @@ impl Hub {
         assert!(sent.success(), "kill {signal}");
     }
 
-    /// kill -9, and gone.
+    /// Kills the hub with SIGKILL and waits until it is gone.
     pub async fn kill(mut self) {
         self.child.start_kill().unwrap();
         self.child.wait().await.unwrap();
@@ -155,24 +188,24 @@ impl Hub {
         std::fs::read_to_string(&self.said).unwrap_or_default()
     }
 
-    /// Posts, and insists on 201.
-    pub async fn post(&self, note: &Note) -> Receipt {
+    /// Posts, and requires 201.
+    pub async fn post(&self, note: &Note) -> PostReceipt {
         let answer = self.try_post(note).await.expect("the hub answers");
         assert_eq!(answer.status, 201, "{}", answer.body);
         answer.receipt()
     }
 
     /// Posts; `Err` when there was no answer.
-    pub async fn try_post(&self, note: &Note) -> Result<Answer, reqwest::Error> {
+    pub async fn try_post(&self, note: &Note) -> Result<PostAnswer, reqwest::Error> {
         self.post_as(&self.key, note).await
     }
 
-    pub async fn post_as(&self, bearer: &str, note: &Note) -> Result<Answer, reqwest::Error> {
+    pub async fn post_as(&self, bearer: &str, note: &Note) -> Result<PostAnswer, reqwest::Error> {
         post_to(&self.client, &self.address, bearer, note).await
     }
 
     /// Posts any body to any path as the database's own service.
-    pub async fn post_raw(&self, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+    pub async fn post_raw(&self, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> PostAnswer {
         let mut request = self.client.post(format!("http://{}{path}", self.address)).bearer_auth(&self.key).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -180,7 +213,7 @@ impl Hub {
         let begun = Instant::now();
         let response = request.send().await.expect("the hub answers");
         let (status, body) = read("POST", path, response).await.expect("it answers whole");
-        Answer { status, body: serde_json::from_str(&body).expect("it answers in JSON"), took: begun.elapsed() }
+        PostAnswer { status, body: serde_json::from_str(&body).expect("it answers in JSON"), took: begun.elapsed() }
     }
 
     /// The status and body of a GET, with or without a bearer.
@@ -193,6 +226,18 @@ impl Hub {
         read("GET", path, response).await
     }
 
+    /// The service key that it posts with.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The sum of a metric over all of its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, page) = self.get("/metrics", None).await.unwrap();
+        let of_name = |line: &&str| line.starts_with(&format!("{name} ")) || line.starts_with(&format!("{name}{{"));
+        page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     pub async fn is_ready(&self) -> bool {
         matches!(self.get("/readyz", None).await, Ok((200, _)))
     }
@@ -203,13 +248,13 @@ impl Hub {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// Until the hub has handed on all that is in the log. A 201 may come a moment before that: who connects in between
-    /// gets the notification live, after caught_up.
+    /// Waits until the hub has dispatched the whole log. A 201 may come a moment before that: a client that connects in
+    /// between gets the notification live, after caught_up.
     pub async fn settled(&self, db: &TestDb) {
         self.has_published(db.head().await).await;
     }
 
-    /// Until the hub has handed on everything up to `seq`.
+    /// Waits until the hub has dispatched everything up to `seq`.
     pub async fn has_published(&self, seq: i64) {
         eventually("the hub has published it", PATIENCE, async || {
             let (_, body) = self.get("/health", None).await.ok()?;
@@ -220,7 +265,7 @@ impl Hub {
     }
 }
 
-impl Drop for Hub {
+impl Drop for TestHub {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let said = self.said();
@@ -232,7 +277,7 @@ impl Drop for Hub {
 }
 
 /// One post to any hub.
-pub async fn post_to(client: &reqwest::Client, address: &str, bearer: &str, note: &Note) -> Result<Answer, reqwest::Error> {
+pub async fn post_to(client: &reqwest::Client, address: &str, bearer: &str, note: &Note) -> Result<PostAnswer, reqwest::Error> {
     let mut request = client.post(format!("http://{address}/api/internal/notify")).bearer_auth(bearer);
     request = request.header("content-type", "application/json").body(note.body());
     if let Some(key) = &note.header_key {
@@ -241,10 +286,10 @@ pub async fn post_to(client: &reqwest::Client, address: &str, bearer: &str, note
     let begun = Instant::now();
     let response = request.send().await?;
     let (status, body) = read("POST", "/api/internal/notify", response).await?;
-    Ok(Answer { status, body: serde_json::from_str(&body).expect("an answer in JSON"), took: begun.elapsed() })
+    Ok(PostAnswer { status, body: serde_json::from_str(&body).expect("an answer in JSON"), took: begun.elapsed() })
 }
 
-/// Status and body of an answer, which must be what the hub's own document says of it.
+/// Status and body of an answer, which the hub's own document must allow.
 async fn read(method: &str, path: &str, response: reqwest::Response) -> Result<(u16, String), reqwest::Error> {
     let status = response.status().as_u16();
     let media = response.headers().get("content-type").map(|media| media.to_str().unwrap().to_owned());
@@ -262,25 +307,18 @@ pub fn token(user: &str, accounts: &[&str]) -> String {
     mint(user, accounts, None, Duration::from_secs(3600))
 }
 
-/// A user's token that soon runs out.
+/// A user's token that soon expires.
 pub fn brief_token(user: &str, accounts: &[&str], ttl: Duration) -> String {
     mint(user, accounts, None, ttl)
 }
 
-/// A token that publishes, or an admin's.
+/// A token with the service or the admin role.
 pub fn service_token(name: &str, role: Role) -> String {
     mint(name, &[], Some(role), Duration::from_secs(3600))
 }
 
 fn mint(user: &str, accounts: &[&str], role: Option<Role>, ttl: Duration) -> String {
-    let rules = JwtRules {
-        issuer: None,
-        audience: None,
-        user_claim: "sub".into(),
-        account_claim: "account_id".into(),
-        accounts_claim: "account_ids".into(),
-        max_lifetime: Duration::from_secs(86_400),
-    };
+    let rules = JwtRules::default();
     let accounts = accounts.iter().map(|account| AccountId::parse(account).unwrap()).collect();
     let who = Principal { user: UserId::parse(user).unwrap(), accounts };
     recado::http::mint(SECRET, &rules, &who, role, ttl).unwrap()

@@ -1,40 +1,44 @@
-//! A hub inside the test's own process, with providers that the test names: it has the browsers' side of upstream
-//! sessions, and the test is the other side.
+//! Runs a hub inside the test's own process, with providers that the test names.
+//!
+//! The hub has the browsers' side of provider sessions, and the test plays the other side.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use recado::config::JwtRules;
-use recado::delivery::clerk::Clerk;
-use recado::delivery::desk::{CommandRules, Desk, ProviderRules};
-use recado::delivery::herald::Herald;
-use recado::delivery::pacer::Pacer;
-use recado::delivery::registry::{Limits, Position};
+use recado::delivery::ack_flusher::AckFlusher;
+use recado::delivery::ack_prober::AckProber;
+use recado::delivery::registry::{ConnectionLimits, Position};
 use recado::delivery::tailer::{Pulse, Tailer};
 use recado::delivery::{Delivery, Registry};
 use recado::domain::InstanceId;
-use recado::http::{Auth, BATCHES_AT_ONCE, Health, Hub, Origins, Rates, Server, SocketRules, TokenRules, UserRates, router};
-use recado::store::appender::Appender;
-use recado::store::listener::Readers;
-use recado::store::seen::Seen;
-use recado::store::turn::Turn;
+use recado::http::{
+    AddressBudgets, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, HubState, KeyCache, ListenerSide, NameRates, Origins, Server,
+    ServerRules, SocketRules, Tickets, TokenRules, TrustedProxies, UserBudgets, router,
+};
+use recado::log::appender::Appender;
+use recado::log::commit_turns::CommitTurn;
+use recado::providers::command_intake::{CommandIntake, CommandRules, ProviderRules};
+use recado::providers::provider_status::ProviderStatus;
+use recado::store::listener::ListenerOutputs;
+use recado::store::log_watermark::LogWatermark;
 use recado::store::{listener, read};
-use recado::tasks::{Stopper, Tasks};
+use recado::tasks::{Stopper, TaskName, Tasks};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::hub::SECRET;
 use super::owner::provider;
-use super::{Asked, Client, TestDb};
+use super::{ClientBuilder, TestClient, TestDb};
 
 /// Dropping it stops it.
-pub struct Inside {
+pub struct InProcessHub {
     /// `127.0.0.1:PORT`
     pub address: String,
     _stopper: Stopper,
 }
 
-/// What differs from the normal.
+/// Settings that differ from the default.
 pub struct InsideBuilder {
     providers: Vec<&'static str>,
     wait: Duration,
@@ -47,32 +51,32 @@ pub fn inside(providers: &[&'static str]) -> InsideBuilder {
 }
 
 impl InsideBuilder {
-    /// A command that nobody takes in this time is rejected.
+    /// A command that no owner takes in this time is rejected.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Every hint about upstream sessions is lost.
+    /// Drops every NOTIFY about provider sessions.
     #[must_use]
     pub fn deaf(mut self) -> Self {
         self.hears = false;
         self
     }
 
-    pub async fn start(self, db: &TestDb) -> Inside {
+    pub async fn start(self, db: &TestDb) -> InProcessHub {
         let database = db.hub();
         let instance = InstanceId::new();
         let state = read::state(&mut database.connect("start").await.unwrap()).await.unwrap();
-        let position = Position { log_id: state.log_id, floor: state.floor, published: state.head };
-        let registry = Registry::new(Limits { connections: 1000, per_user: 100, single: false }, position);
-        let seen = Arc::new(Seen::new(state.log_id));
+        let position = Position { log_id: state.log_id, floor: state.floor, dispatched: state.head };
+        let registry = Registry::new(ConnectionLimits { connections: 1000, per_user: 100, devices: 200, single: false }, position);
+        let seen = Arc::new(LogWatermark::new(state.log_id));
         let pulse = Arc::new(Pulse::default());
         let (tasks, _failed) = Tasks::new();
         let (stopper, stop) = Stopper::new();
         let (committed_in, committed) = mpsc::channel(64);
-        let (others, turn) = Turn::of(instance);
+        let (others, turn) = CommitTurn::of(instance);
         let (appender, appending) = Appender::new(database.clone(), instance, Arc::clone(&seen), committed_in, turn);
         let linger = Duration::from_secs(30);
         let rules = CommandRules {
@@ -80,29 +84,26 @@ impl InsideBuilder {
             types: self.providers.first().map(|first| ("bet".to_owned(), provider(first))).into_iter().collect::<HashMap<_, _>>(),
             wait: self.wait,
         };
-        let desk = Desk::new(rules, database.reader("commands", 2));
+        let intake = CommandIntake::new(rules, database.reader("commands", 2));
         let reader = database.reader("reader", 4);
-        let delivery = Delivery::new(Arc::clone(&registry), reader.clone(), None).with_desk(Some(Arc::clone(&desk)));
-        let jwt = JwtRules {
-            issuer: None,
-            audience: None,
-            user_claim: "sub".into(),
-            account_claim: "account_id".into(),
-            accounts_claim: "account_ids".into(),
-            max_lifetime: Duration::from_secs(86_400),
-        };
-        let hub = Arc::new(Hub {
+        let delivery = Delivery::new(Arc::clone(&registry), reader.clone(), None).with_arrivals(Some(Arc::clone(&intake.arrivals)));
+        let jwt = JwtRules::default();
+        let (keys, looker) = KeyCache::new(database.reader("keys", 1));
+        let hub = Arc::new(HubState {
             instance,
             appender,
-            auth: Auth::new(TokenRules::new(SECRET, jwt), database.reader("keys", 1)),
+            auth: Auth::new(TokenRules::new(SECRET, jwt), keys),
             delivery,
+            command_intake: Some(Arc::clone(&intake)),
             reader,
-            origins: Origins::Loopback,
-            rates: Rates::new(0),
-            user_rates: UserRates::new(0, 0),
-            ticket_rates: UserRates::new(0, 0),
+            origins: Origins::loopback(),
+            rates: NameRates::new("publish", 0, 0),
+            user_rates: NameRates::new("request", 0, 0),
+            ticket_rates: NameRates::new("ticket", 0, 0),
+            tickets: Tickets::new(SECRET, database.reader("tickets", 1)),
+            budgets: UserBudgets::new(100),
             batch_room: Semaphore::new(BATCHES_AT_ONCE),
-            health: Health::new(Arc::clone(&pulse)),
+            health: Health::new(Arc::clone(&pulse), Arc::default()),
             sockets: SocketRules {
                 heartbeat: Duration::from_secs(30),
                 send_deadline: Duration::from_secs(10),
@@ -112,27 +113,33 @@ impl InsideBuilder {
             tasks: tasks.clone(),
         });
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(any, router(Arc::clone(&hub)), tasks.clone(), 1000, Duration::from_secs(15)).await.unwrap();
+        let slots = ConnectionSlots::new(AddressBudgets::unlimited(1000), TrustedProxies::default());
+        let rules = ServerRules { stall: Duration::from_secs(15), idle: Duration::from_secs(75) };
+        let server =
+            Server::bind(any, router(Arc::clone(&hub), ListenerSide::Whole, recado::http::Hosts::any()), tasks.clone(), slots, rules)
+                .await
+                .unwrap();
         let address = server.address().unwrap().to_string();
         let (hints_in, hints) = mpsc::channel(256);
         let (upstream_in, upstream) = mpsc::channel(256);
-        let to_herald = if self.hears { vec![upstream_in] } else { Vec::new() };
+        let to_provider_status = if self.hears { vec![upstream_in] } else { Vec::new() };
         let tailer = Tailer::new(database.clone(), Arc::clone(&registry), seen, instance, pulse, Duration::from_secs(1));
-        let clerk = Clerk::new(database.clone(), instance, &hub.delivery);
-        tasks.essential("appender", appending.run(stop.clone()));
-        tasks.essential("tailer", tailer.run(committed, hints, stop.clone()));
-        tasks.essential("clerk", clerk.run(stop.clone()));
-        tasks.essential("pacer", Pacer::new(Arc::clone(&registry)).run(stop.clone()));
-        let readers = Readers { hints: hints_in, others, upstream: to_herald };
-        tasks.essential("listener", listener::run(database.clone(), readers, stop.clone()));
-        tasks.essential("herald", Herald::new(database, registry, desk).run(upstream, stop.clone()));
-        tasks.essential("accept", server.run(stop));
-        Inside { address, _stopper: stopper }
+        let flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
+        tasks.essential(TaskName::Appender, appending.run(stop.clone()));
+        tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop.clone()));
+        tasks.essential(TaskName::Keys, looker.run(stop.clone()));
+        tasks.essential(TaskName::AckFlusher, flusher.run(stop.clone()));
+        tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop.clone()));
+        let readers = ListenerOutputs { hints: hints_in, others, upstream: to_provider_status, keys_revoked: Arc::default() };
+        tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop.clone()));
+        tasks.essential(TaskName::ProviderStatus, ProviderStatus::new(database, registry, intake).run(upstream, stop.clone()));
+        tasks.essential(TaskName::Accept, server.run(stop));
+        InProcessHub { address, _stopper: stopper }
     }
 }
 
-impl Inside {
-    pub async fn connect(&self, asked: &Asked) -> Client {
+impl InProcessHub {
+    pub async fn connect(&self, asked: &ClientBuilder) -> TestClient {
         asked.try_connect(&self.address).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Writers that never give a wish up, and devices that always come back.
+//! Runs writers that repeat each post until it succeeds, and devices that always reconnect.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, RwLock};
@@ -9,67 +9,67 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::hub::{http_client, post_to};
-use super::{Answer, Client, Ended, Frame, Hub, Note, Receipt, eventually, note};
+use super::{ClientEnd, ClientSawFrame, Note, PostAnswer, PostReceipt, TestClient, TestHub, eventually, note};
 
-/// Where hubs are to be found now; hubs come and go.
+/// The addresses of the hubs now; hubs come and go.
 #[derive(Clone, Default)]
 pub struct Addresses(Arc<RwLock<Vec<String>>>);
 
 impl Addresses {
-    pub fn of<'a>(hubs: impl IntoIterator<Item = &'a Hub>) -> Self {
+    pub fn of<'a>(hubs: impl IntoIterator<Item = &'a TestHub>) -> Self {
         let addresses = Self::default();
         addresses.set(hubs);
         addresses
     }
 
-    pub fn set<'a>(&self, hubs: impl IntoIterator<Item = &'a Hub>) {
+    pub fn set<'a>(&self, hubs: impl IntoIterator<Item = &'a TestHub>) {
         self.set_to(&hubs.into_iter().map(|hub| hub.address.clone()).collect::<Vec<_>>());
     }
 
-    /// Where something stands before a hub.
+    /// Sets the addresses of proxies in front of hubs.
     pub fn set_to(&self, addresses: &[String]) {
         *self.0.write().unwrap() = addresses.to_vec();
     }
 
-    /// Any of them, by a number that is thrown.
+    /// One of them, chosen by this random number.
     pub fn pick(&self, n: usize) -> Option<String> {
         let addresses = self.0.read().unwrap();
         addresses.get(n % addresses.len().max(1)).cloned()
     }
 }
 
-/// A wish that was answered with a receipt.
+/// A post that was answered with a receipt.
 #[derive(Debug, Clone)]
-pub struct Posted {
+pub struct PostedNote {
     pub note: usize,
-    pub receipt: Receipt,
+    pub receipt: PostReceipt,
 }
 
-/// All that writers met.
+/// Everything that the writers recorded.
 #[derive(Debug, Default)]
 pub struct Diary {
-    pub posted: Vec<Posted>,
-    /// Every answer that was no receipt.
+    pub posted: Vec<PostedNote>,
+    /// Every answer that was not a receipt.
     pub refused: Vec<(u16, String)>,
-    /// How long answers took.
+    /// The slowest answer.
     pub slowest: Duration,
 }
 
 impl Diary {
-    /// Whether the wish is granted.
-    fn enter(&mut self, number: usize, answer: &Answer) -> bool {
+    /// Records an answer; returns whether it was a receipt.
+    fn enter(&mut self, number: usize, answer: &PostAnswer) -> bool {
         self.slowest = self.slowest.max(answer.took);
         if answer.is_receipt() {
-            self.posted.push(Posted { note: number, receipt: answer.receipt() });
+            self.posted.push(PostedNote { note: number, receipt: answer.receipt() });
             return true;
         }
-        assert!(answer.status == 503, "a good wish is never refused for good: {} {}", answer.status, answer.body);
+        assert!(answer.status == 503, "a valid post must only fail with 503: {} {}", answer.status, answer.body);
         self.refused.push((answer.status, answer.code().to_owned()));
         false
     }
 }
 
-/// Services that post until stopped; each repeats a wish, under its key, until it has a receipt.
+/// Services that post until stopped. Each repeats a post, under its key, until it has a receipt.
 pub struct Writers {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -77,8 +77,8 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// `wish` makes the note of a number; each number is asked for once.
-    pub fn start(count: usize, addresses: &Addresses, bearer: &str, pause: Duration, wish: fn(usize) -> Note) -> Self {
+    /// `draft` makes the notification of a number; each number is used once.
+    pub fn start(count: usize, addresses: &Addresses, bearer: &str, pause: Duration, draft: fn(usize) -> Note) -> Self {
         let (stop, stopped) = watch::channel(false);
         let diary = Arc::new(Mutex::new(Diary::default()));
         let tasks = (0..count)
@@ -89,7 +89,7 @@ impl Writers {
                     let mut round = 0;
                     while !*stopped.borrow() {
                         let number = round * count + writer;
-                        let note = wish(number).key(&format!("wish-{number}"));
+                        let note = draft(number).key(&format!("wish-{number}"));
                         insist(&client, &addresses, &bearer, number, &note, &diary).await;
                         round += 1;
                         tokio::time::sleep(pause).await;
@@ -100,7 +100,7 @@ impl Writers {
         Self { stop, tasks, diary }
     }
 
-    /// How many receipts there are.
+    /// Number of receipts.
     pub fn count(&self) -> usize {
         self.diary.lock().unwrap().posted.len()
     }
@@ -114,7 +114,7 @@ impl Writers {
         eventually("so many receipts", limit, async || (self.count() >= count).then_some(())).await;
     }
 
-    /// At once: what is under way stays without an answer.
+    /// Stops at once: posts under way stay without an answer.
     pub async fn abandon(self) -> Diary {
         for task in self.tasks {
             task.abort();
@@ -123,11 +123,11 @@ impl Writers {
         std::mem::take(&mut *self.diary.lock().unwrap())
     }
 
-    /// The wishes under way still get their receipts.
+    /// Stops after the posts under way have got their receipts.
     pub async fn stop(self) -> Diary {
         self.stop.send_replace(true);
         for task in self.tasks {
-            tokio::time::timeout(Duration::from_secs(60), task).await.expect("a wish is answered in the end").unwrap();
+            tokio::time::timeout(Duration::from_secs(60), task).await.expect("every post is answered in the end").unwrap();
         }
         std::mem::take(&mut *self.diary.lock().unwrap())
     }
@@ -156,23 +156,23 @@ pub struct Stretch {
     pub from: i64,
     pub status: String,
     pub got: Vec<(i64, String)>,
-    pub ended: Option<Ended>,
+    pub ended: Option<ClientEnd>,
 }
 
-/// A device that comes back to another hub after every break, and goes on at its stored place.
-pub struct Device {
+/// A device that reconnects to another hub after every break, and resumes at its stored position.
+pub struct LoadDevice {
     pub user: String,
     pub name: String,
     stretches: Arc<Mutex<Vec<Stretch>>>,
     task: JoinHandle<()>,
 }
 
-impl Device {
+impl LoadDevice {
     pub fn stretches(&self) -> Vec<Stretch> {
         self.stretches.lock().unwrap().clone()
     }
 
-    /// What it has, in the order of the first arrival.
+    /// Everything that it received, in the order of the first arrival.
     pub fn got(&self) -> Vec<(i64, String)> {
         let mut got: Vec<(i64, String)> = Vec::new();
         for (seq, id) in self.stretches().into_iter().flat_map(|s| s.got) {
@@ -186,18 +186,18 @@ impl Device {
 
 /// Many devices.
 pub struct Fan {
-    pub devices: Vec<Device>,
+    pub devices: Vec<LoadDevice>,
 }
 
 impl Fan {
-    /// Each of `users` with `each` devices; returns when every one is connected and has its place.
+    /// Each of `users` with `each` devices; returns when every one is connected and has its position.
     pub async fn start(users: &[&str], each: usize, addresses: &Addresses) -> Self {
         let mut devices = Vec::new();
         for user in users {
             for number in 0..each {
                 let name = format!("d{number}");
                 let stretches: Arc<Mutex<Vec<Stretch>>> = Arc::default();
-                let asked = Client::of(user).device(&name);
+                let asked = TestClient::of(user).device(&name);
                 let (book, addresses, first) = (Arc::clone(&stretches), addresses.clone(), devices.len());
                 let task = tokio::spawn(async move {
                     for attempt in first.. {
@@ -206,12 +206,17 @@ impl Fan {
                             continue;
                         };
                         match asked.try_connect(&address).await {
-                            Ok(client) => follow(client, &book).await,
+                            Ok(client) => {
+                                follow(client, &book).await;
+                                // As a client does. PostgreSQL needs some milliseconds to see that a hub was killed.
+                                // A client that is back before that counts as another one, and repeats rows later.
+                                tokio::time::sleep(Duration::from_millis(100)).await;
+                            }
                             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                         }
                     }
                 });
-                devices.push(Device { user: (*user).to_owned(), name, stretches, task });
+                devices.push(LoadDevice { user: (*user).to_owned(), name, stretches, task });
             }
         }
         let fan = Self { devices };
@@ -222,11 +227,11 @@ impl Fan {
         fan
     }
 
-    /// Until every device has the broadcast with this number.
+    /// Waits until every device has the broadcast with this number.
     pub async fn until_everyone_has(&self, seq: i64, limit: Duration) {
         eventually("every device has the last notification", limit, async || {
             self.must_be_well();
-            let has = |device: &Device| device.got().last().is_some_and(|(last, _)| *last >= seq);
+            let has = |device: &LoadDevice| device.got().last().is_some_and(|(last, _)| *last >= seq);
             self.devices.iter().all(has).then_some(())
         })
         .await;
@@ -238,8 +243,8 @@ impl Fan {
         }
     }
 
-    /// Each device has exactly the rows of the log that are addressed to it, above the place where it began, in order.
-    pub fn must_have_exactly(&self, rows: &[LogRow]) {
+    /// Each device has exactly the rows of the log that are addressed to it, above its first position, in order.
+    pub fn must_have_exactly(&self, rows: &[LoggedRow]) {
         self.must_be_well();
         for device in &self.devices {
             let began = device.stretches()[0].from;
@@ -263,7 +268,7 @@ impl Fan {
         }
     }
 
-    /// No connection began below an earlier one of the same device, and none was told of a loss.
+    /// No connection began below an earlier one of the same device, and none was told of a gap or reset.
     pub fn must_never_have_gone_back(&self) {
         for device in &self.devices {
             let stretches = device.stretches();
@@ -283,14 +288,14 @@ impl Drop for Fan {
     }
 }
 
-async fn follow(mut client: Client, book: &Mutex<Vec<Stretch>>) {
+async fn follow(mut client: TestClient, book: &Mutex<Vec<Stretch>>) {
     let from = client.hello["resume"]["from"].as_i64().unwrap();
     let status = client.resume_status().to_owned();
     book.lock().unwrap().push(Stretch { from, status, ..Stretch::default() });
     loop {
         match client.next_of_many().await {
-            Frame::Notification(n) => book.lock().unwrap().last_mut().unwrap().got.push((n.seq, n.id)),
-            Frame::Ended(ended) => {
+            ClientSawFrame::Notification(n) => book.lock().unwrap().last_mut().unwrap().got.push((n.seq, n.id)),
+            ClientSawFrame::Ended(ended) => {
                 book.lock().unwrap().last_mut().unwrap().ended = Some(ended);
                 return;
             }
@@ -299,7 +304,7 @@ async fn follow(mut client: Client, book: &Mutex<Vec<Stretch>>) {
     }
 }
 
-/// A mixture for two users, ann and bob: everyone for one wish in four, else one of them.
+/// A mixture for two users, ann and bob: everyone for one post in four, else one of them.
 pub fn mixed(n: usize) -> Note {
     match n % 4 {
         0 => note("all").to_everyone(),
@@ -310,22 +315,22 @@ pub fn mixed(n: usize) -> Note {
 }
 
 /// Number, id, and the user it is for (`None`: everyone).
-pub type LogRow = (i64, String, Option<String>);
+pub type LoggedRow = (i64, String, Option<String>);
 
-pub async fn log_rows(url: &str) -> Vec<LogRow> {
+pub async fn log_rows(url: &str) -> Vec<LoggedRow> {
     let sql = "SELECT seq, id::text, user_id FROM recado.log ORDER BY seq";
     sqlx::query_as(sql).fetch_all(&mut PgConnection::connect(url).await.unwrap()).await.unwrap()
 }
 
 /// Every receipt is a row, the rows are dense, and every device has exactly its rows.
-pub fn nothing_is_lost(rows: &[LogRow], diary: &Diary, fan: &Fan) {
+pub fn nothing_is_lost(rows: &[LoggedRow], diary: &Diary, fan: &Fan) {
     assert!(rows.iter().enumerate().all(|(at, (seq, ..))| *seq == at as i64 + 1), "dense from 1");
     for posted in &diary.posted {
         let row = usize::try_from(posted.receipt.seq - 1).ok().and_then(|at| rows.get(at));
-        assert_eq!(row.map(|(_, id, _)| id), Some(&posted.receipt.id), "the row of wish {}", posted.note);
+        assert_eq!(row.map(|(_, id, _)| id), Some(&posted.receipt.id), "the row of post {}", posted.note);
     }
-    let wishes: HashSet<usize> = diary.posted.iter().map(|posted| posted.note).collect();
-    assert_eq!(wishes.len(), diary.posted.len(), "each wish has one receipt");
+    let posted: HashSet<usize> = diary.posted.iter().map(|posted| posted.note).collect();
+    assert_eq!(posted.len(), diary.posted.len(), "each post has one receipt");
     fan.must_have_exactly(rows);
     fan.must_never_have_gone_back();
 }

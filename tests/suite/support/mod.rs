@@ -1,4 +1,4 @@
-//! The words in which the tests are told.
+//! Provides the vocabulary of the tests: hubs, databases, clients, faults and providers.
 
 mod browser;
 mod client;
@@ -21,36 +21,32 @@ mod postgres;
 pub mod provider;
 mod proxy;
 pub mod storm;
-// The torture run judges by the same rules.
-#[path = "../../../src/bin/torture/check/upstream_history.rs"]
-mod upstream_history;
 
 pub use browser::Browser;
-pub use client::{Asked, Client, Ended, Frame, Notification};
+pub use client::{ClientBuilder, ClientEnd, ClientNotification, ClientSawFrame, TestClient, word};
 pub use contract::{document, fits, matches_document};
 pub use database::TestDb;
-pub use event_source::Page;
-pub use hub::{Hub, HubBuilder, SECRET, brief_token, http_client, run_to_the_end, service_token, token};
+pub use event_source::EventSourcePage;
+pub use hub::{HubBuilder, SECRET, TestHub, brief_token, http_client, run_to_the_end, service_token, token};
 pub use inside::inside;
-pub use load::{Addresses, Device, Fan, LogRow, Writers, log_rows, mixed, nothing_is_lost};
-pub use note::{Answer, Note, Receipt, note};
+pub use load::{Addresses, Fan, LoadDevice, LoggedRow, Writers, log_rows, mixed, nothing_is_lost};
+pub use note::{Note, PostAnswer, PostReceipt, note};
 pub use owner::{LONG, Owner, command, give, message, provider, user, want};
-pub use plans::{Listening, Plan, tell_plans};
+pub use plans::{ExecutedPlan, PlanListener, tell_plans};
 pub use points::Points;
 pub use postgres::DurableServer;
-pub use provider::{BROKEN_FRAMES, Behaviour, Door, Ending, FakeProvider, ProviderFile, Record, SignIn};
-pub use proxy::{Cut, Flow, Proxy};
-pub use upstream_history::{CommandRow, Entry, Heard, Link, SignedIn, Stream, Term, Told, UpstreamHistory};
+pub use provider::{BROKEN_FRAMES, Behaviour, Door, FakeProvider, ProviderFile, ProviderRecord, SignInAnswer, SocketEnd};
+pub use proxy::{Cut, ProxyFlow, TestProxy};
 
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// How long a test waits for what should come at once. Long, because the machine may be busy; a test that passes does
-/// not wait for it.
+/// How long a test waits for something that should happen at once. Long, because the machine may be busy; a test that
+/// passes does not wait for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks until there is an answer, at most `limit`.
+/// Probes until there is an answer, at most for `limit`.
 pub async fn eventually<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {

@@ -1,7 +1,7 @@
-//! Two machines on one wire: network namespaces of a test's own, with traffic between their two addresses only.
+//! Connects two network namespaces with one wire, as if they were two machines.
 //!
-//! A hub that is started on the near side's thread lives there, and so do the sockets that are opened there. The namespaces
-//! are nobody's but the test's: they go with their last process, however the test ends.
+//! A hub that is started on the near side's thread lives there, and so do the sockets that are opened there. Only the
+//! test uses the namespaces: they go with their last process, however the test ends.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -14,17 +14,17 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::host::{programs, root, said};
 
-/// Of the range that is kept for examples (RFC 5737), and in the namespaces alone.
+/// From the range that is reserved for examples (RFC 5737), and in the namespaces alone.
 pub const NEAR: &str = "192.0.2.1";
 pub const FAR: &str = "192.0.2.2";
 
 /// A network namespace, and the process that keeps it until its input ends.
-struct Side {
+struct Namespace {
     holder: Child,
     _input: Option<ChildStdin>,
 }
 
-impl Side {
+impl Namespace {
     fn make() -> Result<Self, String> {
         let mut holder = Command::new("unshare");
         holder.args(["--net", "sh", "-c", "ip link set lo up; cat >/dev/null"]);
@@ -49,7 +49,7 @@ impl Side {
         said(Command::new("nsenter").arg(format!("--net={}", self.path())).args(["--", "sh", "-c", words]))
     }
 
-    /// Does it on a thread of its own that is in the namespace; what it starts there stays there.
+    /// Runs `act` on a thread of its own in the namespace; processes that it starts stay there.
     fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).unwrap();
         let thread = move || {
@@ -60,7 +60,7 @@ impl Side {
     }
 }
 
-impl Drop for Side {
+impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
@@ -69,17 +69,17 @@ impl Drop for Side {
 
 /// The wire and its two ends.
 pub struct Net {
-    near: Side,
-    far: Side,
+    near: Namespace,
+    far: Namespace,
 }
 
 impl Net {
     /// # Errors
-    /// What this machine lacks for it.
+    /// Names what this machine lacks for it.
     pub fn make() -> Result<Self, String> {
         root()?;
         programs(&["ip", "tc", "nft", "unshare", "nsenter"])?;
-        let net = Self { near: Side::make()?, far: Side::make()? };
+        let net = Self { near: Namespace::make()?, far: Namespace::make()? };
         net.near.run(&format!("ip link add wire type veth peer name wire netns {}", net.far.holder.id()))?;
         for (side, address) in [(&net.near, NEAR), (&net.far, FAR)] {
             side.run(&format!("ip link set lo up && ip address add {address}/24 dev wire && ip link set wire up"))?;
@@ -88,7 +88,7 @@ impl Net {
         Ok(net)
     }
 
-    /// Tells the test's story on the near side.
+    /// Runs the test's story on the near side.
     pub fn near<T: Send, F: Future<Output = T>>(&self, story: impl FnOnce() -> F + Send) -> T {
         let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         self.near.inside(|| runtime().block_on(story()))
@@ -102,7 +102,7 @@ impl Net {
         TcpStream::from_std(stream).unwrap()
     }
 
-    /// Something that the near side can connect to.
+    /// A listener that the near side can connect to.
     pub fn listen(&self) -> TcpListener {
         let listener = self.far.inside(|| std::net::TcpListener::bind((FAR, 0))).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -118,7 +118,7 @@ impl Net {
 
     /// How many packets were dropped so far.
     pub fn dropped(&self) -> u64 {
-        let counted = |side: &Side| -> u64 {
+        let counted = |side: &Namespace| -> u64 {
             let rules = side.run("nft list chain ip t c").unwrap();
             let after = |line: &str| line.split("packets ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
             rules.lines().filter_map(after).sum()
@@ -132,7 +132,7 @@ impl Net {
         }
     }
 
-    /// Both ways, by a token bucket.
+    /// Limits both directions, by a token bucket.
     pub fn slow_down_to(&self, rate: &str) {
         for side in [&self.near, &self.far] {
             side.run(&format!("tc qdisc replace dev wire root tbf rate {rate} burst 4kb latency 400ms")).unwrap();

@@ -1,4 +1,4 @@
-//! What a service posts, and what it gets back.
+//! Builds what a service posts, and holds the answer.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct Note {
     pub header_key: Option<String>,
 }
 
-/// To nobody yet.
+/// A notification without recipients.
 pub fn note(title: &str) -> Note {
     let note = Note { fields: Vec::new(), header_key: None };
     note.field("type", Value::from("order_created")).field("title", title.into()).field("message", "m".into())
@@ -70,14 +70,14 @@ impl Note {
         self.field("replay", false.into())
     }
 
-    /// Names the wish in the header.
+    /// Sets the idempotency key in the header.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {
         self.header_key = Some(key.to_owned());
         self
     }
 
-    /// Names the wish in the body.
+    /// Sets the idempotency key in the body.
     #[must_use]
     pub fn body_key(self, key: &str) -> Self {
         self.field("idempotency_key", key.into())
@@ -91,13 +91,13 @@ impl Note {
 
 /// The answer to a post.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct PostAnswer {
     pub status: u16,
     pub body: Value,
     pub took: Duration,
 }
 
-impl Answer {
+impl PostAnswer {
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or("")
     }
@@ -106,10 +106,10 @@ impl Answer {
         matches!(self.status, 200 | 201)
     }
 
-    pub fn receipt(&self) -> Receipt {
+    pub fn receipt(&self) -> PostReceipt {
         assert!(self.is_receipt(), "{} {}", self.status, self.body);
         assert_eq!(self.body["success"], true);
-        Receipt {
+        PostReceipt {
             seq: self.body["seq"].as_i64().unwrap(),
             id: self.body["id"].as_str().unwrap().to_owned(),
             created_at: self.body["created_at"].as_str().unwrap().to_owned(),
@@ -119,7 +119,7 @@ impl Answer {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub struct PostReceipt {
     pub seq: i64,
     pub id: String,
     pub created_at: String,

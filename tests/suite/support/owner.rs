@@ -1,4 +1,6 @@
-//! An instance as the database sees it: a name and a connection, acting for upstream sessions by the store's own calls.
+//! Imitates an instance as the database sees it: a name and a connection.
+//!
+//! It acts for provider sessions by the store's own calls.
 
 use std::time::Duration;
 
@@ -7,12 +9,12 @@ use recado::domain::{
     SessionId, Term, UserId, message_source,
 };
 use recado::store::Database;
-use recado::store::append::Failure;
-use recado::store::seen::SeenEnd;
-use recado::store::upstream::append::{self, Batch, Received, Recorded};
-use recado::store::upstream::commands::{self, Accepted, Command, NewCommand, Sent, Settled};
-use recado::store::upstream::leases::{self, Change, Checkpoint, Claimed};
-use recado::store::upstream::{Lease, UpstreamState, sessions};
+use recado::store::append::AppendFailure;
+use recado::store::log_watermark::WatermarkEnd;
+use recado::store::providers::append::{self, Received, Recorded, RecordedBatch};
+use recado::store::providers::commands::{self, Accepted, CommandDraft, MarkedSent, SettleResult, TakenCommand};
+use recado::store::providers::leases::{self, Checkpoint, CheckpointChange, Claimed};
+use recado::store::providers::{Lease, UpstreamState, sessions};
 use sqlx::PgConnection;
 
 use super::TestDb;
@@ -28,15 +30,15 @@ pub fn user(name: &str) -> UserId {
     UserId::parse(name).unwrap()
 }
 
-/// The users want sessions with provider `p` from now on.
+/// Makes these users want sessions with provider `p` from now on.
 pub async fn want(db: &TestDb, users: &[&str]) {
     let users: Vec<UserId> = users.iter().map(|name| user(name)).collect();
     sessions::want(&mut db.hub().connect("test").await.unwrap(), &[provider("p")], &users, LONG, true).await.unwrap();
 }
 
 /// A command of user `who` from device `d`, with a payload.
-pub fn command(who: &str, tag: &str, payload: &str) -> NewCommand {
-    NewCommand {
+pub fn command(who: &str, tag: &str, payload: &str) -> CommandDraft {
+    CommandDraft {
         id: CommandId::new(),
         provider: provider("p"),
         user: user(who),
@@ -48,7 +50,7 @@ pub fn command(who: &str, tag: &str, payload: &str) -> NewCommand {
     }
 }
 
-pub async fn give(db: &TestDb, command: &NewCommand, wait: Duration) -> Accepted {
+pub async fn give(db: &TestDb, command: &CommandDraft, wait: Duration) -> Accepted {
     commands::accept(&mut db.hub().connect("test").await.unwrap(), command, wait).await.unwrap()
 }
 
@@ -71,9 +73,9 @@ pub fn message(lease: &Lease, counter: u64, title: &str) -> Received {
 }
 
 impl TestDb {
-    /// As a hub connects, under its role.
+    /// The database as a hub connects to it, under its role.
     pub fn hub(&self) -> Database {
-        Database::parse(&self.url(), None).unwrap().under_role(Some("recado_hub"))
+        Database::parse(&self.url(), None).unwrap().under_role(Some("recado_hub".into()))
     }
 }
 
@@ -91,19 +93,19 @@ impl Owner {
         leases::claim(&mut self.connection, self.id, lease, 1000, &[provider("p")]).await.unwrap()
     }
 
-    /// Claims exactly one.
+    /// Claims exactly one session.
     pub async fn claim_one(&mut self, lease: Duration) -> Lease {
         let mut claimed = self.claim(lease).await;
         assert_eq!(claimed.len(), 1, "{claimed:?}");
         claimed.pop().unwrap().lease()
     }
 
-    /// Whether the lease goes on.
+    /// Whether the lease was renewed.
     pub async fn renew(&mut self, lease: &Lease, length: Duration) -> bool {
         !leases::renew(&mut self.connection, self.id, length, &[lease.clone().into()]).await.unwrap().is_empty()
     }
 
-    pub async fn checkpoint(&mut self, lease: &Lease, change: Change) -> bool {
+    pub async fn checkpoint(&mut self, lease: &Lease, change: CheckpointChange) -> bool {
         match leases::checkpoint(&mut self.connection, self.id, lease, change).await {
             Ok(()) => true,
             Err(Checkpoint::Fenced(_)) => false,
@@ -111,9 +113,9 @@ impl Owner {
         }
     }
 
-    /// Says that the session is live, with this text for the user.
+    /// Reports that the session is live, with this text for the user.
     pub async fn live(&mut self, lease: &Lease, text: &str) {
-        let change = Change { message: Some(text.to_owned()), ..Change::to(UpstreamState::Live) };
+        let change = CheckpointChange { message: Some(text.to_owned()), ..CheckpointChange::to(UpstreamState::Live) };
         assert!(self.checkpoint(lease, change).await, "it is held");
     }
 
@@ -121,17 +123,17 @@ impl Owner {
         !leases::release(&mut self.connection, self.id, std::slice::from_ref(lease)).await.unwrap().is_empty()
     }
 
-    pub async fn take(&mut self, lease: &Lease) -> Vec<Command> {
+    pub async fn take(&mut self, lease: &Lease) -> Vec<TakenCommand> {
         commands::next_commands(&mut self.connection, self.id, std::slice::from_ref(lease), 100).await.unwrap()
     }
 
-    pub async fn settle(&mut self, term: Term, id: CommandId, outcome: Sent) -> Settled {
+    pub async fn settle(&mut self, term: Term, id: CommandId, outcome: MarkedSent) -> SettleResult {
         commands::settle(&mut self.connection, term, id, outcome, None).await.unwrap()
     }
 
-    pub async fn try_append(&mut self, rows: &[Received]) -> Result<Batch, Failure> {
+    pub async fn try_append(&mut self, rows: &[Received]) -> Result<RecordedBatch, AppendFailure> {
         let rows: Vec<&Received> = rows.iter().collect();
-        append::append(&mut self.connection, SeenEnd::default(), self.id, &rows, Duration::from_secs(10)).await
+        append::append(&mut self.connection, WatermarkEnd::default(), self.id, &rows, Duration::from_secs(10)).await
     }
 
     pub async fn append(&mut self, rows: &[Received]) -> Vec<Recorded> {

@@ -1,4 +1,6 @@
-//! What PostgreSQL really did for a statement of the store: auto_explain tells it to the connection that asked.
+//! Reads what PostgreSQL executed for a statement of the store.
+//!
+//! auto_explain reports it to the connection that sent the statement.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,10 +14,10 @@ use super::TestDb;
 
 /// One executed statement.
 #[derive(Debug, Clone)]
-pub struct Plan(Value);
+pub struct ExecutedPlan(Value);
 
-impl Plan {
-    /// Pages that were looked at, in memory or on disk, by the statement and by all that it called.
+impl ExecutedPlan {
+    /// Pages that the statement and everything that it called looked at, in memory or on disk.
     pub fn pages(&self) -> i64 {
         let root = &self.0["Plan"];
         ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| root[name].as_i64()).sum()
@@ -28,7 +30,7 @@ impl Plan {
         scans
     }
 
-    /// Rows that the scans gave, all loops together.
+    /// Rows that the scans returned, all loops together.
     pub fn rows(&self) -> i64 {
         fn below(node: &Value) -> f64 {
             let loops = node["Actual Loops"].as_f64().unwrap_or_default();
@@ -40,6 +42,12 @@ impl Plan {
             own + node["Plans"].as_array().into_iter().flatten().map(below).sum::<f64>()
         }
         below(&self.0["Plan"]) as i64
+    }
+
+    /// The first words of the statement.
+    pub fn begins(&self) -> String {
+        let words: Vec<&str> = self.0["Query Text"].as_str().unwrap_or_default().split_whitespace().collect();
+        words.join(" ").chars().take(90).collect()
     }
 
     pub fn text(&self) -> String {
@@ -57,7 +65,7 @@ fn collect(node: &Value, scans: &mut Vec<(String, String, String)>) {
     }
 }
 
-/// Makes every later connection to this database tell its plans, those inside functions included.
+/// Makes every later connection to this database report its plans, those inside functions included.
 pub async fn tell_plans(db: &TestDb) {
     for setting in [
         "session_preload_libraries = 'auto_explain'",
@@ -73,31 +81,31 @@ pub async fn tell_plans(db: &TestDb) {
     }
 }
 
-/// Listens to what the connections of this thread are told.
-pub struct Listening {
-    told: Arc<Mutex<Vec<Plan>>>,
+/// Collects what the connections of this thread are told.
+pub struct PlanListener {
+    told: Arc<Mutex<Vec<ExecutedPlan>>>,
     _guard: DefaultGuard,
 }
 
-impl Listening {
+impl PlanListener {
     pub fn start() -> Self {
-        let told: Arc<Mutex<Vec<Plan>>> = Arc::default();
+        let told: Arc<Mutex<Vec<ExecutedPlan>>> = Arc::default();
         let guard = tracing::subscriber::set_default(Registry::default().with(Ear(Arc::clone(&told))));
         Self { told, _guard: guard }
     }
 
-    /// What was executed since the last call; a statement that calls functions stands after what they did.
-    pub fn take(&self) -> Vec<Plan> {
+    /// The statements executed since the last call. A statement that calls functions follows their statements.
+    pub fn take(&self) -> Vec<ExecutedPlan> {
         std::mem::take(&mut *self.told.lock().unwrap())
     }
 }
 
-struct Ear(Arc<Mutex<Vec<Plan>>>);
+struct Ear(Arc<Mutex<Vec<ExecutedPlan>>>);
 
 impl<S: tracing::Subscriber> Layer<S> for Ear {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Message(String);
-        impl Visit for Message {
+        struct PlanMessage(String);
+        impl Visit for PlanMessage {
             fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
                 if field.name() == "message" {
                     self.0 = format!("{value:?}");
@@ -112,10 +120,10 @@ impl<S: tracing::Subscriber> Layer<S> for Ear {
         if event.metadata().target() != "sqlx::postgres::notice" {
             return;
         }
-        let mut message = Message(String::new());
+        let mut message = PlanMessage(String::new());
         event.record(&mut message);
         if let Some((_, plan)) = message.0.split_once("plan:\n") {
-            self.0.lock().unwrap().push(Plan(serde_json::from_str(plan).unwrap_or_else(|error| panic!("{error}: {plan}"))));
+            self.0.lock().unwrap().push(ExecutedPlan(serde_json::from_str(plan).unwrap_or_else(|error| panic!("{error}: {plan}"))));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Holds a hub at a step of its work, to do something to it just there.
+//! Holds a hub at a step of its work, so that a test can act.
 
 use std::fs;
 
-use recado::points;
+use recado::failpoints;
 
 use super::{HubBuilder, PATIENCE, eventually};
 
@@ -16,27 +16,27 @@ impl Points {
 
     /// A hub that can be held.
     pub fn of(&self, hub: HubBuilder) -> HubBuilder {
-        hub.with(points::VARIABLE, self.0.path().to_str().unwrap())
+        hub.with(failpoints::VARIABLE, self.0.path().to_str().unwrap())
     }
 
-    /// The first that comes to this step from now on is held there.
+    /// Holds the first task that comes to this step from now on.
     pub fn hold(&self, step: &str) {
         self.set(step, "hold");
     }
 
-    /// The first that comes to this step from now on panics.
+    /// Makes the first task that comes to this step from now on panic.
     pub fn panic_at(&self, step: &str) {
         self.set(step, "panic");
     }
 
     fn set(&self, step: &str, what: &str) {
-        // In one step: the hub must not find it half written.
+        // Renamed in one step: the hub must not find it half written.
         let draft = self.0.path().join("draft");
         fs::write(&draft, what).unwrap();
         fs::rename(draft, self.0.path().join(step)).unwrap();
     }
 
-    /// Until somebody is there.
+    /// Waits until a task is held there.
     pub async fn reached(&self, step: &str) {
         let file = self.0.path().join(format!("{step}.reached"));
         eventually(step, PATIENCE, async || file.exists().then_some(())).await;

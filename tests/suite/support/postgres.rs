@@ -1,13 +1,13 @@
-//! A durable server of a test's own, which it may kill.
+//! Runs a durable PostgreSQL server that a test may kill.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use recado::store::server::{Environment, PrivateServer, ServerSettings};
+use private_postgres::{Environment, PrivateServer, ServerSettings};
 
-/// PostgreSQL with all its safety on, in a folder of its own.
+/// PostgreSQL with all its safety settings on, in a folder of its own.
 pub struct DurableServer {
     server: Option<PrivateServer>,
     folder: tempfile::TempDir,
@@ -16,14 +16,14 @@ pub struct DurableServer {
 impl DurableServer {
     pub async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("recado-durable").tempdir_in("/tmp").unwrap();
-        // The server's user has to enter; tempfile's own are 0700.
+        // The server's user must be able to enter; tempfile's own folders are 0700.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut server = Self { server: None, folder };
         server.start_again().await;
         server
     }
 
-    /// As an administrator, or a supervisor, would.
+    /// Starts it again as an administrator or a supervisor would.
     pub async fn start_again(&mut self) {
         let settings = ServerSettings { state_dir: Some(self.state()), max_connections: 100, ..ServerSettings::default() };
         let environment =
@@ -40,21 +40,21 @@ impl DurableServer {
         self.server.as_ref().unwrap().connection_url()
     }
 
-    /// kill -9 of the postmaster; its children end when they notice.
+    /// Kills the postmaster with SIGKILL; its children end when they notice.
     pub fn kill_9(&self) {
         self.signal("-9");
     }
 
-    /// A signal to the postmaster: with `-INT` it ends as by `pg_ctl stop -m fast`, with `-QUIT` as by `-m immediate`.
+    /// Sends a signal to the postmaster: `-INT` ends it as `pg_ctl stop -m fast` does, `-QUIT` as `-m immediate`.
     pub fn signal(&self, signal: &str) {
         assert!(kill(signal, &[self.postmaster()]), "kill {signal}");
     }
 
-    /// A signal to every process of the server: the postmaster first, so that no child is missed.
+    /// Sends a signal to every process of the server: the postmaster first, so that no child is missed.
     pub fn signal_all(&self, signal: &str) {
         let postmaster = self.postmaster();
         assert!(kill(signal, &[postmaster]), "kill {signal}");
-        // One that has just ended is no trouble.
+        // A child that has just ended is no error.
         kill(signal, &children(postmaster));
     }
 

@@ -1,19 +1,21 @@
-//! A provider that does as it is told: a real HTTP and WebSocket server on loopback, with a record by its own clock.
+//! Runs a scripted provider: a real HTTP and WebSocket server on loopback.
+//!
+//! It keeps a record by its own clock.
 //!
 //! ```text
 //! let provider = FakeProvider::start().await;          // signs everyone in, takes every socket, answers pings
-//! let file = provider.file("");                        // a provider file for it; TOML lines of [[provider]] may be added
-//! Hub::on(&db).with("RECADO_UPSTREAM_FILE", file.path())…
+//! let file = provider.file("");                        // its provider file; TOML lines of [[provider]] may be added
+//! TestHub::on(&db).with("RECADO_UPSTREAM_FILE", file.path())…
 //! provider.sign_ins(SignIn::Fail(500));                // from now on, for everyone
 //! provider.sign_ins_of("42", SignIn::Refuse(403));     // for one user; wins over everyone's
-//! provider.sockets(Behaviour::default().flooding(1000));   // for sockets that come from now on; sockets_of(user, …) too
+//! provider.sockets(Behaviour::default().flooding(1000));   // for later sockets; sockets_of(user, …) too
 //! provider.say("42", r#"{"n":1}"#).await;              // over the user's open sockets; returns how many
 //! provider.say_numbered("42", 1..=100).await;          // {"n":1} …
 //! provider.close("42", 4000); provider.cut("42");      // the user's sockets: a close frame, a broken connection
-//! provider.expire("42");                               // the user's session ids are spent: sockets get 401 from now on
+//! provider.expire("42");                               // the user's session ids expire: sockets get 401 now
 //! provider.until("two sockets", |record| (record.open() == 2).then_some(())).await;
-//! provider.say_next_everywhere();                      // {"c":CONNECTION,"n":N} over each open socket, N counts on each
-//! provider.record()                                    // sign-ins, connections with what was heard on them
+//! provider.say_next_everywhere();                      // {"c":CONNECTION,"n":N} on each open socket, N counts up
+//! provider.record()                                    // sign-ins, connections with the texts received on them
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,29 +40,29 @@ use super::{PATIENCE, eventually};
 
 /// How a sign-in is answered.
 #[derive(Debug, Clone, PartialEq)]
-pub enum SignIn {
+pub enum SignInAnswer {
     Accept,
-    /// With this text as the session id, which the provider knows then.
+    /// With this text as the session id, which the provider then knows.
     Give(String),
     /// With a status, and `{"success":false,"error":"no such player"}`.
     Refuse(u16),
     /// 200, and the same body.
     RefuseInBody,
-    /// 429, after so many seconds.
+    /// 429, to be retried after so many seconds.
     TooMany(u64),
-    /// With a status and no words.
+    /// With a status and an empty body.
     Fail(u16),
     /// Never.
     Hang,
     /// A byte a second.
     Drip,
-    /// A body without end; `true`: that says so.
+    /// A body without end; `true` means that Content-Length says so.
     Huge(bool),
-    /// 302, to this place.
+    /// 302, to this location.
     Redirect(String),
     /// 200 and this body.
     Body(String),
-    /// Whatever these bytes are.
+    /// With exactly these bytes.
     Raw(&'static [u8]),
     /// The connection ends without an answer.
     HangUp,
@@ -73,7 +75,7 @@ pub enum Door {
     Open,
     Refuse(u16),
     Hang,
-    /// 101 with another key than was asked for.
+    /// 101 with a wrong accept key.
     WrongKey,
     /// 101, and then these bytes.
     Broken(&'static [u8]),
@@ -83,16 +85,16 @@ pub enum Door {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Behaviour {
     pub door: Door,
-    /// Texts that hold `/ping"` are answered after this; `None`: never.
+    /// Texts that contain `/ping"` are answered after this; `None`: never.
     pub pong_after: Option<Duration>,
     pub never_pongs: bool,
-    /// Takes nothing from the socket, and so does not answer the protocol's pings either.
+    /// Reads nothing from the socket, and so does not answer the protocol's pings either.
     pub deaf: bool,
     /// Closes by itself after this time, with this code.
     pub close_after: Option<(Duration, u16)>,
-    /// So many messages a second, by themselves.
+    /// Sends so many messages a second by itself.
     pub flood: Option<u32>,
-    /// Sends back what it is told, within `{"echo":…}`.
+    /// Sends back each text it receives, within `{"echo":…}`.
     pub echo: bool,
 }
 
@@ -138,9 +140,9 @@ impl Behaviour {
     }
 }
 
-/// A sign-in that was asked for. Times count from the provider's start.
+/// A sign-in request. Times count from the provider's start.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct SignInRecord {
     pub at: Duration,
     pub user: String,
     pub head: String,
@@ -149,26 +151,26 @@ pub struct Asked {
     pub session: Option<String>,
 }
 
-/// A socket that was asked for.
+/// A requested socket.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub struct SocketRecord {
     pub at: Duration,
     pub user: String,
     pub session: String,
     pub head: String,
-    /// Whether the handshake was accepted, and when.
+    /// When the handshake was accepted, if it was.
     pub opened: Option<Duration>,
-    pub closed: Option<(Duration, Ending)>,
+    pub closed: Option<(Duration, SocketEnd)>,
     /// Texts from the hub, pings among them.
     pub heard: Vec<(Duration, String)>,
     /// How many texts were sent to the hub.
     pub said: usize,
-    /// The last number of those that count on this socket: sent, or at least begun.
+    /// The last of the counting numbers on this socket: sent, or at least begun.
     pub numbered: u64,
 }
 
-impl Connection {
-    /// The port by which the hub came, where proxies stand in between.
+impl SocketRecord {
+    /// The hub's port, which identifies it where proxies are in between.
     pub fn port(&self) -> u16 {
         port_of(&self.head)
     }
@@ -178,7 +180,7 @@ impl Connection {
     }
 }
 
-impl Asked {
+impl SignInRecord {
     pub fn port(&self) -> u16 {
         port_of(&self.head)
     }
@@ -190,25 +192,25 @@ fn port_of(head: &str) -> u16 {
 
 /// How a socket ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum SocketEnd {
     /// The hub closed it, with this code.
     ByHub(Option<u16>),
-    /// The provider did.
+    /// The provider closed it.
     ByProvider,
-    /// It broke, or the hub went without a word.
+    /// It broke, or the hub left without a close frame.
     Broken,
-    /// The handshake was refused.
+    /// The handshake was refused with this status.
     Refused(u16),
 }
 
-/// All that happened, in order.
+/// Everything that happened, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Record {
-    pub sign_ins: Vec<Asked>,
-    pub connections: Vec<Connection>,
+pub struct ProviderRecord {
+    pub sign_ins: Vec<SignInRecord>,
+    pub connections: Vec<SocketRecord>,
 }
 
-impl Record {
+impl ProviderRecord {
     pub fn open(&self) -> usize {
         self.connections.iter().filter(|connection| connection.is_open()).count()
     }
@@ -217,7 +219,7 @@ impl Record {
         self.of(user).filter(|connection| connection.is_open()).count()
     }
 
-    pub fn of<'a>(&'a self, user: &'a str) -> impl Iterator<Item = &'a Connection> {
+    pub fn of<'a>(&'a self, user: &'a str) -> impl Iterator<Item = &'a SocketRecord> {
         self.connections.iter().filter(move |connection| connection.user == user)
     }
 
@@ -225,7 +227,7 @@ impl Record {
         self.sign_ins.iter().filter(|asked| asked.user == user).count()
     }
 
-    /// What the user's sockets heard, without pings, over all connections.
+    /// Texts that the user's sockets received, without pings, over all connections.
     pub fn commands_of(&self, user: &str) -> Vec<String> {
         let heard = self.of(user).flat_map(|connection| connection.heard.iter());
         let mut heard: Vec<_> = heard.filter(|(_, text)| !is_ping(text)).cloned().collect();
@@ -238,8 +240,8 @@ pub fn is_ping(text: &str) -> bool {
     text.contains("/ping\"")
 }
 
-/// What a connection's task is told.
-enum Order {
+/// An order to a connection's task.
+enum ScriptOrder {
     Say(String),
     SayNext,
     Close(u16),
@@ -247,9 +249,9 @@ enum Order {
 }
 
 #[derive(Default)]
-struct Script {
-    sign_in: Option<SignIn>,
-    sign_in_of: BTreeMap<String, SignIn>,
+struct SignInScript {
+    sign_in: Option<SignInAnswer>,
+    sign_in_of: BTreeMap<String, SignInAnswer>,
     behaviour: Behaviour,
     behaviour_of: BTreeMap<String, Behaviour>,
     users: BTreeMap<String, String>,
@@ -257,19 +259,19 @@ struct Script {
     next: u64,
 }
 
-struct State {
+struct FakeProviderState {
     begun: Instant,
     begun_at: std::time::SystemTime,
-    script: Mutex<Script>,
-    record: Mutex<Record>,
-    open: Mutex<BTreeMap<usize, (String, mpsc::Sender<Order>)>>,
+    script: Mutex<SignInScript>,
+    record: Mutex<ProviderRecord>,
+    open: Mutex<BTreeMap<usize, (String, mpsc::Sender<ScriptOrder>)>>,
 }
 
 /// The provider. Dropping it ends it and all its sockets.
 pub struct FakeProvider {
     /// `127.0.0.1:PORT`
     pub address: String,
-    state: Arc<State>,
+    state: Arc<FakeProviderState>,
     accepting: JoinHandle<()>,
 }
 
@@ -277,7 +279,7 @@ impl Drop for FakeProvider {
     fn drop(&mut self) {
         self.accepting.abort();
         for (_, orders) in self.state.open.lock().unwrap().values() {
-            let _ = orders.try_send(Order::Cut);
+            let _ = orders.try_send(ScriptOrder::Cut);
         }
     }
 }
@@ -286,7 +288,7 @@ impl FakeProvider {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(State {
+        let state = Arc::new(FakeProviderState {
             begun: Instant::now(),
             begun_at: std::time::SystemTime::now(),
             script: Mutex::default(),
@@ -304,7 +306,7 @@ impl FakeProvider {
     }
 
     /// A provider file for it: name `fake`, messages of type `game-data`, commands of type `bet`, quick back-off.
-    /// `more`: lines of `[[provider]]` itself, or tables of it that are not there yet.
+    /// `more` adds lines to `[[provider]]` itself, or new tables of it.
     pub fn toml(&self, more: &str) -> String {
         let address = &self.address;
         format!(
@@ -347,16 +349,16 @@ most = "1s"
         )
     }
 
-    /// The same, as a file that is there as long as it is held.
+    /// The same as a file that exists as long as the value is held.
     pub fn file(&self, more: &str) -> ProviderFile {
         ProviderFile::of(&self.toml(more))
     }
 
-    pub fn sign_ins(&self, script: SignIn) {
+    pub fn sign_ins(&self, script: SignInAnswer) {
         self.state.script.lock().unwrap().sign_in = Some(script);
     }
 
-    pub fn sign_ins_of(&self, user: &str, script: SignIn) {
+    pub fn sign_ins_of(&self, user: &str, script: SignInAnswer) {
         self.state.script.lock().unwrap().sign_in_of.insert(user.to_owned(), script);
     }
 
@@ -368,7 +370,7 @@ most = "1s"
         self.state.script.lock().unwrap().behaviour_of.insert(user.to_owned(), behaviour);
     }
 
-    /// The user's session ids are spent: a socket that comes with one is refused with 401.
+    /// Expires the user's session ids: a socket that comes with one is refused with 401.
     pub fn expire(&self, user: &str) {
         let mut script = self.state.script.lock().unwrap();
         let spent: Vec<String> = script.users.iter().filter(|(_, of)| *of == user).map(|(session, _)| session.clone()).collect();
@@ -379,7 +381,7 @@ most = "1s"
     pub async fn say(&self, user: &str, text: &str) -> usize {
         let told = self.orders_of(user);
         for orders in &told {
-            let _ = orders.send(Order::Say(text.to_owned())).await;
+            let _ = orders.send(ScriptOrder::Say(text.to_owned())).await;
         }
         told.len()
     }
@@ -394,7 +396,7 @@ most = "1s"
     /// Sends the next number of each open socket over it; returns over how many.
     pub fn say_next_everywhere(&self) -> usize {
         let open = self.state.open.lock().unwrap();
-        open.values().filter(|(_, orders)| orders.try_send(Order::SayNext).is_ok()).count()
+        open.values().filter(|(_, orders)| orders.try_send(ScriptOrder::SayNext).is_ok()).count()
     }
 
     /// The time that the record counts from, by the clock of the machine.
@@ -404,34 +406,35 @@ most = "1s"
 
     /// Closes the user's sockets with a code.
     pub fn close(&self, user: &str, code: u16) {
-        self.orders_of(user).iter().for_each(|orders| drop(orders.try_send(Order::Close(code))));
+        self.orders_of(user).iter().for_each(|orders| drop(orders.try_send(ScriptOrder::Close(code))));
     }
 
-    /// Ends the user's sockets without a word.
+    /// Ends the user's sockets without a close frame.
     pub fn cut(&self, user: &str) {
-        self.orders_of(user).iter().for_each(|orders| drop(orders.try_send(Order::Cut)));
+        self.orders_of(user).iter().for_each(|orders| drop(orders.try_send(ScriptOrder::Cut)));
     }
 
-    pub fn record(&self) -> Record {
+    pub fn record(&self) -> ProviderRecord {
         self.state.record.lock().unwrap().clone()
     }
 
-    /// Waits until the record shows it.
-    pub async fn until<T>(&self, what: &str, probe: impl Fn(&Record) -> Option<T>) -> T {
+    /// Waits until the record satisfies the probe.
+    pub async fn until<T>(&self, what: &str, probe: impl Fn(&ProviderRecord) -> Option<T>) -> T {
         self.until_within(PATIENCE, what, probe).await
     }
 
-    pub async fn until_within<T>(&self, limit: Duration, what: &str, probe: impl Fn(&Record) -> Option<T>) -> T {
+    pub async fn until_within<T>(&self, limit: Duration, what: &str, probe: impl Fn(&ProviderRecord) -> Option<T>) -> T {
         eventually(what, limit, async || probe(&self.state.record.lock().unwrap())).await
     }
 
     /// Waits until the user has an open socket, and returns its session id.
     pub async fn connected(&self, user: &str) -> String {
-        let open = |record: &Record| record.of(user).find(|connection| connection.is_open()).map(|connection| connection.session.clone());
+        let open =
+            |record: &ProviderRecord| record.of(user).find(|connection| connection.is_open()).map(|connection| connection.session.clone());
         self.until(&format!("user {user} has a socket"), open).await
     }
 
-    fn orders_of(&self, user: &str) -> Vec<mpsc::Sender<Order>> {
+    fn orders_of(&self, user: &str) -> Vec<mpsc::Sender<ScriptOrder>> {
         let open = self.state.open.lock().unwrap();
         open.values().filter(|(of, _)| of == user).map(|(_, orders)| orders.clone()).collect()
     }
@@ -452,13 +455,13 @@ impl ProviderFile {
     }
 }
 
-impl State {
+impl FakeProviderState {
     fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
     async fn serve(&self, mut stream: TcpStream) {
-        // One request a connection: who keeps it open for another gets none.
+        // Serves one request on each connection: a client that keeps it open for another gets no answer.
         let Some((head, body)) = request(&mut stream).await else { return };
         if head.to_ascii_lowercase().contains("\r\nupgrade: websocket") {
             self.socket(stream, head).await;
@@ -471,40 +474,40 @@ impl State {
         let read: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         let user = read["user_id"].as_str().unwrap_or_default().to_owned();
         let (script, session) = self.admit(&user);
-        self.record.lock().unwrap().sign_ins.push(Asked { at: self.now(), user, head, body, session: session.clone() });
+        self.record.lock().unwrap().sign_ins.push(SignInRecord { at: self.now(), user, head, body, session: session.clone() });
         let no = r#"{"success":false,"error":"no such player"}"#;
         let text = match script {
-            SignIn::Accept | SignIn::Give(_) => {
+            SignInAnswer::Accept | SignInAnswer::Give(_) => {
                 let answer = serde_json::json!({ "success": true, "data": { "jsessionId": session } });
                 answered(200, "", &answer.to_string())
             }
-            SignIn::Refuse(status) => answered(status, "", no),
-            SignIn::RefuseInBody => answered(200, "", no),
-            SignIn::TooMany(seconds) => answered(429, &format!("Retry-After: {seconds}\r\n"), ""),
-            SignIn::Fail(status) => answered(status, "", ""),
-            SignIn::Redirect(place) => answered(302, &format!("Location: {place}\r\n"), ""),
-            SignIn::Body(text) => answered(200, "", &text),
-            SignIn::Raw(bytes) => {
+            SignInAnswer::Refuse(status) => answered(status, "", no),
+            SignInAnswer::RefuseInBody => answered(200, "", no),
+            SignInAnswer::TooMany(seconds) => answered(429, &format!("Retry-After: {seconds}\r\n"), ""),
+            SignInAnswer::Fail(status) => answered(status, "", ""),
+            SignInAnswer::Redirect(place) => answered(302, &format!("Location: {place}\r\n"), ""),
+            SignInAnswer::Body(text) => answered(200, "", &text),
+            SignInAnswer::Raw(bytes) => {
                 let _ = stream.write_all(bytes).await;
                 return;
             }
-            SignIn::HangUp => return,
-            SignIn::Hang => return gone(&mut stream).await,
-            SignIn::Drip => return drip(&mut stream, &answered(200, "", &" ".repeat(1000))).await,
-            SignIn::Huge(told) => return huge(&mut stream, told).await,
+            SignInAnswer::HangUp => return,
+            SignInAnswer::Hang => return gone(&mut stream).await,
+            SignInAnswer::Drip => return drip(&mut stream, &answered(200, "", &" ".repeat(1000))).await,
+            SignInAnswer::Huge(told) => return huge(&mut stream, told).await,
         };
         let _ = stream.write_all(text.as_bytes()).await;
         let _ = stream.shutdown().await;
     }
 
-    /// What the user's sign-in is answered with, and the session id that it makes.
-    fn admit(&self, user: &str) -> (SignIn, Option<String>) {
+    /// The answer to the user's sign-in, and the session id that it makes.
+    fn admit(&self, user: &str) -> (SignInAnswer, Option<String>) {
         let mut script = self.script.lock().unwrap();
-        let order = script.sign_in_of.get(user).or(script.sign_in.as_ref()).cloned().unwrap_or(SignIn::Accept);
+        let order = script.sign_in_of.get(user).or(script.sign_in.as_ref()).cloned().unwrap_or(SignInAnswer::Accept);
         script.next += 1;
         let session = match &order {
-            SignIn::Accept => format!("S{}.{:016x}.node", script.next, rand::random::<u64>()),
-            SignIn::Give(text) => text.clone(),
+            SignInAnswer::Accept => format!("S{}.{:016x}.node", script.next, rand::random::<u64>()),
+            SignInAnswer::Give(text) => text.clone(),
             _ => return (order, None),
         };
         script.users.insert(session.clone(), user.to_owned());
@@ -525,18 +528,18 @@ impl State {
             let mut record = self.record.lock().unwrap();
             let user = user.clone().unwrap_or_default();
             let (at, heard) = (self.now(), Vec::new());
-            record.connections.push(Connection { at, user, session, head, opened: None, closed: None, heard, said: 0, numbered: 0 });
+            record.connections.push(SocketRecord { at, user, session, head, opened: None, closed: None, heard, said: 0, numbered: 0 });
             record.connections.len() - 1
         };
         let door = if known { behaviour.door } else { Door::Refuse(401) };
         let accept = match door {
             Door::Refuse(status) => {
                 let _ = stream.write_all(answered(status, "", "").as_bytes()).await;
-                return self.closed(number, Ending::Refused(status));
+                return self.closed(number, SocketEnd::Refused(status));
             }
             Door::Hang => {
                 gone(&mut stream).await;
-                return self.closed(number, Ending::Broken);
+                return self.closed(number, SocketEnd::Broken);
             }
             Door::WrongKey => "AAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
             Door::Open | Door::Broken(_) => derive_accept_key(key.as_bytes()),
@@ -544,17 +547,17 @@ impl State {
         let switched = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
         );
-        // Known as open before the hub can know it, so that whoever saw the hub connected can speak to it.
+        // Registered as open before the hub can know it, so that a test that saw the hub connected can send over it.
         let (orders_in, orders) = mpsc::channel(10_000);
         self.open.lock().unwrap().insert(number, (user.unwrap_or_default(), orders_in));
         self.record.lock().unwrap().connections[number].opened = Some(self.now());
         let ending = match stream.write_all(switched.as_bytes()).await {
-            Err(_) => Ending::Broken,
+            Err(_) => SocketEnd::Broken,
             Ok(()) => match door {
                 Door::Broken(bytes) => {
                     let _ = stream.write_all(bytes).await;
                     gone(&mut stream).await;
-                    Ending::Broken
+                    SocketEnd::Broken
                 }
                 _ => self.talk(number, stream, behaviour, orders).await,
             },
@@ -563,11 +566,11 @@ impl State {
         self.closed(number, ending);
     }
 
-    fn closed(&self, number: usize, ending: Ending) {
+    fn closed(&self, number: usize, ending: SocketEnd) {
         self.record.lock().unwrap().connections[number].closed = Some((self.now(), ending));
     }
 
-    async fn talk(&self, number: usize, stream: TcpStream, behaviour: Behaviour, mut orders: mpsc::Receiver<Order>) -> Ending {
+    async fn talk(&self, number: usize, stream: TcpStream, behaviour: Behaviour, mut orders: mpsc::Receiver<ScriptOrder>) -> SocketEnd {
         let _ = stream.set_nodelay(true);
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
         let mut flood = tokio::time::interval(Duration::from_millis(10));
@@ -579,20 +582,20 @@ impl State {
             let next_pong = pongs.front().copied();
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Say(text)) => {
-                        if self.say(number, &mut socket, text).await.is_err() { return Ending::Broken; }
+                    Some(ScriptOrder::Say(text)) => {
+                        if self.say(number, &mut socket, text).await.is_err() { return SocketEnd::Broken; }
                     }
-                    Some(Order::SayNext) => {
+                    Some(ScriptOrder::SayNext) => {
                         let n = {
                             let mut record = self.record.lock().unwrap();
                             record.connections[number].numbered += 1;
                             record.connections[number].numbered
                         };
                         let text = format!("{{\"c\":{number},\"n\":{n}}}");
-                        if self.say(number, &mut socket, text).await.is_err() { return Ending::Broken; }
+                        if self.say(number, &mut socket, text).await.is_err() { return SocketEnd::Broken; }
                     }
-                    Some(Order::Close(code)) => return close(&mut socket, code).await,
-                    Some(Order::Cut) | None => return Ending::ByProvider,
+                    Some(ScriptOrder::Close(code)) => return close(&mut socket, code).await,
+                    Some(ScriptOrder::Cut) | None => return SocketEnd::ByProvider,
                 },
                 heard = socket.next(), if !behaviour.deaf => match heard {
                     Some(Ok(Message::Text(text))) => {
@@ -600,29 +603,29 @@ impl State {
                         if is_ping(&text) {
                             if !behaviour.never_pongs { pongs.push_back(Instant::now() + behaviour.pong_after.unwrap_or_default()); }
                         } else if behaviour.echo && self.say(number, &mut socket, format!("{{\"echo\":{text}}}")).await.is_err() {
-                            return Ending::Broken;
+                            return SocketEnd::Broken;
                         }
                     }
                     Some(Ok(Message::Close(frame))) => {
                         let code = frame.map(|frame| u16::from(frame.code));
-                        // The library answers it with the next look.
+                        // The library answers it at the next read.
                         let _ = socket.next().await;
-                        return Ending::ByHub(code);
+                        return SocketEnd::ByHub(code);
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Ending::Broken,
+                    Some(Err(_)) | None => return SocketEnd::Broken,
                 },
                 () = at(next_pong) => {
                     pongs.pop_front();
                     let pong = r#"{"jsonrpc":"2.0","id":"1","result":"pong"}"#.to_owned();
-                    if self.say(number, &mut socket, pong).await.is_err() { return Ending::Broken; }
+                    if self.say(number, &mut socket, pong).await.is_err() { return SocketEnd::Broken; }
                 }
                 () = at(close_at) => return close(&mut socket, behaviour.close_after.map_or(1000, |(_, code)| code)).await,
                 _ = flood.tick(), if behaviour.flood.is_some() => {
                     let due = u64::try_from(begun.elapsed().as_millis()).unwrap() * u64::from(behaviour.flood.unwrap_or(0)) / 1000;
                     while flooded < due {
                         flooded += 1;
-                        if self.say(number, &mut socket, format!("{{\"flood\":{flooded}}}")).await.is_err() { return Ending::Broken; }
+                        if self.say(number, &mut socket, format!("{{\"flood\":{flooded}}}")).await.is_err() { return SocketEnd::Broken; }
                     }
                 }
             }
@@ -643,12 +646,12 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-async fn close(socket: &mut WebSocketStream<TcpStream>, code: u16) -> Ending {
+async fn close(socket: &mut WebSocketStream<TcpStream>, code: u16) -> SocketEnd {
     let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
     let _ = socket.close(Some(frame)).await;
-    // The hub's answer, for a while; then the connection goes.
+    // Waits a while for the hub's answer; then the connection ends.
     let _ = tokio::time::timeout(Duration::from_secs(1), async { while let Some(Ok(_)) = socket.next().await {} }).await;
-    Ending::ByProvider
+    SocketEnd::ByProvider
 }
 
 /// The head and the body of a request.
@@ -690,7 +693,7 @@ fn answered(status: u16, headers: &str, body: &str) -> String {
     )
 }
 
-/// Until the other side ends the connection.
+/// Waits until the other side ends the connection.
 async fn gone(stream: &mut TcpStream) {
     let mut piece = [0; 4096];
     while matches!(stream.read(&mut piece).await, Ok(n) if n > 0) {}
@@ -705,7 +708,7 @@ async fn drip(stream: &mut TcpStream, text: &str) {
     }
 }
 
-/// One GB, in pieces that are as long as what they say.
+/// One GB, in pieces of the length that they announce.
 async fn huge(stream: &mut TcpStream, told: bool) {
     let total = 1_u64 << 30;
     let head = if told { format!("Content-Length: {total}") } else { "Transfer-Encoding: chunked".to_owned() };

@@ -1,4 +1,6 @@
-//! Hubs over one database and one provider, a proxy on each side of each, players, and a seeded storm of faults.
+//! Runs a seeded storm of faults over hubs, one database, one provider and players.
+//!
+//! Each hub has a proxy on each side.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,23 +8,23 @@ use std::time::{Duration, UNIX_EPOCH};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use recado_torture_check::upstream_history::{ClaimedTerm, CommandRow, Link, ProviderHeard, ProviderRow, SignedIn, UpstreamHistory};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::player::{Phase, Played, Player};
+use super::player::{PlayPhase, Played, Player};
 use super::provider::{Behaviour, FakeProvider, ProviderFile, is_ping};
-use super::upstream_history::{CommandRow, Entry, Heard, Link, SignedIn, Term, UpstreamHistory};
-use super::{Addresses, Cut, Flow, Hub, PATIENCE, Proxy, TestDb, eventually};
+use super::{Addresses, Cut, PATIENCE, ProxyFlow, TestDb, TestHub, TestProxy, eventually};
 
 /// Longer than the lease of three seconds.
 const FROZEN: std::ops::Range<u64> = 4000..6000;
 const CUT_OFF: std::ops::Range<u64> = 1500..6000;
 
-/// What can happen.
+/// Faults that the storm can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub enum StormFault {
     Kill,
     Freeze,
     Restart,
@@ -38,42 +40,42 @@ pub enum Fault {
     SocketsClose,
 }
 
-pub const FAULTS: [Fault; 13] = [
-    Fault::Kill,
-    Fault::Freeze,
-    Fault::Restart,
-    Fault::DatabaseHole,
-    Fault::DatabaseTakesNoQuestions,
-    Fault::DatabaseGivesNoAnswers,
-    Fault::DatabaseReset,
-    Fault::ProviderHole,
-    Fault::ProviderGivesNoAnswers,
-    Fault::ProviderReset,
-    Fault::ProviderFlaps,
-    Fault::SessionsExpire,
-    Fault::SocketsClose,
+pub const FAULTS: [StormFault; 13] = [
+    StormFault::Kill,
+    StormFault::Freeze,
+    StormFault::Restart,
+    StormFault::DatabaseHole,
+    StormFault::DatabaseTakesNoQuestions,
+    StormFault::DatabaseGivesNoAnswers,
+    StormFault::DatabaseReset,
+    StormFault::ProviderHole,
+    StormFault::ProviderGivesNoAnswers,
+    StormFault::ProviderReset,
+    StormFault::ProviderFlaps,
+    StormFault::SessionsExpire,
+    StormFault::SocketsClose,
 ];
 
-/// A hub, and what stands around it.
+/// A hub with its proxies and its present fault.
 struct Station {
-    hub: Hub,
-    database: Proxy,
-    provider: Proxy,
+    hub: TestHub,
+    database: TestProxy,
+    provider: TestProxy,
     _file: ProviderFile,
-    /// What is wrong with it, and until when.
-    fault: Option<(Fault, Instant)>,
+    /// The present fault, and until when it lasts.
+    fault: Option<(StormFault, Instant)>,
 }
 
-pub struct Storm {
+pub struct ChaosStorm {
     db: TestDb,
     provider: std::sync::Arc<FakeProvider>,
     stations: Vec<Station>,
-    /// Asked to stop; and the proxies of those that are gone, since their last bytes may still be on the way.
+    /// Hubs asked to stop, and the proxies of those that are gone, whose last bytes may still be on the way.
     leaving: Vec<Station>,
-    gone: Vec<(Proxy, Proxy)>,
+    gone: Vec<(TestProxy, TestProxy)>,
     addresses: Addresses,
     users: Vec<String>,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<PlayPhase>,
     players: Vec<(watch::Receiver<usize>, JoinHandle<Played>)>,
     speaking: JoinHandle<()>,
     random: StdRng,
@@ -82,13 +84,13 @@ pub struct Storm {
     by_port: BTreeMap<u16, usize>,
     by_instance: BTreeMap<String, usize>,
     started: usize,
-    pub counts: BTreeMap<Fault, usize>,
+    pub counts: BTreeMap<StormFault, usize>,
 }
 
-impl Storm {
+impl ChaosStorm {
     pub async fn over(hubs: usize, users: usize, devices: usize, seed: u64) -> Self {
         let db = TestDb::new().await;
-        // The sessions' rows forget; this does not.
+        // The sessions' rows do not keep their history; this table does.
         db.run(
             "CREATE TABLE public.claim (user_id text, term bigint, owner uuid, at timestamptz, old_lease_until timestamptz);
              GRANT ALL ON public.claim TO PUBLIC;
@@ -109,7 +111,7 @@ impl Storm {
                 speaker.say_next_everywhere();
             }
         });
-        let (phase, _) = watch::channel(Phase::Play);
+        let (phase, _) = watch::channel(PlayPhase::Play);
         let mut storm = Self {
             db,
             provider,
@@ -143,26 +145,26 @@ impl Storm {
     }
 
     async fn start_one(&mut self) {
-        let database = Proxy::before(&self.db.url()).await;
-        let provider = Proxy::before_address(&self.provider.address).await;
+        let database = TestProxy::before(&self.db.url()).await;
+        let provider = TestProxy::before_address(&self.provider.address).await;
         let toml = self
             .provider
             .toml("tries = 1000\nreset_after = \"1s\"")
             .replace(&self.provider.address, &format!("127.0.0.1:{}", provider.port));
-        // Whatever is said carries the time of its writing.
+        // Every text carries the time of its writing.
         let toml = toml.replace("\"action\":\"authenticate\"", "\"at\":\"{timestamp}\"");
         let toml = toml.replace("JSESSIONID={session}", "JSESSIONID={session}&at={timestamp}");
         let toml = toml.replace("types = [\"bet\"]", "types = [\"bet\"]\nframe = '{\"command\":{payload},\"at\":\"{timestamp}\"}'");
         let file = ProviderFile::of(&toml);
         let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-        let hub = Hub::on(&self.db)
+        let hub = TestHub::on(&self.db)
             .with("DATABASE_URL", &self.db.url_at(database.port))
             .with("RECADO_UPSTREAM_FILE", file.path())
             .with("RECADO_UPSTREAM_KEY", key)
             .with("RECADO_UPSTREAM_LEASE", "3s")
             .with("RECADO_UPSTREAM_STARTS", "200")
             .with("RECADO_DRAIN_WINDOW", "500ms")
-            // By heartbeats those who have nothing to read learn how far the log is.
+            // Heartbeats tell clients without rows how far the log is.
             .with("WS_HEARTBEAT_INTERVAL", "1s")
             .start()
             .await;
@@ -179,11 +181,11 @@ impl Storm {
         self.addresses.set(self.stations.iter().map(|station| &station.hub));
     }
 
-    /// Faults, one after the other and some at the same time, from a deck that holds each of them.
+    /// Causes faults, one after the other and some at the same time, from a shuffled deck that holds each kind.
     pub async fn rage(&mut self, length: Duration) {
         self.everyone_is_connected(PATIENCE).await;
         let end = Instant::now() + length;
-        let mut deck: Vec<Fault> = Vec::new();
+        let mut deck: Vec<StormFault> = Vec::new();
         while Instant::now() < end {
             self.mend_what_is_due().await;
             let free: Vec<usize> = (0..self.stations.len()).filter(|at| self.stations[*at].fault.is_none()).collect();
@@ -202,64 +204,64 @@ impl Storm {
         }
     }
 
-    async fn strike(&mut self, fault: Fault, at: usize) {
+    async fn strike(&mut self, fault: StormFault, at: usize) {
         let mut some = self.users.clone();
         some.shuffle(&mut self.random);
         some.truncate(self.users.len() / 4);
         let station = &mut self.stations[at];
         let cut_off = Instant::now() + Duration::from_millis(self.random.random_range(CUT_OFF));
         match fault {
-            Fault::Kill => {
+            StormFault::Kill => {
                 let station = self.stations.remove(at);
                 self.addresses.set(self.stations.iter().map(|station| &station.hub));
                 station.hub.kill().await;
                 self.gone.push((station.database, station.provider));
                 self.start_one().await;
             }
-            Fault::Restart => {
+            StormFault::Restart => {
                 let station = self.stations.remove(at);
                 station.hub.signal("-TERM").await;
                 self.addresses.set(self.stations.iter().map(|station| &station.hub));
                 self.leaving.push(station);
                 self.start_one().await;
             }
-            Fault::Freeze => {
+            StormFault::Freeze => {
                 station.hub.signal("-STOP").await;
                 station.fault = Some((fault, Instant::now() + Duration::from_millis(self.random.random_range(FROZEN))));
             }
-            Fault::DatabaseHole => {
-                station.database.set(Flow::Hole);
+            StormFault::DatabaseHole => {
+                station.database.set(ProxyFlow::Hole);
                 station.fault = Some((fault, cut_off));
             }
-            Fault::DatabaseTakesNoQuestions => {
-                station.database.set(Flow::NoQuestions);
+            StormFault::DatabaseTakesNoQuestions => {
+                station.database.set(ProxyFlow::NoQuestions);
                 station.fault = Some((fault, cut_off));
             }
-            Fault::DatabaseGivesNoAnswers => {
-                station.database.set(Flow::NoAnswers);
+            StormFault::DatabaseGivesNoAnswers => {
+                station.database.set(ProxyFlow::NoAnswers);
                 station.fault = Some((fault, cut_off));
             }
-            Fault::DatabaseReset => station.database.cut(Cut::Rst),
-            Fault::ProviderHole => {
-                station.provider.set(Flow::Hole);
+            StormFault::DatabaseReset => station.database.cut(Cut::Rst),
+            StormFault::ProviderHole => {
+                station.provider.set(ProxyFlow::Hole);
                 station.fault = Some((fault, cut_off));
             }
-            Fault::ProviderGivesNoAnswers => {
-                station.provider.set(Flow::NoAnswers);
+            StormFault::ProviderGivesNoAnswers => {
+                station.provider.set(ProxyFlow::NoAnswers);
                 station.fault = Some((fault, cut_off));
             }
-            Fault::ProviderReset => station.provider.cut(Cut::Rst),
-            Fault::ProviderFlaps => {
+            StormFault::ProviderReset => station.provider.cut(Cut::Rst),
+            StormFault::ProviderFlaps => {
                 let after = Duration::from_millis(self.random.random_range(0..300));
                 self.provider.sockets(Behaviour::default().flapping(after, 1011));
                 some.iter().for_each(|user| self.provider.cut(user));
                 self.calm_at = Some(Instant::now() + Duration::from_millis(800));
             }
-            Fault::SessionsExpire => some.iter().for_each(|user| {
+            StormFault::SessionsExpire => some.iter().for_each(|user| {
                 self.provider.expire(user);
                 self.provider.cut(user);
             }),
-            Fault::SocketsClose => {
+            StormFault::SocketsClose => {
                 let code = if self.random.random() { 4401 } else { 1001 };
                 some.iter().for_each(|user| self.provider.close(user, code));
             }
@@ -274,18 +276,19 @@ impl Storm {
         for station in &mut self.stations {
             let Some((fault, _)) = station.fault.take_if(|(_, until)| *until <= now) else { continue };
             match fault {
-                Fault::Freeze => station.hub.signal("-CONT").await,
-                Fault::ProviderHole | Fault::ProviderGivesNoAnswers => {
-                    // What was swallowed stays so: late bytes of a hole would be taken for the words of a zombie.
+                StormFault::Freeze => station.hub.signal("-CONT").await,
+                StormFault::ProviderHole | StormFault::ProviderGivesNoAnswers => {
+                    // Swallowed bytes stay swallowed: late bytes of a hole would look like writes of an owner that lost
+                    // its lease.
                     station.provider.cut(Cut::Rst);
-                    station.provider.set(Flow::Pass);
+                    station.provider.set(ProxyFlow::Pass);
                 }
                 _ => {
                     // Answers that come late, or never.
                     if self.random.random() {
                         station.database.cut(Cut::Rst);
                     }
-                    station.database.set(Flow::Pass);
+                    station.database.set(ProxyFlow::Pass);
                 }
             }
         }
@@ -298,8 +301,8 @@ impl Storm {
             .await;
     }
 
-    /// Ends all faults, and waits until everything is well: each user connected, each command settled and told, each
-    /// message in the log and read.
+    /// Ends all faults, and waits until everything is healed: each user connected, each command settled and reported,
+    /// each message in the log and read.
     pub async fn heal(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
         for station in &mut self.stations {
@@ -310,7 +313,7 @@ impl Storm {
         for station in &mut self.leaving {
             assert!(station.hub.ended(PATIENCE).await.success(), "a hub that was asked to stop did so");
         }
-        self.phase.send_replace(Phase::AskAgain);
+        self.phase.send_replace(PlayPhase::AskAgain);
         self.everyone_is_connected(end.saturating_duration_since(Instant::now())).await;
         eventually("every command is settled and told", end.saturating_duration_since(Instant::now()), async || {
             let unsettled = "SELECT count(*) FROM recado.upstream_command WHERE settled_at IS NULL";
@@ -339,11 +342,11 @@ impl Storm {
         .await;
     }
 
-    /// All that anybody saw. Ends the players.
+    /// Everything that was observed. Ends the players.
     pub async fn history(mut self) -> UpstreamHistory {
         let mut history = UpstreamHistory::default();
         let head = self.db.number("SELECT coalesce(max(seq), 0) FROM recado.log WHERE source = 'upstream/fake'").await;
-        self.phase.send_replace(Phase::Finish(head));
+        self.phase.send_replace(PlayPhase::Finish(head));
         for (_, player) in self.players.drain(..) {
             let played =
                 tokio::time::timeout(PATIENCE * 2, player).await.expect("a player has everything").expect("no stream broke the contract");
@@ -365,7 +368,7 @@ impl Storm {
             sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
         history.terms.extend(claims.into_iter().map(|(user, term, owner, at, old_lease_until)| {
             let hub = *self.by_instance.get(&owner).expect("a hub of ours");
-            Term { user, term, hub, at, old_lease_until }
+            ClaimedTerm { user, term, hub, at, old_lease_until }
         }));
         let sql = format!("SELECT user_id, id, state, term, {} FROM recado.upstream_command", ms("settled_at"));
         let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
@@ -374,11 +377,11 @@ impl Storm {
         let rows: Vec<(i64, String, String, String)> = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
         history.log.extend(rows.into_iter().map(|(seq, user, kind, text)| {
             if kind == "upstream_gap" {
-                return Entry { seq, user, said: None };
+                return ProviderRow { seq, user, said: None };
             }
             let said: Value = serde_json::from_str(&text).unwrap();
             let link = usize::try_from(said["c"].as_u64().unwrap()).unwrap();
-            Entry { seq, user, said: Some((link, said["n"].as_u64().unwrap())) }
+            ProviderRow { seq, user, said: Some((link, said["n"].as_u64().unwrap())) }
         }));
     }
 
@@ -388,23 +391,23 @@ impl Storm {
         let ms = |at: Duration| i64::try_from((begun + at).as_millis()).unwrap();
         let hub = |port: u16| *self.by_port.get(&port).expect("through a proxy of ours");
         for asked in &record.sign_ins {
-            let heard = Heard { at: ms(asked.at), stamp: stamp_of(&asked.body, "\"at\":\""), command: None };
+            let heard = ProviderHeard { at: ms(asked.at), stamp: stamp_of(&asked.body, "\"at\":\""), command: None };
             history.sign_ins.push(SignedIn { user: asked.user.clone(), hub: hub(asked.port()), asked: heard });
         }
         for (number, link) in record.connections.iter().enumerate() {
             let heard = |(at, text): &(Duration, String)| {
                 if is_ping(text) {
-                    return Heard { at: ms(*at), stamp: stamp_of(text, "\"time\":\""), command: None };
+                    return ProviderHeard { at: ms(*at), stamp: stamp_of(text, "\"time\":\""), command: None };
                 }
                 let said: Value = serde_json::from_str(text).unwrap();
                 let command = said["command"].as_str().expect("a command").to_owned();
-                Heard { at: ms(*at), stamp: stamp_of(text, "\"at\":\""), command: Some(command) }
+                ProviderHeard { at: ms(*at), stamp: stamp_of(text, "\"at\":\""), command: Some(command) }
             };
             history.links.push(Link {
                 number,
                 user: link.user.clone(),
                 hub: hub(link.port()),
-                asked: Heard { at: ms(link.at), stamp: stamp_of(&link.head, "&at="), command: None },
+                asked: ProviderHeard { at: ms(link.at), stamp: stamp_of(&link.head, "&at="), command: None },
                 opened: link.opened.is_some(),
                 closed: link.closed.as_ref().map(|(at, _)| ms(*at)),
                 heard: link.heard.iter().map(heard).collect(),
@@ -419,7 +422,7 @@ fn stamp_of(text: &str, before: &str) -> i64 {
     digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no stamp in {text}"))
 }
 
-impl Drop for Storm {
+impl Drop for ChaosStorm {
     fn drop(&mut self) {
         self.speaking.abort();
         self.players.iter().for_each(|(_, player)| player.abort());

@@ -1,0 +1,71 @@
+//! Fuzzes the parsers of queries: stream requests, pages of the history, acknowledgements.
+
+use super::{head, refused};
+use recado::delivery::ResumeFrom;
+use recado::domain::{Principal, UserId};
+use recado::http::fuzz_entry;
+use recado::wire::history::{AckBody, HistoryQuery, LIMIT_MAX, PageOrder};
+
+/// The query of a stream in the first line, its `Last-Event-ID` in the second.
+pub fn stream_query(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (query, header) = head(text);
+    let header = Some(header).filter(|header| !header.is_empty());
+    let Some(read) = fuzz_entry::wish(query, header) else { return };
+    let wish = match read {
+        Ok(wish) => wish,
+        Err(problem) => return refused(&problem, &[(400, "bad_query")]),
+    };
+    let who = || Principal { user: UserId::parse("42").expect("a user id"), accounts: Vec::new() };
+    let (ack_mode, names_last) = (wish.ack_mode, wish.names_last);
+    let opening = wish.of(who(), "sse");
+    assert!(!names_last || matches!(opening.since, ResumeFrom::Seq(_)));
+    if let Some(header) = header {
+        // Of several positions the highest counts.
+        let header: Option<i64> = header.parse().ok();
+        assert!(matches!(opening.since, ResumeFrom::Seq(seq) if header.is_some_and(|header| seq.get() >= header)));
+    }
+    let since = match opening.since {
+        ResumeFrom::Ack => "ack".to_owned(),
+        ResumeFrom::Live => "live".to_owned(),
+        ResumeFrom::Earliest => "earliest".to_owned(),
+        ResumeFrom::Seq(seq) => seq.to_string(),
+    };
+    let mut written = format!("since={since}&client_id={}&ack={}", opening.client, format!("{ack_mode:?}").to_lowercase());
+    opening.log_id.iter().for_each(|id| written.push_str(&format!("&log_id={id}")));
+    opening.last_id.iter().for_each(|id| written.push_str(&format!("&last_id={id}")));
+    let again = fuzz_entry::wish(&written, None).expect("a query").expect("one that was taken before");
+    assert_eq!(again.ack_mode, ack_mode);
+    assert_eq!(format!("{:?}", again.of(who(), "sse")), format!("{opening:?}"));
+}
+
+pub fn history_query(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Some(pairs) = fuzz_entry::pairs(text) else { return };
+    let query = match HistoryQuery::parse(&pairs) {
+        Ok(query) => query,
+        Err(problem) => return refused(&problem, &[(422, "invalid_field")]),
+    };
+    assert!((1..=LIMIT_MAX).contains(&query.limit));
+    let pair = |name: &str, value: String| (name.to_owned(), value);
+    let order = if query.order == PageOrder::Rising { "asc" } else { "desc" };
+    let mut written = vec![pair("follow", u8::from(query.follow).to_string())];
+    if !query.follow {
+        written.extend([pair("limit", query.limit.to_string()), pair("order", order.to_owned())]);
+    }
+    written.extend(query.after.map(|after| pair("after", after.to_string())));
+    written.extend(query.kind.clone().map(|kind| pair("type", kind)));
+    written.extend(query.log_id.map(|log_id| pair("log_id", log_id.to_string())));
+    assert_eq!(HistoryQuery::parse(&written), Ok(query));
+}
+
+pub fn ack_body(input: &[u8]) {
+    match AckBody::parse(input) {
+        Ok(body) => {
+            let again = AckBody::parse(format!("{{\"client_id\":\"{}\",\"seq\":{}}}", body.client, body.seq).as_bytes());
+            let again = again.expect("one that was taken before");
+            assert_eq!((again.client, again.seq), (body.client, body.seq));
+        }
+        Err(problem) => refused(&problem, &[(400, "malformed_json"), (422, "invalid_field")]),
+    }
+}

@@ -1,0 +1,398 @@
+//! Tests the rule against clients, dying hubs and acknowledgements that are stored late.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The number of clients that share the device.
+const CLIENTS: usize = 4;
+const WINDOW: i64 = 1_000_000;
+
+#[derive(Debug, Clone, Copy)]
+enum WorldMove {
+    /// This many notifications are posted, and every open connection receives them.
+    Post(i64),
+    /// The client connects, if it is not connected.
+    Connect(usize),
+    /// The client connects and names the position where it begins. Its hub knows what its device had acknowledged, or
+    /// not.
+    Name(usize, bool),
+    /// The client acknowledges everything that it received, or half of it.
+    Ack(usize, bool),
+    /// The hub of the client's connection stores its acknowledgements as the device's position.
+    Store(usize),
+    /// The hub of the client's connection stores what it knows of it.
+    Flush(usize),
+    /// The hub of the client's connection stores nothing for a while, not even that the connection is alive.
+    Freeze(usize),
+    /// The connection ends, and its hub reports it.
+    End(usize),
+    /// The connection ends, and its hub does not know yet.
+    Vanish(usize),
+    /// The end of a vanished connection is detected: by its hub, which dates it to the last sign of life, or only
+    /// because its hub was killed before it stored its facts.
+    Notice(usize, bool),
+    /// Facts that can no longer change are forgotten, as the hub does some time after a connect.
+    Settle,
+}
+
+fn moves() -> impl Strategy<Value = Vec<WorldMove>> {
+    let client = 0..CLIENTS;
+    let one = prop_oneof![
+        3 => (1i64..4).prop_map(WorldMove::Post),
+        6 => client.clone().prop_map(WorldMove::Connect),
+        2 => (client.clone(), any::<bool>()).prop_map(|(c, is_known)| WorldMove::Name(c, is_known)),
+        3 => (client.clone(), any::<bool>()).prop_map(|(c, all)| WorldMove::Ack(c, all)),
+        2 => client.clone().prop_map(WorldMove::Store),
+        2 => client.clone().prop_map(WorldMove::Flush),
+        1 => client.clone().prop_map(WorldMove::Freeze),
+        3 => client.clone().prop_map(WorldMove::End),
+        2 => client.clone().prop_map(WorldMove::Vanish),
+        2 => (client, any::<bool>()).prop_map(|(c, exact)| WorldMove::Notice(c, exact)),
+        2 => Just(WorldMove::Settle),
+    ];
+    proptest::collection::vec(one, 0..120)
+}
+
+/// A stored row. Times are absolute here, and become ages when the rule is called.
+#[derive(Debug, Clone)]
+struct StoredRow {
+    kept: KeptPosition,
+    began_at: i64,
+    seen_at: i64,
+    over_at: Option<i64>,
+    is_kept: bool,
+    has_acked: bool,
+    names_start: bool,
+}
+
+#[derive(Debug, Default, Clone)]
+struct ModelClient {
+    /// Its connection, open or over; `None` before the first.
+    row: Option<usize>,
+    is_connected: bool,
+    /// The highest number that it acknowledged, on this connection or an earlier one.
+    acked: i64,
+    /// Where its connection began.
+    from: i64,
+    /// The highest acknowledgement that is not stored for the device yet.
+    pending: i64,
+    /// Its hub is frozen.
+    is_frozen: bool,
+}
+
+struct ResumeWorld {
+    window: i64,
+    now: i64,
+    head: i64,
+    device: i64,
+    rows: Vec<StoredRow>,
+    clients: Vec<ModelClient>,
+    settled: Vec<SettledConnection>,
+    /// Count of numbers that a client received again after acknowledging them.
+    repeated: i64,
+}
+
+impl ResumeWorld {
+    fn new(window: i64) -> Self {
+        Self {
+            window,
+            now: 0,
+            head: 0,
+            device: 0,
+            rows: Vec::new(),
+            clients: vec![ModelClient::default(); CLIENTS],
+            settled: Vec::new(),
+            repeated: 0,
+        }
+    }
+
+    fn known(&self) -> Vec<KeptPosition> {
+        let age = |at: i64| self.now - at;
+        let known = self.rows.iter().filter(|row| row.is_kept);
+        known
+            .map(|row| KeptPosition {
+                began: age(row.began_at),
+                seen: age(row.seen_at),
+                over: row.over_at.map(age),
+                // The end of a process is known before its connections are ended for good.
+                is_final: row.over_at.is_some_and(|at| self.now - at > 6),
+                ..row.kept.clone()
+            })
+            .collect()
+    }
+
+    /// Connects a client and checks that its start loses nothing.
+    fn connect(&mut self, c: usize) -> Result<(), TestCaseError> {
+        let is_new = self.clients[c].row.is_none();
+        let is_away = |(at, other): (usize, &ModelClient)| at != c && other.row.is_some() && !other.is_connected;
+        let another_is_away = self.clients.iter().enumerate().any(is_away);
+        // After the window only the device's position counts.
+        let expired = self.clients[c].row.and_then(|row| self.rows[row].over_at).is_some_and(|at| self.now - at > self.window);
+        // A new client, or one without a position, cannot be told from a returning one; that it may take another's
+        // position is documented.
+        if self.clients[c].is_connected || ((is_new || expired) && another_is_away) {
+            return Ok(());
+        }
+        let session = SessionId::new();
+        let is_worn = |row: usize| self.rows[row].over_at.is_none() && self.rows[row].kept.lowered >= LOWERED_AT_MOST;
+        let worn = self.clients[c].row.is_some_and(is_worn);
+        let start = self.decide(session).get();
+        if !is_new {
+            let acked = self.clients[c].acked;
+            // A position that stands for this client may be one of another client. That one ended earlier, and counts
+            // no longer.
+            let expired = expired || self.rows.iter().any(|row| row.over_at.is_some_and(|at| self.now - at > self.window));
+            prop_assert!(worn || expired || start <= acked, "client {c} acknowledged {acked} and starts at {start}");
+            self.repeated += (acked - start).max(0);
+        }
+        // A new client does not miss rows that were posted and acknowledged for its device before it came.
+        // What an excused start left out is not asked for again.
+        let acked = if is_new { self.device } else { self.clients[c].acked.max(start) };
+        self.begin(c, session, start, acked);
+        Ok(())
+    }
+
+    /// Connects a client that names the last number that it acknowledged.
+    fn name(&mut self, c: usize, is_known: bool) {
+        if self.clients[c].is_connected || self.clients[c].row.is_none() {
+            return;
+        }
+        let session = SessionId::new();
+        self.decide(session);
+        let acked = self.clients[c].acked;
+        self.begin(c, session, acked, acked);
+        let row = self.rows.last_mut().unwrap();
+        row.names_start = true;
+        row.kept.device = row.kept.device.filter(|_| is_known);
+    }
+
+    fn decide(&mut self, session: SessionId) -> Seq {
+        let decision = decide(session, seq(self.device), self.known(), self.window);
+        for settled in &decision.settled {
+            if let Some(row) = self.rows.iter_mut().find(|row| row.kept.session == settled.session) {
+                row.kept.lowered = settled.lowered;
+            }
+        }
+        self.settled = decision.settled;
+        decision.from
+    }
+
+    fn begin(&mut self, c: usize, session: SessionId, start: i64, acked: i64) {
+        // Not reported by the hub yet: where it really began.
+        let kept = KeptPosition {
+            session,
+            began: 0,
+            seen: 0,
+            over: None,
+            is_final: false,
+            from: Seq::from_db(self.device),
+            acked: None,
+            device: Some(Seq::from_db(self.device)),
+            names_start: false,
+            shared: None,
+            has_resumed: false,
+            lowered: 0,
+        };
+        let now = self.now;
+        let row = StoredRow { kept, began_at: now, seen_at: now, over_at: None, is_kept: true, has_acked: false, names_start: false };
+        self.rows.push(row);
+        self.now += 1;
+        // The hub pings the device's other connections, and those that are open answer.
+        for other in self.clients.iter().filter(|other| other.is_connected && !other.is_frozen) {
+            self.rows[other.row.unwrap()].seen_at = self.now;
+        }
+        self.clients[c] =
+            ModelClient { row: Some(self.rows.len() - 1), is_connected: true, acked, from: start, pending: 0, is_frozen: false };
+    }
+
+    fn flush(&mut self, c: usize) {
+        let Some(row) = self.clients[c].row else { return };
+        let ModelClient { acked, from, .. } = self.clients[c];
+        self.clients[c].is_frozen = false;
+        // A hub stores acknowledgements first.
+        self.store(c);
+        let row = &mut self.rows[row];
+        row.kept.from = seq(from);
+        if std::mem::take(&mut row.names_start) {
+            row.kept.names_start = true;
+        }
+        // The connection does not know what its client acknowledged before.
+        row.kept.acked = Some(seq(if row.has_acked { acked.max(from) } else { from }));
+        row.seen_at = self.now;
+    }
+
+    fn store(&mut self, c: usize) {
+        self.device = self.device.max(std::mem::take(&mut self.clients[c].pending));
+    }
+
+    fn play(&mut self, step: WorldMove) -> Result<(), TestCaseError> {
+        self.now += 1;
+        match step {
+            WorldMove::Post(count) => self.head += count,
+            WorldMove::Connect(c) => self.connect(c)?,
+            WorldMove::Name(c, is_known) => self.name(c, is_known),
+            WorldMove::Ack(c, all) if self.clients[c].is_connected => {
+                let acked = self.clients[c].acked;
+                let acked = if all { self.head } else { acked + (self.head - acked) / 2 };
+                self.clients[c].acked = acked;
+                self.rows[self.clients[c].row.unwrap()].has_acked = true;
+                // The device's position is stored soon, the positions of its connections later.
+                self.clients[c].pending = acked;
+            }
+            WorldMove::Store(c) if self.clients[c].row.is_some_and(|row| self.rows[row].over_at.is_none()) => self.store(c),
+            WorldMove::Flush(c) if self.clients[c].is_connected => self.flush(c),
+            WorldMove::End(c) if self.clients[c].is_connected => {
+                self.flush(c);
+                self.clients[c].is_connected = false;
+                self.rows[self.clients[c].row.unwrap()].over_at = Some(self.now);
+            }
+            WorldMove::Vanish(c) => self.clients[c].is_connected = false,
+            WorldMove::Notice(c, by_hub) => {
+                if let Some(row) = self.clients[c].row
+                    && !self.clients[c].is_connected
+                    && self.rows[row].over_at.is_none()
+                {
+                    let seen_at = self.rows[row].seen_at;
+                    // A client that vanishes while its hub is frozen has a last sign of life that is too early.
+                    // The rule does not cover this: another client may then be taken for this one.
+                    let by_hub = by_hub && !self.clients[c].is_frozen;
+                    if by_hub {
+                        self.flush(c);
+                        self.rows[row].seen_at = seen_at;
+                    }
+                    self.clients[c].pending = 0;
+                    self.rows[row].over_at = Some(if by_hub { seen_at } else { self.now });
+                }
+            }
+            WorldMove::Freeze(c) if self.clients[c].is_connected => self.clients[c].is_frozen = true,
+            WorldMove::Settle => self.settle(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        let settled = std::mem::take(&mut self.settled);
+        // A hub stores that a connection began before it stores what the connection settled.
+        let is_early = |one: &SettledConnection| {
+            let row = self.rows.iter().find(|row| row.kept.session == one.session);
+            one.has_resumed && row.is_some_and(|row| row.kept.acked.is_none())
+        };
+        if settled.iter().any(is_early) {
+            return;
+        }
+        for settled in settled {
+            let Some(row) = self.rows.iter_mut().find(|row| row.kept.session == settled.session) else { continue };
+            row.is_kept &= settled.is_kept;
+            row.kept.has_resumed |= settled.has_resumed;
+            row.kept.shared = row.kept.shared.or(settled.shared);
+            row.kept.names_start &= settled.names_start;
+            if row.kept.acked.is_none() {
+                row.kept.from = settled.from.map_or(row.kept.from, |from| from.min(row.kept.from));
+            }
+        }
+    }
+}
+
+fn seq(n: i64) -> Seq {
+    Seq::from_db(n)
+}
+
+fn kept(began: i64, over: Option<i64>, acked: i64) -> KeptPosition {
+    KeptPosition {
+        session: SessionId::new(),
+        began,
+        seen: over.unwrap_or(began),
+        over,
+        is_final: over.is_some(),
+        from: seq(acked),
+        acked: Some(seq(acked)),
+        device: Some(seq(acked)),
+        names_start: false,
+        shared: Some(seq(acked)),
+        has_resumed: false,
+        lowered: 0,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), ..ProptestConfig::default() })]
+
+    /// For any posts, acknowledgements, cuts and late writes: a returning client receives everything that it did not
+    /// acknowledge.
+    #[test]
+    fn no_client_that_returns_misses_anything(moves in moves(), window in prop_oneof![Just(WINDOW), 8i64..60]) {
+        let mut world = ResumeWorld::new(window);
+        for step in moves {
+            world.play(step)?;
+        }
+    }
+
+    /// A device with one client whose ends are reported repeats no row whose acknowledgement was stored.
+    #[test]
+    fn a_client_that_is_alone_starts_where_it_acknowledged(moves in moves()) {
+        let mut world = ResumeWorld::new(WINDOW);
+        for step in moves {
+            let step = match step {
+                WorldMove::Connect(_) | WorldMove::Name(..) => WorldMove::Connect(0),
+                WorldMove::Ack(_, all) => WorldMove::Ack(0, all),
+                WorldMove::Store(_) | WorldMove::Flush(_) | WorldMove::Freeze(_) | WorldMove::Notice(..) => WorldMove::Flush(0),
+                WorldMove::End(_) | WorldMove::Vanish(_) => WorldMove::End(0),
+                other => other,
+            };
+            let was = world.clients[0].is_connected;
+            world.play(step)?;
+            if !was && world.clients[0].is_connected {
+                prop_assert_eq!(world.clients[0].from, world.device);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_that_were_cut_each_starts_at_its_own_position_or_lower() {
+    let (slow, quick) = (kept(100, Some(50), 3), kept(90, Some(50), 9));
+    let first = decide(SessionId::new(), seq(9), vec![slow.clone(), quick.clone()], WINDOW);
+    assert_eq!((first.from, first.is_shared), (seq(3), true));
+    let gone: Vec<_> = first.settled.iter().filter(|one| !one.is_kept).map(|one| one.session).collect();
+    assert_eq!(gone, [quick.session], "the highest is used up, the lowest stays for the other");
+    // The first one has come back and acknowledged everything; nothing was settled yet.
+    let back = kept(40, None, 20);
+    let second = decide(SessionId::new(), seq(20), vec![slow, quick, back], WINDOW);
+    assert_eq!(second.from, seq(3));
+}
+
+#[test]
+fn after_the_window_only_the_devices_position_counts() {
+    let old = kept(100, Some(50), 3);
+    let decision = decide(SessionId::new(), seq(9), vec![old.clone()], 49);
+    assert_eq!((decision.from, decision.is_shared), (seq(9), false));
+    assert_eq!(decision.settled.iter().map(|one| (one.session, one.is_kept)).collect::<Vec<_>>(), [(old.session, false)]);
+}
+
+#[test]
+fn an_open_connection_that_never_acknowledges_lowers_only_so_many_starts() {
+    let mut sibling = kept(100, None, 3);
+    for n in 0..20 {
+        sibling.seen = 0;
+        let decision = decide(SessionId::new(), seq(9), vec![sibling.clone()], WINDOW);
+        assert_eq!(decision.from, seq(if n < LOWERED_AT_MOST { 3 } else { 9 }), "{n}");
+        if let Some(settled) = decision.settled.iter().find(|one| one.session == sibling.session) {
+            sibling.lowered = settled.lowered;
+        }
+    }
+    // Once it is over it counts like any other.
+    (sibling.seen, sibling.over) = (10, Some(10));
+    assert_eq!(decide(SessionId::new(), seq(9), vec![sibling], WINDOW).from, seq(3));
+}
+
+/// The connection began below its device, because an earlier end was not known in time. It acknowledges by POST, which
+/// moves the device's position only.
+#[test]
+fn what_a_client_that_is_alone_acknowledges_by_post_is_its_own_wherever_it_began() {
+    let mut alone = kept(40, Some(10), 3);
+    (alone.device, alone.shared) = (Some(seq(7)), None);
+    assert_eq!(decide(SessionId::new(), seq(7), vec![alone.clone()], WINDOW).from, seq(3), "nothing was acknowledged since");
+    assert_eq!(decide(SessionId::new(), seq(9), vec![alone], WINDOW).from, seq(9));
+}

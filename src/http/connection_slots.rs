@@ -1,0 +1,626 @@
+//! Gives each open connection a slot, and evicts a connection if none is free.
+//!
+//! A connection is anonymous until one of its requests brings a valid token, ticket or key. Anonymous connections
+//! have a budget for each client address: open connections, new connections a second, and requests a second. A
+//! connection that authenticates gives back what it took from these budgets, so that a proxy that is not configured
+//! (all of its clients then share one address) is not slowed down by clients that sign in.
+//!
+//! At the cap the hub evicts the anonymous connection that was idle for longest, or else the user's connection that
+//! was. Only if there is neither, a new connection gets one of the reserved slots, in which only probes and services
+//! are served.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+use tokio::sync::watch;
+
+use super::address::{ClientAddress, TrustedProxies};
+use super::limited_log::LimitedLog;
+use super::rate_limits::TokenBucket;
+use crate::metrics;
+
+/// Maximum addresses that are remembered without an open connection.
+const ADDRESSES_REMEMBERED: usize = 50_000;
+/// Requests that an address may make at once, as a multiple of its requests per second.
+const REQUEST_BURST: u32 = 5;
+/// Minimum time between two log lines about dropped connections with the same reason.
+const LOG_SPACING: Duration = Duration::from_secs(10);
+
+/// The limits of one listener. Zero for an address means no limit.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressBudgets {
+    /// Open connections, without the reserved ones.
+    pub open: usize,
+    /// Slots in which only probes and services are served.
+    pub reserved: usize,
+    /// Open anonymous connections of one address.
+    pub address_connections: usize,
+    /// New anonymous connections of one address per second.
+    pub address_handshakes: u32,
+    /// Anonymous requests of one address per second.
+    pub address_requests: u32,
+}
+
+impl AddressBudgets {
+    /// Limits without a budget for an address.
+    pub const fn unlimited(open: usize) -> Self {
+        Self { open, reserved: 0, address_connections: 0, address_handshakes: 0, address_requests: 0 }
+    }
+}
+
+/// The class of a connection's client, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SlotClass {
+    Stranger,
+    User,
+    Service,
+}
+
+/// Why a connection is dropped or closed. The words are the values of the metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    AddressConnections,
+    AddressHandshakes,
+    Full,
+    MadeRoom,
+    ProxyHeader,
+    Reserved,
+}
+
+impl DropReason {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::AddressConnections => "address_connections",
+            Self::AddressHandshakes => "address_handshakes",
+            Self::Full => "full",
+            Self::MadeRoom => "made_room",
+            Self::ProxyHeader => "proxy_header",
+            Self::Reserved => "reserved",
+        }
+    }
+}
+
+/// The slots of one listener.
+#[derive(Debug)]
+pub struct ConnectionSlots {
+    budgets: AddressBudgets,
+    trusted: TrustedProxies,
+    inside: Mutex<SlotTable>,
+}
+
+#[derive(Debug, Default)]
+struct SlotTable {
+    entries: Slab<SlotEntry>,
+    /// Entries that were not evicted.
+    open: usize,
+    /// Counts how often a connection became idle. The lowest number belongs to the connection that is idle for
+    /// longest.
+    turns: u64,
+    idle: [BTreeMap<u64, usize>; 3],
+    addresses: HashMap<ClientAddress, AddressUse>,
+    said: HashMap<&'static str, LimitedLog>,
+    /// Evictions to log once the lock is released.
+    unsaid: Option<u64>,
+}
+
+#[derive(Debug)]
+struct SlotEntry {
+    /// `None`: the peer is a trusted proxy, which speaks for many clients.
+    address: Option<ClientAddress>,
+    standing: SlotClass,
+    /// The connection's number among the idle ones.
+    idle: Option<u64>,
+    evicted: bool,
+    hang_up: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct AddressUse {
+    strangers: usize,
+    idle: BTreeMap<u64, usize>,
+    handshakes: TokenBucket,
+    requests: TokenBucket,
+}
+
+impl ConnectionSlots {
+    pub fn new(budgets: AddressBudgets, trusted: TrustedProxies) -> Arc<Self> {
+        Arc::new(Self { budgets, trusted, inside: Mutex::default() })
+    }
+
+    /// The lock is held for moments, never across an await.
+    fn inside(&self) -> MutexGuard<'_, SlotTable> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives an accepted connection a slot. `None`: drop the connection.
+    pub fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Arc<ConnectionSlot>> {
+        let address = (!self.trusted.contains(peer)).then(|| ClientAddress::of(peer));
+        let mut inside = self.inside();
+        let charged = address;
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("no-budgets") && inside.open >= self.budgets.open {
+            return None;
+        }
+        #[cfg(feature = "mutants")]
+        let charged = charged.filter(|_| !crate::mutants::is("no-budgets"));
+        let taken = charged.map_or(Ok(()), |address| inside.take_for(&self.budgets, address));
+        let room = taken.and_then(|()| inside.make_room(&self.budgets));
+        let reserved = match room {
+            Ok(reserved) => reserved,
+            Err(why) => {
+                let unsaid = inside.count(why);
+                drop(inside);
+                say(why, unsaid, peer);
+                return None;
+            }
+        };
+        let (hang_up, hung_up) = watch::channel(false);
+        let key = inside.entries.insert(SlotEntry { address, standing: SlotClass::Stranger, idle: None, evicted: false, hang_up });
+        inside.open += 1;
+        if let Some(counted) = address.and_then(|address| inside.addresses.get_mut(&address)) {
+            counted.strangers += 1;
+        }
+        // A connection without a request yet is idle.
+        inside.idles(key);
+        let evictions = inside.unsaid.take();
+        drop(inside);
+        say(DropReason::MadeRoom, evictions, peer);
+        Some(Arc::new(ConnectionSlot {
+            places: Arc::clone(self),
+            peer: Mutex::new(peer),
+            of_proxy: self.trusted.contains(peer),
+            key,
+            reserved,
+            hung_up,
+            requests: AtomicU64::new(0),
+            phase: AtomicU8::new(SlotPhase::Waiting as u8),
+            reader: AtomicWaker::new(),
+            vouched: AtomicBool::new(false),
+        }))
+    }
+
+    /// Counts a dropped connection, and logs it from time to time.
+    pub fn dropped(&self, why: DropReason, peer: IpAddr) {
+        let unsaid = self.inside().count(why);
+        say(why, unsaid, peer);
+    }
+}
+
+impl SlotTable {
+    /// Takes a new anonymous connection from the budget of its address.
+    fn take_for(&mut self, budgets: &AddressBudgets, address: ClientAddress) -> Result<(), DropReason> {
+        self.forget_addresses();
+        let full = budgets.address_connections > 0;
+        let counted = self.address(budgets, address);
+        if budgets.address_handshakes > 0 && !counted.handshakes.take() {
+            return Err(DropReason::AddressHandshakes);
+        }
+        if full && counted.strangers >= budgets.address_connections {
+            let oldest = counted.idle.first_key_value().map(|(_, key)| *key);
+            self.evict(oldest.ok_or(DropReason::AddressConnections)?);
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, budgets: &AddressBudgets, address: ClientAddress) -> &mut AddressUse {
+        self.addresses.entry(address).or_insert_with(|| {
+            // Many clients behind a proxy that is not configured may connect at once; they give back what they took.
+            let burst = u32::try_from(budgets.open).unwrap_or(u32::MAX).max(budgets.address_handshakes);
+            AddressUse {
+                strangers: 0,
+                idle: BTreeMap::new(),
+                handshakes: TokenBucket::new(burst, f64::from(budgets.address_handshakes)),
+                requests: TokenBucket::new(budgets.address_requests.saturating_mul(REQUEST_BURST), f64::from(budgets.address_requests)),
+            }
+        })
+    }
+
+    /// Makes room, and tells whether the free slot is a reserved one.
+    fn make_room(&mut self, budgets: &AddressBudgets) -> Result<bool, DropReason> {
+        if self.open < budgets.open {
+            return Ok(false);
+        }
+        if let Some(key) = self.oldest_idle(&[SlotClass::Stranger, SlotClass::User]) {
+            self.evict(key);
+            return Ok(self.open >= budgets.open);
+        }
+        if self.open < budgets.open + budgets.reserved {
+            return Ok(true);
+        }
+        let key = self.oldest_idle(&[SlotClass::Service]).ok_or(DropReason::Full)?;
+        self.evict(key);
+        Ok(true)
+    }
+
+    fn oldest_idle(&self, standings: &[SlotClass]) -> Option<usize> {
+        standings.iter().find_map(|standing| self.idle[*standing as usize].first_key_value().map(|(_, key)| *key))
+    }
+
+    /// Frees the connection's slot at once; its task ends a moment later.
+    fn evict(&mut self, key: usize) {
+        self.busy(key);
+        self.uncount(key);
+        let entry = &mut self.entries[key];
+        entry.evicted = true;
+        entry.hang_up.send_replace(true);
+        self.open -= 1;
+        self.unsaid = self.count(DropReason::MadeRoom).or(self.unsaid);
+    }
+
+    /// Removes the connection from the anonymous ones of its address.
+    fn uncount(&mut self, key: usize) {
+        let SlotEntry { address, standing, .. } = self.entries[key];
+        if let (Some(address), SlotClass::Stranger) = (address, standing)
+            && let Some(counted) = self.addresses.get_mut(&address)
+        {
+            counted.strangers = counted.strangers.saturating_sub(1);
+        }
+    }
+
+    fn idles(&mut self, key: usize) {
+        self.busy(key);
+        self.turns += 1;
+        let entry = &mut self.entries[key];
+        if entry.evicted {
+            return;
+        }
+        entry.idle = Some(self.turns);
+        self.idle[entry.standing as usize].insert(self.turns, key);
+        if let (Some(address), SlotClass::Stranger) = (entry.address, entry.standing)
+            && let Some(counted) = self.addresses.get_mut(&address)
+        {
+            counted.idle.insert(self.turns, key);
+        }
+    }
+
+    fn busy(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        let Some(turn) = entry.idle.take() else { return };
+        self.idle[entry.standing as usize].remove(&turn);
+        if let Some(counted) = entry.address.and_then(|address| self.addresses.get_mut(&address)) {
+            counted.idle.remove(&turn);
+        }
+    }
+
+    fn forget_addresses(&mut self) {
+        if self.addresses.len() < ADDRESSES_REMEMBERED {
+            return;
+        }
+        self.addresses.retain(|_, counted| counted.strangers > 0 || !counted.handshakes.is_full() || !counted.requests.is_full());
+        // All of these addresses are active at this moment. Limiting no address is better than growing without bound.
+        if self.addresses.len() >= ADDRESSES_REMEMBERED {
+            self.addresses.retain(|_, counted| counted.strangers > 0);
+        }
+    }
+
+    /// How many connections were dropped since the last log line, if the next one is due.
+    fn count(&mut self, why: DropReason) -> Option<u64> {
+        metrics::CONNECTIONS_DROPPED.add(why.word(), 1);
+        self.said.entry(why.word()).or_default().count(LOG_SPACING)
+    }
+}
+
+/// Called without the lock: a log line may have to wait.
+fn say(why: DropReason, dropped: Option<u64>, peer: IpAddr) {
+    if let Some(dropped) = dropped {
+        tracing::warn!(reason = why.word(), dropped, last_peer = %peer, "connections were dropped");
+    }
+}
+
+/// The slot of one open connection. Dropping it frees the slot.
+#[derive(Debug)]
+pub struct ConnectionSlot {
+    places: Arc<ConnectionSlots>,
+    peer: Mutex<IpAddr>,
+    key: usize,
+    reserved: bool,
+    /// The connection came from a trusted proxy, whatever client that names.
+    of_proxy: bool,
+    hung_up: watch::Receiver<bool>,
+    /// Number of requests that have begun.
+    requests: AtomicU64,
+    phase: AtomicU8,
+    /// Wakes the connection's task, which has to check its clock again when the connection becomes idle.
+    reader: AtomicWaker,
+    /// Whether the current request has brought a valid credential.
+    vouched: AtomicBool,
+}
+
+/// The state of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotPhase {
+    /// No request has arrived, or the last one was answered.
+    Waiting,
+    Serving,
+    /// The connection is a WebSocket, which has time limits of its own.
+    Upgraded,
+}
+
+tokio::task_local! {
+    /// The connection that this task serves.
+    pub static HERE: Arc<ConnectionSlot>;
+}
+
+/// Records that the current request has brought a valid token, ticket or key.
+pub fn vouch(standing: SlotClass) {
+    // There is no slot in a test that calls a handler, or in a task other than the connection's.
+    let _ = HERE.try_with(|slot| slot.vouch(standing));
+}
+
+impl ConnectionSlot {
+    pub fn peer(&self) -> IpAddr {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the slot is a reserved one, in which only probes and services are served.
+    pub fn is_reserved(&self) -> bool {
+        self.reserved
+    }
+
+    /// Counts the connection under the address that its proxy names.
+    ///
+    /// # Errors
+    /// When that address has no budget left.
+    pub fn comes_from(&self, client: IpAddr) -> Result<(), ()> {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        if self.places.trusted.contains(client) {
+            return Ok(());
+        }
+        let address = ClientAddress::of(client);
+        let mut inside = self.places.inside();
+        if let Err(why) = inside.take_for(&self.places.budgets, address) {
+            let unsaid = inside.count(why);
+            drop(inside);
+            say(why, unsaid, client);
+            return Err(());
+        }
+        inside.busy(self.key);
+        if inside.entries[self.key].evicted {
+            return Err(());
+        }
+        inside.entries[self.key].address = Some(address);
+        if let Some(counted) = inside.addresses.get_mut(&address) {
+            counted.strangers += 1;
+        }
+        inside.idles(self.key);
+        Ok(())
+    }
+
+    /// Returns when the connection is evicted.
+    pub async fn evicted(&self) {
+        let _ = self.hung_up.clone().wait_for(|hung_up| *hung_up).await;
+    }
+
+    pub fn phase(&self) -> SlotPhase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => SlotPhase::Waiting,
+            1 => SlotPhase::Serving,
+            _ => SlotPhase::Upgraded,
+        }
+    }
+
+    /// How many requests have arrived.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Records that a request has arrived.
+    pub fn begins(&self) {
+        self.vouched.store(false, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.phase.store(SlotPhase::Serving as u8, Ordering::Relaxed);
+        self.places.inside().busy(self.key);
+    }
+
+    /// Records that the response was handed to hyper, which writes it.
+    pub fn idles(&self) {
+        if self.phase() == SlotPhase::Serving {
+            self.phase.store(SlotPhase::Waiting as u8, Ordering::Relaxed);
+            self.places.inside().idles(self.key);
+            self.reader.wake();
+        }
+    }
+
+    /// Wakes the task of this context when the connection becomes idle.
+    pub fn wake_when_idle(&self, cx: &Context<'_>) {
+        self.reader.register(cx.waker());
+    }
+
+    /// Records that the connection is now a WebSocket.
+    pub fn upgraded(&self) {
+        self.phase.store(SlotPhase::Upgraded as u8, Ordering::Relaxed);
+    }
+
+    /// Whether a request of this client may be served, before its credential is checked. A request that authenticates
+    /// later gives back what it took here.
+    pub fn take_request(&self, client: ClientAddress) -> bool {
+        let budgets = &self.places.budgets;
+        budgets.address_requests == 0 || self.places.inside().address(budgets, client).requests.take()
+    }
+
+    /// The client of a request on this connection.
+    pub fn client(&self, headers: &HeaderMap) -> ClientAddress {
+        ClientAddress::of(self.places.trusted.client(self.peer(), headers))
+    }
+
+    pub fn give_back_request(&self, client: ClientAddress) {
+        if let Some(counted) = self.places.inside().addresses.get_mut(&client) {
+            counted.requests.give_back();
+        }
+    }
+
+    /// Whether the current request brought a valid token, ticket or key.
+    pub fn is_vouched(&self) -> bool {
+        self.vouched.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer is a proxy, which names the client in a header of each request.
+    pub fn is_proxy(&self) -> bool {
+        self.places.trusted.contains(self.peer())
+    }
+
+    /// Whether the connection came from a trusted proxy.
+    pub fn is_of_proxy(&self) -> bool {
+        self.of_proxy
+    }
+
+    pub fn refuse_proxy_header(&self) {
+        self.places.dropped(DropReason::ProxyHeader, self.peer());
+    }
+
+    pub fn refuse_reserved(&self) {
+        self.places.dropped(DropReason::Reserved, self.peer());
+    }
+
+    fn vouch(&self, standing: SlotClass) {
+        self.vouched.store(true, Ordering::Relaxed);
+        let mut inside = self.places.inside();
+        let SlotEntry { address, standing: before, evicted, .. } = inside.entries[self.key];
+        if before >= standing || evicted {
+            return;
+        }
+        inside.busy(self.key);
+        inside.uncount(self.key);
+        inside.entries[self.key].standing = standing;
+        if let (Some(address), SlotClass::Stranger) = (address, before)
+            && let Some(counted) = inside.addresses.get_mut(&address)
+        {
+            counted.handshakes.give_back();
+        }
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        let mut inside = self.places.inside();
+        inside.busy(self.key);
+        if !inside.entries[self.key].evicted {
+            inside.uncount(self.key);
+            inside.open -= 1;
+        }
+        inside.entries.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const BOB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn places(budgets: AddressBudgets) -> Arc<ConnectionSlots> {
+        ConnectionSlots::new(budgets, TrustedProxies::default())
+    }
+
+    fn is_evicted(slot: &ConnectionSlot) -> bool {
+        *slot.hung_up.borrow()
+    }
+
+    #[tokio::test]
+    async fn at_the_cap_the_stranger_goes_that_is_idle_for_longest() {
+        let places = places(AddressBudgets::unlimited(3));
+        let [first, second, third] = [ANN; 3].map(|peer| places.enter(peer).unwrap());
+        first.begins();
+        first.idles();
+        let _fourth = places.enter(BOB).unwrap();
+        assert_eq!([&first, &second, &third].map(|slot| is_evicted(slot)), [false, true, false]);
+        assert_eq!(places.inside().open, 3);
+        drop((first, second, third));
+        let inside = places.inside();
+        assert_eq!((inside.open, inside.entries.len()), (1, 1));
+        // Otherwise the slot would wait for the lock when it is dropped.
+        drop(inside);
+    }
+
+    #[tokio::test]
+    async fn strangers_go_before_users_and_users_before_services() {
+        let places = places(AddressBudgets::unlimited(3));
+        let enter = |standing| {
+            let slot = places.enter(ANN).unwrap();
+            slot.begins();
+            slot.vouch(standing);
+            slot.idles();
+            slot
+        };
+        let (service, user, stranger) = (enter(SlotClass::Service), enter(SlotClass::User), enter(SlotClass::Stranger));
+        let gone = || [&service, &user, &stranger].map(|slot| is_evicted(slot));
+        // Busy connections stay, whatever their class.
+        let newcomer = || {
+            let slot = places.enter(BOB).unwrap();
+            slot.begins();
+            slot
+        };
+        let _fourth = newcomer();
+        assert_eq!(gone(), [false, false, true]);
+        let _fifth = newcomer();
+        assert_eq!(gone(), [false, true, true]);
+        let _sixth = newcomer();
+        assert_eq!(gone(), [true, true, true]);
+        assert!(places.enter(BOB).is_none(), "nobody is idle");
+    }
+
+    #[tokio::test]
+    async fn the_last_places_are_reserved() {
+        let places = places(AddressBudgets { reserved: 1, ..AddressBudgets::unlimited(1) });
+        let first = places.enter(ANN).unwrap();
+        first.begins();
+        let second = places.enter(ANN).unwrap();
+        second.begins();
+        assert_eq!([first.is_reserved(), second.is_reserved()], [false, true]);
+        assert!(places.enter(ANN).is_none());
+        drop((first, second));
+        assert!(!places.enter(ANN).unwrap().is_reserved());
+    }
+
+    #[tokio::test]
+    async fn an_address_makes_room_for_its_own_newcomers_and_costs_no_other_address_a_place() {
+        let places = places(AddressBudgets { address_connections: 2, ..AddressBudgets::unlimited(10) });
+        let bobs = places.enter(BOB).unwrap();
+        let anns: Vec<_> = (0..5).map(|_| places.enter(ANN).unwrap()).collect();
+        assert_eq!(anns.iter().map(|slot| is_evicted(slot)).collect::<Vec<_>>(), [true, true, true, false, false]);
+        assert!(!is_evicted(&bobs));
+        anns[3].begins();
+        anns[4].begins();
+        assert!(places.enter(ANN).is_none(), "both of ann's are at work");
+        anns[3].vouch(SlotClass::User);
+        assert!(places.enter(ANN).is_some(), "a user's connection does not count");
+    }
+
+    #[tokio::test]
+    async fn new_connections_and_requests_have_a_rate_that_those_who_sign_in_do_not_use_up() {
+        let places = places(AddressBudgets { address_handshakes: 1, address_requests: 1, ..AddressBudgets::unlimited(2) });
+        for _ in 0..10 {
+            places.enter(ANN).unwrap().vouch(SlotClass::User);
+        }
+        let slot = places.enter(ANN).unwrap();
+        drop(places.enter(ANN).unwrap());
+        assert!(places.enter(ANN).is_none() && places.enter(BOB).is_some());
+        let ann = ClientAddress::of(ANN);
+        let served = (0..20).filter(|_| slot.take_request(ann)).count();
+        assert_eq!(served, REQUEST_BURST as usize);
+        slot.give_back_request(ann);
+        assert!(slot.take_request(ann) && !slot.take_request(ann));
+        assert!(slot.take_request(ClientAddress::of(BOB)));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_has_no_budget_and_its_clients_have_each_their_own() {
+        let budgets = AddressBudgets { address_connections: 1, ..AddressBudgets::unlimited(10) };
+        let places = ConnectionSlots::new(budgets, TrustedProxies::new(vec![(BOB, 32)]));
+        let held: Vec<_> = (0..4).map(|_| places.enter(BOB).unwrap()).collect();
+        assert!(held.iter().all(|slot| !is_evicted(slot)));
+        held[0].comes_from(ANN).unwrap();
+        held[0].begins();
+        assert!(held[1].comes_from(ANN).is_err());
+        drop(held);
+        assert_eq!(places.inside().addresses[&ClientAddress::of(ANN)].strangers, 0);
+    }
+}

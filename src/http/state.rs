@@ -1,0 +1,50 @@
+//! Holds what the handlers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::auth::Auth;
+use super::health::Health;
+use super::origin::Origins;
+use super::rate_limits::{NameRates, UserBudgets};
+use super::ticket::Tickets;
+use crate::delivery::Delivery;
+use crate::domain::InstanceId;
+use crate::log::appender::AppendHandle;
+use crate::providers::command_intake::CommandIntake;
+use crate::store::Reader;
+use crate::tasks::Tasks;
+
+/// The state of every handler. It gives no access to a send queue.
+pub struct HubState {
+    pub instance: InstanceId,
+    pub appender: AppendHandle,
+    pub delivery: Delivery,
+    /// Stores commands for providers; `None` if no provider is configured.
+    pub command_intake: Option<Arc<CommandIntake>>,
+    pub reader: Reader,
+    pub auth: Auth,
+    pub origins: Origins,
+    pub rates: NameRates,
+    /// Rate of a user's requests other than streams.
+    pub user_rates: NameRates,
+    pub ticket_rates: NameRates,
+    pub tickets: Tickets,
+    pub budgets: UserBudgets,
+    /// Permits for bodies of batches. A request without a permit waits for a while.
+    pub batch_room: Semaphore,
+    pub health: Health,
+    pub sockets: SocketRules,
+    pub max_connections: usize,
+    pub tasks: Tasks,
+}
+
+/// The time limits of every socket.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketRules {
+    pub heartbeat: Duration,
+    pub send_deadline: Duration,
+    pub pong_deadline: Duration,
+}

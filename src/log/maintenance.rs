@@ -1,0 +1,80 @@
+//! Runs chores that any instance may do at any time: its heartbeat, dead instances, partitions ahead, old tickets.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::InstanceId;
+use crate::store::dedicated_connection::DedicatedConnection;
+use crate::store::durability::Durability;
+use crate::store::instances::{self, SIGN_OF_LIFE};
+use crate::store::log_identity::LogMemory;
+use crate::store::{Database, StoreError, append, tickets};
+use crate::tasks::Stop;
+
+/// Interval between checks of the partitions. Two of five million rows are ready ahead; an append that finds none makes
+/// one itself.
+const PARTITIONS: Duration = Duration::from_secs(60);
+
+/// Runs the chores until stopped, then records that the instance has stopped. `memory` stores the end of the log.
+pub async fn run(database: Database, instance: InstanceId, address: String, mut memory: Option<LogMemory>, mut stop: Stop) {
+    let durability = database.durability().cloned();
+    let mut dedicated = DedicatedConnection::new(database, "maintenance");
+    let mut partitions_at = Instant::now();
+    loop {
+        let looked = match &durability {
+            Some(durability) => look(&mut dedicated, durability).await,
+            None => Ok(()),
+        };
+        let done = match looked {
+            Ok(()) => round(&mut dedicated, instance, &address, &mut partitions_at).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "maintenance failed; retrying");
+            dedicated.discard();
+        }
+        keep(memory.as_mut());
+        tokio::select! {
+            () = tokio::time::sleep(SIGN_OF_LIFE) => {}
+            () = stop.wait() => break,
+        }
+    }
+    keep(memory.as_mut());
+    if let Ok(connection) = dedicated.get().await {
+        let _ = instances::ended(connection, instance).await;
+    }
+}
+
+/// Writes a small file, in less time than a statement takes.
+fn keep(memory: Option<&mut LogMemory>) {
+    if let Some(memory) = memory {
+        memory.keep();
+    }
+}
+
+async fn look(dedicated: &mut DedicatedConnection, durability: &Durability) -> Result<(), StoreError> {
+    durability.look(dedicated.get().await?).await
+}
+
+async fn round(
+    dedicated: &mut DedicatedConnection,
+    instance: InstanceId,
+    address: &str,
+    partitions_at: &mut Instant,
+) -> Result<(), StoreError> {
+    instances::alive(dedicated.get().await?, instance, address).await?;
+    let ended = instances::bury_the_dead(dedicated.get().await?).await?;
+    if ended > 0 {
+        tracing::info!(sessions = ended, "ended the sessions of a dead instance");
+    }
+    tickets::sweep(dedicated.get().await?).await?;
+    if Instant::now() >= *partitions_at {
+        let made = append::ensure_partitions(dedicated.get().await?, append::PARTITIONS_LIMIT).await?;
+        if made > 0 {
+            tracing::info!(made, "made partitions ahead of the log");
+        }
+        *partitions_at = Instant::now() + PARTITIONS;
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Runs the long tasks on the log: what appends to it, keeps it within its limits, and marks this instance as alive.
+//!
+//! - [`appender`] turns all waiting requests into one commit; [`commit_turns`] alternates the commits of two busy hubs.
+//! - [`outbox_relay`] moves committed rows of the SQL outbox into the log.
+//! - [`retention`] deletes old data.
+//! - [`maintenance`] writes the heartbeat, ends the sessions of dead instances, and makes partitions ahead.
+//! - [`write_health`] tells whether appends and moves still succeed.
+//!
+//! The queries are in [`crate::store`]. Readers of the log are in [`crate::delivery`].
+
+pub mod appender;
+pub mod commit_turns;
+pub mod maintenance;
+pub mod outbox_relay;
+pub mod retention;
+pub mod write_health;

@@ -1,0 +1,102 @@
+//! Encrypts stored session ids with AES-256-GCM.
+//!
+//! Each ciphertext is bound to its provider and user, so that a row copied to another user cannot be decrypted there.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::error::Unspecified;
+use zeroize::Zeroizing;
+
+use super::secret::Secret;
+use crate::domain::{ProviderName, UserId};
+
+/// First byte of a sealed id, so that another algorithm can be added later.
+const VERSION: u8 = 1;
+
+/// Seals and opens session ids. Cheap to clone.
+#[derive(Clone)]
+pub struct Cipher(Arc<RandomizedNonceKey>);
+
+impl Cipher {
+    /// # Errors
+    /// When the crypto library rejects a key of this length, which does not happen.
+    pub fn new(key: &[u8; 32]) -> Result<Self, Unspecified> {
+        Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, key)?)))
+    }
+
+    /// Seals a session id: the version, a random nonce, and the ciphertext with its tag.
+    ///
+    /// # Errors
+    /// When the machine cannot provide random bytes.
+    pub fn seal(&self, provider: &ProviderName, user: &UserId, session: &Secret) -> Result<Vec<u8>, Unspecified> {
+        let mut text = session.expose().as_bytes().to_vec();
+        let nonce = self.0.seal_in_place_append_tag(Aad::from(bound_to(provider, user)), &mut text)?;
+        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
+        sealed.push(VERSION);
+        sealed.extend_from_slice(nonce.as_ref());
+        sealed.append(&mut text);
+        Ok(sealed)
+    }
+
+    /// Opens a sealed session id. Returns `None` if it was sealed with another key, for another user, or was changed.
+    /// The user is then signed in again: a lost key costs a sign-in and nothing else.
+    pub fn open(&self, provider: &ProviderName, user: &UserId, sealed: &[u8]) -> Option<Secret> {
+        let (version, rest) = sealed.split_first()?;
+        let (nonce, text) = rest.split_at_checked(NONCE_LEN)?;
+        if *version != VERSION {
+            return None;
+        }
+        let mut text = Zeroizing::new(text.to_vec());
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let opened = self.0.open_in_place(nonce, Aad::from(bound_to(provider, user)), &mut text).ok()?;
+        std::str::from_utf8(opened).ok().map(Secret::new)
+    }
+}
+
+/// Neither a provider name nor a user id contains a NUL, so two different pairs are never encoded alike.
+fn bound_to(provider: &ProviderName, user: &UserId) -> Vec<u8> {
+    format!("recado upstream session\0{provider}\0{user}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider(name: &str) -> ProviderName {
+        ProviderName::parse(name).unwrap()
+    }
+
+    fn user(id: &str) -> UserId {
+        UserId::parse(id).unwrap()
+    }
+
+    #[test]
+    fn a_session_id_opens_only_with_its_key_for_its_user_and_unchanged() {
+        let cipher = Cipher::new(&[7; 32]).unwrap();
+        let secret = Secret::new("A1B2.node0");
+        let sealed = cipher.seal(&provider("p"), &user("42"), &secret).unwrap();
+        assert_eq!(cipher.open(&provider("p"), &user("42"), &sealed), Some(secret.clone()));
+
+        assert_eq!(Cipher::new(&[8; 32]).unwrap().open(&provider("p"), &user("42"), &sealed), None);
+        assert_eq!(cipher.open(&provider("p"), &user("43"), &sealed), None);
+        assert_eq!(cipher.open(&provider("q"), &user("42"), &sealed), None);
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(cipher.open(&provider("p"), &user("42"), &changed), None, "byte {at}");
+        }
+        for length in 0..sealed.len() {
+            assert_eq!(cipher.open(&provider("p"), &user("42"), &sealed[..length]), None, "length {length}");
+        }
+    }
+
+    #[test]
+    fn a_sealed_id_shows_nothing_and_never_looks_the_same_twice() {
+        let cipher = Cipher::new(&[7; 32]).unwrap();
+        let seal = || cipher.seal(&provider("p"), &user("42"), &Secret::new("A1B2.node0")).unwrap();
+        let (one, two) = (seal(), seal());
+        assert_ne!(one, two);
+        assert!(!one.windows(4).any(|piece| piece == b"A1B2"));
+    }
+}

@@ -1,0 +1,276 @@
+//! Promise: the deployment files work as documented.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::ndjson::Sender;
+use super::support::host::given;
+use super::support::*;
+
+fn project(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// nginx with `deploy/nginx.conf`, in front of hubs on this machine. Dropping the value ends it.
+struct Balancer {
+    child: Child,
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Balancer {
+    fn program() -> Result<PathBuf, String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let found = path.split(':').chain(["/usr/sbin"]).map(|folder| Path::new(folder).join("nginx")).find(|file| file.exists());
+        found.ok_or_else(|| "nginx is not installed".to_owned())
+    }
+
+    async fn before(program: &Path, hubs: [&str; 2]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Below the range of ephemeral ports.
+        let port = (20_000..32_000).step_by(7).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
+        let address = format!("127.0.0.1:{port}");
+        let mut text = project("deploy/nginx.conf");
+        let inside = |name: &str| folder.path().join(name).display().to_string();
+        for (given, here) in [
+            ("hub-1:8080", hubs[0].to_owned()),
+            ("hub-2:8080", hubs[1].to_owned()),
+            ("listen 8080;", format!("listen {address};")),
+            ("/tmp/nginx.pid", inside("pid")),
+            ("access_log /dev/stdout", format!("access_log {}", inside("access.log"))),
+            ("error_log stderr crit", format!("error_log {} crit", inside("error.log"))),
+        ] {
+            assert!(text.contains(given), "{given}");
+            text = text.replace(given, &here);
+        }
+        for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            text = text.replace("http {\n", &format!("http {{\n    {name}_temp_path {};\n", inside(name)));
+        }
+        // If root starts nginx, its workers run as another user.
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let file = folder.path().join("nginx.conf");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(program);
+        command.arg("-p").arg(folder.path()).arg("-c").arg(&file).args(["-g", "daemon off;"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.path().join("stderr")).unwrap());
+        let mut balancer = Self { child: command.spawn().unwrap(), address, folder };
+        eventually("nginx listens", PATIENCE, async || {
+            assert!(balancer.child.try_wait().unwrap().is_none(), "nginx ended: {}", balancer.said("stderr"));
+            tokio::net::TcpStream::connect(&balancer.address).await.ok()
+        })
+        .await;
+        balancer
+    }
+
+    fn said(&self, file: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}{}", self.said("stderr"), self.said("error.log"));
+        }
+        // A terminated master ends its workers; a killed one would leave them running.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// What went wrong: a batch got 413 with a page of HTML, a stream of lines got no answer before its end, and nginx 1.22
+/// did not load the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nginx_that_ships_passes_everything_that_a_hub_takes() {
+    let Some(program) = given("D2", Balancer::program()) else { return };
+    let db = TestDb::new().await;
+    let builder = TestHub::on(&db).with("RECADO_TRUSTED_PROXIES", "127.0.0.1").with("WS_HEARTBEAT_INTERVAL", "1s");
+    let (mut one, other) = (builder.start().await, builder.start().await);
+    let balancer = Balancer::before(&program, [&one.address, &other.address]).await;
+    let direct = std::mem::replace(&mut one.address, balancer.address.clone());
+    // From here on, requests to `one` go through nginx.
+    let mut socket = TestClient::of("ann").device("socket").connect(&one).await;
+    let mut page = EventSourcePage::of("ann").device("page").open(&one).await;
+
+    let notes: Vec<String> = (0..1000).map(|n| note(&n.to_string()).message(&"m".repeat(510)).to_user("bob").body()).collect();
+    let body = format!("{{\"items\":[{}]}}", notes.join(","));
+    assert!(body.len() > 570_000, "{}", body.len());
+    let answer = one.post_raw("/api/internal/notify/batch", &[("content-type", "application/json")], body).await;
+    assert_eq!((answer.status, answer.body["items"].as_array().map(Vec::len)), (201, Some(1000)), "{}", answer.body);
+
+    // Larger than a hub accepts: the hub answers, not nginx.
+    let huge = format!("{{\"items\":[\"{}\"]}}", "x".repeat(8_500_000));
+    let answer = one.post_raw("/api/internal/notify/batch", &[("content-type", "application/json")], huge).await;
+    assert_eq!((answer.status, answer.body["status"].as_u64()), (413, Some(413)), "{}", answer.body);
+
+    // Each line is answered before the next one is sent, and reaches the socket and the page at once.
+    let mut sender = Sender::open(&one, one.key(), None).await;
+    for n in 1..=3 {
+        sender.line(&note(&format!("line {n}")).to_user("ann")).await;
+        assert_eq!(sender.seq().await, 1000 + n);
+        assert_eq!(socket.expect_notification().await.title, format!("line {n}"));
+        assert_eq!(page.message().await.title(), format!("line {n}"));
+    }
+    sender.end().await;
+    assert_eq!(sender.next().await, None);
+
+    // A stopped hub costs no post: nginx does not send posts to it.
+    assert_eq!(other.stats().await["head"], 1003);
+    other.kill().await;
+    for n in 1..=4 {
+        assert_eq!(one.post(&note(&format!("after {n}")).to_user("eve")).await.seq, 1003 + n);
+    }
+    let ready = tokio::time::timeout(Duration::from_secs(5), one.get("/readyz", None)).await.expect("in time").unwrap();
+    assert_eq!(ready.0, 200);
+    // nginx writes no token to its logs.
+    assert!(balancer.said("access.log").contains("/api/notifications/stream"));
+    for file in ["access.log", "error.log", "stderr"] {
+        assert!(!balancer.said(file).contains("token="), "{file}");
+    }
+    one.address = direct;
+}
+
+/// Reads the scalars of a YAML file by their paths, such as `services.hub-1.build`; the path of a list item ends in its
+/// number. Supports the YAML of our file: maps and lists by indentation, short lists in brackets, anchors and merges,
+/// comments.
+fn yaml(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    let mut anchors: BTreeMap<String, String> = BTreeMap::new();
+    let mut folded = None;
+    for line in text.lines() {
+        let body = line.trim_start();
+        if body.is_empty() || body.starts_with('#') {
+            continue;
+        }
+        let indent = line.len() - body.len();
+        if folded.is_some_and(|at| indent > at) {
+            continue;
+        }
+        folded = None;
+        while path.last().is_some_and(|(at, _)| *at >= indent) {
+            path.pop();
+        }
+        let at = |path: &[(usize, String)], name: &str| {
+            let names = path.iter().map(|(_, name)| name.as_str()).chain([name]);
+            names.collect::<Vec<_>>().join(".")
+        };
+        if let Some(item) = body.strip_prefix("- ") {
+            let list = at(&path[..path.len() - 1], &path.last().expect("a list has a name").1);
+            let place = count.entry(list.clone()).or_default();
+            found.insert(format!("{list}.{place}"), item.trim_matches('"').to_owned());
+            *place += 1;
+            continue;
+        }
+        let (name, value) = body.split_once(':').unwrap_or_else(|| panic!("neither a key nor an item: {line}"));
+        let (here, value) = (at(&path, name), value.split(" #").next().unwrap_or_default().trim());
+        match (name, value.chars().next()) {
+            ("<<", _) => {
+                let from = anchors[value.trim_start_matches('*')].clone();
+                let to = here.trim_end_matches(".<<").to_owned();
+                let merged: Vec<_> = found
+                    .iter()
+                    .filter_map(|(key, value)| Some((format!("{to}{}", key.strip_prefix(&from)?), value.clone())))
+                    .filter(|(key, _)| key.starts_with(&format!("{to}.")))
+                    .collect();
+                found.extend(merged);
+            }
+            (_, None | Some('&')) => {
+                if let Some(anchor) = value.strip_prefix('&') {
+                    anchors.insert(anchor.to_owned(), here.clone());
+                }
+                found.insert(here, String::new());
+                path.push((indent, name.to_owned()));
+            }
+            (_, Some('>' | '|')) => folded = Some(indent),
+            _ => {
+                found.insert(here, value.trim_matches('"').to_owned());
+            }
+        }
+    }
+    found
+}
+
+fn under<'a>(all: &'a BTreeMap<String, String>, prefix: &str) -> BTreeMap<&'a str, &'a str> {
+    all.iter().filter_map(|(path, value)| Some((path.strip_prefix(prefix)?.strip_prefix('.')?, value.as_str()))).collect()
+}
+
+fn is_a_setting(name: &str) -> bool {
+    project("docs/reference/settings.md").contains(&format!("\n| `{name}`"))
+}
+
+/// What went wrong: both services built one image name, and the file had no setting for a provider file.
+#[test]
+fn docker_compose_builds_once_and_has_a_slot_for_a_provider_file() {
+    let text = project("docker-compose.yml");
+    let plain = yaml(&text);
+    let services: BTreeSet<&str> = under(&plain, "services").into_keys().filter(|name| !name.contains('.')).collect();
+    assert_eq!(services, BTreeSet::from(["balancer", "hub-1", "hub-2", "postgres"]));
+    let of = |name: &str, key: &str| plain.get(&format!("services.{name}.{key}")).map(String::as_str);
+    assert_eq!((of("hub-1", "image"), of("hub-2", "image")), (Some("recado"), Some("recado")), "merged from x-hub");
+    let builders: Vec<&str> = services.iter().copied().filter(|name| of(name, "build").is_some()).collect();
+    assert_eq!(builders, ["hub-1"], "one build an image name");
+    assert_eq!(of("hub-2", "pull_policy"), Some("never"), "an image that is built here is nowhere to be pulled from");
+
+    // With the provider lines uncommented, the setting names a mounted file.
+    let slot = ["RECADO_UPSTREAM_FILE:", "RECADO_UPSTREAM_KEY:", "volumes:", "  - ./providers.toml"];
+    let filled: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once("# ").filter(|(_, rest)| slot.iter().any(|start| rest.starts_with(start))) {
+            Some((indent, rest)) if indent.trim().is_empty() => format!("{indent}{rest}"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let filled = yaml(&filled.join("\n"));
+    for hub in ["hub-1", "hub-2"] {
+        let file = &filled[&format!("services.{hub}.environment.RECADO_UPSTREAM_FILE")];
+        let mounts = under(&filled, &format!("services.{hub}.volumes"));
+        assert!(mounts.values().any(|mount| mount.split(':').nth(1) == Some(file.as_str())), "{hub}: {file} {mounts:?}");
+        assert!(filled[&format!("services.{hub}.environment.RECADO_UPSTREAM_KEY")].contains("RECADO_UPSTREAM_KEY"));
+        for name in under(&filled, &format!("services.{hub}.environment")).keys().filter(|name| **name != "RECADO_URL") {
+            assert!(is_a_setting(name), "{name} is no setting");
+        }
+    }
+    // The example lists every variable without a default.
+    let example = project("deploy/env.example");
+    for (variable, rest) in text.lines().flat_map(|line| line.split("${").skip(1)).filter_map(|part| part.split_once([':', '}'])) {
+        let is_optional = rest.starts_with('-') || variable == "RECADO_UPSTREAM_KEY";
+        assert!(is_optional || example.contains(&format!("\n{variable}=")), "{variable}");
+    }
+}
+
+#[test]
+fn the_balancer_of_docker_compose_knows_its_hubs_and_is_believed_by_them() {
+    let compose = yaml(&project("docker-compose.yml"));
+    let address = |name: &str| compose[&format!("services.{name}.networks.default.ipv4_address")].clone();
+    assert_eq!(compose["x-hub.environment.RECADO_TRUSTED_PROXIES"], address("balancer"));
+    let hosts: BTreeSet<String> = under(&compose, "services.balancer.extra_hosts").into_values().map(str::to_owned).collect();
+    assert_eq!(hosts, BTreeSet::from(["hub-1", "hub-2"].map(|hub| format!("{hub}:{}", address(hub)))));
+    let nginx = project("deploy/nginx.conf");
+    for hub in ["hub-1", "hub-2"] {
+        assert!(nginx.contains(&format!("server {hub}:8080 ")), "{hub}");
+    }
+    assert!(!nginx.contains(" resolve"), "open source nginx knows it from 1.27.3 on");
+}
+
+/// What went wrong: without the setting every browser page was refused.
+#[test]
+fn fly_names_the_pages_and_gives_a_hub_the_time_that_it_takes_to_stop() {
+    let fly: toml::Table = project("fly.toml").parse().unwrap();
+    let env = fly["env"].as_table().unwrap();
+    for name in env.keys() {
+        assert!(is_a_setting(name), "{name} is no setting");
+    }
+    let text = |name: &str| env[name].as_str().unwrap();
+    assert!(text("RECADO_ALLOWED_ORIGINS").starts_with("https://"));
+    let seconds = |value: &str| value.trim_end_matches('s').parse::<u64>().unwrap();
+    // The drain window, and twice the grace period of four seconds for running tasks.
+    assert!(seconds(fly["kill_timeout"].as_str().unwrap()) > seconds(text("RECADO_DRAIN_WINDOW")) + 8);
+    let service = &fly["services"].as_array().unwrap()[0];
+    assert!(project("Dockerfile").contains(&format!("PORT={}", service["internal_port"].as_integer().unwrap())));
+    let most: i64 = text("WS_MAX_CONNECTIONS").parse().unwrap();
+    assert!(most < service["concurrency"]["hard_limit"].as_integer().unwrap());
+}

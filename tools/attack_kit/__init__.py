@@ -1,0 +1,1 @@
+"""Attacks a built hub from outside, with Python's standard library only."""
