@@ -138,7 +138,7 @@ fn with_end(mut kept: KeptPosition, fact: &SessionFact) -> Option<KeptPosition> 
     if let Some((at, why)) = fact.end {
         let end = store::resume::end_of(why, micros(fact.last_activity.elapsed()), micros(at.elapsed()));
         (kept.seen, kept.over) = (end.seen, Some(end.over));
-        kept.report(fact.from, fact.own_acked, fact.names_start);
+        kept.report(fact.from, fact.own_acked);
     }
     Some(kept)
 }
@@ -157,7 +157,6 @@ impl Delivery {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
         // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
-        connection.names_start = request.since != ResumeFrom::Ack;
         let (registration, position) = self.registry.join(connection)?;
         let entered = EnteredConnection {
             delivery: self,
@@ -298,7 +297,7 @@ impl Delivery {
             kept.over = None;
             kept.seen = kept.seen.min(micros(connection.connected.elapsed().saturating_sub(connection.last_activity())));
             if connection.has_begun() {
-                kept.report(connection.from(), connection.own_acked(), connection.names_start);
+                kept.report(connection.from(), connection.own_acked());
             }
         } else if let Some(fact) = self.sessions.ended_fact(kept.session) {
             return with_end(kept, &fact);
@@ -396,7 +395,7 @@ mod tests {
             from: Seq::from_db(7),
             acked: None,
             device: Some(Seq::from_db(7)),
-            names_start: false,
+            began_shared: false,
             shared: None,
             has_resumed: false,
             lowered: 0,

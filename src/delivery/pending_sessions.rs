@@ -132,7 +132,6 @@ fn fact(connection: &Connection, log_id: LogId, end: Option<(Instant, &'static s
         acked: connection.acked(),
         own_acked: connection.own_acked(),
         is_kept: connection.is_kept,
-        names_start: connection.names_start,
         connected: connection.connected,
         last_activity: connection.connected + connection.last_activity(),
         end,

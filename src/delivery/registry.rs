@@ -51,8 +51,6 @@ pub struct Connection {
     pub send_queue: SendQueue,
     /// Whether another connection of the device may later have to start at this one's position.
     pub is_kept: bool,
-    /// The client named the position at which its stream begins.
-    pub names_start: bool,
     positions: Mutex<Positions>,
     /// Milliseconds since `connected`.
     last_activity_ms: AtomicU64,
@@ -69,7 +67,6 @@ impl Connection {
             connected: Instant::now(),
             send_queue: SendQueue::default(),
             is_kept: false,
-            names_start: false,
             positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }

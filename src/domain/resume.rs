@@ -45,8 +45,9 @@ pub struct KeptPosition {
     /// What the device had acknowledged when the connection began. `None`: not known, as of a hub of an earlier
     /// version. Then only its own acknowledgements count.
     pub device: Option<Seq>,
-    /// Its client named the position where it began, so the device's position says nothing about that.
-    pub names_start: bool,
+    /// Another client of the device was connected or expected back when it began, as was settled before. So what the
+    /// device had acknowledged by then may be that client's.
+    pub began_shared: bool,
     /// What the device had acknowledged when the connection was no longer alone, if that was settled before.
     pub shared: Option<Seq>,
     /// The connection has used up a position that is no longer listed.
@@ -56,12 +57,8 @@ pub struct KeptPosition {
 }
 
 impl KeptPosition {
-    /// Adds what the connection's hub knows of its stream. A stored answer about the named start stays: a hub may have
-    /// found that other connections were there.
-    pub fn report(&mut self, from: Seq, acked: Seq, names_start: bool) {
-        if self.acked.is_none() {
-            self.names_start = names_start;
-        }
+    /// Adds what the connection's hub knows of its stream.
+    pub const fn report(&mut self, from: Seq, acked: Seq) {
         (self.from, self.acked) = (from, Some(acked));
     }
 }
@@ -74,7 +71,7 @@ pub struct SettledConnection {
     pub has_resumed: bool,
     pub shared: Option<Seq>,
     pub lowered: i16,
-    pub names_start: bool,
+    pub began_shared: bool,
     /// The highest position at which it can have begun. Only for a connection whose hub has not reported yet.
     pub from: Option<Seq>,
 }
@@ -86,7 +83,7 @@ impl SettledConnection {
         self.has_resumed |= other.has_resumed;
         self.shared = self.shared.or(other.shared);
         self.lowered = self.lowered.max(other.lowered);
-        self.names_start &= other.names_start;
+        self.began_shared |= other.began_shared;
         self.from = self.from.into_iter().chain(other.from).min();
     }
 }
@@ -113,6 +110,8 @@ struct EventReplay {
     certain: Vec<Option<Seq>>,
     /// Connections whose device moved after they began, by an earlier connection's acknowledgement.
     late: Vec<usize>,
+    /// Connections that may have been alone: whether another one was over when they began can still become known.
+    undecided: Vec<usize>,
     /// Pairs of a resumed connection and the connection that resumed it.
     resumed: Vec<(usize, usize)>,
 }
@@ -169,12 +168,16 @@ impl EventReplay {
                 self.resumed.push((highest, at));
             }
         }
-        // A client that is the only one of its device acknowledged all that the device has, also if it asks again for
-        // what came before. With several clients the hub does not know which of them acknowledged it.
-        self.known[at].names_start &= self.open.is_empty();
-        if self.known[at].names_start {
+        // A client that is the only one of its device acknowledged all that the device has, also if its connection began
+        // below: it named an earlier start, or the end of its previous connection was not known. With several clients
+        // the hub does not know which of them acknowledged it.
+        self.known[at].began_shared |= !self.open.is_empty();
+        if !self.known[at].began_shared {
             let from = self.known[at].from;
             self.known[at].device = self.known[at].device.map(|device| device.min(from));
+        }
+        if self.open.iter().any(|other| !self.known[*other].is_final && self.known[*other].seen >= began) {
+            self.undecided.push(at);
         }
         let mut is_alone = true;
         for other in self.open.clone() {
@@ -205,7 +208,10 @@ impl EventReplay {
             let shows_successor = self.resumed.iter().any(|(earlier, by)| by == resumed && settled[*earlier].is_kept);
             // It must also stay listed while it shows that its acknowledgements are not those of an open successor.
             let shows_late = self.late.contains(by) && !self.known[*by].is_final;
-            if self.known[*resumed].is_final && self.known[*by].acked.is_some() && !shows_successor && !shows_late {
+            // What an end that is not known yet decides about later connections needs all of them.
+            let is_undecided = self.undecided.iter().any(|at| (*resumed..=*by).contains(at));
+            let is_certain = self.known[*resumed].is_final && self.known[*by].acked.is_some() && !is_undecided;
+            if is_certain && !shows_successor && !shows_late {
                 settled[*resumed].is_kept = false;
                 settled[*by].has_resumed = true;
             }
@@ -227,7 +233,10 @@ impl EventReplay {
             // A connection whose hub has not reported yet began at the lowest position, which may be forgotten now.
             for (one, kept) in settled.iter_mut().zip(&self.known) {
                 one.from = kept.acked.is_none().then_some(kept.from);
-                one.names_start = kept.names_start;
+                one.began_shared = kept.began_shared;
+            }
+            for at in self.undecided {
+                settled[at].began_shared = self.stored[at].began_shared;
             }
         }
         for (one, kept) in settled.iter_mut().zip(&self.known) {
@@ -244,7 +253,8 @@ pub fn decide(new: SessionId, device: Seq, mut known: Vec<KeptPosition>, window:
     known.sort_by_key(|kept| (std::cmp::Reverse(kept.began), kept.session.0));
     let stored: Vec<SettledConnection> = known.iter().map(as_stored).collect();
     let certain = known.iter().map(|kept| kept.shared).collect();
-    let mut replay = EventReplay { window, known, stored, open: Vec::new(), certain, late: Vec::new(), resumed: Vec::new() };
+    let mut replay =
+        EventReplay { window, known, stored, open: Vec::new(), certain, late: Vec::new(), undecided: Vec::new(), resumed: Vec::new() };
     for at in 0..replay.known.len() {
         replay.begin(at);
     }
@@ -269,7 +279,7 @@ pub fn decide(new: SessionId, device: Seq, mut known: Vec<KeptPosition>, window:
         from,
         acked: Some(from),
         device: Some(device),
-        names_start: false,
+        began_shared: false,
         shared: None,
         has_resumed: false,
         lowered: 0,
@@ -290,7 +300,7 @@ fn as_stored(kept: &KeptPosition) -> SettledConnection {
         has_resumed: kept.has_resumed,
         shared: kept.shared,
         lowered: kept.lowered,
-        names_start: kept.names_start,
+        began_shared: kept.began_shared,
         from: None,
     }
 }

@@ -32,7 +32,7 @@ pub struct KeptConnection {
 }
 
 /// Records a connection. Returns the stored state of its device, and the device's other connections in the same log.
-/// Counts as seeing the device. See `recado.connection_begin` in `migrations/V19__resume_repairs.sql`.
+/// Counts as seeing the device. See `recado.connection_begin` in `migrations/V14__resume.sql`.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The call can be repeated.
@@ -43,8 +43,7 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
                   b.session_id AS "session_id!", b.instance_id AS "instance_id!", b.session_log_id AS "session_log_id!",
                   b.from_seq AS "from_seq!", b.own_acked_seq, b.device_seq, b.shared_seq, b.has_resumed AS "has_resumed!",
                   b.lowered AS "lowered!", b.end_reason, b.began_age AS "began_age!", b.active_age AS "active_age!", b.ended_age,
-                  b.gone_age, coalesce((SELECT s.names_start FROM recado.session s WHERE s.session_id = b.session_id), false)
-                  AS "names_start!"
+                  b.gone_age, b.began_shared AS "began_shared!"
              FROM recado.connection_begin($1, $2, $3, $4, $5, $6, $7::text[], $8) b"#,
         new.who.user.as_str(),
         new.client.as_str(),
@@ -88,7 +87,7 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
                 from,
                 acked: row.own_acked_seq.map(Seq::from_db),
                 device: row.device_seq.map(Seq::from_db),
-                names_start: row.names_start,
+                began_shared: row.began_shared,
                 shared: row.shared_seq.map(Seq::from_db),
                 has_resumed: row.has_resumed,
                 lowered: row.lowered,
@@ -129,7 +128,7 @@ pub async fn settle(connection: &mut PgConnection, settled: &[SettledConnection]
     let resumed: Vec<bool> = settled.iter().map(|one| one.has_resumed).collect();
     let shared: Vec<Option<i64>> = settled.iter().map(|one| one.shared.map(Seq::get)).collect();
     let lowered: Vec<i16> = settled.iter().map(|one| one.lowered).collect();
-    let named: Vec<bool> = settled.iter().map(|one| one.names_start).collect();
+    let began_shared: Vec<bool> = settled.iter().map(|one| one.began_shared).collect();
     let from: Vec<Option<i64>> = settled.iter().map(|one| one.from.map(Seq::get)).collect();
     let written = sqlx::query!(
         r#"WITH locked AS (
@@ -137,11 +136,11 @@ pub async fn settle(connection: &mut PgConnection, settled: &[SettledConnection]
            UPDATE recado.session s
               SET is_kept = s.is_kept AND d.is_kept, has_resumed = s.has_resumed OR d.has_resumed,
                   shared_seq = coalesce(s.shared_seq, d.shared_seq), lowered = greatest(s.lowered, d.lowered),
-                  names_start = s.names_start AND d.names_start,
+                  began_shared = s.began_shared OR d.began_shared,
                   from_seq = CASE WHEN s.own_acked_seq IS NULL THEN least(s.from_seq, d.from_seq) ELSE s.from_seq END
              FROM unnest($1::uuid[], $2::boolean[], $3::boolean[], $4::bigint[], $5::smallint[], $6::bigint[],
                          $7::boolean[])
-                  AS d (session_id, is_kept, has_resumed, shared_seq, lowered, from_seq, names_start)
+                  AS d (session_id, is_kept, has_resumed, shared_seq, lowered, from_seq, began_shared)
              JOIN locked l ON l.session_id = d.session_id
             WHERE s.session_id = d.session_id"#,
         &ids,
@@ -150,7 +149,7 @@ pub async fn settle(connection: &mut PgConnection, settled: &[SettledConnection]
         &shared as _,
         &lowered,
         &from as _,
-        &named,
+        &began_shared,
     )
     .execute(connection);
     limited(ASK_LIMIT, written).await?;

@@ -29,8 +29,8 @@ enum WorldMove {
     End(usize),
     /// The connection ends, and its hub does not know yet.
     Vanish(usize),
-    /// The end of a vanished connection is detected: by its hub, which dates it to the last sign of life, or only
-    /// because its hub was killed before it stored its facts.
+    /// The end of the client's oldest vanished connection is detected: by its hub, which dates it to the last sign of
+    /// life, or only because its hub was killed before it stored its facts. The client may be back already.
     Notice(usize, bool),
     /// Facts that can no longer change are forgotten, as the hub does some time after a connect.
     Settle,
@@ -62,8 +62,21 @@ struct StoredRow {
     seen_at: i64,
     over_at: Option<i64>,
     is_kept: bool,
-    has_acked: bool,
-    names_start: bool,
+    /// What its hub knows and may not have stored yet.
+    unstored: UnstoredFacts,
+}
+
+#[derive(Debug, Clone)]
+struct UnstoredFacts {
+    client: usize,
+    /// Where the connection began.
+    from: i64,
+    /// The highest acknowledgement of the connection.
+    acked: Option<i64>,
+    /// The highest acknowledgement that is not stored for the device yet.
+    pending: i64,
+    /// The hub is frozen.
+    is_frozen: bool,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -73,12 +86,6 @@ struct ModelClient {
     is_connected: bool,
     /// The highest number that it acknowledged, on this connection or an earlier one.
     acked: i64,
-    /// Where its connection began.
-    from: i64,
-    /// The highest acknowledgement that is not stored for the device yet.
-    pending: i64,
-    /// Its hub is frozen.
-    is_frozen: bool,
 }
 
 struct ResumeWorld {
@@ -163,7 +170,6 @@ impl ResumeWorld {
         let acked = self.clients[c].acked;
         self.begin(c, session, acked, acked);
         let row = self.rows.last_mut().unwrap();
-        row.names_start = true;
         row.kept.device = row.kept.device.filter(|_| is_known);
     }
 
@@ -189,41 +195,47 @@ impl ResumeWorld {
             from: Seq::from_db(self.device),
             acked: None,
             device: Some(Seq::from_db(self.device)),
-            names_start: false,
+            began_shared: false,
             shared: None,
             has_resumed: false,
             lowered: 0,
         };
         let now = self.now;
-        let row = StoredRow { kept, began_at: now, seen_at: now, over_at: None, is_kept: true, has_acked: false, names_start: false };
-        self.rows.push(row);
+        let unstored = UnstoredFacts { client: c, from: start, acked: None, pending: 0, is_frozen: false };
+        self.rows.push(StoredRow { kept, began_at: now, seen_at: now, over_at: None, is_kept: true, unstored });
         self.now += 1;
         // The hub pings the device's other connections, and those that are open answer.
-        for other in self.clients.iter().filter(|other| other.is_connected && !other.is_frozen) {
-            self.rows[other.row.unwrap()].seen_at = self.now;
+        for at in self.clients.iter().filter(|other| other.is_connected).filter_map(|other| other.row) {
+            if !self.rows[at].unstored.is_frozen {
+                self.rows[at].seen_at = self.now;
+            }
         }
-        self.clients[c] =
-            ModelClient { row: Some(self.rows.len() - 1), is_connected: true, acked, from: start, pending: 0, is_frozen: false };
+        self.clients[c] = ModelClient { row: Some(self.rows.len() - 1), is_connected: true, acked };
     }
 
-    fn flush(&mut self, c: usize) {
-        let Some(row) = self.clients[c].row else { return };
-        let ModelClient { acked, from, .. } = self.clients[c];
-        self.clients[c].is_frozen = false;
+    fn flush(&mut self, at: usize) {
         // A hub stores acknowledgements first.
-        self.store(c);
-        let row = &mut self.rows[row];
-        row.kept.from = seq(from);
-        if std::mem::take(&mut row.names_start) {
-            row.kept.names_start = true;
-        }
-        // The connection does not know what its client acknowledged before.
-        row.kept.acked = Some(seq(if row.has_acked { acked.max(from) } else { from }));
+        self.store(at);
+        let row = &mut self.rows[at];
+        row.unstored.is_frozen = false;
+        let (from, acked) = (row.unstored.from, row.unstored.acked.unwrap_or(0));
+        row.kept.report(seq(from), seq(acked.max(from)));
         row.seen_at = self.now;
     }
 
-    fn store(&mut self, c: usize) {
-        self.device = self.device.max(std::mem::take(&mut self.clients[c].pending));
+    fn store(&mut self, at: usize) {
+        self.device = self.device.max(std::mem::take(&mut self.rows[at].unstored.pending));
+    }
+
+    /// The row of the client's connection, if the connection is open or its end is not known.
+    fn unended(&self, c: usize) -> Option<usize> {
+        self.clients[c].row.filter(|at| self.rows[*at].over_at.is_none())
+    }
+
+    /// The row of the client's oldest connection that is over and not known to be.
+    fn vanished(&self, c: usize) -> Option<usize> {
+        let open = self.clients[c].row.filter(|_| self.clients[c].is_connected);
+        self.rows.iter().enumerate().position(|(at, row)| row.unstored.client == c && row.over_at.is_none() && Some(at) != open)
     }
 
     fn play(&mut self, step: WorldMove) -> Result<(), TestCaseError> {
@@ -236,36 +248,36 @@ impl ResumeWorld {
                 let acked = self.clients[c].acked;
                 let acked = if all { self.head } else { acked + (self.head - acked) / 2 };
                 self.clients[c].acked = acked;
-                self.rows[self.clients[c].row.unwrap()].has_acked = true;
+                let unstored = &mut self.rows[self.clients[c].row.unwrap()].unstored;
                 // The device's position is stored soon, the positions of its connections later.
-                self.clients[c].pending = acked;
+                (unstored.acked, unstored.pending) = (Some(acked), acked);
             }
-            WorldMove::Store(c) if self.clients[c].row.is_some_and(|row| self.rows[row].over_at.is_none()) => self.store(c),
-            WorldMove::Flush(c) if self.clients[c].is_connected => self.flush(c),
+            WorldMove::Store(c) => self.unended(c).into_iter().for_each(|at| self.store(at)),
+            WorldMove::Flush(c) if self.clients[c].is_connected => self.unended(c).into_iter().for_each(|at| self.flush(at)),
             WorldMove::End(c) if self.clients[c].is_connected => {
-                self.flush(c);
+                let at = self.clients[c].row.unwrap();
+                self.flush(at);
                 self.clients[c].is_connected = false;
-                self.rows[self.clients[c].row.unwrap()].over_at = Some(self.now);
+                self.rows[at].over_at = Some(self.now);
             }
             WorldMove::Vanish(c) => self.clients[c].is_connected = false,
             WorldMove::Notice(c, by_hub) => {
-                if let Some(row) = self.clients[c].row
-                    && !self.clients[c].is_connected
-                    && self.rows[row].over_at.is_none()
-                {
-                    let seen_at = self.rows[row].seen_at;
+                if let Some(at) = self.vanished(c) {
+                    let seen_at = self.rows[at].seen_at;
                     // A client that vanishes while its hub is frozen has a last sign of life that is too early.
                     // The rule does not cover this: another client may then be taken for this one.
-                    let by_hub = by_hub && !self.clients[c].is_frozen;
+                    let by_hub = by_hub && !self.rows[at].unstored.is_frozen;
                     if by_hub {
-                        self.flush(c);
-                        self.rows[row].seen_at = seen_at;
+                        self.flush(at);
+                        self.rows[at].seen_at = seen_at;
                     }
-                    self.clients[c].pending = 0;
-                    self.rows[row].over_at = Some(if by_hub { seen_at } else { self.now });
+                    self.rows[at].unstored.pending = 0;
+                    self.rows[at].over_at = Some(if by_hub { seen_at } else { self.now });
                 }
             }
-            WorldMove::Freeze(c) if self.clients[c].is_connected => self.clients[c].is_frozen = true,
+            WorldMove::Freeze(c) if self.clients[c].is_connected => {
+                self.unended(c).into_iter().for_each(|at| self.rows[at].unstored.is_frozen = true);
+            }
             WorldMove::Settle => self.settle(),
             _ => {}
         }
@@ -287,7 +299,7 @@ impl ResumeWorld {
             row.is_kept &= settled.is_kept;
             row.kept.has_resumed |= settled.has_resumed;
             row.kept.shared = row.kept.shared.or(settled.shared);
-            row.kept.names_start &= settled.names_start;
+            row.kept.began_shared |= settled.began_shared;
             if row.kept.acked.is_none() {
                 row.kept.from = settled.from.map_or(row.kept.from, |from| from.min(row.kept.from));
             }
@@ -309,7 +321,7 @@ fn kept(began: i64, over: Option<i64>, acked: i64) -> KeptPosition {
         from: seq(acked),
         acked: Some(seq(acked)),
         device: Some(seq(acked)),
-        names_start: false,
+        began_shared: false,
         shared: Some(seq(acked)),
         has_resumed: false,
         lowered: 0,
@@ -329,6 +341,35 @@ proptest! {
         }
     }
 
+    /// A client that is alone begins after its stored acknowledgements as soon as the hub knows that each of its
+    /// connections was over when the next one began. It does not matter which of that became known too late for an
+    /// earlier start.
+    #[test]
+    fn a_client_that_is_alone_repeats_nothing_once_its_ends_are_known(moves in moves()) {
+        let mut world = ResumeWorld::new(WINDOW);
+        for step in moves {
+            let step = match step {
+                WorldMove::Connect(_) => WorldMove::Connect(0),
+                WorldMove::Name(_, is_known) => WorldMove::Name(0, is_known),
+                WorldMove::Ack(_, all) => WorldMove::Ack(0, all),
+                WorldMove::Store(_) => WorldMove::Store(0),
+                WorldMove::Flush(_) | WorldMove::Freeze(_) => WorldMove::Flush(0),
+                WorldMove::End(_) => WorldMove::End(0),
+                WorldMove::Vanish(_) => WorldMove::Vanish(0),
+                WorldMove::Notice(..) => WorldMove::Notice(0, true),
+                other => other,
+            };
+            let was = world.clients[0].is_connected;
+            let begins = world.rows.iter().skip(1).map(|row| row.began_at).chain([world.now + 1]);
+            let are_known = world.rows.iter().zip(begins).all(|(row, next)| row.over_at.is_some_and(|over| over <= next));
+            let asks = matches!(step, WorldMove::Connect(_));
+            world.play(step)?;
+            if asks && !was && world.clients[0].is_connected && are_known {
+                prop_assert_eq!(world.rows.last().unwrap().unstored.from, world.device);
+            }
+        }
+    }
+
     /// A device with one client whose ends are reported repeats no row whose acknowledgement was stored.
     #[test]
     fn a_client_that_is_alone_starts_where_it_acknowledged(moves in moves()) {
@@ -344,7 +385,7 @@ proptest! {
             let was = world.clients[0].is_connected;
             world.play(step)?;
             if !was && world.clients[0].is_connected {
-                prop_assert_eq!(world.clients[0].from, world.device);
+                prop_assert_eq!(world.rows.last().unwrap().unstored.from, world.device);
             }
         }
     }
@@ -393,6 +434,8 @@ fn an_open_connection_that_never_acknowledges_lowers_only_so_many_starts() {
 fn what_a_client_that_is_alone_acknowledges_by_post_is_its_own_wherever_it_began() {
     let mut alone = kept(40, Some(10), 3);
     (alone.device, alone.shared) = (Some(seq(7)), None);
+    assert_eq!(decide(SessionId::new(), seq(7), vec![alone.clone()], WINDOW).from, seq(7), "the earlier one was its own");
+    alone.began_shared = true;
     assert_eq!(decide(SessionId::new(), seq(7), vec![alone.clone()], WINDOW).from, seq(3), "nothing was acknowledged since");
     assert_eq!(decide(SessionId::new(), seq(9), vec![alone], WINDOW).from, seq(9));
 }
