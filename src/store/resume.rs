@@ -9,8 +9,10 @@ use super::database::{ASK_LIMIT, Reader, limited};
 use crate::domain::resume::{KeptPosition, SettledConnection};
 use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 
-/// How much earlier than it was read a client's close may have been sent, in microseconds.
-const FAREWELL_MICROS: i64 = 250_000;
+/// How much earlier than it was read a client's close may have been sent, in microseconds. A hub that is short of
+/// processor time took half a second to read one. A longer time would let a device's new client take the position of
+/// one that was silent and then closed.
+const FAREWELL_MICROS: i64 = 1_000_000;
 
 /// A new connection.
 #[derive(Debug, Clone, Copy)]

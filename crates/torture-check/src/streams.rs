@@ -220,6 +220,8 @@ const UNWRITTEN: u64 = 1_000_000_000;
 /// Longest delay until a hub detects an end: the peer vanished silently, or the hub was killed. The hub keeps the
 /// position until then, and for the window after it.
 const UNNOTICED: u64 = 20_000_000_000;
+/// How long a hub keeps the position of a connection whose end it did not know.
+const KEPT: u64 = UNNOTICED + RESUME_WINDOW.as_secs() * 1_000_000_000;
 
 /// A connection as a hub may know it: it was accepted, or the client abandoned it before it received the answer.
 #[derive(Clone, Copy)]
@@ -275,8 +277,14 @@ fn is_repeat_after_a_hidden_end(index: &Index<'_>, device: &IndexedDevice<'_>, c
         } else {
             confirmed.map_or(earlier.from, |confirmed| confirmed.min(earlier.from))
         };
-        let (lowest, end) = next.map_or((kept, earlier.end), |next| (kept.min(next.from), next.end));
-        let is_over = end.saturating_add(UNNOTICED + RESUME_WINDOW.as_secs() * 1_000_000_000) < conn.opened;
+        let (mut lowest, mut end) = (kept, earlier.end);
+        for (n, later) in entries[at + 1..].iter().enumerate() {
+            // Of the positions that are kept the highest is used up. So a later start below the lowest one stays.
+            if n == 0 || (later.from < lowest && later.begin <= end.saturating_add(KEPT)) {
+                (lowest, end) = (lowest.min(later.from), later.end);
+            }
+        }
+        let is_over = end.saturating_add(KEPT) < conn.opened;
         !is_over && conn.told.from >= lowest && is_hidden(index, earlier, next.map_or(conn.opened, |next| next.begin))
     })
 }

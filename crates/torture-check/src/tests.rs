@@ -832,6 +832,28 @@ fn c11_an_end_that_nobody_saw() {
 }
 
 #[test]
+fn c11_a_start_that_was_named_while_another_client_is_expected() {
+    let repeats = |fault: &str, named: i64| {
+        let mut story = TestHistory::default();
+        story.device("ann", "x").open(1, "ann", by_ack(), told("live", 0)).pass(1, 0);
+        story.post("one", to("ann"), 1).recv(1, "one", 1, 0, "x");
+        story.post("two", to("ann"), 2).recv(1, "two", 2, 1, "x").confirmed("ann", 2);
+        story.note(RunFact::FaultBegin { fault: fault.into(), on: "hub 0".into() }).close(1, "ann");
+        story.note(RunFact::FaultEnd { fault: fault.into(), on: "hub 0".into(), evidence: Some("seen".into()) });
+        story.open(2, "ann", by_ack(), told("ok", 2)).pass(2, 2).close(2, "ann");
+        story.open(3, "ann", after(named), told("ok", named));
+        for (title, seq) in [("one", 1), ("two", 2)].into_iter().filter(|(_, seq)| *seq > named) {
+            story.recv(3, title, seq, seq - 1, "x");
+        }
+        story.close(3, "ann").open(4, "ann", by_ack(), told("ok", 1)).recv(4, "two", 2, 1, "x");
+        story.place("ann", None, 2).log(&[("one", 1), ("two", 2)]).broken()
+    };
+    assert_eq!(repeats("hub-kill", 1), [""; 0]);
+    assert_eq!(repeats("hub-kill", 2), ["C11"], "nobody began so low");
+    assert_eq!(repeats("eraser", 1), ["C11"], "every end was seen");
+}
+
+#[test]
 fn c11_an_attempt_of_which_the_client_was_told_nothing() {
     let repeats = |fault: &str, since: Option<i64>| {
         let mut story = TestHistory::default();

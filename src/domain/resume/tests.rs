@@ -7,6 +7,8 @@ use super::*;
 /// The number of clients that share the device.
 const CLIENTS: usize = 4;
 const WINDOW: i64 = 1_000_000;
+/// How much earlier than it was read a client's close may have been sent.
+const FAREWELL: i64 = 4;
 
 #[derive(Debug, Clone, Copy)]
 enum WorldMove {
@@ -132,7 +134,9 @@ impl ResumeWorld {
     /// Connects a client and checks that its start loses nothing.
     fn connect(&mut self, c: usize) -> Result<(), TestCaseError> {
         let is_new = self.clients[c].row.is_none();
-        let is_away = |(at, other): (usize, &ModelClient)| at != c && other.row.is_some() && !other.is_connected;
+        // A connection that gives no sign of life may be over.
+        let is_silent = |other: &ModelClient| other.row.is_some_and(|at| self.rows[at].unstored.is_frozen);
+        let is_away = |(at, other): (usize, &ModelClient)| at != c && other.row.is_some() && (!other.is_connected || is_silent(other));
         let another_is_away = self.clients.iter().enumerate().any(is_away);
         // After the window only the device's position counts.
         let expired = self.clients[c].row.and_then(|row| self.rows[row].over_at).is_some_and(|at| self.now - at > self.window);
@@ -256,9 +260,12 @@ impl ResumeWorld {
             WorldMove::Flush(c) if self.clients[c].is_connected => self.unended(c).into_iter().for_each(|at| self.flush(at)),
             WorldMove::End(c) if self.clients[c].is_connected => {
                 let at = self.clients[c].row.unwrap();
+                let seen = self.rows[at].seen_at;
                 self.flush(at);
                 self.clients[c].is_connected = false;
-                self.rows[at].over_at = Some(self.now);
+                self.rows[at].seen_at = seen;
+                // A close may have been sent before it was read.
+                self.rows[at].over_at = Some(seen.max(self.now - FAREWELL));
             }
             WorldMove::Vanish(c) => self.clients[c].is_connected = false,
             WorldMove::Notice(c, by_hub) => {
