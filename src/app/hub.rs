@@ -1,0 +1,392 @@
+//! Builds a hub: creates its parts, connects their channels, starts and stops them in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use private_postgres::ServerKeeper;
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use super::ServeError;
+use super::connection_room::ConnectionRoom;
+use crate::config::{Config, SessionPolicy, UpstreamSettings};
+use crate::delivery::ack_flusher::AckFlusher;
+use crate::delivery::ack_prober::AckProber;
+use crate::delivery::registry::{ConnectionLimits, Position};
+use crate::delivery::tailer::{Pulse, Tailer};
+use crate::delivery::{Delivery, Registry};
+use crate::domain::InstanceId;
+use crate::http::{
+    Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins, Server,
+    ServerRules, SocketRules, Tickets, TokenRules, TrustedProxies, UserBudgets, router,
+};
+use crate::log::appender::{Appender, Committed};
+use crate::log::commit_turns::CommitTurn;
+use crate::log::maintenance;
+use crate::log::outbox_relay::OutboxRelay;
+use crate::log::retention::{self, RetentionPolicy};
+use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRules};
+use crate::providers::provider_status::ProviderStatus;
+use crate::providers::{self, Provider, Providers, UpstreamSetup};
+use crate::startup;
+use crate::store::listener::ListenerOutputs;
+use crate::store::log_identity::LogMemory;
+use crate::store::log_watermark::LogWatermark;
+use crate::store::{Database, listener, read};
+use crate::tasks::{Stop, Stopper, TaskName, Tasks};
+use crate::wire::close::CloseCode;
+
+/// Committed batches of this instance that the tailer has not read. When full, the tailer reads the table instead.
+const COMMITTED_BATCHES: usize = 64;
+/// Hints that the tailer has not read. When full, the tailer is awake anyway.
+const HINTS: usize = 256;
+/// Hints about provider sessions that one receiver has not read. When full, the receiver polls.
+const UPSTREAM_HINTS: usize = 1024;
+/// Database connections that store commands.
+const COMMAND_CONNECTIONS: u32 = 2;
+/// A command that no instance takes within this time is rejected.
+const COMMAND_WAIT: Duration = Duration::from_secs(10);
+/// How much longer than the send deadline any write may wait.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
+/// Database connections for key look-ups: one task does them.
+const KEY_CONNECTIONS: u32 = 1;
+/// Database connections for tickets: the sender of a ticket is not known before its look-up.
+const TICKET_CONNECTIONS: u32 = 2;
+/// Burst of tickets per user; after it, one per second. A bit more than the connections of one user.
+const TICKET_BURST: u32 = 30;
+/// How long requests, the appender and the supervisor may still take once the hub stops. The other tasks then get the
+/// same time again.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// The providers, and the key that encrypts their session ids.
+pub struct ProviderConfig {
+    pub providers: Providers,
+    pub key: [u8; 32],
+}
+
+/// What a hub is made of. The schema of its database is up to date.
+pub struct HubBuilder<'a> {
+    config: &'a Config,
+    secret: &'a str,
+    database: Database,
+    commands: Option<CommandRules>,
+    provider_config: Option<ProviderConfig>,
+    hears_providers: bool,
+    keeper: Option<ServerKeeper>,
+    memory: Option<LogMemory>,
+}
+
+impl<'a> HubBuilder<'a> {
+    /// A hub with these settings, and this secret for its tokens.
+    pub const fn new(config: &'a Config, secret: &'a str, database: Database) -> Self {
+        Self { config, secret, database, commands: None, provider_config: None, hears_providers: true, keeper: None, memory: None }
+    }
+
+    /// Holds sessions at these providers, and takes the commands for them.
+    #[must_use]
+    pub fn providers(mut self, provider_config: ProviderConfig) -> Self {
+        self.commands = Some(command_rules(&provider_config.providers));
+        self.provider_config = Some(provider_config);
+        self
+    }
+
+    /// Takes commands by these rules, and holds no session: another program of the same database does.
+    #[must_use]
+    pub fn commands(mut self, rules: CommandRules) -> Self {
+        self.commands = Some(rules);
+        self
+    }
+
+    /// Ignores each NOTIFY about provider sessions, as if all of them were lost. The hub then polls.
+    #[must_use]
+    pub const fn deaf_to_providers(mut self) -> Self {
+        self.hears_providers = false;
+        self
+    }
+
+    /// Keeps this private server running.
+    #[must_use]
+    pub fn private_server(mut self, keeper: Option<ServerKeeper>) -> Self {
+        self.keeper = keeper;
+        self
+    }
+
+    /// Writes down outside the database how far the log has come.
+    #[must_use]
+    pub fn memory(mut self, memory: Option<LogMemory>) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Binds the listeners and starts all tasks. Clients may connect once this returns.
+    ///
+    /// # Errors
+    /// If the database does not answer, an address is taken, or a provider cannot be held.
+    pub async fn start(self) -> Result<Hub, ServeError> {
+        let Self { config, secret, database, commands, provider_config, hears_providers, keeper, memory } = self;
+        let (tasks, failed) = Tasks::new();
+        let instance = InstanceId::new();
+        let registry = registry(config, &database).await?;
+        let seen = Arc::new(LogWatermark::new(registry.position().log_id));
+        let (others, turn) = CommitTurn::of(instance);
+        let here = AppContext { instance, registry: &registry, seen: &seen };
+        let HubParts { hub, pulse, looker, committed, appender } = hub(config, secret, &database, &here, turn, commands, tasks.clone());
+
+        let (accepting, stop_accepting) = Stopper::new();
+        let (appending, stop_appending) = Stopper::new();
+        let (following, stop_following) = Stopper::new();
+        let (writing_down, stop_writing) = Stopper::new();
+        let (holding, stop_holding) = Stopper::new();
+
+        let listeners = listen(config, &hub, &tasks).await?;
+        let address = listeners[0].address;
+
+        let (hints_in, hints) = mpsc::channel(HINTS);
+        let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
+        let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
+        let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
+        tasks.essential(TaskName::Appender, appender.run(stop_appending));
+        tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop_following.clone()));
+        tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop_following.clone()));
+        tasks.essential(TaskName::Keys, looker.run(stop_following.clone()));
+        tasks.essential(TaskName::OutboxRelay, outbox_relay.run(stop_following.clone()));
+        let mut upstream_hints = Vec::new();
+        if let Some(command_intake) = &hub.command_intake {
+            let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
+            if hears_providers {
+                upstream_hints.push(hints_in);
+            }
+            let provider_status = ProviderStatus::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(command_intake));
+            tasks.essential(TaskName::ProviderStatus, provider_status.run(hints, stop_following.clone()));
+        }
+        if let Some(ProviderConfig { providers, key }) = provider_config {
+            let UpstreamSettings { lease, starts_per_second, most_sessions } = config.upstream;
+            let (database, seen) = (database.clone(), Arc::clone(&seen));
+            let setup = UpstreamSetup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
+            upstream_hints.extend(providers::start(setup, &tasks, stop_holding, &stop_following)?);
+        }
+        let keys_revoked = Arc::new(Notify::new());
+        tasks.essential(TaskName::KeyWatch, watch_keys(hub.auth.clone(), Arc::clone(&keys_revoked), stop_following.clone()));
+        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, keys_revoked };
+        tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop_following.clone()));
+        tasks.essential(TaskName::AckFlusher, ack_flusher.run(stop_writing));
+        tasks.essential(TaskName::Retention, retention::run(database.clone(), policy(config), stop_following.clone()));
+        if let Some(keeper) = keeper {
+            tasks.essential(TaskName::PrivateServer, startup::keep(keeper, stop_following.clone()));
+        }
+        let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
+        tasks.essential(TaskName::Maintenance, maintenance::run(database, instance, address.to_string(), memory, stop_following));
+        for BoundListener { server, address, side } in listeners {
+            tracing::info!(%address, ?side, %instance, "serving");
+            tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
+        }
+        let stoppers = Stoppers { accepting, holding, appending, following, writing_down };
+        Ok(Hub { address, hub, tasks, failed, stoppers, drain_window: config.drain_window })
+    }
+}
+
+/// A hub that serves. Dropping it stops its tasks without order.
+pub struct Hub {
+    address: SocketAddr,
+    hub: Arc<HubState>,
+    tasks: Tasks,
+    failed: mpsc::Receiver<TaskName>,
+    stoppers: Stoppers,
+    drain_window: Duration,
+}
+
+impl Hub {
+    /// Where clients connect.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until a task fails that the hub needs. It must be stopped then.
+    pub async fn failed(&mut self) -> TaskName {
+        match self.failed.recv().await {
+            Some(name) => name,
+            // No task is left that could fail.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops the parts in order: readiness, accepting, close frames, the appender, then acknowledgements.
+    pub async fn stop(self) {
+        let Self { hub, tasks, stoppers, drain_window, .. } = self;
+        hub.health.stop();
+        stoppers.accepting.stop();
+        // At the same time as the close frames: another hub takes over the provider sessions meanwhile.
+        stoppers.holding.stop();
+        hub.delivery.registry.end_all(CloseCode::Draining, u64::try_from(drain_window.as_millis()).unwrap_or(u64::MAX));
+        // The appender outlives the requests: a request in progress at the signal still gets its number.
+        let end = tokio::time::Instant::now() + GRACE;
+        let mut running = tasks.join_named(&[TaskName::Http, TaskName::WebSocket, TaskName::Stream], GRACE).await;
+        stoppers.appending.stop();
+        running.extend(
+            tasks
+                .join_named(&[TaskName::Appender, TaskName::ProviderSupervisor], end.saturating_duration_since(tokio::time::Instant::now()))
+                .await,
+        );
+        stoppers.following.stop();
+        stoppers.writing_down.stop();
+        running.extend(tasks.join(GRACE).await);
+        hub.tickets.close().await;
+        if let Some(command_intake) = &hub.command_intake {
+            command_intake.close().await;
+        }
+        hub.reader.close().await;
+        if !running.is_empty() {
+            tracing::warn!(?running, "tasks still ran when the time to stop was over");
+        }
+    }
+}
+
+/// The stop signals of a hub's parts, in the order in which they stop.
+struct Stoppers {
+    accepting: Stopper,
+    holding: Stopper,
+    appending: Stopper,
+    following: Stopper,
+    writing_down: Stopper,
+}
+
+/// Clears the key cache after any hub's command line has revoked a key.
+async fn watch_keys(auth: Auth, revoked: Arc<Notify>, mut stop: Stop) {
+    loop {
+        tokio::select! {
+            () = revoked.notified() => auth.forget_keys(),
+            () = stop.wait() => return,
+        }
+    }
+}
+
+/// The hub's shared state, and what its tasks need to run.
+struct HubParts {
+    hub: Arc<HubState>,
+    pulse: Arc<Pulse>,
+    looker: KeyLooker,
+    committed: mpsc::Receiver<Committed>,
+    appender: Appender,
+}
+
+/// The identity of this instance, and its view of the log.
+struct AppContext<'a> {
+    instance: InstanceId,
+    registry: &'a Arc<Registry>,
+    seen: &'a Arc<LogWatermark>,
+}
+
+fn hub(
+    config: &Config,
+    secret: &str,
+    database: &Database,
+    here: &AppContext<'_>,
+    turn: CommitTurn,
+    rules: Option<CommandRules>,
+    tasks: Tasks,
+) -> HubParts {
+    let AppContext { instance, registry, seen } = *here;
+    let reader = database.reader("reader", config.read_connections).with_user_rate(config.user_read_rate);
+    let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
+    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
+    let pulse = Arc::new(Pulse::default());
+    let health = Health::new(Arc::clone(&pulse), handle.work()).with_durability(database.durability().cloned());
+    let (keys, looker) = KeyCache::new(database.reader("keys", KEY_CONNECTIONS));
+    let command_intake = rules.map(|rules| CommandIntake::new(rules, database.reader("commands", COMMAND_CONNECTIONS)));
+    let hub = HubState {
+        instance,
+        appender: handle,
+        delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
+            .with_resume(instance, config.resume_window)
+            .with_arrivals(command_intake.as_ref().map(|intake| Arc::clone(&intake.arrivals))),
+        command_intake,
+        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), keys),
+        reader,
+        origins: config.allowed_origins.clone().map_or_else(Origins::loopback, Origins::listed).on_loopback(config.bind.is_loopback()),
+        rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
+        user_rates: NameRates::new("request", config.user_rate, config.user_rate),
+        ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
+        tickets: Tickets::new(secret, database.reader("tickets", TICKET_CONNECTIONS)),
+        budgets: UserBudgets::new(config.max_connections_per_user),
+        batch_room: Semaphore::new(BATCHES_AT_ONCE),
+        health,
+        sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
+        max_connections: ConnectionRoom::of(config).clients,
+        tasks,
+    };
+    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender }
+}
+
+/// The provider settings that the delivery side needs.
+fn command_rules(providers: &Providers) -> CommandRules {
+    let rules = |provider: &Arc<Provider>| ProviderRules { name: provider.name.clone(), linger: provider.linger };
+    let types = |provider: &Arc<Provider>| {
+        let name = provider.name.clone();
+        provider.commands.types.clone().into_iter().map(move |kind| (kind, name.clone()))
+    };
+    CommandRules { providers: providers.iter().map(rules).collect(), types: providers.iter().flat_map(types).collect(), wait: COMMAND_WAIT }
+}
+
+/// Creates the registry, positioned at the log's head.
+async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>, ServeError> {
+    let mut connection = database.connect("start").await?;
+    let state = read::state(&mut connection).await?;
+    let limits = ConnectionLimits {
+        connections: ConnectionRoom::of(config).clients,
+        per_user: config.max_connections_per_user,
+        devices: config.max_devices_per_user,
+        single: config.session_policy == SessionPolicy::Single,
+    };
+    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, dispatched: state.head }))
+}
+
+fn policy(config: &Config) -> RetentionPolicy {
+    let kept = config.retention;
+    RetentionPolicy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
+}
+
+/// A listener that is bound and does not accept yet.
+struct BoundListener {
+    server: Server,
+    address: SocketAddr,
+    side: ListenerSide,
+}
+
+/// Binds the listeners of the hub; the one for its clients comes first.
+async fn listen(config: &Config, hub: &Arc<HubState>, tasks: &Tasks) -> Result<Vec<BoundListener>, ServeError> {
+    let room = ConnectionRoom::of(config);
+    if let Some(wanted) = config.max_connections.filter(|wanted| *wanted > room.clients) {
+        tracing::warn!(
+            wanted,
+            possible = room.clients,
+            "WS_MAX_CONNECTIONS is more than the limit of open files allows; using the possible number"
+        );
+    }
+    let public = SocketAddr::new(config.bind, config.port);
+    let wanted = match config.internal_bind {
+        None => vec![(public, ListenerSide::Whole)],
+        Some(internal) => vec![(public, ListenerSide::Public), (internal, ListenerSide::Internal)],
+    };
+    // Above the send deadline: that deadline closes a WebSocket that takes nothing first, with a close code if
+    // possible.
+    let rules = ServerRules { stall: config.send_deadline + STALL_MARGIN, idle: config.idle_timeout };
+    let mut listeners = Vec::new();
+    for (address, side) in wanted {
+        let places = ConnectionSlots::new(room.budgets(config, side), TrustedProxies::new(config.trusted_proxies.clone()));
+        let bind_error = |error| ServeError::Bind { address, error };
+        let server = Server::bind(address, router(Arc::clone(hub), side, hosts(config, address)), tasks.clone(), places, rules)
+            .await
+            .map_err(bind_error)?;
+        let address = server.address().map_err(bind_error)?;
+        listeners.push(BoundListener { server, address, side });
+    }
+    Ok(listeners)
+}
+
+/// The `Host` names that a listener accepts.
+fn hosts(config: &Config, address: SocketAddr) -> Hosts {
+    if !address.ip().is_loopback() {
+        return Hosts::any();
+    }
+    Hosts::on_loopback(&config.allowed_hosts, config.allowed_origins.as_deref().unwrap_or_default())
+}
