@@ -168,9 +168,9 @@ impl EventReplay {
                 self.resumed.push((highest, at));
             }
         }
-        // A client that is the only one of its device acknowledged all that the device has, also if its connection began
-        // below: it named an earlier start, or the end of its previous connection was not known. With several clients
-        // the hub does not know which of them acknowledged it.
+        // A client that is the only one of its device acknowledged all that the device has, also if its connection
+        // began below: it named an earlier start, or the end of its previous connection was not known. With several
+        // clients the hub does not know which of them acknowledged it.
         self.known[at].began_shared |= !self.open.is_empty();
         if !self.known[at].began_shared {
             let from = self.known[at].from;
