@@ -5,6 +5,7 @@
 
 mod address;
 mod anonymous_budget;
+mod api_documents;
 mod auth;
 mod batch;
 mod body_stream;
@@ -29,7 +30,6 @@ mod limited_log;
 mod metrics;
 mod ndjson;
 mod notify;
-mod openapi;
 mod origin;
 mod problems;
 mod rate_limits;

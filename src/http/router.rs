@@ -16,7 +16,7 @@ use super::hosts::Hosts;
 use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
-use super::{batch, device, history, metrics, notify, openapi, request, sse, stats, ticket, upgrade, why};
+use super::{api_documents, batch, device, history, metrics, notify, request, sse, stats, ticket, upgrade, why};
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
@@ -44,7 +44,7 @@ impl ListenerSide {
     /// knows, and load balancers ask for it.
     fn serves(self, path: &str) -> bool {
         match self {
-            _ if matches!(path, "/livez" | "/openapi.json") => true,
+            _ if matches!(path, "/livez" | "/openapi.json" | "/asyncapi.json") => true,
             Self::Whole => true,
             Self::Public => !is_internal(path),
             Self::Internal => is_internal(path),
@@ -84,7 +84,8 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/readyz", readyz)
         .get("/metrics", metrics::metrics)
         .get("/api/admin/why", why::why)
-        .get("/openapi.json", openapi::openapi)
+        .get("/openapi.json", api_documents::openapi)
+        .get("/asyncapi.json", api_documents::asyncapi)
 }
 
 /// A router that can list its routes.

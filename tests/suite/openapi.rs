@@ -2,7 +2,7 @@
 //!
 //! Every answer of the whole suite is checked against it in `support/contract.rs`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::*;
 
@@ -141,4 +141,29 @@ fn an_answer_that_is_not_documented_is_noticed() {
         assert!(noticed("POST", ack, status, media, body), "{status} {media} {body}");
     }
     assert!(noticed("GET", "/nothing", 200, "application/json", "{}"));
+}
+
+#[test]
+fn a_frame_that_its_document_does_not_describe_is_noticed() {
+    let heartbeat = json!({"type": "heartbeat", "seq": 7, "prev": 3});
+    assert_eq!(frame_matches(&heartbeat), Ok(()));
+    for (field, value) in [("seq", json!(-1)), ("prev", Value::Null), ("at", json!("now"))] {
+        let mut wrong = heartbeat.clone();
+        wrong[field] = value;
+        assert!(frame_matches(&wrong).is_err(), "{wrong}");
+    }
+    assert!(frame_matches(&json!({"type": "order_created", "seq": 7, "prev": 3})).is_err(), "a notification without its fields");
+}
+
+#[test]
+fn the_page_of_the_websocket_names_every_frame() {
+    let document: Value = serde_json::from_str(include_str!("../../src/http/asyncapi.json")).unwrap();
+    let page = include_str!("../../docs/reference/websocket.md");
+    let messages = document["components"]["messages"].as_object().unwrap();
+    assert!(messages.len() > 10, "{}", messages.len());
+    for name in
+        messages.values().map(|message| message["name"].as_str().unwrap()).filter(|name| !matches!(*name, "notification" | "command"))
+    {
+        assert!(page.contains(&format!("`{name}`")) || page.contains(&format!("\"type\":\"{name}\"")), "{name}");
+    }
 }

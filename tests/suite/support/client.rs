@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::hub::token;
-use super::{PATIENCE, TestHub};
+use super::{PATIENCE, TestHub, frame_matches};
 
 /// How the connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -410,6 +410,7 @@ impl ClientPosition {
     fn take(&mut self, text: &str) -> Result<ClientSawFrame, String> {
         let wire: WireFrame = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        frame_matches(&value)?;
         match wire.kind.as_str() {
             "connection_established" => {
                 self.given = value["resume"]["from"].as_i64().ok_or_else(|| format!("no place to begin at: {text}"))?;

@@ -1,11 +1,13 @@
-//! Checks every answer that a test gets against the hub's own OpenAPI document.
+//! Checks every answer and every frame that a test gets against the hub's own documents.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use boon::{Compiler, Schemas};
+use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
 
 const ROOT: &str = "http://hub/openapi.json";
+const FRAMES_ROOT: &str = "http://hub/asyncapi.json";
 
 /// Statuses that may be sent before a route is known. A route that exists answers another method with 405.
 const OF_ANY_ROUTE: [u16; 5] = [400, 404, 405, 414, 431];
@@ -37,6 +39,41 @@ fn close(schema: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(close),
         _ => {}
+    }
+}
+
+/// Checks a frame of a stream against the schema of its type in the hub's AsyncAPI document. A type that the document
+/// does not name is one of a notification.
+pub fn frame_matches(frame: &Value) -> Result<(), String> {
+    static FRAMES: OnceLock<FrameSchemas> = OnceLock::new();
+    let FrameSchemas { schemas, of_type } = FRAMES.get_or_init(FrameSchemas::compile);
+    let kind = frame["type"].as_str().ok_or("a frame without a type")?;
+    let schema = of_type.get(kind).or_else(|| of_type.get("notification")).ok_or("no schema")?;
+    schemas.validate(frame, *schema).map_err(|error| format!("{frame} is no {kind} of /asyncapi.json: {error:#}"))
+}
+
+/// The schema of each frame that a hub sends, by the frame's type.
+struct FrameSchemas {
+    schemas: Schemas,
+    of_type: HashMap<String, SchemaIndex>,
+}
+
+impl FrameSchemas {
+    fn compile() -> Self {
+        let mut document: Value = serde_json::from_str(include_str!("../../../src/http/asyncapi.json")).unwrap();
+        close(&mut document["components"]["schemas"]);
+        let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
+        compiler.enable_format_assertions();
+        compiler.add_resource(FRAMES_ROOT, document.clone()).unwrap();
+        let sent = document["operations"]["sendFrame"]["messages"].as_array().unwrap().iter();
+        let names = sent.map(|message| message["$ref"].as_str().unwrap().rsplit('/').next().unwrap());
+        let of_type = names.map(|name| {
+            let message = &document["components"]["messages"][name];
+            let at = message["payload"]["$ref"].as_str().unwrap();
+            (message["name"].as_str().unwrap().to_owned(), compiler.compile(&format!("{FRAMES_ROOT}{at}"), &mut schemas).unwrap())
+        });
+        let of_type = of_type.collect();
+        Self { schemas, of_type }
     }
 }
 

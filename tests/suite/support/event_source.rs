@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::hub::token;
-use super::{PATIENCE, TestHub, matches_document};
+use super::{PATIENCE, TestHub, frame_matches, matches_document};
 
 /// The stream request of a page, with its token.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ impl EventSource {
 
     fn check(&mut self, block: &SourceBlock, text: &str) {
         let frame: Value = block.data.as_deref().and_then(|data| serde_json::from_str(data).ok()).unwrap_or_default();
-        assert!(frame["type"].is_string(), "a block that is no frame: {text:?}");
+        frame_matches(&frame).unwrap_or_else(|problem| panic!("{problem}: {text:?}"));
         if let Some(from) = frame["resume"]["from"].as_i64() {
             self.given = Some(from);
         }

@@ -1,17 +1,27 @@
-//! Serves `GET /openapi.json`: the OpenAPI 3.1 document of every route.
+//! Serves `/openapi.json`, which describes every route, and `/asyncapi.json`, which describes every frame.
 //!
-//! The document is written by hand, in the same folder. It cannot drift: a test below compares it with the served
-//! routes, and the test suite checks every response against it, field by field.
+//! Both documents are written by hand, in the same folder. They cannot drift: a test below compares the routes with the
+//! served ones, and the test suite checks every response and every frame, field by field.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-/// The document.
-pub const DOCUMENT: &str = include_str!("openapi.json");
+/// The OpenAPI 3.1 document of the requests.
+const OPENAPI: &str = include_str!("openapi.json");
+/// The AsyncAPI 3.1 document of the streams.
+const ASYNCAPI: &str = include_str!("asyncapi.json");
 
 pub async fn openapi() -> Response {
+    document(OPENAPI)
+}
+
+pub async fn asyncapi() -> Response {
+    document(ASYNCAPI)
+}
+
+fn document(text: &'static str) -> Response {
     let media = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    ([media, (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))], DOCUMENT).into_response()
+    ([media, (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))], text).into_response()
 }
 
 #[cfg(test)]
@@ -25,7 +35,7 @@ mod tests {
 
     #[test]
     fn the_document_names_the_routes_that_are_served_and_no_other() {
-        let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
         let paths = document["paths"].as_object().unwrap().iter();
         let documented: BTreeSet<(String, String)> = paths
             .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase())))
@@ -33,6 +43,9 @@ mod tests {
         let served: BTreeSet<(String, String)> =
             routes(ListenerSide::Whole).served.iter().map(|(path, method)| (path.to_string(), method.to_string())).collect();
         assert_eq!(documented, served, "on the left src/http/openapi.json, on the right src/http/router.rs");
-        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let frames: Value = serde_json::from_str(ASYNCAPI).unwrap();
+        for document in [document, frames] {
+            assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        }
     }
 }
