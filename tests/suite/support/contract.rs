@@ -1,7 +1,7 @@
 //! Checks every answer and every frame that a test gets against the hub's own documents.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
@@ -132,10 +132,28 @@ pub fn matches_schema(at: &str, body: &str) -> Result<(), String> {
     fits(at, &value)
 }
 
+/// Checks a value against the schema at a pointer of the document. Each schema is compiled once: that takes longer than
+/// a whole request.
 pub fn fits(at: &str, value: &Value) -> Result<(), String> {
+    type CompiledSchema = Arc<(Schemas, SchemaIndex)>;
+    static COMPILED: OnceLock<Mutex<HashMap<String, CompiledSchema>>> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(Mutex::default);
+    let known = compiled.lock().unwrap().get(at).cloned();
+    let schema = match known {
+        Some(schema) => schema,
+        None => {
+            let schema = Arc::new(compile(at)?);
+            compiled.lock().unwrap().insert(at.to_owned(), Arc::clone(&schema));
+            schema
+        }
+    };
+    schema.0.validate(value, schema.1).map_err(|error| format!("{error:#}"))
+}
+
+fn compile(at: &str) -> Result<(Schemas, SchemaIndex), String> {
     let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
     compiler.enable_format_assertions();
     compiler.add_resource(ROOT, strict().clone()).map_err(|error| error.to_string())?;
     let schema = compiler.compile(&format!("{ROOT}#{at}"), &mut schemas).map_err(|error| format!("{at}: {error}"))?;
-    schemas.validate(value, schema).map_err(|error| format!("{error:#}"))
+    Ok((schemas, schema))
 }
