@@ -137,7 +137,7 @@ fn with_end(mut kept: KeptPosition, fact: &SessionFact) -> Option<KeptPosition> 
     }
     if let Some((at, why)) = fact.end {
         let end = store::resume::end_of(why, micros(fact.last_activity.elapsed()), micros(at.elapsed()));
-        (kept.seen, kept.over) = (end.seen, Some(end.over));
+        (kept.seen, kept.over, kept.left) = (end.seen, Some(end.over), Some(end.left));
         kept.report(fact.from, fact.own_acked);
     }
     Some(kept)
@@ -294,7 +294,7 @@ impl Delivery {
             return Some(kept);
         }
         if let Some(connection) = here.iter().find(|connection| connection.session == kept.session) {
-            kept.over = None;
+            (kept.over, kept.left) = (None, None);
             kept.seen = kept.seen.min(micros(connection.connected.elapsed().saturating_sub(connection.last_activity())));
             if connection.has_begun() {
                 kept.report(connection.from(), connection.own_acked());
@@ -391,6 +391,7 @@ mod tests {
             began: 100,
             seen: 100,
             over: None,
+            left: None,
             is_final: false,
             from: Seq::from_db(7),
             acked: None,

@@ -36,6 +36,8 @@ pub struct KeptPosition {
     pub seen: i64,
     /// Since when the connection was certainly over. `None`: it may still be open.
     pub over: Option<i64>,
+    /// Since when it may have been over, because its client's close may have been sent before it was read.
+    pub left: Option<i64>,
     /// The end is stored and will not be taken back.
     pub is_final: bool,
     /// The position where its stream began.
@@ -159,7 +161,13 @@ impl EventReplay {
             self.known[at].device = Some(late);
             self.late.push(at);
         }
-        let is_over = |kept: &KeptPosition| kept.seen >= began && kept.over.is_some_and(|over| over >= began);
+        // If there is only one, this client is its own or was never here. With several, the other one may be this
+        // client's own, so an end that may be later than this beginning does not count.
+        let is_only = self.open.len() == 1;
+        let is_over = |kept: &KeptPosition| {
+            let over = if is_only { kept.left } else { kept.over };
+            kept.seen >= began && over.is_some_and(|over| over >= began)
+        };
         if !self.known[at].has_resumed {
             let candidates = self.open.iter().copied().filter(|other| self.known[*other].seen >= began);
             let highest = candidates.max_by_key(|other| (self.position(*other, device), is_over(&self.known[*other])));
@@ -275,6 +283,7 @@ pub fn decide(new: SessionId, device: Seq, mut known: Vec<KeptPosition>, window:
         began: 0,
         seen: 0,
         over: None,
+        left: None,
         is_final: false,
         from,
         acked: Some(from),

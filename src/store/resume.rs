@@ -9,10 +9,8 @@ use super::database::{ASK_LIMIT, Reader, limited};
 use crate::domain::resume::{KeptPosition, SettledConnection};
 use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 
-/// How much earlier than it was read a client's close may have been sent, in microseconds. A hub that is short of
-/// processor time took half a second to read one. A longer time would let a device's new client take the position of
-/// one that was silent and then closed.
-const FAREWELL_MICROS: i64 = 1_000_000;
+/// How much earlier than it was read a client's close may have been sent, in microseconds.
+const FAREWELL_MICROS: i64 = 250_000;
 
 /// A new connection.
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +67,13 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
     let others = rows.iter().filter(|row| row.session_id != new.session.0 && row.session_log_id == new.start.log_id.0);
     let listed = others.map(|row| {
         let is_lost = row.end_reason.as_deref() == Some("instance_lost");
-        let (seen, over, is_final) = match (row.ended_age, row.end_reason.as_deref()) {
-            (Some(ended), Some(reason)) if !is_lost => {
-                let end = end_of(reason, row.active_age, ended);
-                (end.seen, Some(end.over), true)
-            }
+        let (end, is_final) = match (row.ended_age, row.end_reason.as_deref()) {
+            (Some(ended), Some(reason)) if !is_lost => (Some(end_of(reason, row.active_age, ended)), true),
             // Of a connection of a dead instance only the end is known.
-            (ended, _) => (row.active_age, row.gone_age, ended.is_some()),
+            (ended, _) => {
+                let gone = |over| ConnectionEnd { seen: row.active_age, over, left: over };
+                (row.gone_age.map(gone), ended.is_some())
+            }
         };
         let from = Seq::from_db(row.from_seq);
         KeptConnection {
@@ -83,8 +81,9 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
             kept: KeptPosition {
                 session: SessionId(row.session_id),
                 began: row.began_age,
-                seen,
-                over,
+                seen: end.map_or(row.active_age, |end| end.seen),
+                over: end.map(|end| end.over),
+                left: end.map(|end| end.left),
                 is_final,
                 from,
                 acked: row.own_acked_seq.map(Seq::from_db),
@@ -106,18 +105,20 @@ pub struct ConnectionEnd {
     pub seen: i64,
     /// Since when it was certainly over.
     pub over: i64,
+    /// Since when it may have been over: the client's close may have been sent before it was read.
+    pub left: i64,
 }
 
 /// Reads the end of a connection from its reason, its last sign of life and the time of its end.
 pub fn end_of(reason: &str, active: i64, ended: i64) -> ConnectionEnd {
-    let (seen, over) = match reason {
+    let (seen, over, left) = match reason {
         // The client was gone at its last sign of life; the hub noticed it only later.
-        "no_pong" | "slow_consumer" => (active, active),
+        "no_pong" | "slow_consumer" => (active, active, active),
         // A client that closes and reconnects at once may be admitted before its close is read.
-        "closed_by_client" | "lost" => (active, ended.saturating_add(FAREWELL_MICROS).min(active.max(ended))),
-        _ => (ended, ended),
+        "closed_by_client" | "lost" => (active, ended, ended.saturating_add(FAREWELL_MICROS).min(active.max(ended))),
+        _ => (ended, ended, ended),
     };
-    ConnectionEnd { seen, over }
+    ConnectionEnd { seen, over, left }
 }
 
 /// Stores what can no longer change. Anything that is lost is found again by the next connect.

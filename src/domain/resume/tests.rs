@@ -6,9 +6,9 @@ use super::*;
 
 /// The number of clients that share the device.
 const CLIENTS: usize = 4;
+/// So many of them use a WebSocket, the others a stream of events.
+const WEBSOCKETS: usize = 2;
 const WINDOW: i64 = 1_000_000;
-/// How much earlier than it was read a client's close may have been sent.
-const FAREWELL: i64 = 4;
 
 #[derive(Debug, Clone, Copy)]
 enum WorldMove {
@@ -63,6 +63,8 @@ struct StoredRow {
     began_at: i64,
     seen_at: i64,
     over_at: Option<i64>,
+    /// When it may have been over, if earlier.
+    left_at: Option<i64>,
     is_kept: bool,
     /// What its hub knows and may not have stored yet.
     unstored: UnstoredFacts,
@@ -92,6 +94,8 @@ struct ModelClient {
 
 struct ResumeWorld {
     window: i64,
+    /// How much earlier than it was read a client's close may have been sent.
+    farewell: i64,
     now: i64,
     head: i64,
     device: i64,
@@ -103,9 +107,10 @@ struct ResumeWorld {
 }
 
 impl ResumeWorld {
-    fn new(window: i64) -> Self {
+    fn new(window: i64, farewell: i64) -> Self {
         Self {
             window,
+            farewell,
             now: 0,
             head: 0,
             device: 0,
@@ -124,6 +129,7 @@ impl ResumeWorld {
                 began: age(row.began_at),
                 seen: age(row.seen_at),
                 over: row.over_at.map(age),
+                left: row.left_at.or(row.over_at).map(age),
                 // The end of a process is known before its connections are ended for good.
                 is_final: row.over_at.is_some_and(|at| self.now - at > 6),
                 ..row.kept.clone()
@@ -134,8 +140,10 @@ impl ResumeWorld {
     /// Connects a client and checks that its start loses nothing.
     fn connect(&mut self, c: usize) -> Result<(), TestCaseError> {
         let is_new = self.clients[c].row.is_none();
-        // A connection that gives no sign of life may be over.
-        let is_silent = |other: &ModelClient| other.row.is_some_and(|at| self.rows[at].unstored.is_frozen);
+        // A connection that gives no sign of life may be over, if its close can have been sent before it was read.
+        let is_silent = |other: &ModelClient| {
+            self.farewell > 0 && other.row.is_some_and(|at| self.rows[at].unstored.is_frozen || self.rows[at].unstored.client >= WEBSOCKETS)
+        };
         let is_away = |(at, other): (usize, &ModelClient)| at != c && other.row.is_some() && (!other.is_connected || is_silent(other));
         let another_is_away = self.clients.iter().enumerate().any(is_away);
         // After the window only the device's position counts.
@@ -195,6 +203,7 @@ impl ResumeWorld {
             began: 0,
             seen: 0,
             over: None,
+            left: None,
             is_final: false,
             from: Seq::from_db(self.device),
             acked: None,
@@ -206,11 +215,11 @@ impl ResumeWorld {
         };
         let now = self.now;
         let unstored = UnstoredFacts { client: c, from: start, acked: None, pending: 0, is_frozen: false };
-        self.rows.push(StoredRow { kept, began_at: now, seen_at: now, over_at: None, is_kept: true, unstored });
+        self.rows.push(StoredRow { kept, began_at: now, seen_at: now, over_at: None, left_at: None, is_kept: true, unstored });
         self.now += 1;
-        // The hub pings the device's other connections, and those that are open answer.
+        // The hub pings the device's other connections, and those that are open answer. A stream of events cannot.
         for at in self.clients.iter().filter(|other| other.is_connected).filter_map(|other| other.row) {
-            if !self.rows[at].unstored.is_frozen {
+            if !self.rows[at].unstored.is_frozen && self.rows[at].unstored.client < WEBSOCKETS {
                 self.rows[at].seen_at = self.now;
             }
         }
@@ -264,22 +273,24 @@ impl ResumeWorld {
                 self.flush(at);
                 self.clients[c].is_connected = false;
                 self.rows[at].seen_at = seen;
+                self.rows[at].over_at = Some(self.now);
                 // A close may have been sent before it was read.
-                self.rows[at].over_at = Some(seen.max(self.now - FAREWELL));
+                self.rows[at].left_at = Some(seen.max(self.now - self.farewell));
             }
             WorldMove::Vanish(c) => self.clients[c].is_connected = false,
             WorldMove::Notice(c, by_hub) => {
                 if let Some(at) = self.vanished(c) {
                     let seen_at = self.rows[at].seen_at;
-                    // A client that vanishes while its hub is frozen has a last sign of life that is too early.
-                    // The rule does not cover this: another client may then be taken for this one.
-                    let by_hub = by_hub && !self.rows[at].unstored.is_frozen;
+                    // A hub that was frozen reads only now what was sent before, and dates it too late.
+                    let seen_at = if self.rows[at].unstored.is_frozen { self.now } else { seen_at };
                     if by_hub {
                         self.flush(at);
                         self.rows[at].seen_at = seen_at;
                     }
                     self.rows[at].unstored.pending = 0;
-                    self.rows[at].over_at = Some(if by_hub { seen_at } else { self.now });
+                    // Only a client that answers pings has a last sign of life that dates its end.
+                    let is_dated = by_hub && self.rows[at].unstored.client < WEBSOCKETS;
+                    self.rows[at].over_at = Some(if is_dated { seen_at } else { self.now });
                 }
             }
             WorldMove::Freeze(c) if self.clients[c].is_connected => {
@@ -324,6 +335,7 @@ fn kept(began: i64, over: Option<i64>, acked: i64) -> KeptPosition {
         began,
         seen: over.unwrap_or(began),
         over,
+        left: over,
         is_final: over.is_some(),
         from: seq(acked),
         acked: Some(seq(acked)),
@@ -341,8 +353,10 @@ proptest! {
     /// For any posts, acknowledgements, cuts and late writes: a returning client receives everything that it did not
     /// acknowledge.
     #[test]
-    fn no_client_that_returns_misses_anything(moves in moves(), window in prop_oneof![Just(WINDOW), 8i64..60]) {
-        let mut world = ResumeWorld::new(window);
+    fn no_client_that_returns_misses_anything(
+        moves in moves(), window in prop_oneof![Just(WINDOW), 8i64..60], farewell in prop_oneof![Just(0), Just(4)],
+    ) {
+        let mut world = ResumeWorld::new(window, farewell);
         for step in moves {
             world.play(step)?;
         }
@@ -353,7 +367,7 @@ proptest! {
     /// earlier start.
     #[test]
     fn a_client_that_is_alone_repeats_nothing_once_its_ends_are_known(moves in moves()) {
-        let mut world = ResumeWorld::new(WINDOW);
+        let mut world = ResumeWorld::new(WINDOW, 0);
         for step in moves {
             let step = match step {
                 WorldMove::Connect(_) => WorldMove::Connect(0),
@@ -380,7 +394,7 @@ proptest! {
     /// A device with one client whose ends are reported repeats no row whose acknowledgement was stored.
     #[test]
     fn a_client_that_is_alone_starts_where_it_acknowledged(moves in moves()) {
-        let mut world = ResumeWorld::new(WINDOW);
+        let mut world = ResumeWorld::new(WINDOW, 0);
         for step in moves {
             let step = match step {
                 WorldMove::Connect(_) | WorldMove::Name(..) => WorldMove::Connect(0),
