@@ -149,6 +149,8 @@ class CaseTest(unittest.TestCase):
             "receipts": len(error.receipts),
         }
         self.assertEqual({name: found[name] for name in expected}, expected)
+        if error.code in ("network_error", "timeout"):
+            self.assertIsNotNone(error.__cause__)
 
     def check_waits(self, expected: List[Any], waits_ms: List[float]) -> None:
         self.assertEqual(len(waits_ms), len(expected), waits_ms)

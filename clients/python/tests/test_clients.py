@@ -70,7 +70,7 @@ class ConnectionTest(unittest.TestCase):
         """Its end is seen before the request, so the post needs one attempt."""
         for name, post in POSTS:
             with self.subTest(name), ScriptedServer([OK] * 3) as server:
-                receipts = post(server.url, 3, server.drop_connections)
+                receipts = post(server.url, 3, server.drop_connections, retries=0)
                 self.assertEqual([receipt.seq for receipt in receipts], [1, 2, 3])
                 self.assertEqual(len(server.requests), 3)
 
@@ -131,7 +131,15 @@ class ConnectionTest(unittest.TestCase):
             del client
             gc.collect()
 
-    def test_a_cancelled_call_ends_at_once(self) -> None:
+    def test_a_cancelled_call_ends_at_once_and_closes_its_connection(self) -> None:
+        opened: List[asyncio.StreamWriter] = []
+        open_connection = asyncio.open_connection
+
+        async def recorded(*arguments: Any, **named: Any) -> Any:
+            connection = await open_connection(*arguments, **named)
+            opened.append(connection[1])
+            return connection
+
         async def run(url: str) -> float:
             async with recado.AsyncNotificationClient(url, "key") as client:
                 task = asyncio.ensure_future(client.notify(NOTE))
@@ -141,10 +149,12 @@ class ConnectionTest(unittest.TestCase):
                 task.cancel()
                 with self.assertRaises(asyncio.CancelledError):
                     await task
+                self.assertEqual([writer.is_closing() for writer in opened], [True])
                 return time.monotonic() - began
 
         with ScriptedServer([{**OK, "after_ms": 5_000}]) as server:
-            self.assertLess(asyncio.run(run(server.url)), 1.0)
+            with mock.patch("recado._async_transport.asyncio.open_connection", recorded):
+                self.assertLess(asyncio.run(run(server.url)), 1.0)
             self.assertEqual(len(server.requests), 1)
 
     def test_a_trickle_of_bytes_does_not_extend_the_timeout(self) -> None:

@@ -68,7 +68,7 @@ class Transport:
 
     def _keep(self, connection: socket.socket) -> bool:
         with self._lock:
-            if self._closed or len(self._idle) >= MOST_IDLE or self._process != os.getpid():
+            if self._closed or len(self._idle) >= MOST_IDLE:
                 return False
             self._idle.append((connection, time.monotonic()))
             return True

@@ -254,6 +254,7 @@ function expectError(expected: Record<string, unknown>, error: unknown): void {
   };
   expect(Object.fromEntries(Object.keys(expected).map((name) => [name, facts[name]]))).toEqual(expected);
   expect(found.name).toBe(facts.class);
+  if (found.code === 'network_error' || found.code === 'timeout') expect(found.cause).toBeDefined();
 }
 
 function expectRequests(each: Case, server: ScriptedServer): void {
