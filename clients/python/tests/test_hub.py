@@ -14,9 +14,10 @@ from unittest import mock
 
 import recado
 
-from .hub import AnswerEater, Hub, find_binary
+from .hub import ROOT, AnswerEater, Hub, find_binary
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+GUIDE = ROOT / "docs/guides/services.md"
 BINARY = find_binary()
 NO_HUB = "no hub to test with: run cargo build, or set RECADO_HUB_BIN to a built recado"
 
@@ -57,13 +58,15 @@ class HubTest(unittest.TestCase):
         self.assertEqual((row["seq"], row["id"], row["created_at"]), (receipt.seq, receipt.id, receipt.created_at))
         self.assertFalse(receipt.duplicate)
 
-    def test_the_program_of_the_readme_works(self) -> None:
-        program = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-        printed = io.StringIO()
-        with mock.patch.dict(os.environ, RECADO_URL=self.hub.url, RECADO_KEY=self.key):
-            with contextlib.redirect_stdout(printed):
-                exec(compile(program, "README.md", "exec"), {})
-        self.assertRegex(printed.getvalue(), r"^[0-9]+ False\n$")
+    def test_programs_of_the_pages_work(self) -> None:
+        for page, printed in ((README, r"^[0-9]+ False\n$"), (GUIDE, r"^$")):
+            program = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+            output = io.StringIO()
+            with self.subTest(page.name), mock.patch.dict(os.environ, RECADO_URL=self.hub.url, RECADO_KEY=self.key):
+                with contextlib.redirect_stdout(output):
+                    exec(compile(program, page.name, "exec"), {})
+                self.assertRegex(output.getvalue(), printed)
+        self.assertEqual([row["type"] for row in self.hub.history("42")], ["order_created", "order_updated"])
 
     def test_a_repeated_key_says_duplicate(self) -> None:
         first = self.client().notify(body("repeated"), idempotency_key="repeated-1")
