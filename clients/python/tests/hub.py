@@ -40,7 +40,7 @@ class Hub:
 
     def __init__(self, binary: str) -> None:
         self._binary = binary
-        self._folder = tempfile.mkdtemp(prefix="recado-client-")
+        self._folder = tempfile.mkdtemp(prefix="recado-python-")
         # A hub that runs as root lets another user run its PostgreSQL, which needs to enter the folder.
         os.chmod(self._folder, 0o755)
         self._port = free_port()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Callable, Generic, List, Mapping, Optional, Sequence, TypeVar
 
 from ._events import Events
@@ -11,7 +12,7 @@ R = TypeVar("R", bound=Optional[Receipt])
 Data = Mapping[str, Any]
 
 
-class EventMethods(Generic[R]):
+class EventMethods(ABC, Generic[R]):
     """Posts what happened in a shop, with the method names and argument order of the replaced client.
 
     `account_id` narrows to the user's connections in that account; None reaches the user in every account. The data
@@ -20,11 +21,13 @@ class EventMethods(Generic[R]):
 
     _events: Events
 
+    @abstractmethod
     def _one(self, make: Callable[[], NewNotification], key: Optional[str]) -> R:
-        raise NotImplementedError
+        """Posts one notification. A failure to make it is handled as one to post it."""
 
+    @abstractmethod
     def _many(self, make: Callable[[], Sequence[NewNotification]], count: int, key: Optional[str]) -> List[R]:
-        raise NotImplementedError
+        """Posts `count` notifications, as `_one`."""
 
     def notify_order_created(
         self,

@@ -332,6 +332,14 @@ describe('settings', () => {
     expect(server.requests).toEqual([]);
   });
 
+  test('an address that is undefined does not widen the audience', async () => {
+    const server = await scripted([]);
+    const client = new NotificationClient({ url: server.url, apiKey: API_KEY });
+    const lost = { ...NOTE, user_id: undefined, account_id: '7' } as unknown as NewNotification;
+    await expect(client.notify(lost)).rejects.toBeInstanceOf(InvalidNotificationError);
+    expect(server.requests).toEqual([]);
+  });
+
   test('the type of a result follows onError', async () => {
     const server = await scripted([{ ok: 201 }, { status: 401, text: '' }]);
     const settings = { url: server.url, apiKey: API_KEY, logger: { warn: () => undefined } };
@@ -375,7 +383,7 @@ function findHub(): string | undefined {
 
 /** A hub with a private PostgreSQL. It can be killed and started again. */
 class Hub {
-  readonly #folder = mkdtempSync(join(tmpdir(), 'recado-client-'));
+  readonly #folder = mkdtempSync(join(tmpdir(), 'recado-server-client-'));
   readonly #environment: NodeJS.ProcessEnv;
   readonly url: string;
   #process: ChildProcess | undefined;
