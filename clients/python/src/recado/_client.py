@@ -1,0 +1,168 @@
+"""Posts notifications to a hub, and blocks until the outcome is known."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from types import TracebackType
+from typing import Any, Callable, List, Literal, Mapping, Optional, Sequence, Type, cast, overload
+
+from ._attempts import AttemptFailed, Done, Failed, checked_limits
+from ._errors import NotificationError
+from ._event_methods import EventMethods, R
+from ._events import Events
+from ._posts import Post, checked_key, many, one
+from ._settings import SYSTEM_CLOCK, Clock, Settings, log_failure
+from ._texts import checked_texts
+from ._transport import Transport
+from ._types import NewNotification, Receipt, Text
+
+
+class NotificationClient(EventMethods[R]):
+    """Posts notifications, and repeats a post with the same idempotency key until its outcome is known.
+
+    `url` is the address of the hub, with a path if it is behind one. `api_key` comes from `recado key create NAME`.
+    `timeout` limits one attempt, `deadline` all attempts of one request and the waits between them, in seconds.
+    Up to `retries` attempts follow the first one, after a network error, a timeout, 408, 429 or any 5xx. The waits
+    have full jitter, up to 0.1 s at first, doubling up to 5 s, added to a `Retry-After` of up to 60 s.
+
+    With `on_error="raise"` a call that fails raises a subclass of NotificationError. With `on_error="log"` it writes
+    one warning to the logger `recado` and returns None. `texts` replaces titles and messages of the ten methods, by
+    the kinds of `recado.TEXTS`. `ssl_context` replaces `ssl.create_default_context()`.
+
+    Raises ValueError for a setting that breaks a rule. Safe to use from several threads, and after a fork.
+    """
+
+    @overload
+    def __init__(
+        self: NotificationClient[Receipt],
+        url: str,
+        api_key: str,
+        *,
+        on_error: Literal["raise"] = "raise",
+        timeout: float = ...,
+        deadline: float = ...,
+        retries: int = ...,
+        texts: Optional[Mapping[str, Text]] = ...,
+        ssl_context: Optional[ssl.SSLContext] = ...,
+        _clock: Clock = ...,
+        _sleep: Callable[[float], None] = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: NotificationClient[Optional[Receipt]],
+        url: str,
+        api_key: str,
+        *,
+        on_error: Literal["raise", "log"],
+        timeout: float = ...,
+        deadline: float = ...,
+        retries: int = ...,
+        texts: Optional[Mapping[str, Text]] = ...,
+        ssl_context: Optional[ssl.SSLContext] = ...,
+        _clock: Clock = ...,
+        _sleep: Callable[[float], None] = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        on_error: str = "raise",
+        timeout: float = 5.0,
+        deadline: float = 20.0,
+        retries: int = 8,
+        texts: Optional[Mapping[str, Text]] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+        _clock: Clock = SYSTEM_CLOCK,
+        _sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = Settings(url, api_key, checked_limits(timeout, deadline, retries), on_error, _clock)
+        self._events = Events(checked_texts(texts))
+        self._transport = Transport(self._settings.url, ssl_context)
+        self._sleep = _sleep
+
+    def notify(self, notification: NewNotification, *, idempotency_key: Optional[str] = None) -> R:
+        """Posts one notification and returns its receipt.
+
+        Without a key, neither here nor in the notification, a random one is made. Raises CredentialError,
+        InvalidNotificationError, IdempotencyConflictError, UnavailableError, OutcomeUnknownError or
+        UnexpectedAnswerError.
+        """
+        return self._one(lambda: notification, idempotency_key)
+
+    def notify_many(
+        self, notifications: Sequence[NewNotification], *, idempotency_key: Optional[str] = None
+    ) -> List[R]:
+        """Posts a list and returns one receipt for each item, in order.
+
+        Up to 1,000 items are one request and one commit, of at most 8 MiB: all or none. A longer list is cut into
+        requests of 1,000 with the keys `K/0`, `K/1` …, each with a deadline of its own; the first one that fails ends
+        the call, and `receipts` of the error has what was appended before. Repeat the whole list with the error's
+        `idempotency_key`, and no item is appended twice. With `on_error="log"` items without a receipt are None.
+        Raises as `notify`.
+        """
+        return self._many(lambda: notifications, len(notifications), idempotency_key)
+
+    def close(self) -> None:
+        """Closes idle connections. The client can still post, on a new connection each time."""
+        self._transport.close()
+
+    def __enter__(self) -> NotificationClient[R]:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        # Never the key.
+        url = self._settings.url
+        return f"NotificationClient({'https' if url.tls else 'http'}://{url.authority()}{url.path})"
+
+    def _one(self, make: Callable[[], NewNotification], key: Optional[str]) -> R:
+        try:
+            receipts = self._post(one(make(), key))
+            return cast(R, receipts[0])
+        except NotificationError as error:
+            self._fail(error)
+            return cast(R, None)
+
+    def _many(self, make: Callable[[], Sequence[NewNotification]], count: int, key: Optional[str]) -> List[R]:
+        receipts: List[Any] = []
+        try:
+            key = checked_key(key)
+            for post in many(make(), key):
+                receipts += self._post(post)
+        except NotificationError as error:
+            error.idempotency_key, error.receipts = key, list(receipts)
+            self._fail(error)
+            receipts += [None] * (count - len(receipts))
+        return receipts
+
+    def _fail(self, error: NotificationError) -> None:
+        if self._settings.raises:
+            raise error
+        log_failure(error)
+
+    def _post(self, post: Post) -> List[Receipt]:
+        attempts = self._settings.attempts(post)
+        request = self._settings.request(post)
+        while True:
+            cause: Optional[Exception] = None
+            try:
+                step = attempts.answered(self._transport.send(request, attempts.timeout()))
+            except AttemptFailed as failure:
+                cause = failure
+                step = attempts.failed(failure)
+            if isinstance(step, Done):
+                return step.receipts
+            if isinstance(step, Failed):
+                raise step.error from cause
+            self._sleep(step.seconds)
