@@ -25,6 +25,7 @@ pub struct StreamQuery {
     log_id: Option<String>,
     last_id: Option<String>,
     ack: Option<String>,
+    frames: Option<String>,
     /// The last event of a client that cannot set a header. Two spellings are in use.
     last_event_id: Option<String>,
     #[serde(rename = "lastEventId")]
@@ -40,6 +41,15 @@ pub enum AckMode {
     Client,
 }
 
+/// How frames become messages of a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageLayout {
+    /// One frame in each message.
+    Single,
+    /// What waits goes out together, one frame in each line.
+    Lines,
+}
+
 /// A stream request without its user, who is named by the token.
 #[derive(Debug)]
 pub struct StreamRequest {
@@ -48,6 +58,7 @@ pub struct StreamRequest {
     log_id: Option<LogId>,
     last_id: Option<NotificationId>,
     pub ack_mode: AckMode,
+    pub message_layout: MessageLayout,
     /// Whether the stream has the position of a device.
     is_of_device: bool,
     /// The client named the last event that it received, which acknowledges it.
@@ -59,7 +70,16 @@ impl StreamRequest {
     pub fn after(position: Seq, log_id: Option<LogId>) -> Self {
         let client = ClientId::default_device();
         let since = ResumeFrom::Seq(position);
-        Self { client, since, log_id, last_id: None, ack_mode: AckMode::Client, is_of_device: false, names_last: false }
+        Self {
+            client,
+            since,
+            log_id,
+            last_id: None,
+            ack_mode: AckMode::Client,
+            message_layout: MessageLayout::Single,
+            is_of_device: false,
+            names_last: false,
+        }
     }
 
     pub fn of(self, who: Principal, transport: &'static str) -> ConnectRequest {
@@ -119,8 +139,8 @@ impl StreamQuery {
         let Query(mut ask) =
             query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
         // A page without a value writes `client_id=`.
-        let Self { token, ticket, client_id, since, log_id, last_id, ack, last_event_id, last_event_id_too } = &mut ask;
-        for value in [token, ticket, client_id, since, log_id, last_id, ack, last_event_id, last_event_id_too] {
+        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, last_event_id, last_event_id_too } = &mut ask;
+        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, last_event_id, last_event_id_too] {
             value.take_if(|text| text.is_empty());
         }
         Ok(ask)
@@ -167,10 +187,18 @@ impl StreamQuery {
                 AckMode::Pong
             }
         };
+        let message_layout = match self.frames.as_deref() {
+            None => MessageLayout::Single,
+            Some("lines") => MessageLayout::Lines,
+            Some(_) => {
+                wrong("frames", &"must be lines, or absent");
+                MessageLayout::Single
+            }
+        };
         if !errors.is_empty() {
             return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
         }
-        Ok(StreamRequest { client, since, log_id, last_id, ack_mode, is_of_device: true, names_last: false })
+        Ok(StreamRequest { client, since, log_id, last_id, ack_mode, message_layout, is_of_device: true, names_last: false })
     }
 
     /// The stream request of the query and of the last event that the client names. Of several positions the highest

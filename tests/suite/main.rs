@@ -33,6 +33,7 @@ mod facts;
 mod failover;
 mod fair;
 mod flood;
+mod frames;
 mod frozen;
 mod guard;
 mod guide_client;
