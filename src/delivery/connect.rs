@@ -18,6 +18,7 @@ use crate::store::resume::{ConnectionBegin, KeptConnection};
 use crate::store::sessions::SessionFact;
 use crate::store::{self, StoreError, acked_positions, read};
 use crate::wire::server_frame::ResumeOutcome;
+use crate::wire::type_filter::TypeFilter;
 
 /// How long to wait for this instance to reach a sequence number that the client knows and this instance has not read.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub struct ConnectRequest {
     pub log_id: Option<LogId>,
     /// The id of the notification at the client's position, if the client sent one.
     pub last_id: Option<NotificationId>,
+    /// The types that the client asked for; `None` for all.
+    pub types: Option<TypeFilter>,
     /// The stream belongs to the device. A program that only reads by sequence number does not move the device's
     /// position.
     pub is_of_device: bool,
@@ -156,6 +159,7 @@ impl Delivery {
     pub async fn connect(&self, request: ConnectRequest) -> Result<Admitted, ConnectError> {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
         // A client that wants live rows only has no position that could be lost.
+        connection.types.clone_from(&request.types);
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
         let (registration, position) = self.registry.join(connection)?;
         let entered = EnteredConnection {

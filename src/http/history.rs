@@ -47,7 +47,7 @@ pub async fn list(
     check_place(&query, &state)?;
     if query.follow {
         check_room(&hub)?;
-        let wish = StreamRequest::after(query.after.unwrap_or(state.floor), query.log_id);
+        let wish = StreamRequest::after(query.after.unwrap_or(state.floor), query.log_id, query.types);
         return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
     }
     let (notifications, next) = gather(&hub, &claims.who, &query, &state).await?;
@@ -114,7 +114,7 @@ async fn gather(
         if on(at).is_none() {
             break;
         }
-        let most = if query.kind.is_some() { read::PAGE_ROWS } else { i64::try_from(limit - found.len()).unwrap_or(read::PAGE_ROWS) };
+        let most = if query.filters() { read::PAGE_ROWS } else { i64::try_from(limit - found.len()).unwrap_or(read::PAGE_ROWS) };
         let PrincipalPage { notifications, through, floor } = if rising {
             read::page_of(&hub.reader, who, at, end, most).await?
         } else {
@@ -126,7 +126,7 @@ async fn gather(
             return Err(expired(&LogState { floor, ..*state }).into());
         }
         for notification in notifications {
-            if query.kind.as_ref().is_none_or(|kind| *kind == notification.kind) {
+            if query.takes(&notification.kind) {
                 at = notification.seq;
                 found.push(notification);
                 if found.len() == limit {

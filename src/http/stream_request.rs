@@ -14,6 +14,7 @@ use crate::delivery::{ConnectRequest, ResumeFrom};
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
 use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
+use crate::wire::type_filter::{TYPES_RULE, TypeFilter};
 
 /// The query of a stream. Other parameters are ignored, because old clients send some of their own.
 #[derive(Debug, Deserialize)]
@@ -26,6 +27,7 @@ pub struct StreamQuery {
     last_id: Option<String>,
     ack: Option<String>,
     frames: Option<String>,
+    types: Option<String>,
     /// The last event of a client that cannot set a header. Two spellings are in use.
     last_event_id: Option<String>,
     #[serde(rename = "lastEventId")]
@@ -57,6 +59,7 @@ pub struct StreamRequest {
     since: ResumeFrom,
     log_id: Option<LogId>,
     last_id: Option<NotificationId>,
+    types: Option<TypeFilter>,
     pub ack_mode: AckMode,
     pub message_layout: MessageLayout,
     /// Whether the stream has the position of a device.
@@ -67,7 +70,7 @@ pub struct StreamRequest {
 
 impl StreamRequest {
     /// Requests the notifications after a position. The stream acknowledges nothing for any device.
-    pub fn after(position: Seq, log_id: Option<LogId>) -> Self {
+    pub fn after(position: Seq, log_id: Option<LogId>, types: Option<TypeFilter>) -> Self {
         let client = ClientId::default_device();
         let since = ResumeFrom::Seq(position);
         Self {
@@ -75,6 +78,7 @@ impl StreamRequest {
             since,
             log_id,
             last_id: None,
+            types,
             ack_mode: AckMode::Client,
             message_layout: MessageLayout::Single,
             is_of_device: false,
@@ -83,8 +87,8 @@ impl StreamRequest {
     }
 
     pub fn of(self, who: Principal, transport: &'static str) -> ConnectRequest {
-        let Self { client, since, log_id, last_id, is_of_device, .. } = self;
-        ConnectRequest { who, client, transport, since, log_id, last_id, is_of_device }
+        let Self { client, since, log_id, last_id, types, is_of_device, .. } = self;
+        ConnectRequest { who, client, transport, since, log_id, last_id, types, is_of_device }
     }
 }
 
@@ -139,8 +143,8 @@ impl StreamQuery {
         let Query(mut ask) =
             query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
         // A page without a value writes `client_id=`.
-        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, last_event_id, last_event_id_too } = &mut ask;
-        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, last_event_id, last_event_id_too] {
+        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too } = &mut ask;
+        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too] {
             value.take_if(|text| text.is_empty());
         }
         Ok(ask)
@@ -195,10 +199,17 @@ impl StreamQuery {
                 MessageLayout::Single
             }
         };
+        let types = self.types.as_deref().and_then(|types| {
+            let filter = TypeFilter::parse(types);
+            if filter.is_none() {
+                wrong("types", &TYPES_RULE);
+            }
+            filter
+        });
         if !errors.is_empty() {
             return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
         }
-        Ok(StreamRequest { client, since, log_id, last_id, ack_mode, message_layout, is_of_device: true, names_last: false })
+        Ok(StreamRequest { client, since, log_id, last_id, types, ack_mode, message_layout, is_of_device: true, names_last: false })
     }
 
     /// The stream request of the query and of the last event that the client names. Of several positions the highest

@@ -19,6 +19,7 @@ pub mod readiness;
 pub mod server_frame;
 pub mod stats;
 pub mod stream_format;
+pub mod type_filter;
 pub mod why;
 
 /// Names of frames. A notification may not have one as its type: a client could not tell the two apart.

@@ -73,6 +73,7 @@ mod stalls;
 mod stop;
 mod tables;
 mod tickets;
+mod types;
 mod upstream;
 mod upstream_chaos;
 mod upstream_checker;
