@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::problems::RefusedRequest;
 use super::state::HubState;
 use crate::delivery::{ConnectRequest, ResumeFrom};
-use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime};
 use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
 use crate::wire::type_filter::{TYPES_RULE, TypeFilter};
@@ -169,10 +169,13 @@ impl StreamQuery {
             None | Some("ack") => ResumeFrom::Ack,
             Some("live") => ResumeFrom::Live,
             Some("earliest") => ResumeFrom::Earliest,
-            Some(number) => seq(number).map(ResumeFrom::Seq).unwrap_or_else(|| {
-                wrong("since", &"must be ack, live, earliest, or a sequence number");
-                ResumeFrom::Ack
-            }),
+            Some(text) => {
+                let start = seq(text).map(ResumeFrom::Seq).or_else(|| StartTime::parse(text).map(ResumeFrom::Time));
+                start.unwrap_or_else(|| {
+                    wrong("since", &"must be ack, live, earliest, a sequence number, or a time such as 10m or 2026-11-21T16:39:58Z");
+                    ResumeFrom::Ack
+                })
+            }
         };
         let mut uuid = |name: &str, text: Option<&str>| {
             let parsed = text.map(Uuid::parse_str).transpose();

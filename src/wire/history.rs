@@ -7,7 +7,7 @@ use super::notify::ERRORS_MAX;
 use super::problem::{FieldError, Problem};
 use super::type_filter::{TYPES_RULE, TypeFilter};
 use super::{TYPE_RULE, is_type};
-use crate::domain::{ClientId, LogId, Seq};
+use crate::domain::{ClientId, LogId, Seq, StartTime};
 
 /// Maximum notifications of one page.
 pub const LIMIT_MAX: i64 = 1000;
@@ -28,6 +28,8 @@ pub enum PageOrder {
 pub struct HistoryQuery {
     /// The last number of the previous page, in the requested order.
     pub after: Option<Seq>,
+    /// Notifications that were created before are left out.
+    pub since: Option<StartTime>,
     pub limit: i64,
     pub kind: Option<String>,
     pub types: Option<TypeFilter>,
@@ -46,6 +48,7 @@ impl HistoryQuery {
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
         let mut query = Self {
             after: None,
+            since: None,
             limit: LIMIT_DEFAULT,
             kind: None,
             types: None,
@@ -84,6 +87,7 @@ impl HistoryQuery {
     fn take(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
         match name {
             "after" => self.after = Some(seq(value).ok_or("must be a sequence number, zero or more")?),
+            "since" => self.since = Some(StartTime::parse(value).ok_or("must be a time such as 10m or 2026-11-21T16:39:58Z")?),
             "limit" => {
                 let limit = seq(value).map(Seq::get).filter(|limit| (1..=LIMIT_MAX).contains(limit));
                 self.limit = limit.ok_or("must be a whole number from 1 to 1000")?;
@@ -106,7 +110,7 @@ impl HistoryQuery {
             }
             "log_id" => self.log_id = Some(LogId(Uuid::parse_str(value).map_err(|_| "must be a UUID")?)),
             "token" => {}
-            _ => return Err("is not a parameter; the parameters are after, limit, type, types, order, follow and log_id"),
+            _ => return Err("is not a parameter; the parameters are after, since, limit, type, types, order, follow and log_id"),
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ mod roles;
 mod rolled_back;
 mod sessions;
 mod shared_ids;
+mod since;
 mod slow;
 mod sql_page;
 mod sse;

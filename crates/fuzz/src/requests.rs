@@ -30,6 +30,7 @@ pub fn stream_query(input: &[u8]) {
         ResumeFrom::Live => "live".to_owned(),
         ResumeFrom::Earliest => "earliest".to_owned(),
         ResumeFrom::Seq(seq) => seq.to_string(),
+        ResumeFrom::Time(time) => time.to_string(),
     };
     let mut written = format!("since={since}&client_id={}&ack={}", opening.client, format!("{ack_mode:?}").to_lowercase());
     opening.log_id.iter().for_each(|id| written.push_str(&format!("&log_id={id}")));
@@ -58,6 +59,7 @@ pub fn history_query(input: &[u8]) {
         written.extend([pair("limit", query.limit.to_string()), pair("order", order.to_owned())]);
     }
     written.extend(query.after.map(|after| pair("after", after.to_string())));
+    written.extend(query.since.map(|since| pair("since", since.to_string())));
     written.extend(query.kind.clone().map(|kind| pair("type", kind)));
     written.extend(query.types.as_ref().map(|types| pair("types", types.to_string())));
     written.extend(query.log_id.map(|log_id| pair("log_id", log_id.to_string())));
