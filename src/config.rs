@@ -73,6 +73,13 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_BIND", "127.0.0.1", "Address to listen on."),
     row("PORT", "8080", "Port to listen on. 0: any free port; the ready line names it."),
     row(
+        "RECADO_PUBLIC_URL",
+        "",
+        "Address under which browsers reach the hub, such as https://hub.example.com or https://example.com/hub. Pages \
+         of its origin may always connect, also behind a proxy that changes the Host header, and a hub that listens on \
+         loopback answers under its name. Absent: the Host header of a request decides alone.",
+    ),
+    row(
         "RECADO_ALLOWED_ORIGINS",
         "",
         "Origins of pages that may connect, separated by commas: https://app.example.com, https://*.example.com \
@@ -84,7 +91,7 @@ pub const TABLE: &[Setting] = &[
         "",
         "Further names under which a hub that listens on loopback answers, separated by commas: hub.example.com, \
          *.example.com for one label, or * for every name. Absent: localhost, addresses and the hosts of \
-         RECADO_ALLOWED_ORIGINS. Requests through a proxy of RECADO_TRUSTED_PROXIES are always answered.",
+         RECADO_ALLOWED_ORIGINS and RECADO_PUBLIC_URL. Requests through a proxy of RECADO_TRUSTED_PROXIES are always answered.",
     ),
     row(
         "RECADO_INTERNAL_BIND",
@@ -312,6 +319,8 @@ pub struct Config {
     pub address_handshakes: u32,
     pub address_requests: u32,
     pub idle_timeout: Duration,
+    /// The origin of the address under which browsers reach the hub.
+    pub public_origin: Option<String>,
     pub allowed_origins: Option<Vec<String>>,
     /// In lower case; `*`: every name.
     pub allowed_hosts: Vec<String>,
@@ -415,6 +424,7 @@ impl Config {
             address_handshakes: read.rate("RECADO_ADDRESS_HANDSHAKES"),
             address_requests: read.rate("RECADO_ADDRESS_REQUESTS"),
             idle_timeout: read.duration("RECADO_IDLE_TIMEOUT", Duration::from_secs(1), Duration::from_secs(3600)),
+            public_origin: read.optional("RECADO_PUBLIC_URL", "an address such as https://hub.example.com", origins::of_address),
             allowed_origins: read.origins(),
             allowed_hosts: read.hosts(),
             jwt_secret: read.jwt_secret(),

@@ -302,7 +302,12 @@ fn hub(
         command_intake,
         auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), keys),
         reader,
-        origins: config.allowed_origins.clone().map_or_else(Origins::loopback, Origins::listed).on_loopback(config.bind.is_loopback()),
+        origins: config
+            .allowed_origins
+            .clone()
+            .map_or_else(Origins::loopback, Origins::listed)
+            .reached_at(config.public_origin.clone())
+            .on_loopback(config.bind.is_loopback()),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         user_rates: NameRates::new("request", config.user_rate, config.user_rate),
         ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
@@ -388,5 +393,6 @@ fn hosts(config: &Config, address: SocketAddr) -> Hosts {
     if !address.ip().is_loopback() {
         return Hosts::any();
     }
-    Hosts::on_loopback(&config.allowed_hosts, config.allowed_origins.as_deref().unwrap_or_default())
+    let origins: Vec<String> = config.allowed_origins.iter().flatten().chain(&config.public_origin).cloned().collect();
+    Hosts::on_loopback(&config.allowed_hosts, &origins)
 }

@@ -39,7 +39,7 @@ pub struct ListenCommand {
     /// The device, which has a position of its own
     #[arg(long, default_value = "recado-listen")]
     client_id: String,
-    /// Where to begin: ack (the device's stored position), live, earliest, or a sequence number
+    /// Where to begin: ack (the device's stored position), live, earliest, a sequence number, or a time such as 10m
     #[arg(long, default_value = "ack")]
     since: String,
     /// End when all missed notifications have arrived

@@ -50,6 +50,13 @@ pub fn normalised(entry: &str) -> Result<String, &'static str> {
     }
 }
 
+/// The origin of an address of the web.
+pub fn of_address(address: &str) -> Option<String> {
+    let url = Url::parse(address).ok()?;
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && is_plain).then(|| url.origin().ascii_serialization())
+}
+
 fn with_host(scheme: &str, host_and_port: &str, is_wildcard: bool) -> Result<String, &'static str> {
     const NO_HOST: &str = "the host or the port is not valid; write it as https://app.example.com:8443";
     // The parser knows hosts and default ports of the web's own schemes only; other schemes have no default port.
@@ -76,6 +83,21 @@ fn with_host(scheme: &str, host_and_port: &str, is_wildcard: bool) -> Result<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_an_origin_without_its_path() {
+        for (address, origin) in [
+            ("https://Hub.example.com", "https://hub.example.com"),
+            ("https://hub.example.com:443/hub/", "https://hub.example.com"),
+            ("http://bücher.example:8080/", "http://xn--bcher-kva.example:8080"),
+            ("http://[::0:1]", "http://[::1]"),
+        ] {
+            assert_eq!(of_address(address).as_deref(), Some(origin), "{address}");
+        }
+        for bad in ["hub.example.com", "//hub", "wss://hub", "https://a@hub", "https://hub?x", "https://hub/#x", "https://", ""] {
+            assert_eq!(of_address(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn an_entry_is_written_as_a_browser_writes_it() {

@@ -11,13 +11,14 @@ use super::stream_state::StreamState;
 use super::subscription::Subscription;
 use crate::backoff::Backoff;
 use crate::domain::resume::{self, KeptPosition, SettledConnection};
-use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime};
 use crate::metrics;
 use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
 use crate::store::resume::{ConnectionBegin, KeptConnection};
 use crate::store::sessions::SessionFact;
 use crate::store::{self, StoreError, acked_positions, read};
 use crate::wire::server_frame::ResumeOutcome;
+use crate::wire::type_filter::TypeFilter;
 
 /// How long to wait for this instance to reach a sequence number that the client knows and this instance has not read.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub enum ResumeFrom {
     Earliest,
     /// After this sequence number.
     Seq(Seq),
+    /// At the first row that was created at this time or later.
+    Time(StartTime),
 }
 
 /// The parameters of a connect.
@@ -49,6 +52,8 @@ pub struct ConnectRequest {
     pub log_id: Option<LogId>,
     /// The id of the notification at the client's position, if the client sent one.
     pub last_id: Option<NotificationId>,
+    /// The types that the client asked for; `None` for all.
+    pub types: Option<TypeFilter>,
     /// The stream belongs to the device. A program that only reads by sequence number does not move the device's
     /// position.
     pub is_of_device: bool,
@@ -153,9 +158,10 @@ impl Delivery {
     ///
     /// # Errors
     /// See [`ConnectError`]; the client may try again.
-    pub async fn connect(&self, request: ConnectRequest) -> Result<Admitted, ConnectError> {
+    pub async fn connect(&self, mut request: ConnectRequest) -> Result<Admitted, ConnectError> {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
         // A client that wants live rows only has no position that could be lost.
+        connection.types.clone_from(&request.types);
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
         let (registration, position) = self.registry.join(connection)?;
         let entered = EnteredConnection {
@@ -164,6 +170,9 @@ impl Delivery {
             log_id: position.log_id,
             has_begun: false,
         };
+        if let ResumeFrom::Time(time) = request.since {
+            self.start_at(time, &mut request, position).await?;
+        }
         let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position).await?;
         entered.begun();
         registration.connection().begin(position.log_id, resume.from(), resume.confirmed());
@@ -180,6 +189,16 @@ impl Delivery {
         Ok(Admitted { subscription, resume, position })
     }
 
+    /// Sets the start of a client that named a time. Rows that this instance has not dispatched reach the client in any
+    /// case.
+    async fn start_at(&self, time: StartTime, request: &mut ConnectRequest, at: Position) -> Result<(), StoreError> {
+        let place = read::last_before(&self.reader, time, at.floor, at.dispatched).await?;
+        request.since = if place < at.dispatched { ResumeFrom::Seq(place) } else { ResumeFrom::Live };
+        // It names the notification at a number.
+        request.last_id = None;
+        Ok(())
+    }
+
     async fn resume(&self, request: &ConnectRequest, registration: &Registration, at: Position) -> Result<StreamStart, ConnectError> {
         let reset = ResumeOutcome::Reset { from: at.floor };
         if request.log_id.is_some_and(|log_id| log_id != at.log_id) {
@@ -189,7 +208,7 @@ impl Delivery {
             let resume = match request.since {
                 ResumeFrom::Seq(seq) => return self.resume_at(seq, request, registration, at).await,
                 ResumeFrom::Earliest => ResumeOutcome::Ok { from: at.floor },
-                ResumeFrom::Live | ResumeFrom::Ack => ResumeOutcome::Live { from: at.dispatched },
+                ResumeFrom::Live | ResumeFrom::Ack | ResumeFrom::Time(_) => ResumeOutcome::Live { from: at.dispatched },
             };
             return Ok(StreamStart::of(resume, at));
         }
@@ -199,7 +218,7 @@ impl Delivery {
         let start = match request.since {
             ResumeFrom::Seq(seq) => self.resume_at(seq, request, registration, at).await?,
             ResumeFrom::Earliest => StreamStart::of(ResumeOutcome::Ok { from: at.floor }, at),
-            ResumeFrom::Live => StreamStart::of(ResumeOutcome::Live { from: at.dispatched }, at),
+            ResumeFrom::Live | ResumeFrom::Time(_) => StreamStart::of(ResumeOutcome::Live { from: at.dispatched }, at),
             ResumeFrom::Ack => match known {
                 KnownDevice::New(_) => StreamStart::of(ResumeOutcome::Live { from: at.dispatched }, at),
                 known if known.place().log_id != at.log_id => StreamStart::of(reset, at),
@@ -253,7 +272,7 @@ impl Delivery {
         let first = match request.since {
             ResumeFrom::Earliest => at.floor,
             ResumeFrom::Seq(seq) => seq.min(at.dispatched),
-            ResumeFrom::Ack | ResumeFrom::Live => at.dispatched,
+            ResumeFrom::Ack | ResumeFrom::Live | ResumeFrom::Time(_) => at.dispatched,
         };
         let start = DevicePosition { log_id: at.log_id, acked: first };
         self.store_pending_ack(request, at.log_id).await?;

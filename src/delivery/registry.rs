@@ -17,6 +17,7 @@ use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, Sessio
 use crate::metrics;
 use crate::store::providers::{CommandOutcome, SessionView};
 use crate::wire::close::CloseCode;
+use crate::wire::type_filter::TypeFilter;
 
 /// Most connections that are visited, or handed a row, in one turn under the lock, so that a new connection waits only
 /// some hundred microseconds. With far fewer, taking the lock would cost more than the work under it.
@@ -51,6 +52,8 @@ pub struct Connection {
     pub send_queue: SendQueue,
     /// Whether another connection of the device may later have to start at this one's position.
     pub is_kept: bool,
+    /// The types that the client asked for; `None` for all.
+    pub types: Option<TypeFilter>,
     positions: Mutex<Positions>,
     /// Milliseconds since `connected`.
     last_activity_ms: AtomicU64,
@@ -67,6 +70,7 @@ impl Connection {
             connected: Instant::now(),
             send_queue: SendQueue::default(),
             is_kept: false,
+            types: None,
             positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }
@@ -132,6 +136,11 @@ impl Connection {
     /// Takes the positions that moved since the last call.
     pub(super) fn take_news(&self) -> Option<PositionChange> {
         self.positions().take_news()
+    }
+
+    /// Whether the client asked for notifications of this type.
+    pub(super) fn takes(&self, kind: &str) -> bool {
+        self.types.as_ref().is_none_or(|types| types.takes(kind))
     }
 
     /// Notes that the client has sent something.
@@ -476,7 +485,9 @@ impl RegistryState {
                 let end = self.connections.capacity();
                 while progress.at < end && *left > 0 {
                     if let Some(connection) = self.connections.get(progress.at) {
-                        connection.send_queue.push(event, for_many);
+                        if connection.takes(&event.kind) {
+                            connection.send_queue.push(event, for_many);
+                        }
                         *left -= 1;
                     }
                     progress.at += 1;
@@ -521,7 +532,7 @@ impl RegistryState {
             *left = left.saturating_sub(1);
             // The index has found the user already; searching a list for each of its users would take quadratic time.
             // If another connection has taken over the slab key since, its send queue rejects this row.
-            if event.audience.reaches_account_of(&connection.who) {
+            if event.audience.reaches_account_of(&connection.who) && connection.takes(&event.kind) {
                 connection.send_queue.push(event, for_many);
             }
         }
@@ -566,14 +577,16 @@ mod tests {
         /// Isolation: live delivery and replay find the same rows for every audience and user, and each row once.
         #[test]
         fn live_and_replay_agree_on_whom_a_notification_is_for(
-            audience in audience(), user in user(), accounts in proptest::collection::btree_set(account(), 0..3),
+            audience in audience(), user in user(), accounts in proptest::collection::btree_set(account(), 0..3), types in "[tu]",
         ) {
             let who = Principal { user, accounts: accounts.into_iter().collect() };
-            let replayed = topics_of(&audience).iter().any(|topic| who.topics().contains(topic));
+            let mut connection = Connection::new(who.clone(), ClientId::default_device(), "test");
+            connection.types = TypeFilter::parse(&types);
+            let event = SharedNotification::empty(Seq::from_db(1), audience.clone());
+            let replayed = topics_of(&audience).iter().any(|topic| who.topics().contains(topic)) && connection.takes(&event.kind);
             let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
             let registry = Registry::new(ConnectionLimits { connections: 9, per_user: 9, devices: 200, single: false }, start);
-            let (registration, _) = registry.join(Connection::new(who, ClientId::default_device(), "test")).unwrap();
-            let event = SharedNotification::empty(Seq::from_db(1), audience);
+            let (registration, _) = registry.join(connection).unwrap();
             registry.dispatch(std::slice::from_ref(&event));
             let send_queue = &registration.connection().send_queue;
             prop_assert_eq!(send_queue.pop().is_some(), replayed);

@@ -105,10 +105,24 @@ impl StreamState {
         self.phase = StreamPhase::Resuming { after, upto: upto.max(after) };
     }
 
+    /// The number up to which the table was read, if the client does not know of it: the rows after the last delivered
+    /// one were left out. A long replay that leaves out everything would look dead to the client, and would start over
+    /// when the connection breaks.
+    pub fn passed(&self) -> Option<Seq> {
+        match self.phase {
+            StreamPhase::Resuming { after, .. } => Some(after).filter(|after| *after > self.delivered),
+            StreamPhase::Live => None,
+        }
+    }
+
     /// Notes that all rows up to `seq` are delivered. Returns the frame's `prev`, or `None` if a heartbeat would be
     /// wrong.
     pub fn heartbeat(&mut self, seq: Seq) -> Option<Seq> {
-        if self.phase != StreamPhase::Live || seq < self.delivered {
+        let is_complete = match self.phase {
+            StreamPhase::Resuming { after, .. } => seq <= after,
+            StreamPhase::Live => true,
+        };
+        if !is_complete || seq < self.delivered {
             return None;
         }
         Some(std::mem::replace(&mut self.delivered, seq))
@@ -133,6 +147,8 @@ mod tests {
         connection: StreamState,
         page: Option<(VecDeque<i64>, i64)>,
         got: Vec<(i64, i64)>,
+        /// The number that the next `prev` must name.
+        told: i64,
     }
 
     impl World {
@@ -155,7 +171,14 @@ mod tests {
 
         fn give(&mut self, seq: i64) {
             if let Some(prev) = self.connection.give(Seq::from_db(seq)) {
+                assert_eq!(std::mem::replace(&mut self.told, seq), prev.get());
                 self.got.push((seq, prev.get()));
+            }
+        }
+
+        fn heartbeat(&mut self, seq: Seq) {
+            if let Some(prev) = self.connection.heartbeat(seq) {
+                assert_eq!(std::mem::replace(&mut self.told, seq.get()), prev.get());
             }
         }
 
@@ -172,10 +195,16 @@ mod tests {
             }
             match self.connection.step() {
                 StreamStep::Read { after, upto } => {
-                    let all = (after.get() + 1..=upto.get()).filter(|s| self.addressed[*s as usize - 1]);
-                    let rows: VecDeque<i64> = all.take(3).collect();
-                    let through = if rows.len() == 3 { *rows.back().unwrap() } else { upto.get() };
-                    self.page = Some((rows, through));
+                    // A page may hold rows that the client did not ask for, and nothing else.
+                    let rows: Vec<i64> = (after.get() + 1..=upto.get()).take(3).collect();
+                    let through = if rows.len() == 3 { *rows.last().unwrap() } else { upto.get() };
+                    if let Some(passed) = self.connection.passed()
+                        && passed.get() % 2 == 0
+                    {
+                        self.heartbeat(passed);
+                    }
+                    let taken = rows.into_iter().filter(|s| self.addressed[*s as usize - 1]).collect();
+                    self.page = Some((taken, through));
                 }
                 StreamStep::Join | StreamStep::Live if self.overflowed => {
                     self.overflowed = false;
@@ -183,14 +212,16 @@ mod tests {
                     self.connection.fell_behind(self.head());
                 }
                 StreamStep::Join => {
-                    self.connection.joined();
+                    if let Some((caught_up, _)) = self.connection.joined() {
+                        assert!(caught_up.get() >= self.told);
+                        self.told = caught_up.get();
+                    }
                 }
                 StreamStep::Live => {
                     if let Some(seq) = self.send_queue.pop_front() {
                         self.give(seq);
                     } else {
-                        let head = self.head();
-                        self.connection.heartbeat(head);
+                        self.heartbeat(self.head());
                     }
                 }
             }
@@ -211,7 +242,7 @@ mod tests {
             let head = before.len() as i64;
             let mut world = World {
                 addressed: before, send_queue: VecDeque::new(), overflowed: false, capacity,
-                connection: StreamState::new(Seq::from_db(from), Seq::from_db(head)), page: None, got: Vec::new(),
+                connection: StreamState::new(Seq::from_db(from), Seq::from_db(head)), page: None, got: Vec::new(), told: from,
             };
             for step in moves {
                 match step {
@@ -241,6 +272,20 @@ mod tests {
         assert_eq!((c.delivered(), c.give(Seq::from_db(5))), (Seq::from_db(5), None));
         assert_eq!(c.give(Seq::from_db(6)), Some(Seq::from_db(5)));
         assert_eq!(c.heartbeat(Seq::from_db(8)), Some(Seq::from_db(6)));
+    }
+
+    #[test]
+    fn a_replay_that_leaves_out_everything_moves_the_client_by_heartbeats() {
+        let mut c = StreamState::new(Seq::from_db(3), Seq::from_db(900));
+        assert_eq!((c.passed(), c.heartbeat(Seq::from_db(4))), (None, None), "nothing was read yet");
+        c.page_given(Seq::from_db(500));
+        assert_eq!(c.passed(), Some(Seq::from_db(500)));
+        assert_eq!(c.heartbeat(Seq::from_db(501)), None, "that far was not read");
+        assert_eq!(c.heartbeat(Seq::from_db(500)), Some(Seq::from_db(3)));
+        assert_eq!((c.passed(), c.step()), (None, StreamStep::Read { after: Seq::from_db(500), upto: Seq::from_db(900) }));
+        assert_eq!(c.give(Seq::from_db(700)), Some(Seq::from_db(500)));
+        c.page_given(Seq::from_db(900));
+        assert_eq!(c.joined(), Some((Seq::from_db(900), 1)));
     }
 
     #[test]

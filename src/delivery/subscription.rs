@@ -190,12 +190,16 @@ impl Subscription {
         }
     }
 
-    /// A heartbeat, if all dispatched rows are delivered: its number and the frame's `prev`.
+    /// A heartbeat, if all dispatched rows are delivered: its number and the frame's `prev`. During a replay, there is
+    /// one if rows were read of which the client asked for none.
     pub fn heartbeat(&mut self) -> Option<(Seq, Seq)> {
-        if self.stream_state.step() != StreamStep::Live || self.announcement.is_some() {
+        if self.announcement.is_some() {
             return None;
         }
-        let seq = self.delivery.registry.quiet_at(self.registration.connection())?;
+        let seq = match self.stream_state.step() {
+            StreamStep::Live => self.delivery.registry.quiet_at(self.registration.connection())?,
+            StreamStep::Read { .. } | StreamStep::Join => self.stream_state.passed()?,
+        };
         let prev = self.stream_state.heartbeat(seq)?;
         self.registration.connection().set_delivered(seq);
         Some((seq, prev))
@@ -253,7 +257,10 @@ impl Subscription {
                 Some(CloseOrder { close: CloseCode::ServerError, after_ms: 0 })
             }
             Ok(page) => {
-                let events = page.notifications.into_iter().map(SharedNotification::of).collect();
+                let connection = self.registration.connection();
+                // Not in SQL: the index that finds a client's rows has no types, so that each row is read in any case.
+                let taken = page.notifications.into_iter().filter(|notification| connection.takes(&notification.kind));
+                let events = taken.map(SharedNotification::of).collect();
                 self.page = Some(Box::new(ReplayPage { events, through: page.through }));
                 None
             }

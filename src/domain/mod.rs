@@ -11,6 +11,7 @@ mod principal;
 mod provider;
 pub mod resume;
 mod seq;
+mod start_time;
 pub mod why;
 
 pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
@@ -21,3 +22,4 @@ pub use origin::CommitOrigin;
 pub use principal::{Principal, Role, ServiceCaller};
 pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;
+pub use start_time::StartTime;

@@ -15,6 +15,7 @@ use super::server::Hangup;
 use super::state::HubState;
 use super::stream_request::{StreamRequest, check_origin, check_room, check_user_rate};
 use crate::domain::{Notification, Principal, Seq};
+use crate::store::StoreError;
 use crate::store::read::{self, LogState, PrincipalPage};
 use crate::wire::history::{HistoryQuery, PageOrder};
 use crate::wire::problem::{Bounds, Problem};
@@ -45,12 +46,13 @@ pub async fn list(
     let query = HistoryQuery::parse(&pairs)?;
     let state = read::log_state(&hub.reader).await?;
     check_place(&query, &state)?;
+    let first = first_after(&hub, &query, &state).await?;
     if query.follow {
         check_room(&hub)?;
-        let wish = StreamRequest::after(query.after.unwrap_or(state.floor), query.log_id);
+        let wish = StreamRequest::after(query.after.unwrap_or(first).max(first), query.log_id, query.types);
         return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
     }
-    let (notifications, next) = gather(&hub, &claims.who, &query, &state).await?;
+    let (notifications, next) = gather(&hub, &claims.who, &query, &state, first).await?;
     Ok(if wants_lines(&headers) { lines(&notifications, next, &state) } else { page(&notifications, next, &state) })
 }
 
@@ -93,16 +95,25 @@ fn expired(state: &LogState) -> Problem {
     Problem::new(410, "expired", detail).with_bounds(bounds(state))
 }
 
+/// The number after which all notifications of the answer are.
+async fn first_after(hub: &HubState, query: &HistoryQuery, state: &LogState) -> Result<Seq, StoreError> {
+    match query.since {
+        Some(time) => read::last_before(&hub.reader, time, state.floor, state.head).await,
+        None => Ok(state.floor),
+    }
+}
+
 /// Collects a page, and where to continue; `None` if the page is the last.
 async fn gather(
     hub: &HubState,
     who: &Principal,
     query: &HistoryQuery,
     state: &LogState,
+    first: Seq,
 ) -> Result<(Vec<Notification>, Option<Seq>), RefusedRequest> {
     let rising = query.order == PageOrder::Rising;
-    let (mut at, end) = if rising { (state.floor, state.head) } else { (state.head.next(), state.floor) };
-    at = query.after.unwrap_or(at);
+    let (mut at, end) =
+        if rising { (query.after.unwrap_or(first).max(first), state.head) } else { (query.after.unwrap_or(state.head.next()), first) };
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let on = |at: Seq| (if rising { at < end } else { at > end.next() }).then_some(at);
     let mut found = Vec::new();
@@ -114,7 +125,7 @@ async fn gather(
         if on(at).is_none() {
             break;
         }
-        let most = if query.kind.is_some() { read::PAGE_ROWS } else { i64::try_from(limit - found.len()).unwrap_or(read::PAGE_ROWS) };
+        let most = if query.filters() { read::PAGE_ROWS } else { i64::try_from(limit - found.len()).unwrap_or(read::PAGE_ROWS) };
         let PrincipalPage { notifications, through, floor } = if rising {
             read::page_of(&hub.reader, who, at, end, most).await?
         } else {
@@ -126,7 +137,7 @@ async fn gather(
             return Err(expired(&LogState { floor, ..*state }).into());
         }
         for notification in notifications {
-            if query.kind.as_ref().is_none_or(|kind| *kind == notification.kind) {
+            if query.takes(&notification.kind) {
                 at = notification.seq;
                 found.push(notification);
                 if found.len() == limit {

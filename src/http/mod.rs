@@ -27,6 +27,7 @@ mod hosts;
 mod idle_timeout;
 mod key_cache;
 mod limited_log;
+mod line_message;
 mod metrics;
 mod ndjson;
 mod notify;

@@ -23,6 +23,8 @@ const LOGGED_CHARS: usize = 128;
 #[derive(Debug, Clone)]
 pub struct Origins {
     listed: AllowedOrigins,
+    /// The origin of the address under which browsers reach the hub. A proxy may hide it from the `Host` header.
+    public: Option<String>,
     on_loopback: bool,
     refused: Arc<Mutex<LimitedLog>>,
 }
@@ -38,17 +40,24 @@ enum AllowedOrigins {
 impl Origins {
     /// `these` are normalised, as the settings have them.
     pub fn listed(these: Vec<String>) -> Self {
-        Self { listed: AllowedOrigins::These(these), on_loopback: false, refused: Arc::default() }
+        Self { listed: AllowedOrigins::These(these), public: None, on_loopback: false, refused: Arc::default() }
     }
 
     pub fn loopback() -> Self {
-        Self { listed: AllowedOrigins::Loopback, on_loopback: false, refused: Arc::default() }
+        Self { listed: AllowedOrigins::Loopback, public: None, on_loopback: false, refused: Arc::default() }
     }
 
     /// Whether the hub listens on loopback only.
     #[must_use]
     pub fn on_loopback(mut self, on_loopback: bool) -> Self {
         self.on_loopback = on_loopback;
+        self
+    }
+
+    /// Sets the origin of the hub's own address.
+    #[must_use]
+    pub fn reached_at(mut self, public: Option<String>) -> Self {
+        self.public = public;
         self
     }
 
@@ -65,6 +74,9 @@ impl Origins {
     pub fn allow_one(&self, origin: &HeaderValue, headers: &HeaderMap) -> bool {
         let Ok(origin) = origin.to_str() else { return false };
         if is_same_host(origin, headers) && (!self.on_loopback || origin.starts_with("https://") || is_loopback(origin)) {
+            return true;
+        }
+        if self.public.as_deref() == Some(origin) {
             return true;
         }
         match &self.listed {

@@ -15,10 +15,11 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
 use super::command_queue::CommandQueue;
+use super::line_message::LineMessage;
 use super::rate_limits::TokenBucket;
 use super::state::HubState;
 use super::stream::{self, TokenClock};
-use super::stream_request::AckMode;
+use super::stream_request::{AckMode, MessageLayout};
 use super::token::TokenError;
 use super::websocket_io::{CloseCause, WebSocketIo, end, end_saying};
 use crate::delivery::send_queue::CloseOrder;
@@ -61,6 +62,7 @@ pub enum Admission {
         opening: Box<ConnectRequest>,
         expires_at: DateTime<Utc>,
         ack_mode: AckMode,
+        message_layout: MessageLayout,
     },
 }
 
@@ -68,24 +70,26 @@ pub enum Admission {
 pub async fn serve(mut socket: WebSocket, hub: Arc<HubState>, admission: Admission) {
     match admission {
         Admission::Refused(close, detail) => end_saying(&mut socket, close, &detail).await,
-        Admission::Open { opening, expires_at, ack_mode } => match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
-            Ok(subscription) => {
-                let mut task = WebSocketTask::new(socket, hub, subscription, expires_at, ack_mode);
-                let cause = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(session = %task.subscription.connection().session, "connection task panicked");
-                    CloseCause::from(CloseCode::Internal)
-                });
-                Box::pin(task.finish(cause)).await;
-            }
-            Err(close) => {
-                if close == CloseCode::RateLimited {
-                    // A client without a delay would reconnect at once.
-                    let goodbye = ServerFrame::goodbye(close, RATE_LIMIT_AFTER_MS).encode();
-                    let _ = timeout(hub.sockets.send_deadline, socket.send(Message::Text(goodbye.into()))).await;
+        Admission::Open { opening, expires_at, ack_mode, message_layout } => {
+            match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
+                Ok(subscription) => {
+                    let mut task = WebSocketTask::new(socket, hub, subscription, expires_at, ack_mode, message_layout);
+                    let cause = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(|_| {
+                        tracing::error!(session = %task.subscription.connection().session, "connection task panicked");
+                        CloseCause::from(CloseCode::Internal)
+                    });
+                    Box::pin(task.finish(cause)).await;
                 }
-                end(&mut socket, close).await;
+                Err(close) => {
+                    if close == CloseCode::RateLimited {
+                        // A client without a delay would reconnect at once.
+                        let goodbye = ServerFrame::goodbye(close, RATE_LIMIT_AFTER_MS).encode();
+                        let _ = timeout(hub.sockets.send_deadline, socket.send(Message::Text(goodbye.into()))).await;
+                    }
+                    end(&mut socket, close).await;
+                }
             }
-        },
+        }
     }
 }
 
@@ -122,6 +126,8 @@ struct WebSocketTask {
     hub: Arc<HubState>,
     subscription: Subscription,
     ack_mode: AckMode,
+    /// Frames that are collected for one message. `None` if each frame is a message.
+    lines: Option<LineMessage>,
     heartbeat_at: Instant,
     ping_at: Option<Instant>,
     pinged: Option<(Seq, Instant)>,
@@ -138,7 +144,14 @@ struct WebSocketTask {
 }
 
 impl WebSocketTask {
-    fn new(socket: WebSocket, hub: Arc<HubState>, subscription: Subscription, expires_at: DateTime<Utc>, ack_mode: AckMode) -> Self {
+    fn new(
+        socket: WebSocket,
+        hub: Arc<HubState>,
+        subscription: Subscription,
+        expires_at: DateTime<Utc>,
+        ack_mode: AckMode,
+        message_layout: MessageLayout,
+    ) -> Self {
         let now = Instant::now();
         let heartbeat_at = now + hub.sockets.heartbeat;
         if ack_mode == AckMode::Pong {
@@ -149,6 +162,7 @@ impl WebSocketTask {
             hub,
             subscription,
             ack_mode,
+            lines: (message_layout == MessageLayout::Lines).then(LineMessage::default),
             heartbeat_at,
             ping_at: None,
             pinged: None,
@@ -277,7 +291,7 @@ impl WebSocketTask {
             let Some(frame) = self.subscription.next_frame() else { break };
             written += frame.text.len();
             ask_now |= !frame.ask_later;
-            self.frames.feed(Message::Text(frame.text.into())).await?;
+            self.feed_frame(frame.text).await?;
             if written >= PING_BYTES {
                 self.ask_for_ack().await?;
             }
@@ -285,10 +299,30 @@ impl WebSocketTask {
         if self.subscription.take_ask() || ask_now {
             self.ask_for_ack().await?;
         }
+        self.feed_collected().await?;
         self.frames.flush().await?;
         #[cfg(feature = "failpoints")]
         crate::failpoints::at(if written < TURN_BYTES { "ws.after_send" } else { "catchup.mid_page" }).await;
         Ok(written < TURN_BYTES)
+    }
+
+    /// Writes a frame, or collects it for a message of several.
+    async fn feed_frame(&mut self, frame: String) -> Result<(), CloseCause> {
+        let message = match &mut self.lines {
+            None => Some(frame),
+            Some(lines) => lines.add(&frame),
+        };
+        match message {
+            Some(message) => self.frames.feed(Message::Text(message.into())).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn feed_collected(&mut self) -> Result<(), CloseCause> {
+        match self.lines.as_mut().and_then(LineMessage::take) {
+            Some(message) => self.frames.feed(Message::Text(message.into())).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends a ping of its own: after a broadcast that is not acknowledged yet, or because another connection of the
@@ -331,6 +365,8 @@ impl WebSocketTask {
         self.ping_at = None;
         self.last_ping = Some(now);
         self.pinged = Some((seq, now));
+        // The pong says that the client has every delivered frame, so none may still wait here.
+        self.feed_collected().await?;
         self.frames.feed(Message::Ping(seq.to_string().into_bytes().into())).await
     }
 

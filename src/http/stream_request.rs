@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::problems::RefusedRequest;
 use super::state::HubState;
 use crate::delivery::{ConnectRequest, ResumeFrom};
-use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq};
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime};
 use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
+use crate::wire::type_filter::{TYPES_RULE, TypeFilter};
 
 /// The query of a stream. Other parameters are ignored, because old clients send some of their own.
 #[derive(Debug, Deserialize)]
@@ -25,6 +26,8 @@ pub struct StreamQuery {
     log_id: Option<String>,
     last_id: Option<String>,
     ack: Option<String>,
+    frames: Option<String>,
+    types: Option<String>,
     /// The last event of a client that cannot set a header. Two spellings are in use.
     last_event_id: Option<String>,
     #[serde(rename = "lastEventId")]
@@ -40,6 +43,15 @@ pub enum AckMode {
     Client,
 }
 
+/// How frames become messages of a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageLayout {
+    /// One frame in each message.
+    Single,
+    /// What waits goes out together, one frame in each line.
+    Lines,
+}
+
 /// A stream request without its user, who is named by the token.
 #[derive(Debug)]
 pub struct StreamRequest {
@@ -47,7 +59,9 @@ pub struct StreamRequest {
     since: ResumeFrom,
     log_id: Option<LogId>,
     last_id: Option<NotificationId>,
+    types: Option<TypeFilter>,
     pub ack_mode: AckMode,
+    pub message_layout: MessageLayout,
     /// Whether the stream has the position of a device.
     is_of_device: bool,
     /// The client named the last event that it received, which acknowledges it.
@@ -56,15 +70,25 @@ pub struct StreamRequest {
 
 impl StreamRequest {
     /// Requests the notifications after a position. The stream acknowledges nothing for any device.
-    pub fn after(position: Seq, log_id: Option<LogId>) -> Self {
+    pub fn after(position: Seq, log_id: Option<LogId>, types: Option<TypeFilter>) -> Self {
         let client = ClientId::default_device();
         let since = ResumeFrom::Seq(position);
-        Self { client, since, log_id, last_id: None, ack_mode: AckMode::Client, is_of_device: false, names_last: false }
+        Self {
+            client,
+            since,
+            log_id,
+            last_id: None,
+            types,
+            ack_mode: AckMode::Client,
+            message_layout: MessageLayout::Single,
+            is_of_device: false,
+            names_last: false,
+        }
     }
 
     pub fn of(self, who: Principal, transport: &'static str) -> ConnectRequest {
-        let Self { client, since, log_id, last_id, is_of_device, .. } = self;
-        ConnectRequest { who, client, transport, since, log_id, last_id, is_of_device }
+        let Self { client, since, log_id, last_id, types, is_of_device, .. } = self;
+        ConnectRequest { who, client, transport, since, log_id, last_id, types, is_of_device }
     }
 }
 
@@ -119,8 +143,8 @@ impl StreamQuery {
         let Query(mut ask) =
             query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
         // A page without a value writes `client_id=`.
-        let Self { token, ticket, client_id, since, log_id, last_id, ack, last_event_id, last_event_id_too } = &mut ask;
-        for value in [token, ticket, client_id, since, log_id, last_id, ack, last_event_id, last_event_id_too] {
+        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too } = &mut ask;
+        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too] {
             value.take_if(|text| text.is_empty());
         }
         Ok(ask)
@@ -145,10 +169,13 @@ impl StreamQuery {
             None | Some("ack") => ResumeFrom::Ack,
             Some("live") => ResumeFrom::Live,
             Some("earliest") => ResumeFrom::Earliest,
-            Some(number) => seq(number).map(ResumeFrom::Seq).unwrap_or_else(|| {
-                wrong("since", &"must be ack, live, earliest, or a sequence number");
-                ResumeFrom::Ack
-            }),
+            Some(text) => {
+                let start = seq(text).map(ResumeFrom::Seq).or_else(|| StartTime::parse(text).map(ResumeFrom::Time));
+                start.unwrap_or_else(|| {
+                    wrong("since", &"must be ack, live, earliest, a sequence number, or a time such as 10m or 2026-11-21T16:39:58Z");
+                    ResumeFrom::Ack
+                })
+            }
         };
         let mut uuid = |name: &str, text: Option<&str>| {
             let parsed = text.map(Uuid::parse_str).transpose();
@@ -167,10 +194,25 @@ impl StreamQuery {
                 AckMode::Pong
             }
         };
+        let message_layout = match self.frames.as_deref() {
+            None => MessageLayout::Single,
+            Some("lines") => MessageLayout::Lines,
+            Some(_) => {
+                wrong("frames", &"must be lines, or absent");
+                MessageLayout::Single
+            }
+        };
+        let types = self.types.as_deref().and_then(|types| {
+            let filter = TypeFilter::parse(types);
+            if filter.is_none() {
+                wrong("types", &TYPES_RULE);
+            }
+            filter
+        });
         if !errors.is_empty() {
             return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
         }
-        Ok(StreamRequest { client, since, log_id, last_id, ack_mode, is_of_device: true, names_last: false })
+        Ok(StreamRequest { client, since, log_id, last_id, types, ack_mode, message_layout, is_of_device: true, names_last: false })
     }
 
     /// The stream request of the query and of the last event that the client names. Of several positions the highest

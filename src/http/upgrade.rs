@@ -75,8 +75,8 @@ pub async fn ws(
         Err(TokenError::Expired) => Admission::Refused(CloseCode::TokenExpired, String::new()),
         Ok(Claims { who, expires_at, role: None }) => {
             vouch(SlotClass::User);
-            let ack_mode = wish.ack_mode;
-            Admission::Open { opening: Box::new(wish.of(who, "websocket")), expires_at, ack_mode }
+            let (ack_mode, message_layout) = (wish.ack_mode, wish.message_layout);
+            Admission::Open { opening: Box::new(wish.of(who, "websocket")), expires_at, ack_mode, message_layout }
         }
     };
     Ok(admit(upgrade, hub, admission))

@@ -11,7 +11,7 @@ use super::database::{ASK_LIMIT, Reader, limited};
 use super::liveness::again_if_lost;
 use super::log_watermark::LogWatermark;
 use super::page_scheduler::PageTurn;
-use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, UserId};
+use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, StartTime, UserId};
 
 /// Most rows of one page.
 pub const PAGE_ROWS: i64 = 500;
@@ -428,6 +428,49 @@ pub async fn id_at(reader: &Reader, seq: Seq) -> Result<Option<NotificationId>, 
         let id = limited(ASK_LIMIT, id).await?;
         checkout.done();
         Ok(id.map(NotificationId))
+    })
+    .await
+}
+
+/// The last number above `floor` and up to `head` whose notification was created before this time; `floor` if there is
+/// none.
+///
+/// The times of the log never fall while the database's clock does not step back, and numbers have no holes. So the
+/// place is found by halving the range, with one look at the primary key for each step: 23 for five million rows. The
+/// index over `created_at` knows only ranges of blocks, of which it would read the newest ones whole.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn last_before(reader: &Reader, time: StartTime, floor: Seq, head: Seq) -> Result<Seq, StoreError> {
+    let (at, ago) = match time {
+        StartTime::At(at) => (Some(at), None),
+        StartTime::Ago(ago) => (None, Some(ago.as_secs_f64())),
+    };
+    again_if_lost(reader, || async {
+        let mut checkout = reader.checkout().await?;
+        // Retention may drop rows during the search. They were created before all others.
+        let place = sqlx::query_scalar!(
+            r#"WITH RECURSIVE start (at) AS MATERIALIZED (
+                   SELECT coalesce($1::timestamptz, clock_timestamp() - make_interval(secs => $2))),
+               search (low, high) AS (
+                   SELECT $3::bigint, $4::bigint
+                    UNION ALL
+                   SELECT CASE WHEN m.is_before THEN m.mid ELSE m.low END, CASE WHEN m.is_before THEN m.high ELSE m.mid - 1 END
+                     FROM (SELECT s.low, s.high, s.mid,
+                                  coalesce((SELECT l.created_at FROM recado.log l WHERE l.seq = s.mid) < (SELECT at FROM start), true)
+                                  AS is_before
+                             FROM (SELECT low, high, high - (high - low) / 2 AS mid FROM search WHERE low < high OFFSET 0) s
+                           OFFSET 0) m)
+               SELECT low AS "low!" FROM search WHERE low >= high"#,
+            at,
+            ago,
+            floor.get(),
+            head.get(),
+        )
+        .fetch_one(checkout.connection());
+        let place = limited(ASK_LIMIT, place).await?;
+        checkout.done();
+        Ok(Seq::from_db(place))
     })
     .await
 }

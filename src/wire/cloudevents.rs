@@ -272,7 +272,7 @@ mod tests {
         }
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace("\"1.0\"", "\"0.3\""))).2, ["/specversion"]);
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace("com.example.someevent", "Microsoft.Storage"))).2, ["/type"]);
-        for reserved in ["ack", "upstream_gap"] {
+        for reserved in ["ack", "upstream_gap", "inbox"] {
             assert_eq!(refused(&format!("{{{}}}", EVENT.replace("com.example.someevent", reserved))).1, "reserved_type");
         }
         assert_eq!(refused(&format!("{{{}}}", EVENT.replace(r#","userid":"42""#, ""))).1, "no_audience");

@@ -5,13 +5,13 @@ use uuid::Uuid;
 
 use super::notify::ERRORS_MAX;
 use super::problem::{FieldError, Problem};
-use crate::domain::{ClientId, LogId, Seq};
+use super::type_filter::{TYPES_RULE, TypeFilter};
+use super::{TYPE_RULE, is_type};
+use crate::domain::{ClientId, LogId, Seq, StartTime};
 
 /// Maximum notifications of one page.
 pub const LIMIT_MAX: i64 = 1000;
 const LIMIT_DEFAULT: i64 = 100;
-/// Maximum length of a notification's type, in bytes.
-const TYPE_MAX_BYTES: usize = 64;
 
 /// The order of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,8 +28,11 @@ pub enum PageOrder {
 pub struct HistoryQuery {
     /// The last number of the previous page, in the requested order.
     pub after: Option<Seq>,
+    /// Notifications that were created before are left out.
+    pub since: Option<StartTime>,
     pub limit: i64,
     pub kind: Option<String>,
+    pub types: Option<TypeFilter>,
     pub order: PageOrder,
     /// Whether to continue with rows as they are committed.
     pub follow: bool,
@@ -43,7 +46,16 @@ impl HistoryQuery {
     /// # Errors
     /// 422 with every broken rule.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
-        let mut query = Self { after: None, limit: LIMIT_DEFAULT, kind: None, order: PageOrder::default(), follow: false, log_id: None };
+        let mut query = Self {
+            after: None,
+            since: None,
+            limit: LIMIT_DEFAULT,
+            kind: None,
+            types: None,
+            order: PageOrder::default(),
+            follow: false,
+            log_id: None,
+        };
         let mut errors = Vec::new();
         for (at, (name, value)) in pairs.iter().enumerate() {
             let twice = pairs[..at].iter().any(|(other, _)| other == name);
@@ -56,17 +68,32 @@ impl HistoryQuery {
             let not_with = |(name, _): &&(String, String)| matches!(name.as_str(), "limit" | "type" | "order");
             errors.extend(pairs.iter().filter(not_with).map(|(name, _)| wrong(name, "cannot be combined with follow")));
         }
+        if query.kind.is_some() && query.types.is_some() {
+            errors.push(wrong("types", "cannot be combined with type"));
+        }
         refuse(errors, "the query breaks the rules listed in errors").map(|()| query)
+    }
+
+    /// Whether some types are left out.
+    pub fn filters(&self) -> bool {
+        self.kind.is_some() || self.types.is_some()
+    }
+
+    /// Whether the answer has notifications of this type.
+    pub fn takes(&self, kind: &str) -> bool {
+        self.kind.as_ref().is_none_or(|asked| asked == kind) && self.types.as_ref().is_none_or(|types| types.takes(kind))
     }
 
     fn take(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
         match name {
             "after" => self.after = Some(seq(value).ok_or("must be a sequence number, zero or more")?),
+            "since" => self.since = Some(StartTime::parse(value).ok_or("must be a time such as 10m or 2026-11-21T16:39:58Z")?),
             "limit" => {
                 let limit = seq(value).map(Seq::get).filter(|limit| (1..=LIMIT_MAX).contains(limit));
                 self.limit = limit.ok_or("must be a whole number from 1 to 1000")?;
             }
-            "type" => self.kind = Some(kind(value).ok_or("must be a type: [a-z0-9][a-z0-9._-]{0,63}")?.to_owned()),
+            "type" => self.kind = Some(if is_type(value) { value.to_owned() } else { return Err(TYPE_RULE) }),
+            "types" => self.types = Some(TypeFilter::parse(value).ok_or(TYPES_RULE)?),
             "order" => {
                 self.order = match value {
                     "asc" => PageOrder::Rising,
@@ -83,7 +110,7 @@ impl HistoryQuery {
             }
             "log_id" => self.log_id = Some(LogId(Uuid::parse_str(value).map_err(|_| "must be a UUID")?)),
             "token" => {}
-            _ => return Err("is not a parameter; the parameters are after, limit, type, order, follow and log_id"),
+            _ => return Err("is not a parameter; the parameters are after, since, limit, type, types, order, follow and log_id"),
         }
         Ok(())
     }
@@ -95,13 +122,6 @@ pub fn seq(text: &str) -> Option<Seq> {
         return None;
     }
     text.parse().ok().and_then(Seq::new)
-}
-
-fn kind(text: &str) -> Option<&str> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let fits = bytes.len() <= TYPE_MAX_BYTES && bytes.first().is_some_and(|b| plain(*b));
-    (fits && bytes.iter().all(|b| plain(*b) || matches!(b, b'.' | b'_' | b'-'))).then_some(text)
 }
 
 fn wrong(name: &str, detail: &str) -> FieldError {
@@ -176,5 +196,8 @@ mod tests {
         assert_eq!(parse(&[("after", "-1"), ("limit", "1e3"), ("sort", "seq;drop")]).unwrap_err(), ["/after", "/limit", "/sort"]);
         assert_eq!(parse(&[("follow", "1"), ("limit", "5")]).unwrap_err(), ["/limit"]);
         assert_eq!(parse(&[("after", "1"), ("after", "2")]).unwrap_err(), ["/after"]);
+        assert_eq!(parse(&[("type", "a"), ("types", "b")]).unwrap_err(), ["/types"]);
+        assert_eq!(parse(&[("type", "A"), ("types", "a,")]).unwrap_err(), ["/type", "/types"]);
+        assert!(parse(&[("follow", "1"), ("types", "a*")]).unwrap().takes("ab"));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::borrowed_str::BorrowedStr;
 use super::json::{self, JsonError};
 use super::problem::{FieldError, Problem};
-use super::{OWN_PREFIX, RESERVED_TYPES, TYPE_RULE, is_type};
+use super::{RESERVED_TYPES, TYPE_RULE, is_type, why_own};
 use crate::domain::{AccountId, Audience, UserId};
 
 /// Maximum length of an idempotency key, in bytes.
@@ -208,13 +208,11 @@ impl<'a> NotifyFields<'a> {
         if !well_formed && !self.errors.iter().any(|e| e.pointer == "/type") {
             self.refuse("type", TYPE_RULE);
         }
-        let (is_frame, is_own) = (RESERVED_TYPES.contains(&kind), kind.starts_with(OWN_PREFIX));
-        if is_frame {
-            self.refuse("type", "is the name of a frame of the protocol; choose another");
-        } else if is_own {
-            self.refuse("type", "begins with upstream_, which only the hub's own notifications do; choose another");
+        let why = if RESERVED_TYPES.contains(&kind) { Some("is the name of a frame of the protocol") } else { why_own(kind) };
+        if let Some(why) = why {
+            self.refuse("type", format!("{why}; choose another"));
         }
-        is_frame || is_own
+        why.is_some()
     }
 
     fn data(&mut self) -> Result<Option<String>, Problem> {
@@ -332,6 +330,8 @@ mod tests {
             (r#"{"type":"ack","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"upstream_gap","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"upstream_","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
+            (r#"{"type":"inbox","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
+            (r#"{"type":"preferences","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"A","title":"t","message":"m","user_id":"1"}"#, (422, "invalid_field")),
             (r#"{"type":"a","title":7,"message":"m","user_id":"1"}"#, (422, "invalid_field")),
             (r#"{"type":"a","title":"t","message":"m","user_id":"1","user_id":"2"}"#, (422, "invalid_field")),

@@ -222,6 +222,8 @@ async fn a_list_of_lists_and_a_type_of_the_hubs_own_are_refused_by_their_states(
         ("'n', 't', 'm', user_ids => '{{a,b},{c,d}}'", "RC010"),
         ("'upstream_gap', 't', 'm', user_id => 'a'", "RC011"),
         ("'upstream_x', 't', 'm', user_ids => '{a}'", "RC011"),
+        ("'inbox', 't', 'm', user_id => 'a'", "RC011"),
+        ("'preferences', 't', 'm', user_ids => '{a}'", "RC011"),
     ] {
         let refused = sqlx::raw_sql(AssertSqlSafe(format!("SELECT recado.notify({arguments})"))).execute(&mut sql).await.unwrap_err();
         assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(state), "{arguments}");

@@ -40,6 +40,26 @@ async fn pages_of_the_hubs_own_host_of_listed_hosts_and_of_apps_are_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_the_public_address_are_let_in_whatever_is_listed_and_whatever_host_a_proxy_names() {
+    let db = TestDb::new().await;
+    for origins in ["", "https://app.example.com"] {
+        let hub = TestHub::on(&db).with("RECADO_ALLOWED_ORIGINS", origins).with("RECADO_PUBLIC_URL", "https://Hub.example.com:443/hub/");
+        let hub = hub.start().await;
+        let page = "https://hub.example.com";
+        TestClient::of("ann").header("origin", page).connect(&hub).await.close().await;
+        for host in [hub.address.as_str(), "hub.example.com"] {
+            drop(EventSourcePage::of("ann").header("host", host).header("origin", page).open(&hub).await);
+        }
+        for foreign in ["http://hub.example.com", "https://hub.example.com:8443", "https://example.com"] {
+            let refused = EventSourcePage::of("ann").header("origin", foreign).refused(&hub).await;
+            assert_eq!(refused, (403, "foreign_origin".into()), "{foreign}");
+        }
+    }
+    let (code, said) = run_to_the_end(&TestHub::on(&db).with("RECADO_PUBLIC_URL", "hub.example.com")).await;
+    assert!(code == Some(78) && said.contains("RECADO_PUBLIC_URL"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_that_no_page_can_have_is_refused_at_the_start() {
     let db = TestDb::new().await;
     for (entry, reason) in [

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use recado::domain::{
-    Audience, BodyHash, ClientId, IdempotencyKey, InstanceId, NewNotification, NotificationId, Principal, Seq, SessionId, UserId,
+    Audience, BodyHash, ClientId, IdempotencyKey, InstanceId, NewNotification, NotificationId, Principal, Seq, SessionId, StartTime, UserId,
 };
 use recado::store::acked_positions::{self, Ack, DevicePosition};
 use recado::store::append::{self, Conflict};
@@ -108,6 +108,9 @@ async fn ask_all(db: &TestDb) -> Plans {
         told("page_from_the_start");
         read::id_at(&reader, Seq::from_db(head.get() / 2)).await.unwrap().unwrap();
         told("id_at");
+        let hour = StartTime::Ago(Duration::from_secs(3600));
+        assert_eq!(read::last_before(&reader, hour, Seq::ZERO, head).await.unwrap(), Seq::ZERO);
+        told("last_before");
         let (session, instance) = (SessionId::new(), InstanceId::new());
         store::resume::begin(&reader, ConnectionBegin { session, instance, who: &who, client: &client, transport: "test", start })
             .await
@@ -205,7 +208,7 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         by(name, "log_member_p_pkey");
         by(name, "log_p_pkey");
     }
-    for name in ["state", "tail", "id_at", "append", "partitions", "ensure_partitions"] {
+    for name in ["state", "tail", "id_at", "last_before", "append", "partitions", "ensure_partitions"] {
         by(name, "log_p_pkey");
     }
     by("append", "idempotency_pkey");

@@ -17,7 +17,7 @@ pub fn stream_query(input: &[u8]) {
         Err(problem) => return refused(&problem, &[(400, "bad_query")]),
     };
     let who = || Principal { user: UserId::parse("42").expect("a user id"), accounts: Vec::new() };
-    let (ack_mode, names_last) = (wish.ack_mode, wish.names_last);
+    let (ack_mode, message_layout, names_last) = (wish.ack_mode, wish.message_layout, wish.names_last);
     let opening = wish.of(who(), "sse");
     assert!(!names_last || matches!(opening.since, ResumeFrom::Seq(_)));
     if let Some(header) = header {
@@ -30,12 +30,17 @@ pub fn stream_query(input: &[u8]) {
         ResumeFrom::Live => "live".to_owned(),
         ResumeFrom::Earliest => "earliest".to_owned(),
         ResumeFrom::Seq(seq) => seq.to_string(),
+        ResumeFrom::Time(time) => time.to_string(),
     };
     let mut written = format!("since={since}&client_id={}&ack={}", opening.client, format!("{ack_mode:?}").to_lowercase());
     opening.log_id.iter().for_each(|id| written.push_str(&format!("&log_id={id}")));
     opening.last_id.iter().for_each(|id| written.push_str(&format!("&last_id={id}")));
+    opening.types.iter().for_each(|types| written.push_str(&format!("&types={types}")));
+    if format!("{message_layout:?}") == "Lines" {
+        written.push_str("&frames=lines");
+    }
     let again = fuzz_entry::wish(&written, None).expect("a query").expect("one that was taken before");
-    assert_eq!(again.ack_mode, ack_mode);
+    assert_eq!((again.ack_mode, again.message_layout), (ack_mode, message_layout));
     assert_eq!(format!("{:?}", again.of(who(), "sse")), format!("{opening:?}"));
 }
 
@@ -54,7 +59,9 @@ pub fn history_query(input: &[u8]) {
         written.extend([pair("limit", query.limit.to_string()), pair("order", order.to_owned())]);
     }
     written.extend(query.after.map(|after| pair("after", after.to_string())));
+    written.extend(query.since.map(|since| pair("since", since.to_string())));
     written.extend(query.kind.clone().map(|kind| pair("type", kind)));
+    written.extend(query.types.as_ref().map(|types| pair("types", types.to_string())));
     written.extend(query.log_id.map(|log_id| pair("log_id", log_id.to_string())));
     assert_eq!(HistoryQuery::parse(&written), Ok(query));
 }

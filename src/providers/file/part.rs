@@ -15,7 +15,7 @@ use crate::providers::provider::{
     SignInRules,
 };
 use crate::providers::template::{Credentials, NOT_JSON, Template, TemplateContext, TemplateName, TemplateValues};
-use crate::wire::{OWN_PREFIX, RESERVED_TYPES, TYPE_RULE, is_type};
+use crate::wire::{RESERVED_TYPES, TYPE_RULE, is_type, why_own};
 
 const MS: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
@@ -293,11 +293,11 @@ fn check_type(table: &Table<'_>, key: &str, kind: &str) -> bool {
 
 /// Checks that the hub does not use the type for notifications of its own, such as `upstream_gap`.
 fn check_not_own(table: &Table<'_>, key: &str, kind: &str) -> bool {
-    let is_own = kind.starts_with(OWN_PREFIX);
-    if is_own {
-        table.wrong(key, format_args!("{kind:?} begins with {OWN_PREFIX}, which only the hub's own notifications do; choose another"));
+    let why = why_own(kind);
+    if let Some(why) = why {
+        table.wrong(key, format_args!("{kind:?} {why}; choose another"));
     }
-    !is_own
+    why.is_none()
 }
 
 fn messages(table: &Table<'_>, default_title: &str) -> Option<ProviderMessages> {

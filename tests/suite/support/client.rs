@@ -170,16 +170,17 @@ impl ClientBuilder {
     /// Connects over a connection that the test has made.
     pub async fn connect_over(&self, stream: TcpStream, hub: &TestHub) -> TestClient {
         let socket = self.shake(stream, &hub.address).await.unwrap();
-        Self::greeted(socket).await.unwrap_or_else(|problem| panic!("{problem}"))
+        self.greeted(socket).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 
     /// Connects; `Err` says why there is no stream.
     pub async fn try_connect(&self, address: &str) -> Result<TestClient, String> {
-        Self::greeted(self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?).await
+        self.greeted(self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?).await
     }
 
-    async fn greeted(socket: WebSocketStream<TcpStream>) -> Result<TestClient, String> {
-        let mut client = TestClient::over(socket);
+    async fn greeted(&self, socket: WebSocketStream<TcpStream>) -> Result<TestClient, String> {
+        let lines = self.query.iter().any(|(name, value)| name == "frames" && value == "lines");
+        let mut client = TestClient::reading(socket, lines);
         match client.try_next(PATIENCE).await {
             Some(ClientSawFrame::Other(hello)) if hello["type"] == "connection_established" => {
                 client.hello = hello;
@@ -218,9 +219,14 @@ impl TestClient {
 
     /// A client over a socket that the test has opened.
     pub fn over(socket: WebSocketStream<TcpStream>) -> Self {
+        Self::reading(socket, false)
+    }
+
+    /// `lines`: a message may hold several frames, one in each line.
+    fn reading(socket: WebSocketStream<TcpStream>, lines: bool) -> Self {
         let (out, frames) = mpsc::unbounded_channel();
         let (say, said) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read(socket, out, said));
+        let reader = tokio::spawn(read(socket, lines, out, said));
         Self { hello: Value::Null, given: 0, frames, say, reader }
     }
 
@@ -469,6 +475,7 @@ impl ClientPosition {
 
 async fn read(
     mut socket: WebSocketStream<TcpStream>,
+    lines: bool,
     out: mpsc::UnboundedSender<ClientSawFrame>,
     mut said: mpsc::UnboundedReceiver<Message>,
 ) {
@@ -484,17 +491,21 @@ async fn read(
             }
             message = socket.next() => message,
         };
-        let frame = match message {
-            Some(Ok(Message::Text(text))) => place.take(&text).unwrap_or_else(ClientSawFrame::Wrong),
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                let several: Vec<&str> = if lines { text.split('\n').collect() } else { vec![&text] };
+                for frame in several {
+                    if out.send(place.take(frame).unwrap_or_else(ClientSawFrame::Wrong)).is_err() {
+                        return;
+                    }
+                }
+            }
             Some(Ok(Message::Close(frame))) => {
                 close = frame.map(|frame| ClientEnd::Code(frame.code.into(), word(&frame.reason))).or(close);
                 continue;
             }
             Some(Ok(_)) => continue,
             Some(Err(_)) | None => break,
-        };
-        if out.send(frame).is_err() {
-            return;
         }
     }
     let _ = out.send(ClientSawFrame::Ended(close.unwrap_or(ClientEnd::Torn)));
