@@ -29,6 +29,8 @@ export declare class FakeHub {
     readonly commands: FakeCommand[];
     /** Answers a command. Default: `sent`. Null: no answer, so the command times out. */
     onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | null;
+    /** Connections that were ever opened. */
+    opened: number;
     constructor(options?: FakeHubOptions);
     /** Options that connect a client to this hub. */
     options(): Pick<RecadoOptions, 'url' | 'getToken' | 'WebSocket' | 'fetch' | 'tabs' | 'transport'>;

@@ -263,7 +263,8 @@ export class RecadoClient {
   async #begin(signal: AbortSignal): Promise<void> {
     this.#set('connecting');
     const share = this.#o.tabs !== 'own' && canShare();
-    const canStore = typeof localStorage !== 'undefined' && typeof document !== 'undefined';
+    // Not a look at localStorage: where storage is denied, its name alone throws.
+    const canStore = typeof document !== 'undefined';
     let userKey = this.#o.userKey;
     if (userKey === undefined && (share || (canStore && this.#o.clientId === undefined))) {
       try {

@@ -35,6 +35,8 @@ export class FakeHub {
   readonly commands: FakeCommand[] = [];
   /** Answers a command. Default: `sent`. Null: no answer, so the command times out. */
   onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | null = () => ({ status: 'sent' });
+  /** Connections that were ever opened. */
+  opened = 0;
   readonly #userId: string;
   readonly #heartbeatMs: number;
   readonly #sockets = new Set<FakeSocket>();
@@ -190,6 +192,7 @@ export class FakeHub {
     socket.open((text) => this.#hear(socket, JSON.parse(text)));
     const refusal = this.#refusals.shift();
     if (refusal) return socket.end(refusal.code, refusal.reason);
+    this.opened++;
     this.#sockets.add(socket);
     socket.onGone = (): void => void this.#sockets.delete(socket);
     const { searchParams: query } = url;
