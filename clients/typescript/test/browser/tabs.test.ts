@@ -240,3 +240,17 @@ test('without Web Locks each tab connects by itself', async () => {
   }
   expect(await hub.connections(user)).toHaveLength(2);
 });
+
+test('where storage is denied each page connects by itself', async () => {
+  await tabs(0);
+  await context.addInitScript(() =>
+    Object.defineProperty(window, 'localStorage', {
+      get: () => {
+        throw new DOMException('Access is denied for this document.', 'SecurityError');
+      },
+    }),
+  );
+  const page = await openTab();
+  const posted = numbers(await hub.post(user, 2));
+  await expectEverywhere([page], posted);
+});
