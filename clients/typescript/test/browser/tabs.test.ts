@@ -6,12 +6,14 @@ import { type Browser, type BrowserContext, chromium, type Page } from 'playwrig
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { RecadoClient } from '../../src/index.ts';
 import { freePort, Hub, userToken } from '../support/hub.ts';
+import { TestProxy } from '../support/proxy.ts';
 import { until } from '../support/record.ts';
 
 declare const client: RecadoClient;
 declare const seen: { seqs: number[]; times: number[]; gaps: object[]; errors: string[]; states: string[] };
 
 let hub: Hub;
+let proxy: TestProxy;
 let server: Server;
 let browser: Browser;
 let context: BrowserContext;
@@ -21,6 +23,7 @@ let user = '';
 
 beforeAll(async () => {
   hub = await Hub.start({ WS_HEARTBEAT_INTERVAL: '1s' });
+  proxy = await TestProxy.to(hub.port);
   const { outputFiles } = await build({
     entryPoints: ['test/browser/page.ts'],
     bundle: true,
@@ -46,6 +49,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await browser?.close();
   server?.close();
+  await proxy?.stop();
   await hub?.stop();
 });
 
@@ -62,9 +66,9 @@ async function tabs(count: number, query = ''): Promise<Page[]> {
   return pages;
 }
 
-async function openTab(query = ''): Promise<Page> {
+async function openTab(query = '', url = hub.url): Promise<Page> {
   const page = await context.newPage();
-  const hubQuery = `hub=${encodeURIComponent(hub.url)}&token=${userToken(user)}`;
+  const hubQuery = `hub=${encodeURIComponent(url)}&token=${userToken(user)}`;
   await page.goto(`${origin}/?${hubQuery}&${query}`);
   await page.waitForFunction(() => client.snapshot().state === 'live', null, { timeout: 30_000 });
   return page;
@@ -253,4 +257,51 @@ test('where storage is denied each page connects by itself', async () => {
   const page = await openTab();
   const posted = numbers(await hub.post(user, 2));
   await expectEverywhere([page], posted);
+});
+
+test('rule 8: a visible page asks for a sign of life, and finds a black hole in less than two heartbeats', async () => {
+  await tabs(0);
+  const page = await openTab('', proxy.url);
+  const before = numbers(await hub.post(user, 1));
+  await expectEverywhere([page], before);
+  proxy.isBlackHole = true;
+  const missed = numbers(await hub.post(user, 2));
+  const asked = Date.now();
+  await page.evaluate(() => window.dispatchEvent(new Event('online')));
+  await page.waitForFunction(() => client.snapshot().state !== 'live');
+  // 2.5 s for the answer to a ping; the watchdog would have needed two heartbeats and 5 s.
+  expect(Date.now() - asked).toBeLessThan(6_000);
+  proxy.isBlackHole = false;
+  proxy.cut();
+  await page.waitForFunction((n) => seen.seqs.length >= n, before.length + missed.length);
+  expect(await seqs(page)).toEqual([...before, ...missed]);
+});
+
+test('rule 8: a page that comes back to a hub that was away does not wait for its timer', async () => {
+  const pages = await tabs(2);
+  const { followers } = await split(pages);
+  await hub.kill();
+  await followers[0]!.waitForFunction(() => client.snapshot().state === 'waiting');
+  // Wait until the back-off is long.
+  await followers[0]!.waitForFunction(() => (client.snapshot().retryAt ?? 0) - Date.now() > 3_000);
+  await hub.start();
+  const asked = Date.now();
+  await followers[0]!.evaluate(() => window.dispatchEvent(new Event('focus')));
+  await followers[0]!.waitForFunction(() => client.snapshot().state === 'live');
+  expect(Date.now() - asked).toBeLessThan(2_500);
+});
+
+test('a page in the back-forward cache gives up the lock, and joins again', async () => {
+  const pages = await tabs(2);
+  const { leader, followers } = await split(pages);
+  const hide = (page: Page, type: string): Promise<boolean> =>
+    page.evaluate((name) => window.dispatchEvent(new PageTransitionEvent(name, { persisted: true })), type);
+  await hide(leader, 'pagehide');
+  await followers[0]!.waitForFunction(() => client.snapshot().isLeader && client.snapshot().state === 'live');
+  const missed = numbers(await hub.post(user, 3));
+  await expectEverywhere(followers, missed);
+  expect(await seqs(leader)).toEqual([]);
+  await hide(leader, 'pageshow');
+  await expectEverywhere(pages, missed);
+  await split(pages);
 });
