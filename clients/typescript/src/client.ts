@@ -108,6 +108,8 @@ export class RecadoClient {
   #connection: Connection | null = null;
   #group: TabGroup | null = null;
   #join: (() => void) | null = null;
+  /** Commands from before the device and the tabs were known. */
+  #early: (() => void)[] = [];
   #leaderHeartbeatMs = 30_000;
   #behindAt = 0;
 
@@ -156,6 +158,8 @@ export class RecadoClient {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     this.#leave();
+    this.#connection = null;
+    this.#early = [];
     this.#life.abort();
     this.#life = new AbortController();
     this.#commands.refuseAll(new RecadoError('closed', 'the client was closed; the command may have been sent'));
@@ -235,8 +239,12 @@ export class RecadoClient {
     if (!this.#isOpen) return Promise.reject(new RecadoError('closed', 'the client is not connected'));
     const result = this.#commands.wait(id, timeoutMs);
     const frame = { ...command, id };
-    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, timeoutMs });
-    else this.#connection?.command(id, frame, timeoutMs);
+    const pass = (): void => {
+      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, timeoutMs });
+      else this.#connection?.command(id, frame, timeoutMs);
+    };
+    if (this.#connection) pass();
+    else this.#early.push(pass);
     return result;
   }
 
@@ -285,6 +293,7 @@ export class RecadoClient {
     const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}`;
     this.#join = (): void => this.#start(share && stored !== null ? name : null);
     this.#join();
+    for (const pass of this.#early.splice(0)) pass();
   }
 
   #beginAgain(signal: AbortSignal, error: RecadoError): void {
@@ -472,11 +481,12 @@ export class RecadoClient {
     if (typeof document === 'undefined') return;
     const watch = setInterval(() => this.#watchLeader(), WATCH_MS);
     signal.addEventListener('abort', () => clearInterval(watch));
-    const nudge = (): void => {
+    const nudge = (): void => this.#nudge();
+    const changed = (): void => {
       if (document.visibilityState === 'hidden') this.#connection?.flush();
-      else this.#nudge();
+      else nudge();
     };
-    document.addEventListener('visibilitychange', nudge, { signal });
+    document.addEventListener('visibilitychange', changed, { signal });
     for (const event of ['online', 'focus']) window.addEventListener(event, nudge, { signal });
     // A page in the back-forward cache must not hold the lock.
     const hide = ({ persisted }: PageTransitionEvent): void => (persisted ? this.#leave() : this.#connection?.flush());

@@ -305,3 +305,38 @@ test('a page in the back-forward cache gives up the lock, and joins again', asyn
   await expectEverywhere(pages, missed);
   await split(pages);
 });
+
+test('two users of one browser have a connection each, and receive their own', async () => {
+  const [first] = await tabs(1);
+  const firstUser = user;
+  user = `${firstUser}-second`;
+  const second = await openTab();
+  const [mine] = numbers(await hub.post(firstUser, 1));
+  const [theirs] = numbers(await hub.post(user, 1));
+  await second.waitForFunction(() => seen.seqs.length > 0);
+  await first!.waitForFunction(() => seen.seqs.length > 0);
+  expect([await seqs(first!), await seqs(second)]).toEqual([[mine], [theirs]]);
+  expect([await isLeader(first!), await isLeader(second)]).toEqual([true, true]);
+});
+
+test('with tabs: own each page connects by itself', async () => {
+  const pages = await tabs(2, 'own=1');
+  const posted = numbers(await hub.post(user, 3));
+  for (const page of pages) {
+    await page.waitForFunction((n) => seen.seqs.length >= n, posted.length);
+    expect(await seqs(page)).toEqual(posted);
+  }
+  expect(await hub.connections(user)).toHaveLength(2);
+});
+
+test('a page that is loaded anew begins after what was handled', async () => {
+  const pages = await tabs(1);
+  const posted = numbers(await hub.post(user, 3));
+  await expectEverywhere(pages, posted);
+  const device = (await hub.connections(user))[0]!.clientId;
+  await until('acked', async () => (await hub.connections(user))[0]?.ackedSeq === posted[2]);
+  await pages[0]!.reload();
+  const next = numbers(await hub.post(user, 2));
+  await expectEverywhere(pages, next);
+  expect((await hub.connections(user))[0]!.clientId).toBe(device);
+});

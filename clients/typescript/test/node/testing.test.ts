@@ -180,6 +180,21 @@ test('rule 11: a command waits for the connection, and is sent once', async () =
   expect(hub.commands).toHaveLength(1);
 });
 
+test('rule 11: a command right after connect() is sent, and one of a closed client is not sent later', async () => {
+  const hub = new FakeHub();
+  const one = client(hub);
+  one.client.connect();
+  expect(await one.client.send({ type: 'bet' }, { id: 'b-4' })).toMatchObject({ id: 'b-4', status: 'sent' });
+  one.client.close();
+  one.client.connect();
+  const early = one.client.send({ type: 'bet' }, { id: 'b-5' });
+  one.client.close();
+  await expect(early).rejects.toMatchObject({ code: 'closed' });
+  await one.live();
+  expect(await one.client.send({ type: 'bet' }, { id: 'b-6' })).toMatchObject({ status: 'sent' });
+  expect(hub.commands.map((command) => command.id)).toEqual(['b-4', 'b-6']);
+});
+
 test('close() rejects commands without a result', async () => {
   const hub = new FakeHub();
   hub.onCommand = () => null;
