@@ -1,0 +1,112 @@
+import type { CommandResult, Head, HistoryPage, Notification, NotificationTypes } from './frames.js';
+import { type ClientEvents, type Listener, type Logger } from './handlers.js';
+import { type Snapshot } from './store.js';
+import { type GetToken } from './tokens.js';
+/** Options of a client. */
+export interface RecadoOptions {
+    /** Address of the hub: https, http, wss or ws. A path is kept, so a hub behind `/hub/` works. */
+    url: string | URL;
+    /**
+     * Gives a token. Called before each connection, a minute before the token expires (`expiring`), and when the hub
+     * refused one (`refused`, at most twice in a row). Null stops the client in state `unauthorized`. A failure, or no
+     * answer within 30 s, is repeated with back-off.
+     */
+    getToken: GetToken;
+    /** Tells the users of one browser apart. Default: `sub` of the first token, read and not verified. */
+    userKey?: string;
+    /**
+     * The device, `[A-Za-z0-9._:-]{1,64}`. Default in a browser: `web-` and a UUID, kept in localStorage for each origin,
+     * hub and `userKey`; elsewhere `default`. Programs that run side by side need one each.
+     */
+    clientId?: string;
+    /** Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position. */
+    since?: 'ack' | 'live' | 'earliest' | number;
+    /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
+    ack?: 'auto' | 'manual';
+    /** Shortest time between two acknowledgements, in milliseconds. Default 250. */
+    ackDelayMs?: number;
+    /** `share` (default where Web Locks exist): one connection for all tabs of a browser. `own`: one for this page. */
+    tabs?: 'share' | 'own';
+    /** `auto` (default): WebSocket, and SSE for ten minutes after two upgrades that never opened. */
+    transport?: 'auto' | 'websocket' | 'sse';
+    /** Waits between failed tries: random below a limit that doubles from `minMs` (300) to `maxMs` (20,000). */
+    backoff?: {
+        minMs?: number;
+        maxMs?: number;
+    };
+    /** Default: the global one. Node 20 has none: pass that of the package `ws`, or the client uses SSE. */
+    WebSocket?: typeof WebSocket;
+    /** Default: the global one. */
+    fetch?: typeof fetch;
+    /** Receives lost notifications and errors that no listener takes. Default: `console`. */
+    logger?: Logger;
+}
+/** Query of `history`. */
+export interface HistoryQuery {
+    /** Continue after this number: `next` of the page before. */
+    after?: number;
+    /** 1 to 1000; default 100. */
+    limit?: number;
+    type?: string;
+    /** Default `asc`: oldest first. */
+    order?: 'asc' | 'desc';
+}
+/**
+ * Client of one hub for one user.
+ *
+ * Add the listeners, then call `connect()`. The client reconnects by itself and resumes where it was: each notification
+ * is delivered to the listeners of this page once, in order. Delivery to the device is at least once: a page that is
+ * loaded anew receives again what was not acknowledged.
+ */
+export declare class RecadoClient {
+    #private;
+    /** Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url`. */
+    constructor(options: RecadoOptions);
+    /** Last number that this page received; null before the first connection. */
+    get seq(): number | null;
+    /** The present state. The same object until something changes. */
+    snapshot(): Snapshot;
+    /** Calls `fn` after each change of the snapshot. Returns the function that ends it. */
+    subscribe(fn: () => void): () => void;
+    /** Connects, and stays connected until `close()`. Leaves the end states `unauthorized`, `failed` and `closed`. */
+    connect(): void;
+    /** Acknowledges what was handled and closes. Commands without a result are rejected with `closed`. */
+    close(): void;
+    /** Resolves once the client is `live`. Rejects with a RecadoError in an end state, or with the signal's reason. */
+    ready(options?: {
+        signal?: AbortSignal;
+    }): Promise<void>;
+    /** Adds a listener. Returns the function that removes it. Add listeners before `connect()`. */
+    on<E extends keyof ClientEvents>(event: E, fn: Listener<E>): () => void;
+    /** Adds a listener for notifications of one type. */
+    onType<T extends keyof NotificationTypes>(type: T, fn: (notification: Notification<NotificationTypes[T]>) => void | Promise<void>): () => void;
+    onType(type: string, fn: (notification: Notification) => void | Promise<void>): () => void;
+    /**
+     * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
+     * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+     */
+    notifications(options?: {
+        signal?: AbortSignal;
+    }): AsyncGenerator<Notification, void, void>;
+    /**
+     * Acknowledges everything up to `seq` for the device; needed with `ack: 'manual'` only, ignored otherwise.
+     * Throws `ack_ahead` if this page has not received the number.
+     */
+    ack(seq: number): void;
+    /**
+     * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
+     * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
+     * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+     */
+    send(command: {
+        type: string;
+        payload?: unknown;
+    }, options?: {
+        id?: string;
+        timeoutMs?: number;
+    }): Promise<CommandResult>;
+    /** One page of what the user was sent. Rejects with a RecadoError, for example `expired` or `reset`. */
+    history(query?: HistoryQuery): Promise<HistoryPage>;
+    /** The range of the log. */
+    head(): Promise<Head>;
+}

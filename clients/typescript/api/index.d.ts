@@ -1,0 +1,6 @@
+export { type HistoryQuery, RecadoClient, type RecadoOptions } from './client.js';
+export { RecadoError } from './errors.js';
+export type { CommandResult, Gap, Head, HistoryPage, Notification, NotificationTypes, ProviderStatus, } from './frames.js';
+export type { ClientEvents, Listener, Logger } from './handlers.js';
+export type { Snapshot, State } from './store.js';
+export type { GetToken, TokenReason } from './tokens.js';

@@ -1,0 +1,30 @@
+/**
+ * State of a client.
+ *
+ * - `idle`: not connected yet.
+ * - `connecting`, `replaying`, `live`: on the way, receiving what was missed, up to date.
+ * - `waiting`: the connection broke; the next try is at `retryAt`.
+ * - `unauthorized`, `failed`, `closed`: ended; `connect()` starts again.
+ */
+export type State = 'idle' | 'connecting' | 'replaying' | 'live' | 'waiting' | 'unauthorized' | 'failed' | 'closed';
+/** What a page may show of its connection. The running number is not part of it: see `RecadoClient.seq`. */
+export interface Snapshot {
+    readonly state: State;
+    /** Why the client waits or has ended: a word of the hub or of the SDK. */
+    readonly reason: string | null;
+    /** Time of the next try, in milliseconds since 1970. */
+    readonly retryAt: number | null;
+    /** True in the tab that holds the connection. Use it for work that one tab should do. */
+    readonly isLeader: boolean;
+    readonly userId: string | null;
+    readonly transport: 'websocket' | 'sse' | null;
+}
+/** The snapshot before `connect()`, and on a server. */
+export declare const IDLE: Snapshot;
+/** The snapshot and its subscribers. A new object is made only if something changed. */
+export declare class Store {
+    #private;
+    get(): Snapshot;
+    set(change: Partial<Snapshot>): void;
+    subscribe(tell: () => void): () => void;
+}

@@ -1,0 +1,39 @@
+// Tracks which notifications are handled, and up to which number the device may acknowledge.
+
+/** Handled and unhandled notifications of this page, in order. */
+export class AckTracker {
+  /** Numbers whose handlers have not finished, ascending: a Set keeps the order of insertion. */
+  readonly #pending = new Set<number>();
+  #place = 0;
+  #manual = 0;
+
+  /** Starts over: after `reset` the numbers belong to another log. */
+  reset(place: number): void {
+    this.#pending.clear();
+    this.#place = place;
+    this.#manual = 0;
+  }
+
+  /** The page's place moved, by a notification or by a heartbeat. */
+  moved(place: number): void {
+    if (place > this.#place) this.#place = place;
+  }
+
+  /** The handlers of a notification go on after the call. Returns the function that ends the wait. */
+  begin(seq: number): () => void {
+    this.#pending.add(seq);
+    return () => this.#pending.delete(seq);
+  }
+
+  /** The application acknowledged everything up to `seq` by itself. */
+  manual(seq: number): void {
+    if (seq > this.#manual) this.#manual = seq;
+  }
+
+  /** Highest number that may be acknowledged; 0 for none. */
+  ready(mode: 'auto' | 'manual'): number {
+    if (mode === 'manual') return this.#manual;
+    for (const first of this.#pending) return first - 1;
+    return this.#place;
+  }
+}

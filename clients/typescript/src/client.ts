@@ -1,0 +1,512 @@
+// Offers the client of an application: connects, receives each notification once, in order, and acknowledges.
+
+import { AckTracker } from './acks.ts';
+import { Commands, randomId } from './commands.ts';
+import { type Connection, openConnection } from './connection.ts';
+import { storedDevice } from './device.ts';
+import { RecadoError } from './errors.ts';
+import type {
+  CommandResult,
+  Head,
+  HistoryPage,
+  Notification,
+  NotificationTypes,
+  ProviderStatus,
+  ServerFrame,
+} from './frames.ts';
+import { type ClientEvents, Handlers, type Listener, type Logger } from './handlers.ts';
+import { request } from './http.ts';
+import { iterate } from './iterator.ts';
+import { Machine, type Step } from './machine.ts';
+import { IDLE, type Snapshot, type State, Store } from './store.ts';
+import { canShare, type Snap, TabGroup, type Word } from './tabs.ts';
+import { claimsOf, type GetToken, Tokens } from './tokens.ts';
+import { HubUrl, type Query } from './transport.ts';
+
+/** Options of a client. */
+export interface RecadoOptions {
+  /** Address of the hub: https, http, wss or ws. A path is kept, so a hub behind `/hub/` works. */
+  url: string | URL;
+  /**
+   * Gives a token. Called before each connection, a minute before the token expires (`expiring`), and when the hub
+   * refused one (`refused`, at most twice in a row). Null stops the client in state `unauthorized`. A failure, or no
+   * answer within 30 s, is repeated with back-off.
+   */
+  getToken: GetToken;
+  /** Tells the users of one browser apart. Default: `sub` of the first token, read and not verified. */
+  userKey?: string;
+  /**
+   * The device, `[A-Za-z0-9._:-]{1,64}`. Default in a browser: `web-` and a UUID, kept in localStorage for each origin,
+   * hub and `userKey`; elsewhere `default`. Programs that run side by side need one each.
+   */
+  clientId?: string;
+  /** Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position. */
+  since?: 'ack' | 'live' | 'earliest' | number;
+  /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
+  ack?: 'auto' | 'manual';
+  /** Shortest time between two acknowledgements, in milliseconds. Default 250. */
+  ackDelayMs?: number;
+  /** `share` (default where Web Locks exist): one connection for all tabs of a browser. `own`: one for this page. */
+  tabs?: 'share' | 'own';
+  /** `auto` (default): WebSocket, and SSE for ten minutes after two upgrades that never opened. */
+  transport?: 'auto' | 'websocket' | 'sse';
+  /** Waits between failed tries: random below a limit that doubles from `minMs` (300) to `maxMs` (20,000). */
+  backoff?: { minMs?: number; maxMs?: number };
+  /** Default: the global one. Node 20 has none: pass that of the package `ws`, or the client uses SSE. */
+  WebSocket?: typeof WebSocket;
+  /** Default: the global one. */
+  fetch?: typeof fetch;
+  /** Receives lost notifications and errors that no listener takes. Default: `console`. */
+  logger?: Logger;
+}
+
+/** Query of `history`. */
+export interface HistoryQuery {
+  /** Continue after this number: `next` of the page before. */
+  after?: number;
+  /** 1 to 1000; default 100. */
+  limit?: number;
+  type?: string;
+  /** Default `asc`: oldest first. */
+  order?: 'asc' | 'desc';
+}
+
+/** Longest wait for the result of a command, unless the call says otherwise. */
+const COMMAND_MS = 15_000;
+/** How often a follower looks whether the leader is silent. */
+const WATCH_MS = 1_000;
+/** A tab that lags behind repeats its request after this time. */
+const BEHIND_EVERY_MS = 2_000;
+/** Words of an old and a new leader cross. After this time a tab that is still behind lacks something. */
+const CROSSING_MS = 300;
+/** Version of the words between tabs. Tabs with another one form a group of their own. */
+const TABS_VERSION = 1;
+
+/** A reason may go on after its word: `unauthorized: bad signature`. */
+const wordOf = (reason: string): string => reason.split(':')[0] as string;
+const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
+
+/**
+ * Client of one hub for one user.
+ *
+ * Add the listeners, then call `connect()`. The client reconnects by itself and resumes where it was: each notification
+ * is delivered to the listeners of this page once, in order. Delivery to the device is at least once: a page that is
+ * loaded anew receives again what was not acknowledged.
+ */
+export class RecadoClient {
+  readonly #o: RecadoOptions;
+  readonly #base: HubUrl;
+  readonly #handlers: Handlers;
+  readonly #store = new Store();
+  readonly #tokens: Tokens;
+  readonly #acks = new AckTracker();
+  readonly #commands = new Commands();
+  #machine: Machine;
+  /** Ends with `close()`; `connect()` makes a new one. */
+  #life: AbortController = new AbortController();
+  #isOpen = false;
+  #connection: Connection | null = null;
+  #group: TabGroup | null = null;
+  #join: (() => void) | null = null;
+  /** Commands from before the device and the tabs were known. */
+  #early: (() => void)[] = [];
+  #leaderHeartbeatMs = 30_000;
+  #behindAt = 0;
+
+  /** Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url`. */
+  constructor(options: RecadoOptions) {
+    this.#o = options;
+    this.#base = new HubUrl(options.url);
+    this.#handlers = new Handlers(options.logger ?? console);
+    this.#tokens = new Tokens(options.getToken);
+    this.#machine = this.#newMachine();
+  }
+
+  #newMachine(): Machine {
+    const { since = 'ack', transport = 'auto', backoff } = this.#o;
+    return new Machine({ since, transport, minMs: backoff?.minMs ?? 300, maxMs: backoff?.maxMs ?? 20_000 });
+  }
+
+  /** Last number that this page received; null before the first connection. */
+  get seq(): number | null {
+    return this.#machine.place?.seq ?? null;
+  }
+
+  /** The present state. The same object until something changes. */
+  snapshot(): Snapshot {
+    return this.#store.get();
+  }
+
+  /** Calls `fn` after each change of the snapshot. Returns the function that ends it. */
+  subscribe(fn: () => void): () => void {
+    return this.#store.subscribe(fn);
+  }
+
+  /** Connects, and stays connected until `close()`. Leaves the end states `unauthorized`, `failed` and `closed`. */
+  connect(): void {
+    if (!this.#isOpen) {
+      this.#isOpen = true;
+      this.#listenToPage(this.#life.signal);
+      void this.#begin(this.#life.signal);
+    } else if (isEnd(this.#store.get())) {
+      this.#revive();
+    }
+  }
+
+  /** Acknowledges what was handled and closes. Commands without a result are rejected with `closed`. */
+  close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#leave();
+    this.#connection = null;
+    this.#early = [];
+    this.#life.abort();
+    this.#life = new AbortController();
+    this.#commands.refuseAll(new RecadoError('closed', 'the client was closed; the command may have been sent'));
+    this.#store.set({ ...IDLE, state: 'closed', userId: this.#store.get().userId });
+  }
+
+  /** Resolves once the client is `live`. Rejects with a RecadoError in an end state, or with the signal's reason. */
+  ready(options: { signal?: AbortSignal } = {}): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const settle = (then: () => void): void => {
+        stop();
+        then();
+      };
+      const look = (): void => {
+        const { state, reason } = this.#store.get();
+        if (state === 'live') settle(resolve);
+        else if (state === 'closed' || isEnd(this.#store.get())) {
+          settle(() => reject(new RecadoError(wordOf(reason ?? state), `the client is ${state}: ${reason}`)));
+        }
+      };
+      const stop = this.#store.subscribe(look);
+      options.signal?.addEventListener('abort', () => settle(() => reject(options.signal?.reason)));
+      look();
+    });
+  }
+
+  /** Adds a listener. Returns the function that removes it. Add listeners before `connect()`. */
+  on<E extends keyof ClientEvents>(event: E, fn: Listener<E>): () => void {
+    return this.#handlers.on(event, fn);
+  }
+
+  /** Adds a listener for notifications of one type. */
+  onType<T extends keyof NotificationTypes>(
+    type: T,
+    fn: (notification: Notification<NotificationTypes[T]>) => void | Promise<void>,
+  ): () => void;
+  onType(type: string, fn: (notification: Notification) => void | Promise<void>): () => void;
+  onType(type: string, fn: (notification: Notification<never>) => void | Promise<void>): () => void {
+    return this.on('notification', (n) => (n.type === type ? fn(n as Notification<never>) : undefined));
+  }
+
+  /**
+   * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
+   * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+   */
+  notifications(options: { signal?: AbortSignal } = {}): AsyncGenerator<Notification, void, void> {
+    const signals = [options.signal, this.#life.signal];
+    return iterate({ listen: (listener) => this.on('notification', listener), signals });
+  }
+
+  /**
+   * Acknowledges everything up to `seq` for the device; needed with `ack: 'manual'` only, ignored otherwise.
+   * Throws `ack_ahead` if this page has not received the number.
+   */
+  ack(seq: number): void {
+    const mine = this.seq ?? 0;
+    if (!(seq <= mine)) throw new RecadoError('ack_ahead', `cannot acknowledge ${seq}: received up to ${mine}`);
+    this.#ack(seq);
+    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'ack', seq });
+  }
+
+  #ack(seq: number): void {
+    this.#acks.manual(seq);
+    this.#connection?.scheduleAck();
+  }
+
+  /**
+   * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
+   * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
+   * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+   */
+  send(
+    command: { type: string; payload?: unknown },
+    options: { id?: string; timeoutMs?: number } = {},
+  ): Promise<CommandResult> {
+    const { id = randomId(), timeoutMs = COMMAND_MS } = options;
+    if (!this.#isOpen) return Promise.reject(new RecadoError('closed', 'the client is not connected'));
+    const result = this.#commands.wait(id, timeoutMs);
+    const frame = { ...command, id };
+    const pass = (): void => {
+      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, timeoutMs });
+      else this.#connection?.command(id, frame, timeoutMs);
+    };
+    if (this.#connection) pass();
+    else this.#early.push(pass);
+    return result;
+  }
+
+  /** One page of what the user was sent. Rejects with a RecadoError, for example `expired` or `reset`. */
+  history(query: HistoryQuery = {}): Promise<HistoryPage> {
+    return this.#request('api/notifications', { ...query });
+  }
+
+  /** The range of the log. */
+  head(): Promise<Head> {
+    return this.#request('api/notifications/head', {});
+  }
+
+  #request<T>(path: string, query: Query, body?: object): Promise<T> {
+    return request({ base: this.#base, tokens: this.#tokens, fetch: this.#fetch }, path, query, body);
+  }
+
+  /** Called as a plain function: a browser's fetch refuses another `this`. */
+  get #fetch(): typeof fetch {
+    const given = this.#o.fetch ?? globalThis.fetch;
+    return (input, init) => given(input, init);
+  }
+
+  async #begin(signal: AbortSignal): Promise<void> {
+    this.#set('connecting');
+    const share = this.#o.tabs !== 'own' && canShare();
+    // Not a look at localStorage: where storage is denied, its name alone throws.
+    const canStore = typeof document !== 'undefined';
+    let userKey = this.#o.userKey;
+    if (userKey === undefined && (share || (canStore && this.#o.clientId === undefined))) {
+      try {
+        const token = await this.#tokens.get('first', signal);
+        if (signal.aborted) return;
+        if (token === null) return this.#fail('unauthorized', 'no_token');
+        userKey = String(claimsOf(token)?.sub ?? '');
+      } catch (error) {
+        if (!signal.aborted) this.#beginAgain(signal, error as RecadoError);
+        return;
+      }
+    }
+    const key = `recado:client:${this.#base.http}:${userKey}`;
+    const stored = this.#o.clientId ?? (canStore ? await storedDevice(key) : 'default');
+    if (signal.aborted) return;
+    const clientId = stored ?? `web-${randomId()}`;
+    this.#connection = this.#newConnection(clientId);
+    const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}`;
+    this.#join = (): void => this.#start(share && stored !== null ? name : null);
+    this.#join();
+    for (const pass of this.#early.splice(0)) pass();
+  }
+
+  #beginAgain(signal: AbortSignal, error: RecadoError): void {
+    this.#handlers.emit('error', error);
+    const afterMs = this.#machine.backoff();
+    this.#set('waiting', error.code, Date.now() + afterMs);
+    setTimeout(() => void (signal.aborted || this.#begin(signal)), afterMs);
+  }
+
+  /** Changes the state, and tells the other tabs if this one leads. */
+  #set(state: State, reason: string | null = null, retryAt: number | null = null): void {
+    const { transport = null } = this.#connection ?? {};
+    this.#store.set({ state, reason, retryAt, transport, userId: this.#machine.userId });
+    if (this.#group?.isLeader) this.#group.say(this.#snap());
+  }
+
+  #fail(state: State, reason: string): void {
+    this.#set(state, reason);
+    this.#handlers.emit('error', new RecadoError(wordOf(reason), `the client is ${state}: ${reason}`));
+  }
+
+  #newConnection(clientId: string): Connection {
+    return openConnection({
+      base: this.#base,
+      clientId,
+      machine: this.#machine,
+      tokens: this.#tokens,
+      ackDelayMs: this.#o.ackDelayMs ?? 250,
+      WebSocket: this.#o.WebSocket ?? globalThis.WebSocket,
+      fetch: this.#fetch,
+      pass: (frames) => this.#group?.say({ w: 'frames', frames }),
+      apply: (step, frame) => this.#apply(step, frame, true),
+      state: (state, reason, retryAt) => this.#set(state, reason, retryAt),
+      fail: (state, reason) => this.#fail(state, reason),
+      error: (error) => void this.#handlers.emit('error', error),
+      refused: (id, error) => {
+        this.#commands.settle(id, error);
+        this.#group?.say({ w: 'refused', id, code: error.code, message: error.message });
+      },
+      ackable: () => this.#acks.ready(this.#o.ack ?? 'auto'),
+      postAck: (seq) => this.#request('api/notifications/ack', {}, { client_id: clientId, seq }),
+    });
+  }
+
+  /** Joins the group of tabs, or connects alone. */
+  #start(group: string | null): void {
+    if (group === null) {
+      this.#store.set({ isLeader: true });
+      this.#connection?.start();
+      return;
+    }
+    this.#group = new TabGroup(group, {
+      lead: () => {
+        this.#store.set({ isLeader: true });
+        // An end state outlives its tab: a replaced or refused client must not connect again by itself.
+        if (!isEnd(this.#store.get())) this.#connection?.start();
+      },
+      follow: () => {
+        this.#connection?.stop();
+        this.#store.set({ isLeader: false });
+        this.#set('connecting');
+      },
+      snap: () => this.#snap(),
+      heard: (word) => this.#heard(word),
+    });
+  }
+
+  #leave(): void {
+    this.#connection?.stop();
+    this.#group?.leave();
+    this.#group = null;
+  }
+
+  #revive(): void {
+    if (this.#store.get().reason === 'identity_changed') {
+      // Another user signed in: the place, the device and the group are those of the user before.
+      this.#leave();
+      this.#machine = this.#newMachine();
+      this.#acks.reset(0);
+      this.#connection = null;
+    }
+    if (!this.#connection) {
+      void this.#begin(this.#life.signal);
+    } else if (this.#group && !this.#group.isLeader) {
+      this.#group.say({ w: 'poke' });
+    } else {
+      this.#connection.start();
+    }
+  }
+
+  #snap(): Snap {
+    const heartbeatMs = this.#connection?.heartbeatMs ?? this.#leaderHeartbeatMs;
+    return { w: 'snap', state: this.#store.get(), place: this.#machine.place, heartbeatMs };
+  }
+
+  #heard(word: Word): void {
+    if (this.#group?.isLeader) {
+      if (word.w === 'behind') this.#connection?.rewind(word.place);
+      else if (word.w === 'ack') this.#ack(word.seq);
+      else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.timeoutMs);
+      else if (word.w === 'poke') isEnd(this.#store.get()) ? this.#revive() : this.#connection?.nudge();
+    } else if (word.w === 'snap') {
+      this.#adopt(word);
+    } else if (word.w === 'frames') {
+      this.#follow(word.frames);
+    } else if (word.w === 'refused') {
+      this.#commands.settle(word.id, new RecadoError(word.code, word.message));
+    }
+  }
+
+  #follow(frames: ServerFrame[]): void {
+    for (const frame of frames) {
+      const step = this.#machine.frame(frame, false);
+      if (step.do === 'break') this.#behind();
+      else if (step.do === 'fail') this.#fail('failed', step.reason);
+      else this.#apply(step, frame, false);
+    }
+  }
+
+  #adopt(snap: Snap): void {
+    this.#leaderHeartbeatMs = snap.heartbeatMs;
+    this.#store.set({ ...snap.state, isLeader: false });
+    if (!snap.place) return;
+    const was = this.#machine.adopt(snap.place);
+    if (was === 'reset') this.#gap({ status: 'reset' });
+    if (was === 'same') return this.#acks.moved(this.seq ?? 0);
+    const before = this.seq;
+    const group = this.#group;
+    setTimeout(() => {
+      if (this.#group === group && !group?.isLeader && this.seq === before) this.#behind();
+    }, CROSSING_MS);
+  }
+
+  #behind(): void {
+    const place = this.#machine.place;
+    const now = Date.now();
+    if (!place || Math.abs(now - this.#behindAt) < BEHIND_EVERY_MS) return;
+    this.#behindAt = now;
+    this.#group?.say({ w: 'behind', place });
+  }
+
+  #gap(gap: ClientEvents['gap']): void {
+    if (gap.status === 'reset') this.#acks.reset(this.seq ?? 0);
+    this.#handlers.emit('gap', gap);
+  }
+
+  /** Performs a step. `own`: from this page's connection, which then also sets the state. */
+  #apply(step: Step, frame: ServerFrame, own: boolean): void {
+    if (step.do === 'hello') {
+      if (own) this.#set('replaying');
+      if (step.gap) this.#gap(step.gap);
+    } else if (step.do === 'apply') {
+      this.#deliver(step.notification);
+    } else if (step.do === 'caughtUp') {
+      if (own) this.#set('live');
+      this.#handlers.emit('caughtUp', { seq: step.seq, replayed: step.replayed });
+    } else if (step.do === 'control') {
+      this.#control(frame);
+    }
+    this.#acks.moved(this.seq ?? 0);
+  }
+
+  #deliver(notification: Notification): void {
+    const going = this.#handlers.emit('notification', notification);
+    if (going) {
+      const handled = this.#acks.begin(notification.seq);
+      void going.then(() => {
+        handled();
+        this.#connection?.scheduleAck();
+      });
+    }
+  }
+
+  #control(frame: ServerFrame): void {
+    if (frame.type === 'status') this.#handlers.emit('status', frame as unknown as ProviderStatus);
+    else if (frame.type === 'command_result')
+      this.#commands.settle(frame.id as string, frame as unknown as CommandResult);
+    else if (frame.type === 'error' && frame.code === undefined) {
+      this.#handlers.emit('upstreamError', frame as unknown as ClientEvents['upstreamError']);
+    }
+  }
+
+  /** Timers of hidden pages are throttled and stop with the machine, so the page's own events wake the client. */
+  #listenToPage(signal: AbortSignal): void {
+    if (typeof document === 'undefined') return;
+    const watch = setInterval(() => this.#watchLeader(), WATCH_MS);
+    signal.addEventListener('abort', () => clearInterval(watch));
+    const nudge = (): void => this.#nudge();
+    const changed = (): void => {
+      if (document.visibilityState === 'hidden') this.#connection?.flush();
+      else nudge();
+    };
+    document.addEventListener('visibilitychange', changed, { signal });
+    for (const event of ['online', 'focus']) window.addEventListener(event, nudge, { signal });
+    // A page in the back-forward cache must not hold the lock.
+    const hide = ({ persisted }: PageTransitionEvent): void => (persisted ? this.#leave() : this.#connection?.flush());
+    const show = ({ persisted }: PageTransitionEvent): void => {
+      if (persisted && !isEnd(this.#store.get())) this.#join?.();
+    };
+    window.addEventListener('pagehide', hide, { signal });
+    window.addEventListener('pageshow', show, { signal });
+  }
+
+  #nudge(): void {
+    if (!this.#group || this.#group.isLeader) return this.#connection?.nudge();
+    this.#group.doubt();
+    if (this.#store.get().state === 'waiting') this.#group.say({ w: 'poke' });
+  }
+
+  #watchLeader(): void {
+    const group = this.#group;
+    if (!group || group.isLeader) return;
+    const silentMs = Math.abs(Date.now() - group.heardAt);
+    if (silentMs > 2 * this.#leaderHeartbeatMs + 5_000) group.doubt();
+  }
+}

@@ -1,0 +1,97 @@
+// Tests the small parts: acknowledgements, parsers, addresses, tokens, the store.
+
+import { expect, test } from 'vitest';
+import { AckTracker } from '../../src/acks.ts';
+import { EventParser } from '../../src/events.ts';
+import { parseFrames } from '../../src/frames.ts';
+import { RecadoClient } from '../../src/index.ts';
+import { Store } from '../../src/store.ts';
+import { claimsOf, Tokens } from '../../src/tokens.ts';
+import { HubUrl } from '../../src/transport.ts';
+import { sign } from '../support/hub.ts';
+
+test('acknowledges up to the first notification that is not handled', () => {
+  const acks = new AckTracker();
+  acks.moved(10);
+  const [first, second] = [acks.begin(11), acks.begin(13)];
+  acks.moved(14);
+  expect(acks.ready('auto')).toBe(10);
+  second();
+  expect(acks.ready('auto')).toBe(10);
+  first();
+  expect(acks.ready('auto')).toBe(14);
+  expect(acks.ready('manual')).toBe(0);
+  acks.manual(12);
+  acks.manual(11);
+  expect(acks.ready('manual')).toBe(12);
+  acks.reset(3);
+  expect([acks.ready('auto'), acks.ready('manual')]).toEqual([3, 0]);
+});
+
+test('reads one frame a message, or several', () => {
+  expect(parseFrames('{"type":"a"}')).toEqual([{ type: 'a' }]);
+  expect(parseFrames('{"type":"a"}\n{"type":"b"}\n')).toEqual([{ type: 'a' }, { type: 'b' }]);
+  expect(() => parseFrames('{"type":')).toThrow(SyntaxError);
+});
+
+test('reads events however they are cut', () => {
+  const stream =
+    'retry: 1000\nid: 4\nevent: x\ndata: {"type":\ndata: "é"}\n\n: comment\n\nid: 5\r\ndata:{"type":"b"}\r\n\r\n';
+  for (let at = 0; at <= stream.length; at++) {
+    const parser = new EventParser();
+    const frames = [...parser.push(stream.slice(0, at)), ...parser.push(stream.slice(at))];
+    expect(frames).toEqual([{ type: 'é' }, { type: 'b' }]);
+  }
+});
+
+test('keeps the path of a hub, and refuses other schemes', () => {
+  expect(new HubUrl('https://example.com/hub')).toMatchObject({
+    http: 'https://example.com/hub/',
+    ws: 'wss://example.com/hub/',
+  });
+  expect(new HubUrl('ws://127.0.0.1:8080')).toMatchObject({
+    http: 'http://127.0.0.1:8080/',
+    ws: 'ws://127.0.0.1:8080/',
+  });
+  expect(() => new RecadoClient({ url: 'ftp://example.com', getToken: () => null })).toThrow(/https, http, wss or ws/);
+});
+
+test('reads the claims of a token without verifying them', () => {
+  expect(claimsOf(sign({ sub: 'zoë' }))).toMatchObject({ sub: 'zoë' });
+  for (const opaque of ['', 'a.b.c', 'rct_123', 'x.bnVsbA.y']) expect(claimsOf(opaque)).toBeNull();
+});
+
+test('asks once more for a token that is expired, and then lets the hub decide', async () => {
+  const reasons: string[] = [];
+  const old = sign({ sub: '42' }, -60);
+  const tokens = new Tokens(({ reason }) => {
+    reasons.push(reason);
+    return old;
+  });
+  const { signal } = new AbortController();
+  expect(await tokens.connecting('again', signal)).toBe(old);
+  expect(await tokens.connecting('again', signal)).toBe(old);
+  expect(reasons).toEqual(['first', 'refused', 'again', 'refused']);
+});
+
+test('a getToken that hangs ends with the signal', async () => {
+  const tokens = new Tokens(() => new Promise(() => {}));
+  const abort = new AbortController();
+  const asked = tokens.get('first', abort.signal);
+  abort.abort();
+  await expect(asked).rejects.toMatchObject({ code: 'token_failed', retryable: true });
+});
+
+test('tells subscribers of changes only, and keeps the object until then', () => {
+  const store = new Store();
+  let told = 0;
+  const stop = store.subscribe(() => told++);
+  const before = store.get();
+  store.set({ state: 'idle' });
+  expect([told, store.get() === before]).toEqual([0, true]);
+  store.set({ state: 'live' });
+  expect([told, store.get().state]).toEqual([1, 'live']);
+  stop();
+  store.set({ state: 'closed' });
+  expect(told).toBe(1);
+});

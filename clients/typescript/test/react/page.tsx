@@ -1,0 +1,199 @@
+// Runs in a page of the React tests: small applications on a fake hub, under StrictMode.
+
+import { StrictMode, version } from 'react';
+import { createRoot, type Root } from 'react-dom/client';
+import { RecadoClient } from '../../src/index.ts';
+import {
+  type NotificationList,
+  RecadoProvider,
+  useConnection,
+  useNotifications,
+  useOnNotification,
+  useUpstream,
+} from '../../src/react.tsx';
+import { FakeHub } from '../../src/testing.ts';
+
+const until = async (holds: () => boolean): Promise<void> => {
+  for (let i = 0; i < 1_000 && !holds(); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+};
+const rest = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** The next task of the page. A timer would wait for 4 ms. */
+const task = (): Promise<void> =>
+  new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+
+function start(): { hub: FakeHub; client: RecadoClient; root: Root; text: () => string } {
+  const hub = new FakeHub();
+  const client = new RecadoClient(hub.options());
+  const element = document.body.appendChild(document.createElement('div'));
+  return { hub, client, root: createRoot(element), text: () => element.textContent ?? '' };
+}
+
+const stories = {
+  version: async () => version,
+
+  /** 10,000 notifications: how often a list renders, and what a listener sees. */
+  async flood() {
+    const { hub, client, root, text } = start();
+    let renders = 0;
+    const handled: number[] = [];
+    function List() {
+      renders++;
+      const { items } = useNotifications({ limit: 50 });
+      const { state } = useConnection();
+      useOnNotification('*', (n) => void handled.push(n.seq));
+      return `${state} ${items.length} ${items[0]?.seq}`;
+    }
+    root.render(
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <List />
+        </RecadoProvider>
+      </StrictMode>,
+    );
+    await until(() => text().startsWith('live'));
+    for (let i = 0; i < 10_000; i++) {
+      hub.post({ type: 'test' });
+      // A task of its own for each, as a browser gives to each WebSocket message: React renders between them.
+      await task();
+    }
+    await until(() => text() === 'live 50 10000');
+    return { text: text(), renders, handled: handled.length, inOrder: handled.every((seq, at) => seq === at + 1) };
+  },
+
+  /** StrictMode mounts twice; a provider that is mounted again keeps the connection; the last one closes it. */
+  async mounts() {
+    const { hub, client, root } = start();
+    const app = (
+      <StrictMode>
+        <RecadoProvider client={client} />
+      </StrictMode>
+    );
+    root.render(app);
+    await client.ready();
+    const first = [hub.connections, hub.opened];
+    root.render(null);
+    await rest(300);
+    root.render(app);
+    await rest(1_200);
+    const again = [hub.connections, hub.opened];
+    root.render(null);
+    await until(() => hub.connections === 0);
+    return { first, again, last: [hub.connections, client.snapshot().state] };
+  },
+
+  /** `enabled` decides whether the client connects. */
+  async enabled() {
+    const { hub, client, root } = start();
+    const app = (enabled: boolean) => <RecadoProvider client={client} enabled={enabled} />;
+    root.render(app(false));
+    await rest(100);
+    const before = client.snapshot().state;
+    root.render(app(true));
+    await client.ready();
+    root.render(app(false));
+    await until(() => hub.connections === 0);
+    return [before, client.snapshot().state];
+  },
+
+  /** A listener that changes with each render: every notification reaches the latest, once. */
+  async latest() {
+    const { hub, client, root, text } = start();
+    const got: string[] = [];
+    function Listener({ name }: { name: string }) {
+      useOnNotification('test', (n) => void got.push(`${name}${n.seq}`));
+      return name;
+    }
+    const app = (name: string) => (
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <Listener name={name} />
+        </RecadoProvider>
+      </StrictMode>
+    );
+    root.render(app('a'));
+    await client.ready();
+    hub.post({ type: 'test' });
+    hub.post({ type: 'other' });
+    await until(() => got.length === 1);
+    root.render(app('b'));
+    await until(() => text() === 'b');
+    hub.post({ type: 'test' });
+    await until(() => got.length === 2);
+    return got;
+  },
+
+  /** History and live notifications in one list; pages backwards; a gap and a reset. */
+  async list() {
+    const { hub, client, root } = start();
+    for (let i = 0; i < 7; i++) hub.post({ type: 'test' });
+    const log: string[] = [];
+    let list = null as NotificationList | null;
+    function List() {
+      list = useNotifications({ type: 'test', limit: 3, history: 2 });
+      return null;
+    }
+    const note = () => log.push(`${list?.items.map((n) => n.seq)} ${list?.hasMore}`);
+    root.render(
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <List />
+        </RecadoProvider>
+      </StrictMode>,
+    );
+    await client.ready();
+    await until(() => list?.items.length === 2 && !list.loading);
+    note();
+    hub.post({ type: 'test' });
+    hub.post({ type: 'other' });
+    await until(() => list?.items[0]?.seq === 8);
+    note();
+    await list?.loadMore();
+    await until(() => list?.items.length === 6);
+    note();
+    await list?.loadMore();
+    await until(() => list?.items.length === 8);
+    note();
+    list?.clear();
+    await until(() => list?.items.length === 0);
+    hub.post({ type: 'test' });
+    await until(() => list?.items.length === 1);
+    note();
+    hub.reset();
+    await until(() => list?.gap !== null);
+    note();
+    return { log, gap: list?.gap };
+  },
+
+  /** The provider session: a component that mounts later knows the status, too. */
+  async upstream() {
+    const { hub, client, root, text } = start();
+    let send: ReturnType<typeof useUpstream>['send'] | null = null;
+    function Status() {
+      const upstream = useUpstream();
+      send = upstream.send;
+      return `${upstream.status} ${upstream.message}`;
+    }
+    const app = (isThere: boolean) => <RecadoProvider client={client}>{isThere ? <Status /> : null}</RecadoProvider>;
+    root.render(app(false));
+    await client.ready();
+    hub.frame({ type: 'status', status: 'connected', message: 'hello' });
+    await rest(20);
+    root.render(app(true));
+    await until(() => text() !== '');
+    const first = text();
+    hub.frame({ type: 'status', status: 'disconnected', message: 'bye' });
+    await until(() => text() !== first);
+    const result = await (send as unknown as RecadoClient['send'])({ type: 'bet' });
+    return [first, text(), result.status];
+  },
+};
+
+Object.assign(window, { stories });
