@@ -160,8 +160,8 @@ impl Delivery {
     /// See [`ConnectError`]; the client may try again.
     pub async fn connect(&self, mut request: ConnectRequest) -> Result<Admitted, ConnectError> {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
-        // A client that wants live rows only has no position that could be lost.
         connection.types.clone_from(&request.types);
+        // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
         let (registration, position) = self.registry.join(connection)?;
         let entered = EnteredConnection {

@@ -36,6 +36,7 @@ mod problems;
 mod rate_limits;
 mod request;
 mod router;
+mod sdk;
 mod server;
 mod socket;
 mod sse;

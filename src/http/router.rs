@@ -16,7 +16,7 @@ use super::hosts::Hosts;
 use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
-use super::{api_documents, batch, device, history, metrics, notify, request, sse, stats, ticket, upgrade, why};
+use super::{api_documents, batch, device, history, metrics, notify, request, sdk, sse, stats, ticket, upgrade, why};
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
@@ -86,6 +86,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/api/admin/why", why::why)
         .get("/openapi.json", api_documents::openapi)
         .get("/asyncapi.json", api_documents::asyncapi)
+        .get(sdk::PATH, sdk::recado_js)
 }
 
 /// A router that can list its routes.
@@ -125,7 +126,9 @@ async fn no_method() -> RefusedRequest {
 fn cors(origins: &Origins) -> CorsLayer {
     let (origins, with_credentials) = (origins.clone(), origins.clone());
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, request| origins.allow_one(origin, &request.headers)))
+        .allow_origin(AllowOrigin::predicate(move |origin, request| {
+            request.uri.path() == sdk::PATH || origins.allow_one(origin, &request.headers)
+        }))
         // Only for allowed origins, never with `*`. The hub reads no cookies; a proxy in front of it may.
         .allow_credentials(AllowCredentials::predicate(move |origin, request| with_credentials.allow_one(origin, &request.headers)))
         .allow_methods([Method::GET, Method::POST])

@@ -18,7 +18,7 @@ use crate::support::{SECRET, TestDb, TestHub};
 /// Longest time of one block.
 const BLOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Fences that are checked but not run.
-const PICTURES: [&str; 10] = ["text", "json", "js", "html", "rust", "toml", "yaml", "nginx", "mermaid", "http"];
+const PICTURES: [&str; 12] = ["text", "json", "js", "ts", "tsx", "html", "rust", "toml", "yaml", "nginx", "mermaid", "http"];
 
 const RECADO: &str = env!("CARGO_BIN_EXE_recado");
 

@@ -113,6 +113,24 @@ async fn a_page_of_another_origin_may_send_its_headers_and_read_those_of_the_hub
     assert!(!headers.contains_key("access-control-allow-origin") && !headers.contains_key("access-control-allow-credentials"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_any_origin_may_load_the_client_and_nothing_else() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).with("RECADO_ALLOWED_ORIGINS", "https://app.example.com").start().await;
+    let url = format!("http://{}/sdk/recado.js", hub.address);
+    let (status, headers) = asked(http_client().get(&url), "https://shop.example").await;
+    assert_eq!(status, 200);
+    assert_eq!(headers["access-control-allow-origin"], "https://shop.example");
+    assert!(!headers.contains_key("access-control-allow-credentials"), "{headers:?}");
+    assert_eq!(headers["cross-origin-resource-policy"], "cross-origin");
+    assert_eq!(headers["content-type"], "text/javascript; charset=utf-8");
+    let text = http_client().get(&url).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("RecadoClient"), "{} bytes", text.len());
+    let whoami = http_client().get(format!("http://{}/api/whoami", hub.address)).bearer_auth(token("ann", &[]));
+    let (_, headers) = asked(whoami, "https://shop.example").await;
+    assert!(!headers.contains_key("access-control-allow-origin"), "{headers:?}");
+}
+
 /// A proxy that signs people in may put an `Authorization` of its own before every request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_token_or_ticket_in_the_query_counts_beside_a_proxys_own_bearer() {
