@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 /// The path, which pages of every origin may load.
 pub const PATH: &str = "/sdk/recado.js";
 
-/// Built by `npm run build` in `clients/typescript`, which CI repeats and compares. So a build of the hub needs no Node.
+/// Built by `npm run build` in `clients/typescript`. CI repeats that and compares, so a build of the hub needs no Node.
 const CLIENT: &str = include_str!("recado.js");
 
 /// How long browsers may use their copy. It is short, because a hub is updated in place.
