@@ -106,6 +106,7 @@ async fn a_replay_skips_other_types_in_any_number_of_pages() {
 
 /// A client that hears nothing for two heartbeats reconnects. It would start the same long replay again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_long_replay_that_leaves_out_everything_moves_the_client_by_heartbeats() {
     let db = TestDb::new().await;
     // Slow enough for some heartbeats: pages of 500 rows of 1 kB.

@@ -393,12 +393,12 @@ async fn only_what_is_wanted_and_due_is_claimed() {
     assert!(owner.checkpoint(&lease, change).await);
     assert!(owner.release(&lease).await);
     assert!(owner.claim(LONG).await.is_empty(), "not due");
-    let claimed = eventually("the session is due", PATIENCE, async || owner.claim(SHORT).await.pop()).await;
+    let claimed = eventually("the session is due", PATIENCE, async || owner.claim(LONG).await.pop()).await;
     assert_eq!((claimed.state, claimed.attempts, claimed.secret.as_deref()), (UpstreamState::BackingOff, 2, Some(&[1, 2, 3][..])));
     db.run("UPDATE recado.upstream_session SET wanted_until = clock_timestamp()").await;
-    let renewed = leases::renew(&mut owner.connection, owner.id, SHORT, &[claimed.lease().into()]).await.unwrap();
+    let renewed = leases::renew(&mut owner.connection, owner.id, LONG, &[claimed.lease().into()]).await.unwrap();
     assert!(!renewed[0].wanted);
-    lease_is_over(&db).await;
+    db.run("UPDATE recado.upstream_session SET lease_until = clock_timestamp() WHERE owner IS NOT NULL").await;
     assert!(owner.claim(LONG).await.is_empty(), "no user wants the session");
 }
 
