@@ -319,6 +319,29 @@ test('two users of one browser have a connection each, and receive their own', a
   expect([await isLeader(first!), await isLeader(second)]).toEqual([true, true]);
 });
 
+test('tabs with the same types share; those with others connect by themselves and miss nothing', async () => {
+  const pages = await tabs(2, 'types=order_*+stock.low');
+  pages.push(await openTab('types=stock.low+order_*'));
+  const other = await openTab('types=chat');
+  const orders = numbers(await hub.post(user, 2, { type: 'order_created' }));
+  const chats = numbers(await hub.post(user, 3, { type: 'chat' }));
+  for (const page of pages) {
+    await page.waitForFunction((seq) => (client.seq ?? 0) >= seq, chats.at(-1)!);
+    expect(await seqs(page)).toEqual(orders);
+  }
+  await other.waitForFunction((seq) => seen.seqs.at(-1) === seq, chats.at(-1)!);
+  expect(await seqs(other)).toEqual(chats);
+  const devices = (await hub.connections(user)).map((one) => one.clientId);
+  expect([devices.length, new Set(devices).size]).toEqual([2, 2]);
+  // What the others acknowledge while no tab for chats is open is not acknowledged for chats.
+  await other.close();
+  const missed = numbers(await hub.post(user, 2, { type: 'chat' }));
+  await until('acked', async () => (await hub.connections(user)).every((one) => one.ackedSeq >= missed.at(-1)!));
+  const again = await openTab('types=chat');
+  await again.waitForFunction((seq) => seen.seqs.at(-1) === seq, missed.at(-1)!);
+  expect(await seqs(again)).toEqual(missed);
+});
+
 test('with tabs: own each page connects by itself', async () => {
   const pages = await tabs(2, 'own=1');
   const posted = numbers(await hub.post(user, 3));
