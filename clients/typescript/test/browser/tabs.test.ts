@@ -2,9 +2,10 @@
 
 import { createServer, type Server } from 'node:http';
 import { build } from 'esbuild';
-import { type Browser, type BrowserContext, chromium, type Page } from 'playwright';
+import type { Browser, BrowserContext, Page } from 'playwright';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { RecadoClient } from '../../src/index.ts';
+import { launch } from '../support/browser.ts';
 import { freePort, Hub, userToken } from '../support/hub.ts';
 import { TestProxy } from '../support/proxy.ts';
 import { until } from '../support/record.ts';
@@ -40,10 +41,7 @@ beforeAll(async () => {
   const port = await freePort();
   await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
   origin = `http://127.0.0.1:${port}`;
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox'],
-  });
+  browser = await launch();
 });
 
 afterAll(async () => {
