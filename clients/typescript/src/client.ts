@@ -134,6 +134,8 @@ export class RecadoClient {
   #join: (() => void) | null = null;
   /** Commands from before the device and the tabs were known. */
   #early: (() => void)[] = [];
+  /** The last status of each provider: the hub repeats it to connections, not to tabs that open later. */
+  readonly #statuses = new Map<unknown, ServerFrame>();
   #leaderHeartbeatMs = 30_000;
   #behindAt = 0;
 
@@ -407,6 +409,7 @@ export class RecadoClient {
       this.#leave();
       this.#machine = this.#newMachine();
       this.#acks.reset(0);
+      this.#statuses.clear();
       this.#connection = null;
     }
     if (!this.#connection) {
@@ -420,7 +423,13 @@ export class RecadoClient {
 
   #snap(): Snap {
     const heartbeatMs = this.#connection?.heartbeatMs ?? this.#leaderHeartbeatMs;
-    return { w: 'snap', state: this.#store.get(), place: this.#machine.place, heartbeatMs };
+    return {
+      w: 'snap',
+      state: this.#store.get(),
+      place: this.#machine.place,
+      heartbeatMs,
+      statuses: [...this.#statuses.values()],
+    };
   }
 
   #heard(word: Word): void {
@@ -450,6 +459,10 @@ export class RecadoClient {
   #adopt(snap: Snap): void {
     this.#leaderHeartbeatMs = snap.heartbeatMs;
     this.#store.set({ ...snap.state, isLeader: false });
+    for (const frame of snap.statuses) {
+      const known = this.#statuses.get(frame.provider);
+      if (known?.status !== frame.status || known?.message !== frame.message) this.#control(frame);
+    }
     if (!snap.place) return;
     const was = this.#machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });
@@ -502,8 +515,10 @@ export class RecadoClient {
   }
 
   #control(frame: ServerFrame): void {
-    if (frame.type === 'status') this.#handlers.emit('status', frame as unknown as ProviderStatus);
-    else if (frame.type === 'command_result')
+    if (frame.type === 'status') {
+      this.#statuses.set(frame.provider, frame);
+      this.#handlers.emit('status', frame as unknown as ProviderStatus);
+    } else if (frame.type === 'command_result')
       this.#commands.settle(frame.id as string, frame as unknown as CommandResult);
     else if (frame.type === 'error' && frame.code === undefined) {
       this.#handlers.emit('upstreamError', frame as unknown as ClientEvents['upstreamError']);

@@ -60,11 +60,13 @@ interface ProviderPageProps {
   seen: { socket: UseProviderWebSocket | null };
   log: unknown[];
   hub: FakeHub;
+  more?: Partial<UseWebSocketOptions>;
 }
 
-function ProviderPage({ seen, log, hub }: ProviderPageProps) {
+function ProviderPage({ seen, log, hub, more }: ProviderPageProps) {
   seen.socket = useProviderWebSocket({
     ...options(hub),
+    ...more,
     token: 'fake',
     onData: (data) => void log.push(['data', data]),
     onStatus: ({ status, message }) => void log.push(['status', status, message]),
@@ -181,6 +183,23 @@ const stories = {
     await until(() => !current().isConnected);
     const after = [current().providerStatus, current().sendMessage({ type: 'bet' })];
     return { before, status, sent, after, log, commands: hub.commands };
+  },
+
+  /** A second client shares the connection of the first, and is told the status that came before it. */
+  async late() {
+    const hub = new FakeHub();
+    const more = { tabs: 'share', userKey: 'late' } as const;
+    const [first, second] = [0, 1].map(() => ({ log: [], seen: { socket: null as UseProviderWebSocket | null } }));
+    const status = (one = first): unknown => one?.seen.socket?.providerStatus?.message;
+    newRoot().render(<ProviderPage {...first!} hub={hub} more={more} />);
+    await until(() => Boolean(first?.seen.socket?.isConnected));
+    hub.frame({ type: 'status', status: 'connected', message: 'one' });
+    await until(() => status() === 'one');
+    newRoot().render(<ProviderPage {...second!} hub={hub} more={more} />);
+    await until(() => status(second) === 'one');
+    hub.frame({ type: 'status', status: 'disconnected', message: 'two' });
+    await until(() => status() === 'two' && status(second) === 'two');
+    return [hub.opened, first?.log, second?.log];
   },
 };
 

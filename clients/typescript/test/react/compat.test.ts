@@ -107,6 +107,14 @@ describe.each(['18', '19'])('React %s', (major) => {
     });
   });
 
+  test('a tab that opens later knows the status of the provider', async () => {
+    const log = [
+      ['status', 'connected', 'one'],
+      ['status', 'disconnected', 'two'],
+    ];
+    expect(await tell('late')).toEqual([1, log, log]);
+  });
+
   test('the address of the old page reaches a real hub; two components share a connection through its kill', async () => {
     const user = `old-page-${major}`;
     const tab = await browser.newPage();
