@@ -19,8 +19,18 @@ export interface RecadoOptions {
      * hub and `userKey`; elsewhere `default`. Programs that run side by side need one each.
      */
     clientId?: string;
-    /** Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position. */
-    since?: 'ack' | 'live' | 'earliest' | number;
+    /**
+     * Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position.
+     * A duration such as `10m` (`s`, `m`, `h`, `d`, counted back from that connection), a Date or an RFC 3339 time: at the
+     * first notification that was created then or later.
+     */
+    since?: Since;
+    /**
+     * Only notifications of these types: names, or beginnings with `*`, such as `order_*`. The position moves past the
+     * others. An acknowledgement covers them, too, so a browser keeps a device for each filter. If you give `clientId`,
+     * give each filter its own.
+     */
+    types?: readonly string[];
     /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
     ack?: 'auto' | 'manual';
     /** Shortest time between two acknowledgements, in milliseconds. Default 250. */
@@ -41,13 +51,18 @@ export interface RecadoOptions {
     /** Receives lost notifications and errors that no listener takes. Default: `console`. */
     logger?: Logger;
 }
+/** Start of a first connection: a word, a number, or a time. */
+export type Since = 'ack' | 'live' | 'earliest' | number | Date | (string & Record<never, never>);
 /** Query of `history`. */
 export interface HistoryQuery {
     /** Continue after this number: `next` of the page before. */
     after?: number;
     /** 1 to 1000; default 100. */
     limit?: number;
+    /** Only this type, whatever the client's `types` are. */
     type?: string;
+    /** As the client's option, which is the default. */
+    types?: readonly string[];
     /** Default `asc`: oldest first. */
     order?: 'asc' | 'desc';
 }
@@ -60,7 +75,10 @@ export interface HistoryQuery {
  */
 export declare class RecadoClient {
     #private;
-    /** Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url`. */
+    /**
+     * Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url` or for
+     * `types` without a type, and a RangeError for an invalid Date.
+     */
     constructor(options: RecadoOptions);
     /** Last number that this page received; null before the first connection. */
     get seq(): number | null;

@@ -100,6 +100,7 @@ export interface ServerFrame {
     readonly after_ms?: number;
     readonly replayed?: boolean | number;
     readonly status?: string;
+    readonly provider?: string;
 }
 /** Tells notifications from control frames: only a notification has a title. */
 export declare function isNotification(frame: ServerFrame): boolean;

@@ -1,4 +1,4 @@
-export { type HistoryQuery, RecadoClient, type RecadoOptions } from './client.js';
+export { type HistoryQuery, RecadoClient, type RecadoOptions, type Since } from './client.js';
 export { RecadoError } from './errors.js';
 export type { CommandResult, Gap, Head, HistoryPage, Notification, NotificationTypes, ProviderStatus, } from './frames.js';
 export type { ClientEvents, Listener, Logger } from './handlers.js';

@@ -40,8 +40,18 @@ export interface RecadoOptions {
    * hub and `userKey`; elsewhere `default`. Programs that run side by side need one each.
    */
   clientId?: string;
-  /** Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position. */
-  since?: 'ack' | 'live' | 'earliest' | number;
+  /**
+   * Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position.
+   * A duration such as `10m` (`s`, `m`, `h`, `d`, counted back from that connection), a Date or an RFC 3339 time: at the
+   * first notification that was created then or later.
+   */
+  since?: Since;
+  /**
+   * Only notifications of these types: names, or beginnings with `*`, such as `order_*`. The position moves past the
+   * others. An acknowledgement covers them, too, so a browser keeps a device for each filter. If you give `clientId`,
+   * give each filter its own.
+   */
+  types?: readonly string[];
   /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
   ack?: 'auto' | 'manual';
   /** Shortest time between two acknowledgements, in milliseconds. Default 250. */
@@ -60,13 +70,19 @@ export interface RecadoOptions {
   logger?: Logger;
 }
 
+/** Start of a first connection: a word, a number, or a time. */
+export type Since = 'ack' | 'live' | 'earliest' | number | Date | (string & Record<never, never>);
+
 /** Query of `history`. */
 export interface HistoryQuery {
   /** Continue after this number: `next` of the page before. */
   after?: number;
   /** 1 to 1000; default 100. */
   limit?: number;
+  /** Only this type, whatever the client's `types` are. */
   type?: string;
+  /** As the client's option, which is the default. */
+  types?: readonly string[];
   /** Default `asc`: oldest first. */
   order?: 'asc' | 'desc';
 }
@@ -84,6 +100,12 @@ const TABS_VERSION = 1;
 
 /** A reason may go on after its word: `unauthorized: bad signature`. */
 const wordOf = (reason: string): string => reason.split(':')[0] as string;
+/** The same filter in another order is the same text. An empty one would count as absent, and let everything pass. */
+function filterOf(types: readonly string[] | undefined): string | undefined {
+  const text = types && [...new Set(types)].sort().join(',');
+  if (text === '') throw new TypeError('types must name at least one type; leave it out to receive all');
+  return text;
+}
 const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
 
 /**
@@ -96,6 +118,8 @@ const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || stat
 export class RecadoClient {
   readonly #o: RecadoOptions;
   readonly #base: HubUrl;
+  /** The filter as the hub reads it. */
+  readonly #types: string | undefined;
   readonly #handlers: Handlers;
   readonly #store = new Store();
   readonly #tokens: Tokens;
@@ -110,13 +134,19 @@ export class RecadoClient {
   #join: (() => void) | null = null;
   /** Commands from before the device and the tabs were known. */
   #early: (() => void)[] = [];
+  /** The last status of each provider: the hub repeats it to connections, not to tabs that open later. */
+  readonly #statuses = new Map<unknown, ServerFrame>();
   #leaderHeartbeatMs = 30_000;
   #behindAt = 0;
 
-  /** Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url`. */
+  /**
+   * Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url` or for
+   * `types` without a type, and a RangeError for an invalid Date.
+   */
   constructor(options: RecadoOptions) {
     this.#o = options;
     this.#base = new HubUrl(options.url);
+    this.#types = filterOf(options.types);
     this.#handlers = new Handlers(options.logger ?? console);
     this.#tokens = new Tokens(options.getToken);
     this.#machine = this.#newMachine();
@@ -124,7 +154,8 @@ export class RecadoClient {
 
   #newMachine(): Machine {
     const { since = 'ack', transport = 'auto', backoff } = this.#o;
-    return new Machine({ since, transport, minMs: backoff?.minMs ?? 300, maxMs: backoff?.maxMs ?? 20_000 });
+    const start = since instanceof Date ? since.toISOString() : String(since);
+    return new Machine({ since: start, transport, minMs: backoff?.minMs ?? 300, maxMs: backoff?.maxMs ?? 20_000 });
   }
 
   /** Last number that this page received; null before the first connection. */
@@ -250,7 +281,9 @@ export class RecadoClient {
 
   /** One page of what the user was sent. Rejects with a RecadoError, for example `expired` or `reset`. */
   history(query: HistoryQuery = {}): Promise<HistoryPage> {
-    return this.#request('api/notifications', { ...query });
+    // The hub refuses `type` next to `types`.
+    const types = query.type === undefined ? (filterOf(query.types) ?? this.#types) : undefined;
+    return this.#request('api/notifications', { ...query, types });
   }
 
   /** The range of the log. */
@@ -285,12 +318,14 @@ export class RecadoClient {
         return;
       }
     }
-    const key = `recado:client:${this.#base.http}:${userKey}`;
+    // Tabs with another filter cannot use the frames of this one, and must not acknowledge what it has not received.
+    const filter = this.#types === undefined ? '' : `?types=${this.#types}`;
+    const key = `recado:client:${this.#base.http}:${userKey}${filter}`;
     const stored = this.#o.clientId ?? (canStore ? await storedDevice(key) : 'default');
     if (signal.aborted) return;
     const clientId = stored ?? `web-${randomId()}`;
     this.#connection = this.#newConnection(clientId);
-    const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}`;
+    const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}${filter}`;
     this.#join = (): void => this.#start(share && stored !== null ? name : null);
     this.#join();
     for (const pass of this.#early.splice(0)) pass();
@@ -319,6 +354,7 @@ export class RecadoClient {
     return openConnection({
       base: this.#base,
       clientId,
+      types: this.#types,
       machine: this.#machine,
       tokens: this.#tokens,
       ackDelayMs: this.#o.ackDelayMs ?? 250,
@@ -373,6 +409,7 @@ export class RecadoClient {
       this.#leave();
       this.#machine = this.#newMachine();
       this.#acks.reset(0);
+      this.#statuses.clear();
       this.#connection = null;
     }
     if (!this.#connection) {
@@ -386,7 +423,13 @@ export class RecadoClient {
 
   #snap(): Snap {
     const heartbeatMs = this.#connection?.heartbeatMs ?? this.#leaderHeartbeatMs;
-    return { w: 'snap', state: this.#store.get(), place: this.#machine.place, heartbeatMs };
+    return {
+      w: 'snap',
+      state: this.#store.get(),
+      place: this.#machine.place,
+      heartbeatMs,
+      statuses: [...this.#statuses.values()],
+    };
   }
 
   #heard(word: Word): void {
@@ -416,6 +459,10 @@ export class RecadoClient {
   #adopt(snap: Snap): void {
     this.#leaderHeartbeatMs = snap.heartbeatMs;
     this.#store.set({ ...snap.state, isLeader: false });
+    for (const frame of snap.statuses) {
+      const known = this.#statuses.get(frame.provider);
+      if (known?.status !== frame.status || known?.message !== frame.message) this.#control(frame);
+    }
     if (!snap.place) return;
     const was = this.#machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });
@@ -468,8 +515,10 @@ export class RecadoClient {
   }
 
   #control(frame: ServerFrame): void {
-    if (frame.type === 'status') this.#handlers.emit('status', frame as unknown as ProviderStatus);
-    else if (frame.type === 'command_result')
+    if (frame.type === 'status') {
+      this.#statuses.set(frame.provider, frame);
+      this.#handlers.emit('status', frame as unknown as ProviderStatus);
+    } else if (frame.type === 'command_result')
       this.#commands.settle(frame.id as string, frame as unknown as CommandResult);
     else if (frame.type === 'error' && frame.code === undefined) {
       this.#handlers.emit('upstreamError', frame as unknown as ClientEvents['upstreamError']);

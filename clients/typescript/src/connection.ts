@@ -13,6 +13,8 @@ import type { HubUrl, Link, LinkEvents } from './transport.ts';
 export interface ConnectionHost {
   readonly base: HubUrl;
   readonly clientId: string;
+  /** Patterns of the types to receive, separated by commas; undefined for all. */
+  readonly types: string | undefined;
   readonly machine: Machine;
   readonly tokens: Tokens;
   readonly ackDelayMs: number;
@@ -201,7 +203,7 @@ export function openConnection(host: ConnectionHost): Connection {
   }
 
   async function open(reason: 'again' | 'refused'): Promise<void> {
-    const { base, clientId } = host;
+    const { base, clientId, types } = host;
     const signal = abort?.signal;
     if (!signal) return;
     const run = ++runs;
@@ -220,7 +222,7 @@ export function openConnection(host: ConnectionHost): Connection {
     const kind = host.WebSocket ? machine.transport(Date.now()) : 'sse';
     heard = Date.now();
     hasOpened = false;
-    const query = { client_id: clientId, ...machine.start() };
+    const query = { client_id: clientId, types, ...machine.start() };
     const request = { base, query, token, events: events(run, kind) };
     machine.opening();
     try {

@@ -111,6 +111,7 @@ export interface ServerFrame {
   readonly after_ms?: number;
   readonly replayed?: boolean | number;
   readonly status?: string;
+  readonly provider?: string;
 }
 
 /** Tells notifications from control frames: only a notification has a title. */

@@ -1,6 +1,6 @@
 // Exports the public names of @recado/client.
 
-export { type HistoryQuery, RecadoClient, type RecadoOptions } from './client.ts';
+export { type HistoryQuery, RecadoClient, type RecadoOptions, type Since } from './client.ts';
 export { RecadoError } from './errors.ts';
 export type {
   CommandResult,

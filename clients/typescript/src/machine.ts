@@ -44,7 +44,8 @@ export type Verdict =
 
 /** Settings of the machine. */
 export interface MachineOptions {
-  readonly since: 'ack' | 'live' | 'earliest' | number;
+  /** Where the first connection starts, as the hub reads it. */
+  readonly since: string;
   readonly transport: 'auto' | 'websocket' | 'sse';
   readonly minMs: number;
   readonly maxMs: number;
@@ -108,7 +109,7 @@ export class Machine {
   /** Query parameters that say where the next connection starts. */
   start(): Record<string, string> {
     const place = this.#rewind ?? this.place;
-    if (!place) return { since: String(this.#o.since) };
+    if (!place) return { since: this.#o.since };
     const query: Record<string, string> = { since: String(place.seq), log_id: place.logId };
     if (place.lastId !== null) query.last_id = place.lastId;
     return query;

@@ -14,6 +14,8 @@ export interface Snap {
   readonly state: Snapshot;
   readonly place: Place | null;
   readonly heartbeatMs: number;
+  /** Last status frame of each provider. */
+  readonly statuses: readonly ServerFrame[];
 }
 
 /** What tabs say to each other. */

@@ -197,6 +197,7 @@ export class FakeHub {
     socket.onGone = (): void => void this.#sockets.delete(socket);
     const { searchParams: query } = url;
     socket.clientId = query.get('client_id') ?? 'default';
+    socket.passes = filter(query.get('types'));
     const resume = this.#resume(query, socket.clientId);
     socket.delivered = resume.from;
     socket.receive({
@@ -211,7 +212,7 @@ export class FakeHub {
       resume,
       heartbeat_ms: this.#heartbeatMs,
     } as unknown as ServerFrame);
-    const missed = this.#log.filter((row) => row.seq > resume.from);
+    const missed = this.#log.filter((row) => row.seq > resume.from && socket.passes(row.type));
     for (const row of missed) this.#deliver(socket, { ...row, replayed: true });
     socket.delivered = this.#head;
     socket.receive({ type: 'caught_up', seq: this.#head, replayed: missed.length });
@@ -222,6 +223,11 @@ export class FakeHub {
     const logId = query.get('log_id');
     if (since === 'live') return { status: 'live', from: this.#head };
     if (since === 'earliest') return { status: 'ok', from: this.#floor };
+    const time = this.#timeOf(since);
+    if (time !== null) {
+      const first = this.#log.find((row) => Date.parse(row.created_at) >= time);
+      return first ? { status: 'ok', from: first.seq - 1 } : { status: 'live', from: this.#head };
+    }
     const stored = this.#acked.get(clientId);
     if (since === 'ack' && stored === undefined) {
       this.#acked.set(clientId, this.#head);
@@ -236,7 +242,15 @@ export class FakeHub {
     return { status: 'ok', from };
   }
 
+  /** A duration counts back from the fake clock. Null: not a time. */
+  #timeOf(since: string): number | null {
+    const [, count, unit] = /^(\d+)([smhd])$/.exec(since) ?? [];
+    if (unit !== undefined) return this.#now - Number(count) * { s: 1e3, m: 6e4, h: 36e5, d: 864e5 }[unit]!;
+    return since.includes('T') ? Date.parse(since) : null;
+  }
+
   #deliver(socket: FakeSocket, notification: Notification): void {
+    if (!socket.passes(notification.type)) return;
     this.#number(socket, { prev: socket.delivered, ...notification });
   }
 
@@ -283,11 +297,18 @@ export class FakeHub {
     const limit = Number(query.get('limit') ?? 100);
     const rows = isDown ? [...this.#log].reverse() : this.#log;
     const left = rows.filter((row) => (isDown ? row.seq < after : row.seq > after));
-    const found = left.filter((row) => !query.has('type') || row.type === query.get('type'));
+    const passes = filter(query.get('types') ?? query.get('type'));
+    const found = left.filter((row) => passes(row.type));
     const notifications = found.slice(0, limit);
     const next = found.length > limit ? (notifications.at(-1)?.seq ?? null) : null;
     return Response.json({ notifications, next, ...bounds });
   }
+}
+
+/** Reads `types`: names, or beginnings with `*`. */
+function filter(types: string | null): (type: string) => boolean {
+  const patterns = types?.split(',');
+  return (type) => !patterns?.every((one) => (one.endsWith('*') ? !type.startsWith(one.slice(0, -1)) : type !== one));
 }
 
 /** The client's side of a fake connection: as much of a WebSocket as the SDK uses. */
@@ -299,6 +320,7 @@ class FakeSocket {
   onerror: (() => void) | null = null;
   clientId = 'default';
   delivered = 0;
+  passes: (type: string) => boolean = () => true;
   onGone: () => void = () => {};
   #hear: (text: string) => void = () => {};
 

@@ -14,6 +14,7 @@ const client = new RecadoClient({
   url: at.get('hub') as string,
   getToken: () => at.get('token') as string,
   ...(at.has('own') ? { tabs: 'own' } : {}),
+  ...(at.has('types') ? { types: at.get('types')!.split(' ') } : {}),
   ...(at.has('manual') ? { ack: 'manual', ackDelayMs: 20 } : {}),
   transport: (at.get('transport') ?? 'auto') as 'auto',
 });

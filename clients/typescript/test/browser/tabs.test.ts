@@ -2,9 +2,10 @@
 
 import { createServer, type Server } from 'node:http';
 import { build } from 'esbuild';
-import { type Browser, type BrowserContext, chromium, type Page } from 'playwright';
+import type { Browser, BrowserContext, Page } from 'playwright';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { RecadoClient } from '../../src/index.ts';
+import { launch } from '../support/browser.ts';
 import { freePort, Hub, userToken } from '../support/hub.ts';
 import { TestProxy } from '../support/proxy.ts';
 import { until } from '../support/record.ts';
@@ -40,10 +41,7 @@ beforeAll(async () => {
   const port = await freePort();
   await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
   origin = `http://127.0.0.1:${port}`;
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox'],
-  });
+  browser = await launch();
 });
 
 afterAll(async () => {
@@ -317,6 +315,29 @@ test('two users of one browser have a connection each, and receive their own', a
   await first!.waitForFunction(() => seen.seqs.length > 0);
   expect([await seqs(first!), await seqs(second)]).toEqual([[mine], [theirs]]);
   expect([await isLeader(first!), await isLeader(second)]).toEqual([true, true]);
+});
+
+test('tabs with the same types share; those with others connect by themselves and miss nothing', async () => {
+  const pages = await tabs(2, 'types=order_*+stock.low');
+  pages.push(await openTab('types=stock.low+order_*'));
+  const other = await openTab('types=chat');
+  const orders = numbers(await hub.post(user, 2, { type: 'order_created' }));
+  const chats = numbers(await hub.post(user, 3, { type: 'chat' }));
+  for (const page of pages) {
+    await page.waitForFunction((seq) => (client.seq ?? 0) >= seq, chats.at(-1)!);
+    expect(await seqs(page)).toEqual(orders);
+  }
+  await other.waitForFunction((seq) => seen.seqs.at(-1) === seq, chats.at(-1)!);
+  expect(await seqs(other)).toEqual(chats);
+  const devices = (await hub.connections(user)).map((one) => one.clientId);
+  expect([devices.length, new Set(devices).size]).toEqual([2, 2]);
+  // What the others acknowledge while no tab for chats is open is not acknowledged for chats.
+  await other.close();
+  const missed = numbers(await hub.post(user, 2, { type: 'chat' }));
+  await until('acked', async () => (await hub.connections(user)).every((one) => one.ackedSeq >= missed.at(-1)!));
+  const again = await openTab('types=chat');
+  await again.waitForFunction((seq) => seen.seqs.at(-1) === seq, missed.at(-1)!);
+  expect(await seqs(again)).toEqual(missed);
 });
 
 test('with tabs: own each page connects by itself', async () => {

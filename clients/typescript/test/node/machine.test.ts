@@ -64,7 +64,7 @@ describe('place', () => {
 
   test('starts as asked, until there is a place', () => {
     expect(make({ since: 'earliest' }).start()).toEqual({ since: 'earliest' });
-    expect(make({ since: 7 }).start()).toEqual({ since: '7' });
+    expect(make({ since: '7' }).start()).toEqual({ since: '7' });
   });
 
   test('refuses a second user', () => {

@@ -268,3 +268,25 @@ test('a constructed client opens nothing and calls nothing', () => {
   const one = client(hub);
   expect([one.client.snapshot().state, one.client.seq, one.asked, hub.connections]).toEqual(['idle', null, [], 0]);
 });
+
+test('types and times are served as by a hub', async () => {
+  const hub = new FakeHub();
+  for (const type of ['order_created', 'chat']) hub.post({ type });
+  hub.advance(600_000);
+  for (const type of ['order_paid', 'chat', 'stock']) hub.post({ type });
+  const seen = async (options: object): Promise<number[]> => {
+    const got: number[] = [];
+    const client = new RecadoClient({ ...hub.options(), ...options });
+    client.on('notification', (n) => void got.push(n.seq));
+    client.connect();
+    await client.ready();
+    client.close();
+    return got;
+  };
+  expect(await seen({ since: 'earliest', types: ['order_*'] })).toEqual([1, 3]);
+  expect(await seen({ since: '5m', types: ['chat', 'stock'] })).toEqual([4, 5]);
+  expect(await seen({ since: hub.now, types: ['order_*'] })).toEqual([3]);
+  expect(await seen({ since: '2027-01-01T00:00:00Z' })).toEqual([]);
+  const { notifications } = await new RecadoClient({ ...hub.options(), types: ['order_*'] }).history();
+  expect(notifications.map((n) => n.seq)).toEqual([1, 3]);
+});

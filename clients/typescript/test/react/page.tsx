@@ -12,22 +12,7 @@ import {
   useUpstream,
 } from '../../src/react.tsx';
 import { FakeHub } from '../../src/testing.ts';
-
-const until = async (holds: () => boolean): Promise<void> => {
-  for (let i = 0; i < 1_000 && !holds(); i++) await new Promise((resolve) => setTimeout(resolve, 5));
-};
-const rest = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** The next task of the page. A timer would wait for 4 ms. */
-const task = (): Promise<void> =>
-  new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(null);
-  });
+import { rest, task, until } from './wait.ts';
 
 function start(): { hub: FakeHub; client: RecadoClient; root: Root; text: () => string } {
   const hub = new FakeHub();

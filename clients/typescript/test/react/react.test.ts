@@ -3,38 +3,19 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { build } from 'esbuild';
-import { type Browser, chromium, type Page } from 'playwright';
+import type { Browser, Page } from 'playwright';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { bundle, launch } from '../support/browser.ts';
 
 declare const stories: Record<string, () => Promise<unknown>>;
 
 let browser: Browser;
 
 beforeAll(async () => {
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox'],
-  });
+  browser = await launch();
 });
 
 afterAll(() => browser?.close());
-
-/** Bundles an entry with React 19, or with React 18 in its place. */
-async function bundle(entry: string, major: string, platform: 'browser' | 'node'): Promise<string> {
-  const { outputFiles } = await build({
-    entryPoints: [`test/react/${entry}`],
-    bundle: true,
-    write: false,
-    platform,
-    format: platform === 'node' ? 'cjs' : 'esm',
-    jsx: 'automatic',
-    target: 'es2022',
-    define: { 'process.env.NODE_ENV': '"development"' },
-    alias: major === '18' ? { react: 'react18', 'react-dom': 'react-dom18' } : {},
-  });
-  return outputFiles[0]!.text;
-}
 
 describe.each(['18', '19'])('React %s', (major) => {
   let page: Page;
@@ -99,6 +80,7 @@ describe.each(['18', '19'])('React %s', (major) => {
       writeFileSync(file, await bundle('server.tsx', major, 'node'));
       const server = createRequire(import.meta.url)(file) as typeof import('./server.tsx');
       expect(await server.render()).toEqual({ html: 'idle 0 false true null', opened: 0, asked: 0 });
+      expect(await server.renderOldPage()).toEqual({ html: 'disconnected null false null', asked: 0 });
       expect(server.failures()).toEqual([
         'Error: useRecado needs a RecadoProvider above it',
         'Error: RecadoProvider needs client or options',

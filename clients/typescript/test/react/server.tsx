@@ -1,6 +1,7 @@
 // Renders an application to a string, as a server does, and reports what was opened.
 
 import { renderToString } from 'react-dom/server';
+import { useProviderWebSocket, useWebSocket } from '../../src/compat.ts';
 import { RecadoProvider, useConnection, useNotifications, useOnNotification, useUpstream } from '../../src/react.tsx';
 import { FakeHub } from '../../src/testing.ts';
 
@@ -25,6 +26,26 @@ export async function render(): Promise<{ html: string; opened: number; asked: n
   );
   await new Promise((resolve) => setTimeout(resolve, 50));
   return { html, opened: hub.opened, asked };
+}
+
+function OldPage() {
+  const socket = useWebSocket({ token: 'token' });
+  const provider = useProviderWebSocket({ url: 'wss://hub.invalid/ws', token: 'token' });
+  return `${socket.connectionStatus} ${socket.lastMessage} ${socket.isConnected} ${provider.providerStatus}`;
+}
+
+/** The HTML of a page with the hooks for pages that move, and whether anything was requested. */
+export async function renderOldPage(): Promise<{ html: string; asked: number }> {
+  let asked = 0;
+  const { fetch } = globalThis;
+  globalThis.fetch = () => {
+    asked++;
+    return Promise.reject(new Error('a server fetches nothing'));
+  };
+  const html = renderToString(<OldPage />);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  globalThis.fetch = fetch;
+  return { html, asked };
 }
 
 /** The error of a hook without a provider, and of a provider without a client. */
