@@ -163,7 +163,7 @@ impl EventReplay {
         }
         // If there is only one, this client is its own or was never here. With several, the other one may be this
         // client's own, so an end that may be later than this beginning does not count.
-        let is_only = self.open.len() == 1;
+        let is_only = self.open.len() == 1 && !self.known[at].began_shared;
         let is_over = |kept: &KeptPosition| {
             let over = if is_only { kept.left } else { kept.over };
             kept.seen >= began && over.is_some_and(|over| over >= began)

@@ -14,7 +14,7 @@ use super::problems::RefusedRequest;
 use super::server::Hangup;
 use super::state::HubState;
 use super::stream_request::{StreamRequest, check_origin, check_room, check_user_rate};
-use crate::domain::{Notification, Principal, Seq};
+use crate::domain::{Notification, Principal, Seq, StartTime};
 use crate::store::StoreError;
 use crate::store::read::{self, LogState, PrincipalPage};
 use crate::wire::history::{HistoryQuery, PageOrder};
@@ -97,7 +97,10 @@ fn expired(state: &LogState) -> Problem {
 
 /// The number after which all notifications of the answer are.
 async fn first_after(hub: &HubState, query: &HistoryQuery, state: &LogState) -> Result<Seq, StoreError> {
+    let is_later_page = query.after.is_some() && query.order == PageOrder::Rising;
     match query.since {
+        // A duration counts from each request, so by now it may begin after the end of the page before.
+        Some(StartTime::Ago(_)) if is_later_page => Ok(state.floor),
         Some(time) => read::last_before(&hub.reader, time, state.floor, state.head).await,
         None => Ok(state.floor),
     }

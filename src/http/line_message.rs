@@ -3,9 +3,10 @@
 //! A browser hands each message over between two processes and runs a task for it. A replay of thousands of frames
 //! costs mostly that.
 
-/// A message is sent when the next frame would make it longer than this. A client that reads a few kilobytes a second
-/// must take a whole message within the send deadline, so it is far below the 64 KiB that the documentation allows.
-const MESSAGE_BYTES: usize = 16 << 10;
+/// A message is sent when the next frame would make it longer than this. It is far below the 64 KiB that the
+/// documentation allows: a client that reads a few kilobytes a second must take a whole message within the send
+/// deadline, and a socket's write buffer keeps the capacity that its longest message needed.
+const MESSAGE_BYTES: usize = 4 << 10;
 
 /// The message that is being collected.
 #[derive(Debug, Default)]

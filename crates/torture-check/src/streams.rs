@@ -217,6 +217,8 @@ pub(super) fn excused_up_to(index: &Index<'_>, device: &IndexedDevice<'_>) -> i6
 
 /// An end this long before a fault may not be stored yet, in nanoseconds.
 const UNWRITTEN: u64 = 1_000_000_000;
+/// Longest time in which a hub under load may not have read a close.
+const READ_LATE: u64 = 2_000_000_000;
 /// Longest delay until a hub detects an end: the peer vanished silently, or the hub was killed. The hub keeps the
 /// position until then, and for the window after it.
 const UNNOTICED: u64 = 20_000_000_000;
@@ -291,15 +293,15 @@ fn is_repeat_after_a_hidden_end(index: &Index<'_>, device: &IndexedDevice<'_>, c
 
 /// Whether a hub may not have detected the end of a connection before the next one.
 fn is_hidden(index: &Index<'_>, earlier: &Entry, next: u64) -> bool {
+    let away = next.saturating_sub(earlier.end);
     let in_a_fault = |fault: &IndexedFault<'_>| {
         let is_there = fault.begin.saturating_sub(UNWRITTEN) <= earlier.end && earlier.end <= fault.end;
         // A fault of the other hub alone hides no end at this hub.
         let is_here = !fault.on.starts_with("hub ") || fault.on == format!("hub {}", earlier.hub);
-        // A hub under load reads a close late.
+        // A hub under load reads a close late, but within seconds.
         let is_load = ["stranger-flood", "greedy"].iter().any(|kind| fault.name.starts_with(kind));
-        is_there && is_here && (is_load || !is_no_excuse(fault.name))
+        is_there && is_here && (!is_no_excuse(fault.name) || (is_load && away < READ_LATE))
     };
-    let away = next.saturating_sub(earlier.end);
     let had_no_turn = index.stalled_ms(earlier.end, next) * 1_000_000;
     away < had_no_turn || index.faults.iter().any(in_a_fault)
 }
