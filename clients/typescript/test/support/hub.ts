@@ -56,6 +56,16 @@ export interface Posted {
   id: string;
 }
 
+/** A connection as `/stats` lists it. */
+export interface OpenConnection {
+  readonly userId: string;
+  readonly clientId: string;
+  readonly instance: string;
+  readonly transport: string;
+  readonly ackedSeq: number;
+  readonly sessionId: string;
+}
+
 export class Hub {
   readonly port: number;
   readonly #folder: string;
@@ -174,13 +184,9 @@ export class Hub {
     return posted;
   }
 
-  /** The open connections of a user. */
-  async connections(
-    user: string,
-  ): Promise<{ clientId: string; transport: string; ackedSeq: number; sessionId: string }[]> {
-    const stats = (await this.#request('/stats')) as {
-      connections: { userId: string; clientId: string; transport: string; ackedSeq: number; sessionId: string }[];
-    };
-    return stats.connections.filter((one) => one.userId === user);
+  /** The open connections of a user. Those of a killed hub are listed until its lease ends, and do not count. */
+  async connections(user: string): Promise<OpenConnection[]> {
+    const stats = (await this.#request('/stats')) as { instance: string; connections: OpenConnection[] };
+    return stats.connections.filter((one) => one.userId === user && one.instance === stats.instance);
   }
 }
