@@ -135,7 +135,8 @@ impl ProbeTimes {
 
             let begun = Instant::now();
             let stream = connect_from(OTHERS, &hub.address).await.expect("a user connects");
-            let client = TestClient::of("ann").since("live").connect_over(stream, hub).await;
+            // A user who connects so often would be told to come back later.
+            let client = TestClient::of(&format!("ann-{round}")).since("live").connect_over(stream, hub).await;
             each.push(begun.elapsed());
             client.close().await;
             sleep(Duration::from_millis(20)).await;
