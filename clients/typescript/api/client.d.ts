@@ -100,8 +100,9 @@ export declare class RecadoClient {
     onType<T extends keyof NotificationTypes>(type: T, fn: (notification: Notification<NotificationTypes[T]>) => void | Promise<void>): () => void;
     onType(type: string, fn: (notification: Notification) => void | Promise<void>): () => void;
     /**
-     * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
-     * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+     * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next, or
+     * ends at it. The loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications
+     * wait. What waits when a loop ends stays unacknowledged; the next call begins with it.
      */
     notifications(options?: {
         signal?: AbortSignal;

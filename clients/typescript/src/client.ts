@@ -16,7 +16,7 @@ import type {
 } from './frames.ts';
 import { type ClientEvents, Handlers, type Listener, type Logger } from './handlers.ts';
 import { request } from './http.ts';
-import { iterate } from './iterator.ts';
+import { iterate, type Waiting } from './iterator.ts';
 import { Machine, type Step } from './machine.ts';
 import { IDLE, type Snapshot, type State, Store } from './store.ts';
 import { canShare, type Snap, TabGroup, type Word } from './tabs.ts';
@@ -134,6 +134,8 @@ export class RecadoClient {
   #join: (() => void) | null = null;
   /** Commands from before the device and the tabs were known. */
   #early: (() => void)[] = [];
+  /** Notifications that ended loops have not seen; the next loop takes them. */
+  readonly #left: Waiting[] = [];
   /** The last status of each provider: the hub repeats it to connections, not to tabs that open later. */
   readonly #statuses = new Map<unknown, ServerFrame>();
   #leaderHeartbeatMs = 30_000;
@@ -233,12 +235,13 @@ export class RecadoClient {
   }
 
   /**
-   * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
-   * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+   * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next, or
+   * ends at it. The loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications
+   * wait. What waits when a loop ends stays unacknowledged; the next call begins with it.
    */
   notifications(options: { signal?: AbortSignal } = {}): AsyncGenerator<Notification, void, void> {
     const signals = [options.signal, this.#life.signal];
-    return iterate({ listen: (listener) => this.on('notification', listener), signals });
+    return iterate({ listen: (listener) => this.on('notification', listener), signals, left: this.#left });
   }
 
   /**
@@ -409,6 +412,7 @@ export class RecadoClient {
       this.#leave();
       this.#machine = this.#newMachine();
       this.#acks.reset(0);
+      this.#left.length = 0;
       this.#statuses.clear();
       this.#connection = null;
     }
@@ -483,7 +487,10 @@ export class RecadoClient {
   }
 
   #gap(gap: ClientEvents['gap']): void {
-    if (gap.status === 'reset') this.#acks.reset(this.seq ?? 0);
+    if (gap.status === 'reset') {
+      this.#acks.reset(this.seq ?? 0);
+      this.#left.length = 0;
+    }
     this.#handlers.emit('gap', gap);
   }
 

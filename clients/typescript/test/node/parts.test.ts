@@ -1,10 +1,12 @@
 // Tests the small parts: acknowledgements, parsers, addresses, tokens, the store.
 
+import { getEventListeners } from 'node:events';
 import { expect, test } from 'vitest';
 import { AckTracker } from '../../src/acks.ts';
 import { EventParser } from '../../src/events.ts';
 import { parseFrames } from '../../src/frames.ts';
 import { RecadoClient } from '../../src/index.ts';
+import { iterate, type Waiting } from '../../src/iterator.ts';
 import { Store } from '../../src/store.ts';
 import { claimsOf, Tokens } from '../../src/tokens.ts';
 import { HubUrl } from '../../src/transport.ts';
@@ -26,6 +28,44 @@ test('acknowledges up to the first notification that is not handled', () => {
   expect(acks.ready('manual')).toBe(12);
   acks.reset(3);
   expect([acks.ready('auto'), acks.ready('manual')]).toEqual([3, 0]);
+});
+
+/** A source of notifications for a loop, and what is left in it. */
+function source(signal?: AbortSignal) {
+  const left: Waiting[] = [];
+  const listeners = new Set<(n: never) => Promise<void>>();
+  const listen = (listener: (n: never) => Promise<void>): (() => void) => {
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  };
+  const post = (seq: number): void => {
+    for (const tell of listeners) void tell({ seq, id: `id-${seq}` } as never);
+  };
+  return { left, listeners, post, loop: () => iterate({ listen, signals: [signal], left }) };
+}
+
+test('a loop that was never started stops listening at its limit, and fails', async () => {
+  const { left, listeners, post, loop } = source();
+  const full = loop();
+  for (let seq = 1; seq <= 100_050; seq++) post(seq);
+  expect([listeners.size, left.length]).toEqual([0, 100_001]);
+  await expect(full.next()).rejects.toMatchObject({ code: 'too_slow' });
+});
+
+test('a loop that was never started ends with its signal, and leaves what it has not seen to the next, once', async () => {
+  const abort = new AbortController();
+  const { left, listeners, post, loop } = source(abort.signal);
+  loop();
+  loop();
+  post(1);
+  post(2);
+  expect(getEventListeners(abort.signal, 'abort').length).toBe(2);
+  abort.abort();
+  expect([listeners.size, left.length, getEventListeners(abort.signal, 'abort').length]).toEqual([0, 4, 0]);
+  const next = iterate({ listen: () => () => {}, signals: [], left });
+  expect([(await next.next()).value?.seq, (await next.next()).value?.seq]).toEqual([1, 2]);
+  await next.return();
+  expect(left).toEqual([]);
 });
 
 test('reads one frame a message, or several', () => {

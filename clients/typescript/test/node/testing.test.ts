@@ -290,3 +290,27 @@ test('types and times are served as by a hub', async () => {
   const { notifications } = await new RecadoClient({ ...hub.options(), types: ['order_*'] }).history();
   expect(notifications.map((n) => n.seq)).toEqual([1, 3]);
 });
+
+test('what waits when a loop breaks is not acknowledged until the next loop has seen it', async () => {
+  const hub = new FakeHub();
+  const one = client(hub, { ackDelayMs: 1 });
+  const loop = one.client.notifications();
+  await one.live();
+  for (let i = 0; i < 3; i++) hub.post({ type: 'test' });
+  await one.expectExactly(at(3));
+  for await (const { seq } of loop) {
+    expect(seq).toBe(1);
+    break;
+  }
+  await until('acked', () => hub.acked() === 1);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  expect(hub.acked()).toBe(1);
+  const next = one.client.notifications();
+  hub.post({ type: 'test' });
+  const got: (number | undefined)[] = [];
+  for (let i = 0; i < 3; i++) got.push((await next.next()).value?.seq);
+  expect(got).toEqual([2, 3, 4]);
+  await until('acked', () => hub.acked() === 3);
+  await next.return();
+  await until('acked', () => hub.acked() === 4);
+});
