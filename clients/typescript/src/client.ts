@@ -17,7 +17,7 @@ import type {
 import { type ClientEvents, Handlers, type Listener, type Logger } from './handlers.ts';
 import { request } from './http.ts';
 import { iterate, type Waiting } from './iterator.ts';
-import { Machine, type Step } from './machine.ts';
+import { Machine, type Place, type Step } from './machine.ts';
 import { IDLE, type Snapshot, type State, Store } from './store.ts';
 import { canShare, type Snap, TabGroup, type Word } from './tabs.ts';
 import { claimsOf, type GetToken, Tokens } from './tokens.ts';
@@ -96,7 +96,7 @@ const BEHIND_EVERY_MS = 2_000;
 /** Words of an old and a new leader cross. After this time a tab that is still behind lacks something. */
 const CROSSING_MS = 300;
 /** Version of the words between tabs. Tabs with another one form a group of their own. */
-const TABS_VERSION = 1;
+const TABS_VERSION = 2;
 
 /** A reason may go on after its word: `unauthorized: bad signature`. */
 const wordOf = (reason: string): string => reason.split(':')[0] as string;
@@ -252,7 +252,7 @@ export class RecadoClient {
     const mine = this.seq ?? 0;
     if (!(seq <= mine)) throw new RecadoError('ack_ahead', `cannot acknowledge ${seq}: received up to ${mine}`);
     this.#ack(seq);
-    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'ack', seq });
+    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'ack', seq, logId: this.#machine.place?.logId });
   }
 
   #ack(seq: number): void {
@@ -425,12 +425,19 @@ export class RecadoClient {
     }
   }
 
+  /** Where a tab that joins starts: before what is not handled here, so that it gets that if this tab dies. */
+  get #handledPlace(): Place | null {
+    const at = this.#machine.place;
+    const to = this.#o.ack === 'manual' ? null : this.#acks.handledTo;
+    return at && to !== null && to < at.seq ? { seq: to, logId: at.logId, lastId: null } : at;
+  }
+
   #snap(): Snap {
     const heartbeatMs = this.#connection?.heartbeatMs ?? this.#leaderHeartbeatMs;
     return {
       w: 'snap',
       state: this.#store.get(),
-      place: this.#machine.place,
+      place: this.#handledPlace,
       heartbeatMs,
       statuses: [...this.#statuses.values()],
     };
@@ -439,7 +446,7 @@ export class RecadoClient {
   #heard(word: Word): void {
     if (this.#group?.isLeader) {
       if (word.w === 'behind') this.#connection?.rewind(word.place);
-      else if (word.w === 'ack') this.#ack(word.seq);
+      else if (word.w === 'ack' && word.logId === this.#machine.place?.logId) this.#ack(word.seq);
       else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.timeoutMs);
       else if (word.w === 'poke') isEnd(this.#store.get()) ? this.#revive() : this.#connection?.nudge();
     } else if (word.w === 'snap') {

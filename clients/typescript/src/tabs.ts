@@ -26,7 +26,7 @@ export type Word =
   | { readonly w: 'frames'; readonly frames: ServerFrame[] }
   /** A follower lacks what comes after its place. */
   | { readonly w: 'behind'; readonly place: Place }
-  | { readonly w: 'ack'; readonly seq: number }
+  | { readonly w: 'ack'; readonly seq: number; readonly logId: string | undefined }
   | { readonly w: 'send'; readonly id: string; readonly frame: object; readonly timeoutMs: number }
   | { readonly w: 'refused'; readonly id: string; readonly code: string; readonly message: string }
   /** Try now, for a visible follower: timers of a hidden leader are throttled, its messages are not. */

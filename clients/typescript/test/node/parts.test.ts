@@ -30,6 +30,16 @@ test('acknowledges up to the first notification that is not handled', () => {
   expect([acks.ready('auto'), acks.ready('manual')]).toEqual([3, 0]);
 });
 
+test('a handler of the log before a reset frees no number of the new log', () => {
+  const acks = new AckTracker();
+  const old = acks.begin(5);
+  acks.reset(0);
+  acks.begin(5);
+  acks.moved(6);
+  old();
+  expect([acks.ready('auto'), acks.handledTo]).toEqual([4, 4]);
+});
+
 /** A source of notifications for a loop, and what is left in it. */
 function source(signal?: AbortSignal) {
   const left: Waiting[] = [];
