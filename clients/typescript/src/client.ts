@@ -459,10 +459,13 @@ export class RecadoClient {
   }
 
   #follow(frames: ServerFrame[]): void {
+    const group = this.#group;
     for (const frame of frames) {
+      // A listener may have closed the client.
+      if (this.#group !== group) return;
       const step = this.#machine.frame(frame, false);
       if (step.do === 'break') this.#behind();
-      else if (step.do === 'fail') this.#fail('failed', step.reason);
+      else if (step.do === 'fail') return this.#fail('failed', step.reason);
       else this.#apply(step, frame, false);
     }
   }
@@ -474,6 +477,8 @@ export class RecadoClient {
       const known = this.#statuses.get(frame.provider);
       if (known?.status !== frame.status || known?.message !== frame.message) this.#control(frame);
     }
+    // So that another user is noticed although this tab has not seen a first frame.
+    this.#machine.userId ??= snap.state.userId;
     if (!snap.place) return;
     const was = this.#machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });

@@ -69,6 +69,40 @@ test('a tab that joins receives what the leader had not handled when it died', a
   await until('acked', () => hub.acked('d') === 2);
 });
 
+test('a tab that followed notices another user when it leads', async () => {
+  const one = await tab(new FakeHub()).live();
+  const two = await tab(new FakeHub({ userId: '43' })).live();
+  one.client.close();
+  await two.untilState('failed');
+  expect(two.client.snapshot()).toMatchObject({ reason: 'identity_changed', userId: '42' });
+});
+
+const otherUser = { type: 'connection_established', user_id: '43', log_id: 'fake-log-1', heartbeat_ms: 1_000 };
+
+test('a leader passes no frames of another user', async () => {
+  const hub = new FakeHub();
+  const one = await tab(hub).live();
+  const two = await tab(hub).live();
+  // The follower sees a first frame, and would notice the other user by itself.
+  hub.drop();
+  await until('a second connection', () => two.caughtUp === 1);
+  hub.frame({ ...otherUser, resume: { status: 'ok', from: 0 } } as never);
+  await two.untilState('failed');
+  expect([one, two].map((each) => each.client.snapshot().reason)).toEqual(['identity_changed', 'identity_changed']);
+  expect([one.errors.length, two.errors.length]).toEqual([1, 0]);
+});
+
+test('a follower applies nothing after a frame of another user, or after it was closed', async () => {
+  const hub = new FakeHub();
+  await tab(hub).live();
+  const [two, three] = [await tab(hub).live(), await tab(hub).live()];
+  three.client.on('notification', () => three.client.close());
+  const item = (seq: number): object => ({ type: 'test', title: 't', id: `id-${seq}`, seq, prev: seq - 1 });
+  say({ w: 'frames', frames: [item(1), { ...otherUser, resume: { status: 'ok', from: 1 } }, item(2)] });
+  await until('the word arrived', () => two.errors.length > 0 && three.client.snapshot().state === 'closed');
+  expect([two.seqs, three.seqs, two.errors.length, three.errors.length]).toEqual([[1], [1], 1, 0]);
+});
+
 test('a leader ignores the acknowledgement of another log', async () => {
   const hub = new FakeHub();
   const one = await tab(hub, { ack: 'manual' }).live();

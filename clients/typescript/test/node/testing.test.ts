@@ -314,3 +314,15 @@ test('what waits when a loop breaks is not acknowledged until the next loop has 
   await next.return();
   await until('acked', () => hub.acked() === 4);
 });
+
+test('an error of the WebSocket constructor does not show the token', async () => {
+  class Refusing {
+    constructor(_: string, protocols: string[]) {
+      throw new SyntaxError(`The subprotocol '${protocols.join()}' is invalid.`);
+    }
+  }
+  const one = client(new FakeHub(), { WebSocket: Refusing });
+  one.client.connect();
+  await one.untilState('waiting');
+  expect(one.client.snapshot().reason).toBe('network: SyntaxError');
+});
