@@ -115,7 +115,8 @@ export declare class RecadoClient {
     /**
      * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
      * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
-     * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+     * sent), `unsupported` (on SSE), `closed`, `invalid_command` (not JSON), `command_id_conflict` (a command with this
+     * `id` waits for its result), or the hub's code.
      */
     send(command: {
         type: string;

@@ -106,6 +106,14 @@ function filterOf(types: readonly string[] | undefined): string | undefined {
   if (text === '') throw new TypeError('types must name at least one type; leave it out to receive all');
   return text;
 }
+/** A copy as JSON. A payload that cannot be copied fails here, not later between tabs or on the socket. */
+function plain(command: object): object {
+  try {
+    return JSON.parse(JSON.stringify(command));
+  } catch (cause) {
+    throw new RecadoError('invalid_command', `the command is not JSON: ${cause}`, { cause });
+  }
+}
 const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
 
 /**
@@ -132,7 +140,9 @@ export class RecadoClient {
   #connection: Connection | null = null;
   #group: TabGroup | null = null;
   #join: (() => void) | null = null;
-  /** Commands from before the device and the tabs were known. */
+  /** A leader is known: this tab, or one that answered. A command that is sent before would reach none. */
+  #isLed = false;
+  /** Commands from before a leader was known. */
   #early: (() => void)[] = [];
   /** Notifications that ended loops have not seen; the next loop takes them. */
   readonly #left: Waiting[] = [];
@@ -263,21 +273,23 @@ export class RecadoClient {
   /**
    * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
    * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
-   * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+   * sent), `unsupported` (on SSE), `closed`, `invalid_command` (not JSON), `command_id_conflict` (a command with this
+   * `id` waits for its result), or the hub's code.
    */
-  send(
+  async send(
     command: { type: string; payload?: unknown },
     options: { id?: string; timeoutMs?: number } = {},
   ): Promise<CommandResult> {
     const { id = randomId(), timeoutMs = COMMAND_MS } = options;
-    if (!this.#isOpen) return Promise.reject(new RecadoError('closed', 'the client is not connected'));
+    if (!this.#isOpen) throw new RecadoError('closed', 'the client is not connected');
+    const frame = plain({ ...command, id });
+    const until = Date.now() + timeoutMs;
     const result = this.#commands.wait(id, timeoutMs);
-    const frame = { ...command, id };
     const pass = (): void => {
-      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, timeoutMs });
-      else this.#connection?.command(id, frame, timeoutMs);
+      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, until });
+      else this.#connection?.command(id, frame, until);
     };
-    if (this.#connection) pass();
+    if (this.#isLed) pass();
     else this.#early.push(pass);
     return result;
   }
@@ -331,7 +343,6 @@ export class RecadoClient {
     const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}${filter}`;
     this.#join = (): void => this.#start(share && stored !== null ? name : null);
     this.#join();
-    for (const pass of this.#early.splice(0)) pass();
   }
 
   #beginAgain(signal: AbortSignal, error: RecadoError): void {
@@ -382,15 +393,17 @@ export class RecadoClient {
     if (group === null) {
       this.#store.set({ isLeader: true });
       this.#connection?.start();
-      return;
+      return this.#led();
     }
     this.#group = new TabGroup(group, {
       lead: () => {
         this.#store.set({ isLeader: true });
         // An end state outlives its tab: a replaced or refused client must not connect again by itself.
         if (!isEnd(this.#store.get())) this.#connection?.start();
+        this.#led();
       },
       follow: () => {
+        this.#isLed = false;
         this.#connection?.stop();
         this.#store.set({ isLeader: false });
         this.#set('connecting');
@@ -400,7 +413,19 @@ export class RecadoClient {
     });
   }
 
+  /** Sends what waited for a leader. */
+  #led(): void {
+    this.#isLed = this.#isOpen;
+    for (const pass of this.#early.splice(0)) pass();
+  }
+
+  #doubt(): void {
+    this.#isLed = false;
+    this.#group?.doubt();
+  }
+
   #leave(): void {
+    this.#isLed = false;
     this.#connection?.stop();
     this.#group?.leave();
     this.#group = null;
@@ -413,6 +438,7 @@ export class RecadoClient {
       this.#machine = this.#newMachine();
       this.#acks.reset(0);
       this.#left.length = 0;
+      this.#early = [];
       this.#statuses.clear();
       this.#connection = null;
     }
@@ -447,7 +473,7 @@ export class RecadoClient {
     if (this.#group?.isLeader) {
       if (word.w === 'behind') this.#connection?.rewind(word.place);
       else if (word.w === 'ack' && word.logId === this.#machine.place?.logId) this.#ack(word.seq);
-      else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.timeoutMs);
+      else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.until);
       else if (word.w === 'poke') isEnd(this.#store.get()) ? this.#revive() : this.#connection?.nudge();
     } else if (word.w === 'snap') {
       this.#adopt(word);
@@ -472,6 +498,7 @@ export class RecadoClient {
 
   #adopt(snap: Snap): void {
     this.#leaderHeartbeatMs = snap.heartbeatMs;
+    if (!this.#isLed) this.#led();
     this.#store.set({ ...snap.state, isLeader: false });
     for (const frame of snap.statuses) {
       const known = this.#statuses.get(frame.provider);
@@ -567,7 +594,7 @@ export class RecadoClient {
 
   #nudge(): void {
     if (!this.#group || this.#group.isLeader) return this.#connection?.nudge();
-    this.#group.doubt();
+    this.#doubt();
     if (this.#store.get().state === 'waiting') this.#group.say({ w: 'poke' });
   }
 
@@ -575,6 +602,6 @@ export class RecadoClient {
     const group = this.#group;
     if (!group || group.isLeader) return;
     const silentMs = Math.abs(Date.now() - group.heardAt);
-    if (silentMs > 2 * this.#leaderHeartbeatMs + 5_000) group.doubt();
+    if (silentMs > 2 * this.#leaderHeartbeatMs + 5_000) this.#doubt();
   }
 }

@@ -70,8 +70,8 @@ export interface Connection {
   nudge(): void;
   /** Starts again at the place of a tab that lags behind. */
   rewind(to: Place): void;
-  /** Sends a command once, now or as soon as the connection is up. */
-  command(id: string, frame: object, timeoutMs: number): void;
+  /** Sends a command once, now or as soon as the connection is up, but not after `until`. */
+  command(id: string, frame: object, until: number): void;
   /** A number became acknowledgeable. */
   scheduleAck(): void;
   /** Acknowledges now. */
@@ -157,8 +157,8 @@ export function openConnection(host: ConnectionHost): Connection {
   }
 
   /** Sends a command once, now or as soon as the connection is up. */
-  function command(id: string, frame: object, timeoutMs: number): void {
-    unsent.push({ id, frame, until: Date.now() + timeoutMs });
+  function command(id: string, frame: object, until: number): void {
+    unsent.push({ id, frame, until });
     sendCommands();
   }
 

@@ -27,7 +27,7 @@ export type Word =
   /** A follower lacks what comes after its place. */
   | { readonly w: 'behind'; readonly place: Place }
   | { readonly w: 'ack'; readonly seq: number; readonly logId: string | undefined }
-  | { readonly w: 'send'; readonly id: string; readonly frame: object; readonly timeoutMs: number }
+  | { readonly w: 'send'; readonly id: string; readonly frame: object; readonly until: number }
   | { readonly w: 'refused'; readonly id: string; readonly code: string; readonly message: string }
   /** Try now, for a visible follower: timers of a hidden leader are throttled, its messages are not. */
   | { readonly w: 'poke' };

@@ -103,6 +103,34 @@ test('a follower applies nothing after a frame of another user, or after it was 
   expect([two.seqs, three.seqs, two.errors.length, three.errors.length]).toEqual([[1], [1], 1, 0]);
 });
 
+test('commands that are sent before a leader is known reach the hub, once', async () => {
+  const hub = new FakeHub();
+  for (const id of ['leader', 'follower']) {
+    const one = tab(hub);
+    one.client.connect();
+    // A function is no JSON, and cannot be cloned either: it is left out.
+    const command = { type: 'bet', payload: { at: 1, skip: () => {} } };
+    expect(await one.client.send(command, { id, timeoutMs: 1_000 })).toMatchObject({ id, status: 'sent' });
+  }
+  expect(hub.commands).toEqual(['leader', 'follower'].map((id) => ({ type: 'bet', payload: { at: 1 }, id })));
+});
+
+test('a command whose time is over before a leader is known is not sent', async () => {
+  const hub = new FakeHub();
+  let release = (): void => {};
+  const hold = (resolve: () => void): void => {
+    release = resolve;
+  };
+  void locks.request('', {}, () => new Promise(hold));
+  const one = tab(hub);
+  one.client.connect();
+  await expect(one.client.send({ type: 'bet' }, { timeoutMs: 20 })).rejects.toMatchObject({ code: 'timeout' });
+  release();
+  await one.live();
+  await rest(30);
+  expect(hub.commands).toEqual([]);
+});
+
 test('a leader ignores the acknowledgement of another log', async () => {
   const hub = new FakeHub();
   const one = await tab(hub, { ack: 'manual' }).live();

@@ -326,3 +326,15 @@ test('an error of the WebSocket constructor does not show the token', async () =
   await one.untilState('waiting');
   expect(one.client.snapshot().reason).toBe('network: SyntaxError');
 });
+
+test('a command that waits for its result is not sent again, and one that is not JSON is not sent', async () => {
+  const hub = new FakeHub();
+  hub.onCommand = () => null;
+  const one = await client(hub).live();
+  const first = one.client.send({ type: 'bet' }, { id: 'a', timeoutMs: 50 });
+  await expect(one.client.send({ type: 'bet' }, { id: 'a' })).rejects.toMatchObject({ code: 'command_id_conflict' });
+  await expect(one.client.send({ type: 'bet', payload: 1n })).rejects.toMatchObject({ code: 'invalid_command' });
+  await expect(first).rejects.toMatchObject({ code: 'timeout' });
+  expect(hub.commands.length).toBe(1);
+  expect(one.client.snapshot().state).toBe('live');
+});
