@@ -19,7 +19,7 @@ import { request } from './http.ts';
 import { iterate, type Waiting } from './iterator.ts';
 import { Machine, type Place, type Step } from './machine.ts';
 import { IDLE, type Snapshot, type State, Store } from './store.ts';
-import { canShare, type Snap, TabGroup, type Word } from './tabs.ts';
+import { canShare, type GroupHost, type Snap, TabGroup, type Word } from './tabs.ts';
 import { claimsOf, type GetToken, Tokens } from './tokens.ts';
 import { HubUrl, type Query } from './transport.ts';
 
@@ -140,6 +140,8 @@ export class RecadoClient {
   #connection: Connection | null = null;
   #group: TabGroup | null = null;
   #join: (() => void) | null = null;
+  /** The page is in the back-forward cache. */
+  #isHidden = false;
   /** A leader is known: this tab, or one that answered. A command that is sent before would reach none. */
   #isLed = false;
   /** Commands from before a leader was known. */
@@ -202,6 +204,7 @@ export class RecadoClient {
     this.#isOpen = false;
     this.#leave();
     this.#connection = null;
+    this.#join = null;
     this.#early = [];
     this.#life.abort();
     this.#life = new AbortController();
@@ -342,7 +345,8 @@ export class RecadoClient {
     this.#connection = this.#newConnection(clientId);
     const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}${filter}`;
     this.#join = (): void => this.#start(share && stored !== null ? name : null);
-    this.#join();
+    // A page in the back-forward cache joins when it is shown again.
+    if (!this.#isHidden) this.#join();
   }
 
   #beginAgain(signal: AbortSignal, error: RecadoError): void {
@@ -395,7 +399,7 @@ export class RecadoClient {
       this.#connection?.start();
       return this.#led();
     }
-    this.#group = new TabGroup(group, {
+    const host: GroupHost = {
       lead: () => {
         this.#store.set({ isLeader: true });
         // An end state outlives its tab: a replaced or refused client must not connect again by itself.
@@ -410,7 +414,18 @@ export class RecadoClient {
       },
       snap: () => this.#snap(),
       heard: (word) => this.#heard(word),
-    });
+      alone: () => {
+        this.#group?.leave();
+        this.#group = null;
+        this.#start(null);
+      },
+    };
+    try {
+      this.#group = new TabGroup(group, host);
+    } catch {
+      // A BroadcastChannel is refused where storage is.
+      this.#start(null);
+    }
   }
 
   /** Sends what waited for a leader. */
@@ -441,13 +456,19 @@ export class RecadoClient {
       this.#early = [];
       this.#statuses.clear();
       this.#connection = null;
+      this.#join = null;
     }
     if (!this.#connection) {
       void this.#begin(this.#life.signal);
-    } else if (this.#group && !this.#group.isLeader) {
-      this.#group.say({ w: 'poke' });
-    } else {
+    } else if (!this.#group) {
+      // Not `start`: a page that left its group may not connect without the lock. And not in an end state, which
+      // a tab that comes to lead would keep.
+      this.#set('connecting');
+      this.#join?.();
+    } else if (this.#group.isLeader) {
       this.#connection.start();
+    } else {
+      this.#group.say({ w: 'poke' });
     }
   }
 
@@ -584,8 +605,13 @@ export class RecadoClient {
     document.addEventListener('visibilitychange', changed, { signal });
     for (const event of ['online', 'focus']) window.addEventListener(event, nudge, { signal });
     // A page in the back-forward cache must not hold the lock.
-    const hide = ({ persisted }: PageTransitionEvent): void => (persisted ? this.#leave() : this.#connection?.flush());
+    const hide = ({ persisted }: PageTransitionEvent): void => {
+      this.#isHidden = persisted;
+      if (persisted) this.#leave();
+      else this.#connection?.flush();
+    };
     const show = ({ persisted }: PageTransitionEvent): void => {
+      this.#isHidden = false;
       if (persisted && !isEnd(this.#store.get())) this.#join?.();
     };
     window.addEventListener('pagehide', hide, { signal });

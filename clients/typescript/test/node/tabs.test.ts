@@ -144,3 +144,85 @@ test('a leader ignores the acknowledgement of another log', async () => {
   two.client.ack(1);
   await until('acked', () => hub.acked('d') === 1);
 });
+
+test('a client whose lock or channel the browser refuses connects alone', async () => {
+  const hub = new FakeHub();
+  locks.refusal = new DOMException('no locks here', 'SecurityError');
+  const one = await tab(hub).live();
+  locks.refusal = null;
+  vi.stubGlobal(
+    'BroadcastChannel',
+    class {
+      constructor() {
+        throw new DOMException('no channels here', 'SecurityError');
+      }
+    },
+  );
+  const two = await tab(hub).live();
+  hub.post({ type: 'test' });
+  await Promise.all([one, two].map((each) => each.expectExactly([1])));
+  expect([one, two].map((each) => each.client.snapshot().isLeader)).toEqual([true, true]);
+});
+
+/** Makes the next client that connects one of a page, and returns its window. */
+function page(): EventTarget {
+  const window = new EventTarget();
+  vi.stubGlobal('window', window);
+  vi.stubGlobal('document', Object.assign(new EventTarget(), { visibilityState: 'visible' }));
+  return window;
+}
+
+const cached = (name: 'pagehide' | 'pageshow'): Event => Object.assign(new Event(name), { persisted: true });
+
+test('a page that comes back from the cache in an end state joins its tabs again', async () => {
+  const hub = new FakeHub();
+  const window = page();
+  const one = await tab(hub).live();
+  page();
+  const two = await tab(hub).live();
+  hub.close(4500, 'unauthorized');
+  await two.untilState('unauthorized');
+  window.dispatchEvent(cached('pagehide'));
+  await until('the other tab leads', () => two.client.snapshot().isLeader);
+  await two.live();
+  window.dispatchEvent(cached('pageshow'));
+  await one.live();
+  await rest(30);
+  expect([hub.connections, one.client.snapshot().isLeader]).toEqual([1, false]);
+});
+
+test('a page that is hidden or shown before its device is known joins once', async () => {
+  const hub = new FakeHub();
+  const window = page();
+  let give: (token: string) => void = () => {};
+  const hold = (resolve: (token: string) => void): void => {
+    give = resolve;
+  };
+  const getToken = (): Promise<string> => new Promise(hold);
+  const one = tab(hub, { userKey: undefined, getToken });
+  for (let round = 1; round <= 2; round++) {
+    one.client.connect();
+    await until('the token was asked for', () => one.asked.length > 0);
+    window.dispatchEvent(cached('pagehide'));
+    give('token');
+    await rest(20);
+    expect(locks.requests).toBe(2 * round - 2);
+    window.dispatchEvent(cached('pageshow'));
+    await until('live', () => {
+      give('token');
+      return one.client.snapshot().state === 'live';
+    });
+    expect(locks.requests).toBe(2 * round - 1);
+    one.client.close();
+    one.asked.length = 0;
+    one.client.connect();
+    window.dispatchEvent(cached('pageshow'));
+    await until('live', () => {
+      give('token');
+      return one.client.snapshot().state === 'live';
+    });
+    expect([locks.requests, hub.connections]).toEqual([2 * round, 1]);
+    one.client.close();
+    one.asked.length = 0;
+  }
+});
