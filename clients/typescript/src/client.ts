@@ -129,7 +129,7 @@ export class RecadoClient {
   /** The filter as the hub reads it. */
   readonly #types: string | undefined;
   readonly #handlers: Handlers;
-  readonly #store = new Store();
+  readonly #store = new Store((cause) => this.#handlers.failed('snapshot', cause));
   readonly #tokens: Tokens;
   readonly #acks = new AckTracker();
   readonly #commands = new Commands();
@@ -214,9 +214,13 @@ export class RecadoClient {
 
   /** Resolves once the client is `live`. Rejects with a RecadoError in an end state, or with the signal's reason. */
   ready(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
     return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      const abort = (): void => settle(() => reject(signal?.reason));
       const settle = (then: () => void): void => {
         stop();
+        signal?.removeEventListener('abort', abort);
         then();
       };
       const look = (): void => {
@@ -227,7 +231,7 @@ export class RecadoClient {
         }
       };
       const stop = this.#store.subscribe(look);
-      options.signal?.addEventListener('abort', () => settle(() => reject(options.signal?.reason)));
+      signal?.addEventListener('abort', abort, { once: true });
       look();
     });
   }

@@ -133,14 +133,18 @@ test('a getToken that hangs ends with the signal', async () => {
 });
 
 test('tells subscribers of changes only, and keeps the object until then', () => {
-  const store = new Store();
+  const failures: unknown[] = [];
+  const store = new Store((cause) => failures.push(cause));
   let told = 0;
+  store.subscribe(() => {
+    throw 'a subscriber';
+  });
   const stop = store.subscribe(() => told++);
   const before = store.get();
   store.set({ state: 'idle' });
   expect([told, store.get() === before]).toEqual([0, true]);
   store.set({ state: 'live' });
-  expect([told, store.get().state]).toEqual([1, 'live']);
+  expect([told, store.get().state, failures]).toEqual([1, 'live', ['a subscriber']]);
   stop();
   store.set({ state: 'closed' });
   expect(told).toBe(1);

@@ -1,5 +1,6 @@
 // Tests the fake hub with the real client, and rules of the client that need a script.
 
+import { getEventListeners } from 'node:events';
 import { afterEach, expect, test } from 'vitest';
 import { RecadoClient } from '../../src/index.ts';
 import { FakeHub } from '../../src/testing.ts';
@@ -325,6 +326,30 @@ test('an error of the WebSocket constructor does not show the token', async () =
   one.client.connect();
   await one.untilState('waiting');
   expect(one.client.snapshot().reason).toBe('network: SyntaxError');
+});
+
+test('a subscriber that throws is reported, and does not stop reconnecting', async () => {
+  const hub = new FakeHub();
+  const one = client(hub);
+  one.client.subscribe(() => {
+    throw new Error('a subscriber');
+  });
+  await one.live();
+  hub.drop();
+  await until('a second connection', () => hub.opened === 2);
+  await one.live();
+  expect(one.errors[0]).toMatchObject({ code: 'handler_failed' });
+});
+
+test('ready settles for a signal that is aborted already, and leaves no listener on it', async () => {
+  const one = client(new FakeHub());
+  await expect(one.client.ready({ signal: AbortSignal.abort('over') })).rejects.toBe('over');
+  const { signal } = new AbortController();
+  const ready = one.client.ready({ signal });
+  expect(getEventListeners(signal, 'abort').length).toBe(1);
+  one.client.connect();
+  await ready;
+  expect(getEventListeners(signal, 'abort').length).toBe(0);
 });
 
 test('a command that waits for its result is not sent again, and one that is not JSON is not sent', async () => {
