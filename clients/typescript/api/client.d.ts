@@ -100,8 +100,9 @@ export declare class RecadoClient {
     onType<T extends keyof NotificationTypes>(type: T, fn: (notification: Notification<NotificationTypes[T]>) => void | Promise<void>): () => void;
     onType(type: string, fn: (notification: Notification) => void | Promise<void>): () => void;
     /**
-     * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
-     * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+     * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next, or
+     * ends at it. The loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications
+     * wait. What waits when a loop ends stays unacknowledged; the next call begins with it.
      */
     notifications(options?: {
         signal?: AbortSignal;
@@ -114,7 +115,8 @@ export declare class RecadoClient {
     /**
      * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
      * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
-     * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+     * sent), `unsupported` (on SSE), `closed`, `invalid_command` (not JSON), `command_id_conflict` (a command with this
+     * `id` waits for its result), or the hub's code.
      */
     send(command: {
         type: string;

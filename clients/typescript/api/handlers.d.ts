@@ -36,4 +36,6 @@ export declare class Handlers {
      * done. A failure goes to `error` and ends nothing: one poisonous notification must not stop the stream.
      */
     emit<E extends keyof ClientEvents>(event: E, value: ClientEvents[E]): Promise<unknown> | null;
+    /** Reports what a listener threw. */
+    failed(event: keyof ClientEvents | 'snapshot', cause: unknown): void;
 }

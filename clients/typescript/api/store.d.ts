@@ -24,6 +24,8 @@ export declare const IDLE: Snapshot;
 /** The snapshot and its subscribers. A new object is made only if something changed. */
 export declare class Store {
     #private;
+    /** `failed` is told what a subscriber throws: it must not stop the client that changes its state. */
+    constructor(failed: (cause: unknown) => void);
     get(): Snapshot;
     set(change: Partial<Snapshot>): void;
     subscribe(tell: () => void): () => void;

@@ -3,13 +3,14 @@
 /** Handled and unhandled notifications of this page, in order. */
 export class AckTracker {
   /** Numbers whose handlers have not finished, ascending: a Set keeps the order of insertion. */
-  readonly #pending = new Set<number>();
+  #pending = new Set<number>();
   #place = 0;
   #manual = 0;
 
   /** Starts over: after `reset` the numbers belong to another log. */
   reset(place: number): void {
-    this.#pending.clear();
+    // Not cleared: handlers of the old log still end, and must not end the wait for a number of the new one.
+    this.#pending = new Set();
     this.#place = place;
     this.#manual = 0;
   }
@@ -21,8 +22,8 @@ export class AckTracker {
 
   /** The handlers of a notification go on after the call. Returns the function that ends the wait. */
   begin(seq: number): () => void {
-    this.#pending.add(seq);
-    return () => this.#pending.delete(seq);
+    const pending = this.#pending.add(seq);
+    return () => pending.delete(seq);
   }
 
   /** The application acknowledged everything up to `seq` by itself. */
@@ -30,10 +31,15 @@ export class AckTracker {
     if (seq > this.#manual) this.#manual = seq;
   }
 
+  /** Number before the first notification whose handlers have not finished; null if there is none. */
+  get handledTo(): number | null {
+    for (const first of this.#pending) return first - 1;
+    return null;
+  }
+
   /** Highest number that may be acknowledged; 0 for none. */
   ready(mode: 'auto' | 'manual'): number {
     if (mode === 'manual') return this.#manual;
-    for (const first of this.#pending) return first - 1;
-    return this.#place;
+    return this.handledTo ?? this.#place;
   }
 }

@@ -16,10 +16,10 @@ import type {
 } from './frames.ts';
 import { type ClientEvents, Handlers, type Listener, type Logger } from './handlers.ts';
 import { request } from './http.ts';
-import { iterate } from './iterator.ts';
-import { Machine, type Step } from './machine.ts';
+import { iterate, type Waiting } from './iterator.ts';
+import { Machine, type Place, type Step } from './machine.ts';
 import { IDLE, type Snapshot, type State, Store } from './store.ts';
-import { canShare, type Snap, TabGroup, type Word } from './tabs.ts';
+import { canShare, type GroupHost, type Snap, TabGroup, type Word } from './tabs.ts';
 import { claimsOf, type GetToken, Tokens } from './tokens.ts';
 import { HubUrl, type Query } from './transport.ts';
 
@@ -96,7 +96,7 @@ const BEHIND_EVERY_MS = 2_000;
 /** Words of an old and a new leader cross. After this time a tab that is still behind lacks something. */
 const CROSSING_MS = 300;
 /** Version of the words between tabs. Tabs with another one form a group of their own. */
-const TABS_VERSION = 1;
+const TABS_VERSION = 2;
 
 /** A reason may go on after its word: `unauthorized: bad signature`. */
 const wordOf = (reason: string): string => reason.split(':')[0] as string;
@@ -105,6 +105,14 @@ function filterOf(types: readonly string[] | undefined): string | undefined {
   const text = types && [...new Set(types)].sort().join(',');
   if (text === '') throw new TypeError('types must name at least one type; leave it out to receive all');
   return text;
+}
+/** A copy as JSON. A payload that cannot be copied fails here, not later between tabs or on the socket. */
+function plain(command: object): object {
+  try {
+    return JSON.parse(JSON.stringify(command));
+  } catch (cause) {
+    throw new RecadoError('invalid_command', `the command is not JSON: ${cause}`, { cause });
+  }
 }
 const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
 
@@ -121,7 +129,7 @@ export class RecadoClient {
   /** The filter as the hub reads it. */
   readonly #types: string | undefined;
   readonly #handlers: Handlers;
-  readonly #store = new Store();
+  readonly #store = new Store((cause) => this.#handlers.failed('snapshot', cause));
   readonly #tokens: Tokens;
   readonly #acks = new AckTracker();
   readonly #commands = new Commands();
@@ -132,8 +140,14 @@ export class RecadoClient {
   #connection: Connection | null = null;
   #group: TabGroup | null = null;
   #join: (() => void) | null = null;
-  /** Commands from before the device and the tabs were known. */
+  /** The page is in the back-forward cache. */
+  #isHidden = false;
+  /** A leader is known: this tab, or one that answered. A command that is sent before would reach none. */
+  #isLed = false;
+  /** Commands from before a leader was known. */
   #early: (() => void)[] = [];
+  /** Notifications that ended loops have not seen; the next loop takes them. */
+  readonly #left: Waiting[] = [];
   /** The last status of each provider: the hub repeats it to connections, not to tabs that open later. */
   readonly #statuses = new Map<unknown, ServerFrame>();
   #leaderHeartbeatMs = 30_000;
@@ -190,6 +204,7 @@ export class RecadoClient {
     this.#isOpen = false;
     this.#leave();
     this.#connection = null;
+    this.#join = null;
     this.#early = [];
     this.#life.abort();
     this.#life = new AbortController();
@@ -199,9 +214,13 @@ export class RecadoClient {
 
   /** Resolves once the client is `live`. Rejects with a RecadoError in an end state, or with the signal's reason. */
   ready(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
     return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      const abort = (): void => settle(() => reject(signal?.reason));
       const settle = (then: () => void): void => {
         stop();
+        signal?.removeEventListener('abort', abort);
         then();
       };
       const look = (): void => {
@@ -212,7 +231,7 @@ export class RecadoClient {
         }
       };
       const stop = this.#store.subscribe(look);
-      options.signal?.addEventListener('abort', () => settle(() => reject(options.signal?.reason)));
+      signal?.addEventListener('abort', abort, { once: true });
       look();
     });
   }
@@ -233,12 +252,13 @@ export class RecadoClient {
   }
 
   /**
-   * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next. The
-   * loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications wait.
+   * Notifications from now on, for `for await`. A notification counts as handled when the loop asks for the next, or
+   * ends at it. The loop ends with `close()` and with the signal; it fails with `too_slow` when 100,000 notifications
+   * wait. What waits when a loop ends stays unacknowledged; the next call begins with it.
    */
   notifications(options: { signal?: AbortSignal } = {}): AsyncGenerator<Notification, void, void> {
     const signals = [options.signal, this.#life.signal];
-    return iterate({ listen: (listener) => this.on('notification', listener), signals });
+    return iterate({ listen: (listener) => this.on('notification', listener), signals, left: this.#left });
   }
 
   /**
@@ -249,7 +269,7 @@ export class RecadoClient {
     const mine = this.seq ?? 0;
     if (!(seq <= mine)) throw new RecadoError('ack_ahead', `cannot acknowledge ${seq}: received up to ${mine}`);
     this.#ack(seq);
-    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'ack', seq });
+    if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'ack', seq, logId: this.#machine.place?.logId });
   }
 
   #ack(seq: number): void {
@@ -260,21 +280,23 @@ export class RecadoClient {
   /**
    * Sends a command to a provider: now, or as soon as the client is connected. Sent at most once by the SDK; the
    * application may repeat it with the same `id`. Default `timeoutMs`: 15,000. Rejects with `timeout` (it may have been
-   * sent), `unsupported` (on SSE), `closed`, or the hub's code.
+   * sent), `unsupported` (on SSE), `closed`, `invalid_command` (not JSON), `command_id_conflict` (a command with this
+   * `id` waits for its result), or the hub's code.
    */
-  send(
+  async send(
     command: { type: string; payload?: unknown },
     options: { id?: string; timeoutMs?: number } = {},
   ): Promise<CommandResult> {
     const { id = randomId(), timeoutMs = COMMAND_MS } = options;
-    if (!this.#isOpen) return Promise.reject(new RecadoError('closed', 'the client is not connected'));
+    if (!this.#isOpen) throw new RecadoError('closed', 'the client is not connected');
+    const frame = plain({ ...command, id });
+    const until = Date.now() + timeoutMs;
     const result = this.#commands.wait(id, timeoutMs);
-    const frame = { ...command, id };
     const pass = (): void => {
-      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, timeoutMs });
-      else this.#connection?.command(id, frame, timeoutMs);
+      if (this.#group && !this.#group.isLeader) this.#group.say({ w: 'send', id, frame, until });
+      else this.#connection?.command(id, frame, until);
     };
-    if (this.#connection) pass();
+    if (this.#isLed) pass();
     else this.#early.push(pass);
     return result;
   }
@@ -327,8 +349,8 @@ export class RecadoClient {
     this.#connection = this.#newConnection(clientId);
     const name = `recado:${TABS_VERSION}:${this.#base.http}:${userKey}:${clientId}${filter}`;
     this.#join = (): void => this.#start(share && stored !== null ? name : null);
-    this.#join();
-    for (const pass of this.#early.splice(0)) pass();
+    // A page in the back-forward cache joins when it is shown again.
+    if (!this.#isHidden) this.#join();
   }
 
   #beginAgain(signal: AbortSignal, error: RecadoError): void {
@@ -379,25 +401,50 @@ export class RecadoClient {
     if (group === null) {
       this.#store.set({ isLeader: true });
       this.#connection?.start();
-      return;
+      return this.#led();
     }
-    this.#group = new TabGroup(group, {
+    const host: GroupHost = {
       lead: () => {
         this.#store.set({ isLeader: true });
         // An end state outlives its tab: a replaced or refused client must not connect again by itself.
         if (!isEnd(this.#store.get())) this.#connection?.start();
+        this.#led();
       },
       follow: () => {
+        this.#isLed = false;
         this.#connection?.stop();
         this.#store.set({ isLeader: false });
         this.#set('connecting');
       },
       snap: () => this.#snap(),
       heard: (word) => this.#heard(word),
-    });
+      alone: () => {
+        this.#group?.leave();
+        this.#group = null;
+        this.#start(null);
+      },
+    };
+    try {
+      this.#group = new TabGroup(group, host);
+    } catch {
+      // A BroadcastChannel is refused where storage is.
+      this.#start(null);
+    }
+  }
+
+  /** Sends what waited for a leader. */
+  #led(): void {
+    this.#isLed = this.#isOpen;
+    for (const pass of this.#early.splice(0)) pass();
+  }
+
+  #doubt(): void {
+    this.#isLed = false;
+    this.#group?.doubt();
   }
 
   #leave(): void {
+    this.#isLed = false;
     this.#connection?.stop();
     this.#group?.leave();
     this.#group = null;
@@ -409,16 +456,31 @@ export class RecadoClient {
       this.#leave();
       this.#machine = this.#newMachine();
       this.#acks.reset(0);
+      this.#left.length = 0;
+      this.#early = [];
       this.#statuses.clear();
       this.#connection = null;
+      this.#join = null;
     }
     if (!this.#connection) {
       void this.#begin(this.#life.signal);
-    } else if (this.#group && !this.#group.isLeader) {
-      this.#group.say({ w: 'poke' });
-    } else {
+    } else if (!this.#group) {
+      // Not `start`: a page that left its group may not connect without the lock. And not in an end state, which
+      // a tab that comes to lead would keep.
+      this.#set('connecting');
+      this.#join?.();
+    } else if (this.#group.isLeader) {
       this.#connection.start();
+    } else {
+      this.#group.say({ w: 'poke' });
     }
+  }
+
+  /** Where a tab that joins starts: before what is not handled here, so that it gets that if this tab dies. */
+  get #handledPlace(): Place | null {
+    const at = this.#machine.place;
+    const to = this.#o.ack === 'manual' ? null : this.#acks.handledTo;
+    return at && to !== null && to < at.seq ? { seq: to, logId: at.logId, lastId: null } : at;
   }
 
   #snap(): Snap {
@@ -426,7 +488,7 @@ export class RecadoClient {
     return {
       w: 'snap',
       state: this.#store.get(),
-      place: this.#machine.place,
+      place: this.#handledPlace,
       heartbeatMs,
       statuses: [...this.#statuses.values()],
     };
@@ -435,8 +497,8 @@ export class RecadoClient {
   #heard(word: Word): void {
     if (this.#group?.isLeader) {
       if (word.w === 'behind') this.#connection?.rewind(word.place);
-      else if (word.w === 'ack') this.#ack(word.seq);
-      else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.timeoutMs);
+      else if (word.w === 'ack' && word.logId === this.#machine.place?.logId) this.#ack(word.seq);
+      else if (word.w === 'send') this.#connection?.command(word.id, word.frame, word.until);
       else if (word.w === 'poke') isEnd(this.#store.get()) ? this.#revive() : this.#connection?.nudge();
     } else if (word.w === 'snap') {
       this.#adopt(word);
@@ -448,21 +510,27 @@ export class RecadoClient {
   }
 
   #follow(frames: ServerFrame[]): void {
+    const group = this.#group;
     for (const frame of frames) {
+      // A listener may have closed the client.
+      if (this.#group !== group) return;
       const step = this.#machine.frame(frame, false);
       if (step.do === 'break') this.#behind();
-      else if (step.do === 'fail') this.#fail('failed', step.reason);
+      else if (step.do === 'fail') return this.#fail('failed', step.reason);
       else this.#apply(step, frame, false);
     }
   }
 
   #adopt(snap: Snap): void {
     this.#leaderHeartbeatMs = snap.heartbeatMs;
+    if (!this.#isLed) this.#led();
     this.#store.set({ ...snap.state, isLeader: false });
     for (const frame of snap.statuses) {
       const known = this.#statuses.get(frame.provider);
       if (known?.status !== frame.status || known?.message !== frame.message) this.#control(frame);
     }
+    // So that another user is noticed although this tab has not seen a first frame.
+    this.#machine.userId ??= snap.state.userId;
     if (!snap.place) return;
     const was = this.#machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });
@@ -483,7 +551,10 @@ export class RecadoClient {
   }
 
   #gap(gap: ClientEvents['gap']): void {
-    if (gap.status === 'reset') this.#acks.reset(this.seq ?? 0);
+    if (gap.status === 'reset') {
+      this.#acks.reset(this.seq ?? 0);
+      this.#left.length = 0;
+    }
     this.#handlers.emit('gap', gap);
   }
 
@@ -538,8 +609,13 @@ export class RecadoClient {
     document.addEventListener('visibilitychange', changed, { signal });
     for (const event of ['online', 'focus']) window.addEventListener(event, nudge, { signal });
     // A page in the back-forward cache must not hold the lock.
-    const hide = ({ persisted }: PageTransitionEvent): void => (persisted ? this.#leave() : this.#connection?.flush());
+    const hide = ({ persisted }: PageTransitionEvent): void => {
+      this.#isHidden = persisted;
+      if (persisted) this.#leave();
+      else this.#connection?.flush();
+    };
     const show = ({ persisted }: PageTransitionEvent): void => {
+      this.#isHidden = false;
       if (persisted && !isEnd(this.#store.get())) this.#join?.();
     };
     window.addEventListener('pagehide', hide, { signal });
@@ -548,7 +624,7 @@ export class RecadoClient {
 
   #nudge(): void {
     if (!this.#group || this.#group.isLeader) return this.#connection?.nudge();
-    this.#group.doubt();
+    this.#doubt();
     if (this.#store.get().state === 'waiting') this.#group.say({ w: 'poke' });
   }
 
@@ -556,6 +632,6 @@ export class RecadoClient {
     const group = this.#group;
     if (!group || group.isLeader) return;
     const silentMs = Math.abs(Date.now() - group.heardAt);
-    if (silentMs > 2 * this.#leaderHeartbeatMs + 5_000) group.doubt();
+    if (silentMs > 2 * this.#leaderHeartbeatMs + 5_000) this.#doubt();
   }
 }

@@ -7,10 +7,10 @@ import type { CommandResult } from './frames.ts';
 export class Commands {
   readonly #waiting = new Map<string, (outcome: CommandResult | RecadoError) => void>();
 
-  /** Waits for the result of the command with this id. */
+  /** Waits for the result of the command with this id. Throws if one with this id waits already. */
   wait(id: string, timeoutMs: number): Promise<CommandResult> {
+    if (this.#waiting.has(id)) throw new RecadoError('command_id_conflict', `command ${id} waits for its result`);
     return new Promise((resolve, reject) => {
-      if (this.#waiting.has(id)) throw new RecadoError('command_id_conflict', `command ${id} waits for its result`);
       const late = new RecadoError('timeout', `no result within ${timeoutMs} ms; it may have been sent`, {
         retryable: true,
       });

@@ -70,8 +70,8 @@ export interface Connection {
   nudge(): void;
   /** Starts again at the place of a tab that lags behind. */
   rewind(to: Place): void;
-  /** Sends a command once, now or as soon as the connection is up. */
-  command(id: string, frame: object, timeoutMs: number): void;
+  /** Sends a command once, now or as soon as the connection is up, but not after `until`. */
+  command(id: string, frame: object, until: number): void;
   /** A number became acknowledgeable. */
   scheduleAck(): void;
   /** Acknowledges now. */
@@ -157,8 +157,8 @@ export function openConnection(host: ConnectionHost): Connection {
   }
 
   /** Sends a command once, now or as soon as the connection is up. */
-  function command(id: string, frame: object, timeoutMs: number): void {
-    unsent.push({ id, frame, until: Date.now() + timeoutMs });
+  function command(id: string, frame: object, until: number): void {
+    unsent.push({ id, frame, until });
     sendCommands();
   }
 
@@ -229,7 +229,8 @@ export function openConnection(host: ConnectionHost): Connection {
       const socket = kind === 'websocket' && host.WebSocket;
       link = socket ? openSocket(request, socket) : openEvents(request, host.fetch);
     } catch (error) {
-      ended({ kind, code: 0, reason: `network: ${error}`, opened: false });
+      // Not the message: a browser quotes the subprotocol in it, which is the token.
+      ended({ kind, code: 0, reason: `network: ${(error as Error).name}`, opened: false });
     }
   }
 
@@ -252,6 +253,10 @@ export function openConnection(host: ConnectionHost): Connection {
 
   function receive(frames: ServerFrame[], run: number): void {
     messages++;
+    // Other tabs must not see the frames of another user.
+    const isOther = ({ type, user_id }: Record<string, unknown>): boolean =>
+      type === 'connection_established' && machine.userId !== null && user_id !== machine.userId;
+    if ((frames as object[] as Record<string, unknown>[]).some(isOther)) return finish('failed', 'identity_changed');
     if (frames.length > 0) host.pass(frames);
     for (const frame of frames) {
       const step = machine.frame(frame, true);

@@ -57,9 +57,9 @@ export class Handlers {
     for (const listener of listeners) {
       try {
         const result = (listener as Listener<E>)(value);
-        if (result) going.push(Promise.resolve(result).catch((cause) => this.#failed(event, cause)));
+        if (result) going.push(Promise.resolve(result).catch((cause) => this.failed(event, cause)));
       } catch (cause) {
-        this.#failed(event, cause);
+        this.failed(event, cause);
       }
     }
     return going.length === 0 ? null : Promise.all(going);
@@ -71,7 +71,8 @@ export class Handlers {
     if (event === 'error') this.#logger.error('recado:', value);
   }
 
-  #failed(event: keyof ClientEvents, cause: unknown): void {
+  /** Reports what a listener threw. */
+  failed(event: keyof ClientEvents | 'snapshot', cause: unknown): void {
     if (event === 'error') return this.#logger.error('recado: a listener for "error" failed', cause);
     this.emit('error', new RecadoError('handler_failed', `a listener for "${event}" failed: ${cause}`, { cause }));
   }

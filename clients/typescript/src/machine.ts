@@ -92,6 +92,8 @@ export class Machine {
   readonly #o: MachineOptions;
   /** Lowest place of a tab that lags behind; the next connection starts there. */
   #rewind: Place | null = null;
+  /** The rewind that the present connection began with. Compared by identity. */
+  #asked: Place | null = null;
   #linkFrom = 0;
   #received = 0;
   #attempts = 0;
@@ -108,6 +110,7 @@ export class Machine {
 
   /** Query parameters that say where the next connection starts. */
   start(): Record<string, string> {
+    this.#asked = this.#rewind;
     const place = this.#rewind ?? this.place;
     if (!place) return { since: this.#o.since };
     const query: Record<string, string> = { since: String(place.seq), log_id: place.logId };
@@ -194,6 +197,8 @@ export class Machine {
       this.place = { seq, logId: this.place.logId, lastId: null };
     }
     if (own) {
+      // A tab asked between the request and the hub's first frame: the present connection began too late for it.
+      if (this.#rewind && this.#rewind !== this.#asked && this.#rewind.seq < this.#linkFrom) return BREAK;
       this.#attempts = 0;
       this.#rewind = null;
     }

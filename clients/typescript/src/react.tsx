@@ -134,6 +134,8 @@ class ListStore {
   #most: number;
   #rows = new Map<number, Notification>();
   #next: number | undefined;
+  /** Counts logs: a page of the history that was asked of an older one is ignored. */
+  #log = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isDirty = false;
   #tell = (): void => {};
@@ -154,8 +156,11 @@ class ListStore {
         this.#change();
       }),
       this.#client.on('gap', (gap) => {
-        if (gap.status === 'reset') this.#rows.clear();
-        this.#now({ gap });
+        if (gap.status !== 'reset') return this.#now({ gap });
+        this.#rows.clear();
+        this.#log++;
+        this.#more();
+        this.#now({ gap, loading: false });
       }),
     ];
     return () => {
@@ -169,16 +174,18 @@ class ListStore {
     if (this.state.loading) return;
     this.#now({ loading: true });
     let hasMore = true;
+    const log = this.#log;
     try {
       const after = this.#next ?? this.state.items.at(-1)?.seq;
       const query = { order: 'desc' as const, limit: count, type: this.#type, after };
       const page = await this.#client.history(query as object);
-      this.#most = Math.max(this.#most, this.#rows.size + page.notifications.length);
+      if (log !== this.#log) return;
       for (const n of page.notifications) this.#rows.set(n.seq, n);
+      this.#most = Math.max(this.#most, this.#rows.size);
       this.#next = page.next ?? undefined;
       hasMore = page.next !== null;
     } finally {
-      this.#now({ loading: false, hasMore });
+      if (log === this.#log) this.#now({ loading: false, hasMore });
     }
   };
 
@@ -186,6 +193,12 @@ class ListStore {
     this.#rows.clear();
     this.#now({ gap: null });
   };
+
+  /** The next page of the history begins at the oldest row. */
+  #more(): void {
+    this.#next = undefined;
+    this.state = { ...this.state, hasMore: true };
+  }
 
   #change(): void {
     this.#isDirty = true;
@@ -199,9 +212,13 @@ class ListStore {
 
   #now(change: Partial<ListState>): void {
     this.#isDirty = false;
-    const items = [...this.#rows.values()].sort((a, b) => b.seq - a.seq).slice(0, this.#most);
+    const all = [...this.#rows.values()].sort((a, b) => b.seq - a.seq);
+    // Nothing is dropped while a page is on its way: it continues below the oldest row.
+    const items = this.state.loading ? all : all.slice(0, this.#most);
     this.#rows = new Map(items.map((n) => [n.seq, n]));
     this.state = { ...this.state, ...change, items };
+    // The next page has to begin at the oldest row that is left, or the dropped ones would be a hole.
+    if (items.length < all.length) this.#more();
     this.#tell();
   }
 }

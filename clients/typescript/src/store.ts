@@ -37,6 +37,12 @@ export const IDLE: Snapshot = Object.freeze({
 export class Store {
   #now: Snapshot = IDLE;
   readonly #subscribers = new Set<() => void>();
+  readonly #failed: (cause: unknown) => void;
+
+  /** `failed` is told what a subscriber throws: it must not stop the client that changes its state. */
+  constructor(failed: (cause: unknown) => void) {
+    this.#failed = failed;
+  }
 
   get(): Snapshot {
     return this.#now;
@@ -47,7 +53,13 @@ export class Store {
     const keys = Object.keys(next) as (keyof Snapshot)[];
     if (keys.every((key) => next[key] === this.#now[key])) return;
     this.#now = Object.freeze(next);
-    for (const tell of [...this.#subscribers]) tell();
+    for (const tell of [...this.#subscribers]) {
+      try {
+        tell();
+      } catch (cause) {
+        this.#failed(cause);
+      }
+    }
   }
 
   subscribe(tell: () => void): () => void {

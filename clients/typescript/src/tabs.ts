@@ -26,8 +26,8 @@ export type Word =
   | { readonly w: 'frames'; readonly frames: ServerFrame[] }
   /** A follower lacks what comes after its place. */
   | { readonly w: 'behind'; readonly place: Place }
-  | { readonly w: 'ack'; readonly seq: number }
-  | { readonly w: 'send'; readonly id: string; readonly frame: object; readonly timeoutMs: number }
+  | { readonly w: 'ack'; readonly seq: number; readonly logId: string | undefined }
+  | { readonly w: 'send'; readonly id: string; readonly frame: object; readonly until: number }
   | { readonly w: 'refused'; readonly id: string; readonly code: string; readonly message: string }
   /** Try now, for a visible follower: timers of a hidden leader are throttled, its messages are not. */
   | { readonly w: 'poke' };
@@ -40,6 +40,8 @@ export interface GroupHost {
   follow(): void;
   snap(): Snap;
   heard(word: Word): void;
+  /** The browser refuses the lock: leave, and connect without other tabs. */
+  alone(): void;
 }
 
 /** Longest wait for a word of a leader that is doubted. */
@@ -130,10 +132,12 @@ export class TabGroup {
         this.say(this.#host.snap());
         return held;
       };
-      navigator.locks.request(this.#name, options, granted).catch(() => {
+      navigator.locks.request(this.#name, options, granted).catch((error: Error) => {
+        if (this.#left) return;
+        // Locks are refused, for example in a frame without storage: no tab would ever lead.
+        if (error.name !== 'AbortError') return this.#host.alone();
         // Stolen while it was held, or aborted while it waited.
-        const robbed = this.#release === resolve;
-        if (!robbed || this.#left) return;
+        if (this.#release !== resolve) return;
         this.#release = null;
         this.#host.follow();
         this.say({ w: 'who' });

@@ -247,6 +247,19 @@ describe('a tab that follows', () => {
     expect(steps(machine, [item(6, 5)], false)).toEqual(['break']);
   });
 
+  test('a rewind that is asked before the first frame of a connection is not forgotten', () => {
+    const machine = make();
+    steps(machine, [hello({ status: 'ok', from: 10 }), item(20, 10), caughtUp(20, 1)]);
+    machine.opening();
+    machine.start();
+    machine.rewind({ seq: 12, logId: 'log-1', lastId: null });
+    expect(steps(machine, [hello({ status: 'ok', from: 20 }), caughtUp(20, 0)])).toEqual(['hello', 'break']);
+    machine.ended(end(0));
+    expect(machine.start().since).toBe('12');
+    expect(steps(machine, [hello({ status: 'ok', from: 12 }), caughtUp(20, 0)])).toEqual(['hello', 'caughtUp']);
+    expect(machine.start().since).toBe('20');
+  });
+
   test('a leader rewinds for it to the lowest place, and acknowledges no more than it was sent', () => {
     const machine = make();
     steps(machine, [hello({ status: 'ok', from: 10 }), item(20, 10)]);

@@ -1,10 +1,12 @@
 // Tests the small parts: acknowledgements, parsers, addresses, tokens, the store.
 
+import { getEventListeners } from 'node:events';
 import { expect, test } from 'vitest';
 import { AckTracker } from '../../src/acks.ts';
 import { EventParser } from '../../src/events.ts';
 import { parseFrames } from '../../src/frames.ts';
 import { RecadoClient } from '../../src/index.ts';
+import { iterate, type Waiting } from '../../src/iterator.ts';
 import { Store } from '../../src/store.ts';
 import { claimsOf, Tokens } from '../../src/tokens.ts';
 import { HubUrl } from '../../src/transport.ts';
@@ -26,6 +28,54 @@ test('acknowledges up to the first notification that is not handled', () => {
   expect(acks.ready('manual')).toBe(12);
   acks.reset(3);
   expect([acks.ready('auto'), acks.ready('manual')]).toEqual([3, 0]);
+});
+
+test('a handler of the log before a reset frees no number of the new log', () => {
+  const acks = new AckTracker();
+  const old = acks.begin(5);
+  acks.reset(0);
+  acks.begin(5);
+  acks.moved(6);
+  old();
+  expect([acks.ready('auto'), acks.handledTo]).toEqual([4, 4]);
+});
+
+/** A source of notifications for a loop, and what is left in it. */
+function source(signal?: AbortSignal) {
+  const left: Waiting[] = [];
+  const listeners = new Set<(n: never) => Promise<void>>();
+  const listen = (listener: (n: never) => Promise<void>): (() => void) => {
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  };
+  const post = (seq: number): void => {
+    for (const tell of listeners) void tell({ seq, id: `id-${seq}` } as never);
+  };
+  return { left, listeners, post, loop: () => iterate({ listen, signals: [signal], left }) };
+}
+
+test('a loop that was never started stops listening at its limit, and fails', async () => {
+  const { left, listeners, post, loop } = source();
+  const full = loop();
+  for (let seq = 1; seq <= 100_050; seq++) post(seq);
+  expect([listeners.size, left.length]).toEqual([0, 100_001]);
+  await expect(full.next()).rejects.toMatchObject({ code: 'too_slow' });
+});
+
+test('a loop that was never started ends with its signal, and leaves what it has not seen to the next, once', async () => {
+  const abort = new AbortController();
+  const { left, listeners, post, loop } = source(abort.signal);
+  loop();
+  loop();
+  post(1);
+  post(2);
+  expect(getEventListeners(abort.signal, 'abort').length).toBe(2);
+  abort.abort();
+  expect([listeners.size, left.length, getEventListeners(abort.signal, 'abort').length]).toEqual([0, 4, 0]);
+  const next = iterate({ listen: () => () => {}, signals: [], left });
+  expect([(await next.next()).value?.seq, (await next.next()).value?.seq]).toEqual([1, 2]);
+  await next.return();
+  expect(left).toEqual([]);
 });
 
 test('reads one frame a message, or several', () => {
@@ -83,14 +133,18 @@ test('a getToken that hangs ends with the signal', async () => {
 });
 
 test('tells subscribers of changes only, and keeps the object until then', () => {
-  const store = new Store();
+  const failures: unknown[] = [];
+  const store = new Store((cause) => failures.push(cause));
   let told = 0;
+  store.subscribe(() => {
+    throw 'a subscriber';
+  });
   const stop = store.subscribe(() => told++);
   const before = store.get();
   store.set({ state: 'idle' });
   expect([told, store.get() === before]).toEqual([0, true]);
   store.set({ state: 'live' });
-  expect([told, store.get().state]).toEqual([1, 'live']);
+  expect([told, store.get().state, failures]).toEqual([1, 'live', ['a subscriber']]);
   stop();
   store.set({ state: 'closed' });
   expect(told).toBe(1);

@@ -1,5 +1,6 @@
 // Tests the fake hub with the real client, and rules of the client that need a script.
 
+import { getEventListeners } from 'node:events';
 import { afterEach, expect, test } from 'vitest';
 import { RecadoClient } from '../../src/index.ts';
 import { FakeHub } from '../../src/testing.ts';
@@ -289,4 +290,76 @@ test('types and times are served as by a hub', async () => {
   expect(await seen({ since: '2027-01-01T00:00:00Z' })).toEqual([]);
   const { notifications } = await new RecadoClient({ ...hub.options(), types: ['order_*'] }).history();
   expect(notifications.map((n) => n.seq)).toEqual([1, 3]);
+});
+
+test('what waits when a loop breaks is not acknowledged until the next loop has seen it', async () => {
+  const hub = new FakeHub();
+  const one = client(hub, { ackDelayMs: 1 });
+  const loop = one.client.notifications();
+  await one.live();
+  for (let i = 0; i < 3; i++) hub.post({ type: 'test' });
+  await one.expectExactly(at(3));
+  for await (const { seq } of loop) {
+    expect(seq).toBe(1);
+    break;
+  }
+  await until('acked', () => hub.acked() === 1);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  expect(hub.acked()).toBe(1);
+  const next = one.client.notifications();
+  hub.post({ type: 'test' });
+  const got: (number | undefined)[] = [];
+  for (let i = 0; i < 3; i++) got.push((await next.next()).value?.seq);
+  expect(got).toEqual([2, 3, 4]);
+  await until('acked', () => hub.acked() === 3);
+  await next.return();
+  await until('acked', () => hub.acked() === 4);
+});
+
+test('an error of the WebSocket constructor does not show the token', async () => {
+  class Refusing {
+    constructor(_: string, protocols: string[]) {
+      throw new SyntaxError(`The subprotocol '${protocols.join()}' is invalid.`);
+    }
+  }
+  const one = client(new FakeHub(), { WebSocket: Refusing });
+  one.client.connect();
+  await one.untilState('waiting');
+  expect(one.client.snapshot().reason).toBe('network: SyntaxError');
+});
+
+test('a subscriber that throws is reported, and does not stop reconnecting', async () => {
+  const hub = new FakeHub();
+  const one = client(hub);
+  one.client.subscribe(() => {
+    throw new Error('a subscriber');
+  });
+  await one.live();
+  hub.drop();
+  await until('a second connection', () => hub.opened === 2);
+  await one.live();
+  expect(one.errors[0]).toMatchObject({ code: 'handler_failed' });
+});
+
+test('ready settles for a signal that is aborted already, and leaves no listener on it', async () => {
+  const one = client(new FakeHub());
+  await expect(one.client.ready({ signal: AbortSignal.abort('over') })).rejects.toBe('over');
+  const { signal } = new AbortController();
+  const ready = one.client.ready({ signal });
+  expect(getEventListeners(signal, 'abort').length).toBe(1);
+  one.client.connect();
+  await ready;
+  expect(getEventListeners(signal, 'abort').length).toBe(0);
+});
+
+test('a command that waits for its result is not sent again, and one that is not JSON is not sent', async () => {
+  const hub = new FakeHub();
+  hub.onCommand = () => null;
+  const one = await client(hub).live();
+  const first = one.client.send({ type: 'bet' }, { id: 'a', timeoutMs: 50 });
+  await expect(one.client.send({ type: 'bet' }, { id: 'a' })).rejects.toMatchObject({ code: 'command_id_conflict' });
+  await expect(one.client.send({ type: 'bet', payload: 1n })).rejects.toMatchObject({ code: 'invalid_command' });
+  await expect(first).rejects.toMatchObject({ code: 'timeout' });
+  expect(hub.commands.length).toBe(1);
+  expect(one.client.snapshot().state).toBe('live');
 });

@@ -157,6 +157,60 @@ const stories = {
     return { log, gap: list?.gap };
   },
 
+  /** Rows that the limit drops, and a reset while a page is on its way. */
+  async pages() {
+    const hub = new FakeHub();
+    let gate = Promise.resolve();
+    const given = hub.options();
+    const fetch: typeof globalThis.fetch = async (input, init) => {
+      const answer = await given.fetch!(input, init);
+      await gate;
+      return answer;
+    };
+    const client = new RecadoClient({ ...given, fetch, backoff: { minMs: 5 } });
+    const root = createRoot(document.body.appendChild(document.createElement('div')));
+    for (let i = 0; i < 2; i++) hub.post({ type: 'test' });
+    const log: string[] = [];
+    let list = null as NotificationList | null;
+    function List() {
+      list = useNotifications({ limit: 3, history: 3 });
+      return null;
+    }
+    const note = (more = '') => log.push(`${list?.items.map((n) => n.seq)} ${list?.hasMore}${more}`);
+    root.render(
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <List />
+        </RecadoProvider>
+      </StrictMode>,
+    );
+    await client.ready();
+    await until(() => list?.items.length === 2 && !list.loading);
+    note();
+    for (let i = 0; i < 3; i++) hub.post({ type: 'test' });
+    await until(() => list?.items[0]?.seq === 5);
+    note();
+    await list?.loadMore();
+    await until(() => list?.items.length === 5);
+    note();
+    let release = () => {};
+    gate = new Promise((resolve) => {
+      release = resolve;
+    });
+    const late = list?.loadMore();
+    hub.reset();
+    await until(() => list?.gap !== null);
+    release();
+    await late;
+    await rest(50);
+    note(` ${list?.loading}`);
+    hub.post({ type: 'test' });
+    await until(() => list?.items.length === 1);
+    note();
+    root.render(null);
+    return log;
+  },
+
   /** The provider session: a component that mounts later knows the status, too. */
   async upstream() {
     const { hub, client, root, text } = start();
