@@ -296,8 +296,9 @@ fn is_hidden(index: &Index<'_>, earlier: &Entry, next: u64) -> bool {
     let away = next.saturating_sub(earlier.end);
     let in_a_fault = |fault: &IndexedFault<'_>| {
         let is_there = fault.begin.saturating_sub(UNWRITTEN) <= earlier.end && earlier.end <= fault.end;
-        // A fault of the other hub alone hides no end at this hub.
-        let is_here = !fault.on.starts_with("hub ") || fault.on == format!("hub {}", earlier.hub);
+        // A fault of the other hub alone hides no end here. A killed backend is none: the server ends all others.
+        let is_all = !fault.on.starts_with("hub ") || fault.name.starts_with("postgres");
+        let is_here = is_all || fault.on == format!("hub {}", earlier.hub);
         // A hub under load reads a close late, but within seconds.
         let is_load = ["stranger-flood", "greedy"].iter().any(|kind| fault.name.starts_with(kind));
         is_there && is_here && (!is_no_excuse(fault.name) || (is_load && away < READ_LATE))

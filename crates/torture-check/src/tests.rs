@@ -825,6 +825,7 @@ fn c11_an_end_that_nobody_saw() {
         story.place("ann", None, 2).pass(4, 2).log(&[("one", 1), ("two", 2)]).broken()
     };
     assert_eq!(repeats("hub-kill", "hub 0", 1, 100), [""; 0], "what was confirmed after it");
+    assert_eq!(repeats("postgres-backend", "hub 1", 1, 100), [""; 0], "the server ends every connection");
     assert_eq!(repeats("clients-hole", "hub 1", 1, 100), ["C11"], "another hub");
     assert_eq!(repeats("listen-hole", "hub 0", 1, 100), ["C11"], "LISTEN hides no end");
     assert_eq!(repeats("hub-kill", "hub 0", 0, 100), ["C11"], "what was confirmed before it");
