@@ -468,7 +468,8 @@ BEGIN
     age_seconds := CASE WHEN at IS NOT NULL THEN greatest(extract(epoch FROM clock_timestamp() - at), 0) END;
 END $$;
 
--- As in V4, but that a list of users is a list, and that types of the hub's own notices are refused.
+-- As in V4, but that a list of users is a list, and that the types of the hub's own notifications are refused. `inbox` and
+-- `preferences` are among them, so that no such row is in the log when a later hub appends them.
 CREATE OR REPLACE FUNCTION recado.notify(
     type text, title text, message text, data text DEFAULT NULL,
     user_id text DEFAULT NULL, user_ids text[] DEFAULT NULL, account_id text DEFAULT NULL, broadcast boolean DEFAULT false,
@@ -483,6 +484,7 @@ DECLARE
     rule   constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : -';
     a_key  constant text := '^[ -~]{1,255}$';
     reserved constant text[] := '{connection_established,caught_up,heartbeat,ping,pong,ack,auth,auth_ok,auth_expiring,status,error,command_result,goodbye}';
+    own    constant text[] := '{inbox,preferences}';
     json   text;
     users  text[];
     topic  text;
@@ -496,10 +498,11 @@ DECLARE
     id     uuid;
     parsed jsonb;
 BEGIN
-    -- Nearly every call ends here. One statement, because each expression of a function is set up anew in each transaction,
-    -- which costs more than what it does: a caller pays half of what it pays below. What is not surely right falls through,
-    -- to be looked at rule by rule. Of data: no escape, so that colons can be counted (see check_data); too few brackets
-    -- to be deep; too short, and without an exponent, for a number out of range.
+    -- Nearly every call ends with this one statement. Each expression of a function is set up anew in each transaction,
+    -- which costs more than the expression itself, so that a caller pays half of what the rest costs. A call that may
+    -- break a rule goes on to the rest, which looks at rule by rule. The conditions on data: no escape, so that colons
+    -- can be counted (see check_data); too few brackets to be deep; too short, and without an exponent, for a number
+    -- out of range.
     BEGIN
         parsed := notify.data::jsonb;
     EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
@@ -516,7 +519,7 @@ BEGIN
            octet_length(notify.title) + octet_length(notify.message) + coalesce(octet_length(p.json), 0)
       FROM (SELECT nextval('recado.outbox_place') AS place, nullif(btrim(notify.data, E' \t\n\r'), 'null') AS json) p
      WHERE notify.idempotency_key IS NULL AND notify.user_ids IS NULL
-       AND notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$' AND notify.type <> ALL (reserved) AND NOT starts_with(notify.type, 'upstream_')
+       AND notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$' AND notify.type <> ALL (reserved || own) AND NOT starts_with(notify.type, 'upstream_')
        AND notify.title IS NOT NULL AND notify.message IS NOT NULL
        AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
        AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
@@ -533,7 +536,7 @@ BEGIN
     END IF;
 
     IF (notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$'
-        AND notify.type <> ALL (reserved) AND NOT starts_with(notify.type, 'upstream_')
+        AND notify.type <> ALL (reserved || own) AND NOT starts_with(notify.type, 'upstream_')
         AND notify.title IS NOT NULL AND notify.message IS NOT NULL
         AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
         AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
@@ -547,6 +550,9 @@ BEGIN
         END IF;
         IF starts_with(notify.type, 'upstream_') THEN
             PERFORM recado.refuse_argument('RC011', 'type', 'begins with upstream_, which only the hub may say; choose another');
+        END IF;
+        IF notify.type = ANY (own) THEN
+            PERFORM recado.refuse_argument('RC011', 'type', 'is reserved for the hub''s own notifications; choose another');
         END IF;
         IF notify.title IS NULL THEN
             PERFORM recado.refuse_argument('RC010', 'title', 'is required');
@@ -617,8 +623,8 @@ BEGIN
                             convert_to(coalesce(notify.account_id, ''), 'UTF8'), convert_to(coalesce(array_to_string(users, ','), ''), 'UTF8'),
                             int4send(coalesce(notify.ttl, 0)::integer), CASE WHEN coalesce(notify.replay, true) THEN '\x01'::bytea ELSE '\x00' END])
                WITH ORDINALITY AS p (part, n);
-        -- In the outbox first: what is moved in between is then found in the log. What the log has decides: of two calls that
-        -- did not see each other, the one whose place is higher may stand there.
+        -- The outbox first: a row that is moved in between is then found in the log. The log decides: of two calls that
+        -- did not see each other, it may have the one whose place is higher.
         SELECT o.id, o.body INTO before FROM recado.outbox o
          WHERE o.key = hashed AND NOT EXISTS (SELECT FROM recado.outbox_refused r WHERE r.place = o.place)
          ORDER BY o.place LIMIT 1;
