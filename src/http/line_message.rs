@@ -3,6 +3,8 @@
 //! A browser hands each message over between two processes and runs a task for it. A replay of thousands of frames
 //! costs mostly that.
 
+use crate::wire::stream_format::push_one_line;
+
 /// A message is sent when the next frame would make it longer than this. It is far below the 64 KiB that the
 /// documentation allows: a client that reads a few kilobytes a second must take a whole message within the send
 /// deadline, and a socket's write buffer keeps the capacity that its longest message needed.
@@ -23,12 +25,7 @@ impl LineMessage {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
-        if frame.contains(['\n', '\r']) {
-            // Posted data may have several lines. A JSON string escapes its line ends, so a bare one is white space.
-            self.text.extend(frame.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
-        } else {
-            self.text.push_str(frame);
-        }
+        push_one_line(&mut self.text, frame);
         full
     }
 

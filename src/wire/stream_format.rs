@@ -76,9 +76,18 @@ fn event(out: &mut String, id: Option<Seq>, name: Option<&str>, frame: &str) {
 }
 
 fn line(out: &mut String, frame: &str) {
-    // A JSON string escapes its line ends. A bare line end is white space between two tokens.
-    out.extend(frame.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+    push_one_line(out, frame);
     out.push('\n');
+}
+
+/// Adds JSON text without its line ends. A JSON string escapes its own, so a bare one in posted data is white space
+/// between two tokens.
+pub fn push_one_line(out: &mut String, json: &str) {
+    if json.contains(['\n', '\r']) {
+        out.extend(json.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+    } else {
+        out.push_str(json);
+    }
 }
 
 #[cfg(test)]

@@ -62,9 +62,7 @@ impl FrameSchemas {
     fn compile() -> Self {
         let mut document: Value = serde_json::from_str(include_str!("../../../src/http/asyncapi.json")).unwrap();
         close(&mut document["components"]["schemas"]);
-        let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
-        compiler.enable_format_assertions();
-        compiler.add_resource(FRAMES_ROOT, document.clone()).unwrap();
+        let (mut compiler, mut schemas) = (compiler(FRAMES_ROOT, &document), Schemas::new());
         let sent = document["operations"]["sendFrame"]["messages"].as_array().unwrap().iter();
         let names = sent.map(|message| message["$ref"].as_str().unwrap().rsplit('/').next().unwrap());
         let of_type = names.map(|name| {
@@ -151,9 +149,15 @@ pub fn fits(at: &str, value: &Value) -> Result<(), String> {
 }
 
 fn compile(at: &str) -> Result<(Schemas, SchemaIndex), String> {
-    let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
-    compiler.enable_format_assertions();
-    compiler.add_resource(ROOT, strict().clone()).map_err(|error| error.to_string())?;
+    let (mut compiler, mut schemas) = (compiler(ROOT, strict()), Schemas::new());
     let schema = compiler.compile(&format!("{ROOT}#{at}"), &mut schemas).map_err(|error| format!("{at}: {error}"))?;
     Ok((schemas, schema))
+}
+
+/// A compiler of the schemas in a document.
+fn compiler(root: &str, document: &Value) -> Compiler {
+    let mut compiler = Compiler::new();
+    compiler.enable_format_assertions();
+    compiler.add_resource(root, document.clone()).unwrap();
+    compiler
 }
