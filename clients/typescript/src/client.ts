@@ -62,7 +62,7 @@ export interface RecadoOptions {
   transport?: 'auto' | 'websocket' | 'sse';
   /** Waits between failed tries: random below a limit that doubles from `minMs` (300) to `maxMs` (20,000). */
   backoff?: { minMs?: number; maxMs?: number };
-  /** Default: the global one. Node 20 has none: pass that of the package `ws`, or the client uses SSE. */
+  /** Default: the global `WebSocket`. Node 20 has none: pass `WebSocket` of the package `ws`, or the client uses SSE. */
   WebSocket?: typeof WebSocket;
   /** Default: the global one. */
   fetch?: typeof fetch;
@@ -120,8 +120,8 @@ const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || stat
  * Client of one hub for one user.
  *
  * Add the listeners, then call `connect()`. The client reconnects by itself and resumes where it was: each notification
- * is delivered to the listeners of this page once, in order. Delivery to the device is at least once: a page that is
- * loaded anew receives again what was not acknowledged.
+ * is delivered to the listeners of this page once, in order. Delivery to the device is at least once: after a
+ * reload the page receives what was not acknowledged again.
  */
 export class RecadoClient {
   readonly #o: RecadoOptions;

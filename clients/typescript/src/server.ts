@@ -310,9 +310,10 @@ export class NotificationClient<E extends 'throw' | 'log' = 'throw'> {
    * Posts a list and gives one receipt for each item, in order.
    *
    * Up to 1,000 items are one request and one commit, of at most 8 MiB: all or none. A longer list is cut into requests
-   * of 1,000 with the keys `K/0`, `K/1` …, each with a deadline of its own; the first that fails ends the call, and
-   * `receipts` of the error has what was appended before. Repeat the whole list with the error's `idempotencyKey`, and
-   * no item is appended twice. With `onError: 'log'` items without a receipt are null. Rejects as `notify`.
+   * of 1,000 with the keys `K/0`, `K/1` …, each with a deadline of its own; the first that fails ends the call.
+   * `error.receipts` lists the items that were appended before it. To retry, send the whole list again with
+   * `error.idempotencyKey`: no item is appended twice. With `onError: 'log'` items without a receipt are null. Rejects
+   * as `notify`.
    */
   notifyMany(notifications: readonly NewNotification[], options: CallOptions = {}): Promise<Posted<E>[]> {
     return this.#many(() => notifications, notifications.length, options);

@@ -59,7 +59,7 @@ class AsyncTransport:
             return response
         finally:
             if not kept:
-                # A close would first send what is left of a request that the hub has already refused.
+                # close() would first send the rest of a request that the hub has already refused.
                 connection[1].transport.abort()
 
     def _take(self) -> Optional[_Connection]:

@@ -100,8 +100,8 @@ class NotificationClient(EventMethods[R]):
 
         Up to 1,000 items are one request and one commit, of at most 8 MiB: all or none. A longer list is cut into
         requests of 1,000 with the keys `K/0`, `K/1` …, each with a deadline of its own; the first one that fails ends
-        the call, and `receipts` of the error has what was appended before. Repeat the whole list with the error's
-        `idempotency_key`, and no item is appended twice. With `on_error="log"` items without a receipt are None.
+        the call. `error.receipts` lists the items that were appended before it. To retry, send the whole list again
+        with `error.idempotency_key`: no item is appended twice. With `on_error="log"` items without a receipt are None.
         Raises as `notify`.
         """
         return self._many(lambda: notifications, len(notifications), idempotency_key)
