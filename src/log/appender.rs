@@ -3,10 +3,11 @@
 //! While one batch commits, the next one gathers. There is no timer, so an idle hub appends at once. When another
 //! instance is busy as well, the two alternate their commits ([`super::commit_turns`]).
 //!
-//! A request is *queued* (only this instance has it), then *sent* (the database may have it), then *answered*. A
-//! request whose deadline passes while it is queued is dropped and answered with [`Refusal::Unavailable`]: it was
-//! certainly not appended. A request whose deadline passes after it was sent is answered with [`Refusal::Unknown`]: its
-//! caller repeats it with the same key. A statement that was sent is never cancelled.
+//! A request is *queued* (only this instance has it), then *sent* (the database may have it), then *answered*. It is
+//! queued again when the database has rolled it back ([`Custody`]). A request whose deadline passes while it is queued
+//! is dropped and answered with [`Refusal::Unavailable`]: it was certainly not appended. A request whose deadline
+//! passes after it was sent is answered with [`Refusal::Unknown`]: its caller repeats it with the same key. A statement
+//! that was sent is never cancelled.
 //!
 //! A request holds one notification, or several that are appended all or none. It is never split over two commits. When
 //! a key of an all-or-none request is known with another body, the database rolls the whole commit back and reports the
@@ -17,6 +18,7 @@
 //! channel. When that is full, or a commit is big, the tailer reads the rows from the table, as it reads rows of other
 //! instances.
 
+mod custody;
 #[cfg(feature = "mutants")]
 mod mutants;
 
@@ -29,6 +31,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::custody::Custody;
 use super::commit_turns::CommitTurn;
 use super::write_health::WriteHealth;
 use crate::backoff::Backoff;
@@ -96,6 +99,7 @@ struct AppendRequest {
     all_or_nothing: bool,
     bytes: usize,
     deadline: Instant,
+    custody: Custody,
     reply: oneshot::Sender<Result<Vec<Receipt>, Refusal>>,
     _room: [OwnedSemaphorePermit; 2],
 }
@@ -180,7 +184,8 @@ impl AppendHandle {
         };
         let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
         let (reply, answer) = oneshot::channel();
-        let request = AppendRequest { rows, all_or_nothing, bytes, deadline, reply, _room: room };
+        let custody = Custody::default();
+        let request = AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), reply, _room: room };
         self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
         #[cfg(feature = "mutants")]
         if let Some(receipts) = asked.made_up() {
@@ -198,6 +203,7 @@ impl AppendHandle {
                 answer
             }
             // No answer in time, or the task ended while it had the request.
+            _ if custody.give_up() => Err(Refusal::Unavailable),
             _ => Err(Refusal::Unknown),
         }
     }
@@ -356,10 +362,14 @@ impl Appender {
     async fn commit_whole(&mut self, mut batch: Vec<AppendRequest>) -> Option<Vec<AppendRequest>> {
         loop {
             batch = drop_expired(batch);
-            let last_deadline = batch.iter().map(|r| r.deadline).max()?;
+            let first_deadline = batch.iter().map(|r| r.deadline).min()?;
             let (log_id, end) = self.seen.end();
             let begun = Instant::now();
-            match self.attempt(&batch, end, last_deadline).await {
+            let outcome = self.attempt(&mut batch, end).await;
+            if !matches!(outcome, Ok(_) | Err(AppendFailure::Unknown(_))) {
+                batch.iter().for_each(|r| r.custody.take_back());
+            }
+            match outcome {
                 Ok(done) => {
                     self.backoff.succeeded();
                     #[cfg(feature = "failpoints")]
@@ -397,25 +407,24 @@ impl Appender {
                 }
                 Err(AppendFailure::Refused(_)) => return Some(batch),
             }
-            tokio::time::sleep(self.backoff.failed()).await;
+            // Wakes in time to refuse the request whose deadline comes first.
+            let retry_at = Instant::now() + self.backoff.failed();
+            tokio::time::sleep_until(retry_at.min(first_deadline - LEAST_TIME)).await;
         }
     }
 
-    /// Tries the batch once, after the end of the log that is known now.
-    async fn attempt(
-        &mut self,
-        batch: &[AppendRequest],
-        end: WatermarkEnd,
-        deadline: Instant,
-    ) -> Result<append::AppendedBatch, AppendFailure> {
+    /// Tries the batch once, after the end of the log that is known now. Requests whose time ran out while the
+    /// connection was opened are refused and leave the batch.
+    async fn attempt(&mut self, batch: &mut Vec<AppendRequest>, end: WatermarkEnd) -> Result<append::AppendedBatch, AppendFailure> {
         let connection = self.dedicated.get_durable().await.map_err(AppendFailure::Again)?;
+        *batch = drop_expired(std::mem::take(batch));
+        batch.retain(|r| r.custody.send());
+        let Some(deadline) = batch.iter().map(|r| r.deadline).max() else {
+            return Err(AppendFailure::Again(StoreError::TimedOut(DEADLINE)));
+        };
         let rows: Vec<&NewNotification> = batch.iter().flat_map(|r| &r.rows).collect();
         let conflict = if batch.iter().any(|r| r.all_or_nothing) { Conflict::RefusesAll } else { Conflict::LeavesOut };
         let limit = deadline.saturating_duration_since(Instant::now());
-        if limit < LEAST_TIME {
-            // Opening the connection used up the time. Nothing was sent.
-            return Err(AppendFailure::Again(StoreError::TimedOut(limit)));
-        }
         #[cfg(feature = "mutants")]
         if let Some(early) = mutants::delivered_early(&rows, self.seen.end().0, end.seq) {
             let _ = self.committed.try_send(early);
