@@ -363,11 +363,12 @@ impl Nemesis {
     /// Waits past the lease, and until other instances have taken over sessions of this one. Returns how many.
     async fn taken_over(&self, instance: &str, length: Duration) -> Result<u64, RunError> {
         let url = &self.stage.postgres.url;
-        let before = upstream::taken_from(url, instance).await?;
+        let taken_from = async || witness::answered(async || upstream::taken_from(url, instance).await).await;
+        let before = taken_from().await?;
         sleep(LEASE + length / 2).await;
         let end = Instant::now() + self.stage.patience(TAKE_OVER_LIMIT);
         loop {
-            let taken = upstream::taken_from(url, instance).await? - before;
+            let taken = taken_from().await? - before;
             if taken > 0 || Instant::now() > end {
                 return Ok(taken.unsigned_abs());
             }
@@ -410,7 +411,8 @@ impl Nemesis {
     async fn kill_backend(&self) -> Result<Option<String>, RunError> {
         let log = || std::fs::read_to_string(&self.stage.postgres.log).unwrap_or_default().matches("was terminated by signal 9").count();
         let before = log();
-        let Some(pid) = witness::backend(&self.stage.postgres.url, "recado appender").await? else { return Ok(None) };
+        let appender = witness::answered(async || witness::backend(&self.stage.postgres.url, "recado appender").await);
+        let Some(pid) = appender.await? else { return Ok(None) };
         signal("-KILL", pid).await?;
         let end = Instant::now() + Duration::from_secs(20);
         while (log() == before || witness::head(&self.stage.postgres.url).await.is_err()) && Instant::now() < end {

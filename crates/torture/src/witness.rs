@@ -4,10 +4,12 @@ pub mod erasing;
 pub mod upstream;
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use recado_torture_check::fact::{self, RunFact};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::time::{Instant, sleep};
 
 use crate::RunError;
 use crate::book::Recorder;
@@ -72,6 +74,20 @@ pub async fn prepare(url: &str, mutant: Option<&str>) -> Result<(), RunError> {
 async fn run(url: &str, sql: &'static str) -> Result<(), RunError> {
     sqlx::raw_sql(sql).execute(&mut PgConnection::connect(url).await?).await?;
     Ok(())
+}
+
+/// How long a question is repeated. Loaded machines need seconds for a recovery after a crash.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Repeats a question until the server answers: another fault may have ended its processes at this moment.
+pub async fn answered<T>(ask: impl AsyncFn() -> Result<T, RunError>) -> Result<T, RunError> {
+    let end = Instant::now() + ANSWER_LIMIT;
+    loop {
+        match ask().await {
+            Err(_) if Instant::now() < end => sleep(Duration::from_millis(100)).await,
+            answer => return answer,
+        }
+    }
 }
 
 pub async fn head(url: &str) -> Result<i64, RunError> {
