@@ -64,7 +64,7 @@ pub fn router(hub: Arc<HubState>, side: ListenerSide, hosts: Hosts) -> Router {
         .with_state(hub)
 }
 
-/// Lists what is served. A test fails if a route is missing in `openapi.json`.
+/// Lists what is served. A test fails if a route is missing in `api/openapi/openapi.json`.
 pub fn routes(side: ListenerSide) -> Routes {
     Routes { router: Router::new(), side, served: Vec::new() }
         .post("/api/internal/notify", notify::notify)
