@@ -32,7 +32,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::http::router::{ListenerSide, routes};
+    use crate::http::listener_side::ListenerSide;
+    use crate::http::router::routes;
 
     #[test]
     fn the_document_names_the_routes_that_are_served_and_no_other() {
