@@ -1,11 +1,7 @@
 //! Defines to whom a notification is addressed.
 
+use super::topic::{EVERYONE_TOPIC, LIST_TOPIC, account_topic, user_topic};
 use super::{AccountId, Principal, UserId};
-
-/// The topic of a notification to everyone.
-pub const EVERYONE_TOPIC: &str = "*";
-/// The topic of a notification to a list of users; its receivers find it by membership.
-pub const LIST_TOPIC: &str = "l";
 
 /// A list of at most this many users does not count as a broadcast.
 const FEW_USERS: usize = 100;
@@ -59,16 +55,5 @@ impl Audience {
     /// Whether the account limit allows this principal, who was found among its users or in its account.
     pub fn reaches_account_of(&self, who: &Principal) -> bool {
         self.account().is_none_or(|account| who.accounts.contains(account))
-    }
-}
-
-pub(super) fn account_topic(account: &AccountId) -> String {
-    format!("a/{account}")
-}
-
-pub(super) fn user_topic(user: &UserId, account: Option<&AccountId>) -> String {
-    match account {
-        None => format!("u/{user}"),
-        Some(account) => format!("u/{user}/{account}"),
     }
 }

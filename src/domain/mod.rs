@@ -12,9 +12,10 @@ mod provider;
 pub mod resume;
 mod seq;
 mod start_time;
+mod topic;
 pub mod why;
 
-pub use audience::{Audience, EVERYONE_TOPIC, LIST_TOPIC};
+pub use audience::Audience;
 pub use command::{CommandState, Term, message_source};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
@@ -23,3 +24,4 @@ pub use principal::{Principal, Role, ServiceCaller};
 pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;
 pub use start_time::StartTime;
+pub use topic::{EVERYONE_TOPIC, LIST_TOPIC};

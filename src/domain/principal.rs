@@ -1,6 +1,6 @@
 //! Defines who calls the hub: a user who connects, or a service that posts.
 
-use super::audience::{EVERYONE_TOPIC, account_topic, user_topic};
+use super::topic::{EVERYONE_TOPIC, account_topic, user_topic};
 use super::{AccountId, UserId};
 
 /// A user with a valid token, whose notifications a connection gets.

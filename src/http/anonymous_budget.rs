@@ -13,7 +13,7 @@ use axum::response::Response;
 
 use super::address::ClientAddress;
 use super::connection_slots::ConnectionSlot;
-use super::router::is_internal;
+use super::listener_side::is_internal;
 use crate::wire::problem::Problem;
 
 /// A request that was admitted and not settled yet.

@@ -1,15 +1,16 @@
 //! Serves `/openapi.json`, which describes every route, and `/asyncapi.json`, which describes every frame.
 //!
-//! Both documents are written by hand, in the same folder. They cannot drift: a test below compares the routes with the
-//! served ones, and the test suite checks every response and every frame, field by field.
+//! Both documents are written by hand, in `api/`, and the build script bundles their files. They cannot drift: a test
+//! below compares the routes with the served ones, and the test suite checks every response and every frame, field by
+//! field.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 /// The OpenAPI 3.1 document of the requests.
-const OPENAPI: &str = include_str!("openapi.json");
+const OPENAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 /// The AsyncAPI 3.1 document of the streams.
-const ASYNCAPI: &str = include_str!("asyncapi.json");
+const ASYNCAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/asyncapi.json"));
 
 pub async fn openapi() -> Response {
     document(OPENAPI)
@@ -31,7 +32,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::http::router::{ListenerSide, routes};
+    use crate::http::listener_side::ListenerSide;
+    use crate::http::router::routes;
 
     #[test]
     fn the_document_names_the_routes_that_are_served_and_no_other() {
@@ -42,7 +44,7 @@ mod tests {
             .collect();
         let served: BTreeSet<(String, String)> =
             routes(ListenerSide::Whole).served.iter().map(|(path, method)| (path.to_string(), method.to_string())).collect();
-        assert_eq!(documented, served, "on the left src/http/openapi.json, on the right src/http/router.rs");
+        assert_eq!(documented, served, "on the left api/openapi/openapi.json, on the right src/http/router.rs");
         let frames: Value = serde_json::from_str(ASYNCAPI).unwrap();
         for document in [document, frames] {
             assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));

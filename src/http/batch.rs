@@ -13,17 +13,15 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
+use super::batch_item::{BatchItem, wished_item};
 use super::ndjson;
-use super::notify::{check_rate, header_key, wished};
+use super::notify::{check_rate, header_key};
 use super::problems::RefusedRequest;
 use super::request::{Media, RequestId, media, whole_body};
 use super::state::HubState;
-use crate::domain::{NewNotification, NotificationId, Seq, ServiceCaller};
 use crate::log::appender::{DEADLINE, Receipt, Refusal};
 use crate::wire::batch;
-use crate::wire::notify::NotifyBody;
 use crate::wire::problem::{FieldError, Problem};
-use crate::wire::server_frame::timestamp;
 
 /// Maximum length of a batch's body, in bytes.
 const BODY_MAX_BYTES: usize = 8 << 20;
@@ -32,21 +30,6 @@ const BODY_MAX_BYTES: usize = 8 << 20;
 struct BatchAnswer {
     success: bool,
     items: Vec<BatchItem>,
-}
-
-/// The outcome of one notification.
-#[derive(Serialize)]
-pub struct BatchItem {
-    seq: Seq,
-    id: NotificationId,
-    created_at: String,
-    duplicate: bool,
-}
-
-impl From<Receipt> for BatchItem {
-    fn from(Receipt { seq, id, created_at, duplicate }: Receipt) -> Self {
-        Self { seq, id, created_at: timestamp(created_at), duplicate }
-    }
 }
 
 pub async fn notify_batch(
@@ -86,14 +69,6 @@ pub async fn notify_batch(
 fn answer(receipts: Vec<Receipt>) -> Response {
     let status = if receipts.iter().all(|receipt| receipt.duplicate) { StatusCode::OK } else { StatusCode::CREATED };
     (status, Json(BatchAnswer { success: true, items: receipts.into_iter().map(BatchItem::from).collect() })).into_response()
-}
-
-/// Turns an item into a notification. An item without a key gets one made of the batch's key and the item's index.
-pub fn wished_item(mut item: NotifyBody, at: usize, batch_key: Option<&str>, caller: &ServiceCaller) -> NewNotification {
-    if item.idempotency_key.is_none() {
-        item.idempotency_key = batch_key.map(|key| format!("{key}/{at}"));
-    }
-    wished(item, caller)
 }
 
 /// Refuses the whole batch, with a pointer to each item at fault.

@@ -9,8 +9,9 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::history::{QueryPairs, bounds, no_store, pairs, token};
+use super::history::bounds;
 use super::problems::RefusedRequest;
+use super::query::{QueryPairs, no_store, pairs, token};
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::state::HubState;
 use super::stream_request::{check_origin, check_user_rate};

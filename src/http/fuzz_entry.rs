@@ -10,7 +10,7 @@ use super::problems::RefusedRequest;
 use super::request::Media;
 use super::stream_request::{StreamQuery, StreamRequest};
 pub use super::token::TokenError;
-use super::{Origins, history, ndjson, notify, request, ticket, upgrade};
+use super::{Origins, ndjson, notify, query, request, ticket, upgrade};
 use crate::wire::lines::NumberedLine;
 use crate::wire::notify::NotifyBody;
 use crate::wire::problem::Problem;
@@ -46,7 +46,7 @@ pub fn wish(query: &str, last_event: Option<&str>) -> Option<Result<StreamReques
 
 /// The names and values of a query.
 pub fn pairs(query: &str) -> Option<Vec<(String, String)>> {
-    history::pairs(Query::try_from_uri(&uri(query)?)).ok()
+    query::pairs(Query::try_from_uri(&uri(query)?)).ok()
 }
 
 /// Reads one line of an NDJSON batch.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body_stream;
 use super::problems::RefusedRequest;
+use super::query::{QueryPairs, no_store, pairs, token};
 use super::server::Hangup;
 use super::state::HubState;
 use super::stream_request::{StreamRequest, check_origin, check_room, check_user_rate};
@@ -30,8 +30,6 @@ const READS_MAX: usize = 4;
 pub const RECADO_NEXT: HeaderName = HeaderName::from_static("recado-next");
 pub const RECADO_HEAD: HeaderName = HeaderName::from_static("recado-head");
 pub const RECADO_LOG_ID: HeaderName = HeaderName::from_static("recado-log-id");
-
-pub type QueryPairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 pub async fn list(
     State(hub): State<Arc<HubState>>,
@@ -61,16 +59,6 @@ pub async fn head(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: Q
     let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
     check_user_rate(&hub, &claims.who)?;
     Ok((no_store(), Json(bounds(&read::log_state(&hub.reader).await?))).into_response())
-}
-
-pub fn pairs(query: QueryPairs) -> Result<Vec<(String, String)>, RefusedRequest> {
-    let Query(pairs) = query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values"))?;
-    Ok(pairs)
-}
-
-/// The token of the query, for clients that cannot set a header.
-pub fn token(pairs: &[(String, String)]) -> Option<&str> {
-    pairs.iter().find(|(name, _)| name == "token").map(|(_, token)| token.as_str())
 }
 
 pub fn bounds(state: &LogState) -> Bounds {
@@ -159,10 +147,6 @@ fn wants_lines(headers: &HeaderMap) -> bool {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case(StreamFormat::Lines.media_type())
     })
-}
-
-pub fn no_store() -> [(HeaderName, HeaderValue); 1] {
-    [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
 
 /// The records are inserted as they are, so that `data` stays byte for byte as it was posted.

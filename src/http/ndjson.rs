@@ -17,7 +17,7 @@ use futures_util::stream;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::batch::{BatchItem, wished_item};
+use super::batch_item::{BatchItem, wished_item};
 use super::body_stream::STREAM_CACHING;
 use super::problems::RefusedRequest;
 use super::state::HubState;

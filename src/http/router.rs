@@ -13,44 +13,15 @@ use tower_http::cors::{AllowCredentials, AllowHeaders, AllowOrigin, CorsLayer};
 use super::health_routes::{health, livez, readyz};
 use super::history::{RECADO_HEAD, RECADO_LOG_ID, RECADO_NEXT};
 use super::hosts::Hosts;
+use super::listener_side::ListenerSide;
 use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
-use super::{api_documents, batch, device, history, metrics, notify, request, sdk, sse, stats, ticket, upgrade, why};
+use super::{api_documents, batch, device, history, metrics, notify, request, sdk, sse, stats, upgrade, why, ws_ticket};
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
 const PREFLIGHT_LIFE: Duration = Duration::from_secs(2 * 3600);
-
-/// Which of the routes a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerSide {
-    /// All routes; there is one listener.
-    Whole,
-    /// The routes of users.
-    Public,
-    /// The routes of services, operators and probes.
-    Internal,
-}
-
-/// Whether a path belongs to services, operators or probes.
-pub fn is_internal(path: &str) -> bool {
-    let prefixed = ["/api/internal/", "/api/admin/"].iter().any(|prefix| path.starts_with(prefix));
-    prefixed || matches!(path, "/stats" | "/metrics" | "/health" | "/livez" | "/readyz")
-}
-
-impl ListenerSide {
-    /// `/livez` is served by all listeners: it tells only that the process runs, which any client of the listener
-    /// knows, and load balancers ask for it.
-    fn serves(self, path: &str) -> bool {
-        match self {
-            _ if matches!(path, "/livez" | "/openapi.json" | "/asyncapi.json") => true,
-            Self::Whole => true,
-            Self::Public => !is_internal(path),
-            Self::Internal => is_internal(path),
-        }
-    }
-}
 
 /// Builds the hub's router.
 pub fn router(hub: Arc<HubState>, side: ListenerSide, hosts: Hosts) -> Router {
@@ -64,7 +35,7 @@ pub fn router(hub: Arc<HubState>, side: ListenerSide, hosts: Hosts) -> Router {
         .with_state(hub)
 }
 
-/// Lists what is served. A test fails if a route is missing in `openapi.json`.
+/// Lists what is served. A test fails if a route is missing in `api/openapi/openapi.json`.
 pub fn routes(side: ListenerSide) -> Routes {
     Routes { router: Router::new(), side, served: Vec::new() }
         .post("/api/internal/notify", notify::notify)
@@ -76,7 +47,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/api/notifications/head", history::head)
         .get("/api/notifications/stream", sse::stream)
         .get("/api/whoami", device::whoami)
-        .post("/api/ws-ticket", ticket::ws_ticket)
+        .post("/api/ws-ticket", ws_ticket::ws_ticket)
         .get("/ws", upgrade::ws)
         .get("/", upgrade::root)
         .get("/health", health)

@@ -1,4 +1,4 @@
-//! Serves `POST /api/ws-ticket`: exchanges a token for a single-use ticket.
+//! Makes and redeems single-use tickets, which open a stream instead of a token.
 //!
 //! A ticket opens one stream, once, within 30 s, on any instance. Browsers and proxies record addresses in their
 //! histories and logs; a used ticket in an address is worthless.
@@ -12,29 +12,20 @@
 //! Their tickets look like guesses, so they are looked up, a few a second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{constant_time, hmac};
-use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SubsecRound, Utc};
 use rand::RngCore;
-use serde_json::json;
 
-use super::history::{QueryPairs, no_store, pairs, token};
 use super::problems::RefusedRequest;
 use super::rate_limits::TokenBucket;
-use super::state::HubState;
-use super::stream_request::check_origin;
 use super::token::{Claims, TokenError};
 use crate::metrics;
 use crate::store::tickets::{self, TakenTicket, TicketGrant};
-use crate::store::{Reader, keys};
+use crate::store::{Reader, StoreError, keys};
 use crate::wire::problem::Problem;
-use crate::wire::server_frame::timestamp;
 
 /// Long enough to connect with the ticket, too short to find it in a log.
 const TICKET_LIFE: Duration = Duration::from_secs(30);
@@ -62,21 +53,6 @@ pub struct Tickets {
     spent: Mutex<HashMap<[u8; 32], DateTime<Utc>>>,
 }
 
-pub async fn ws_ticket(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
-    check_origin(&hub, &headers)?;
-    let claims = hub.auth.listener(&headers, token(&pairs(query)?))?;
-    if !hub.ticket_rates.allow(claims.who.user.as_str()) {
-        let detail = "this user asks for tickets too often; one per second is enough for all pages of a user";
-        return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());
-    }
-    // Whole seconds, because the ticket contains the end.
-    let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
-    let ticket = hub.tickets.mint(expires_at);
-    let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at };
-    tickets::keep(&hub.tickets.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
-    Ok((no_store(), Json(json!({ "ticket": ticket, "expires_at": timestamp(expires_at) }))).into_response())
-}
-
 impl Tickets {
     /// `secret` is the secret of the tokens, which all hubs share.
     pub fn new(secret: &str, reader: Reader) -> Self {
@@ -88,6 +64,19 @@ impl Tickets {
     /// Closes the database connections of the tickets.
     pub async fn close(&self) {
         self.reader.close().await;
+    }
+
+    /// Makes a ticket for the holder of a token, and stores it. Returns it with its end.
+    ///
+    /// # Errors
+    /// When the database is unavailable or slow.
+    pub async fn issue(&self, claims: Claims) -> Result<(String, DateTime<Utc>), StoreError> {
+        // Whole seconds, because the ticket contains the end.
+        let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
+        let ticket = self.mint(expires_at);
+        let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at };
+        tickets::keep(&self.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
+        Ok((ticket, expires_at))
     }
 
     /// Redeems a ticket, and returns the claims of the token that it was made with.

@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
-use super::history::{QueryPairs, no_store, pairs};
 use super::problems::RefusedRequest;
+use super::query::{QueryPairs, no_store, pairs};
 use super::state::HubState;
 use crate::store;
 use crate::wire::why::{WhyQuery, body};

@@ -3,7 +3,8 @@
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, Reader, limited};
+use super::database::Reader;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{ClientId, LogId, Seq, UserId};
 use crate::metrics::RETENTION;
 

@@ -3,7 +3,7 @@
 use rand::RngCore;
 use sqlx::PgConnection;
 
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 use super::{StoreError, scram};
 
 /// Longest name: PostgreSQL truncates longer identifiers.

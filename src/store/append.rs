@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::database::limited;
 use super::error::ErrorClass;
 use super::log_watermark::WatermarkEnd;
+use super::time_limit::limited;
 use crate::domain::{Audience, CommitOrigin, InstanceId, NewNotification, NotificationId, Seq};
 
 /// Longest wait until missing partitions are made.

@@ -16,15 +16,12 @@ use super::database_route::Route;
 use super::durability::Durability;
 use super::liveness::LastDeath;
 use super::page_scheduler::{PageScheduler, PageTurn};
+use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{StoreError, settings};
 use crate::domain::UserId;
 
-/// Longest wait for a connection to open.
-pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Longest wait for a free reader, and for its answer.
 const READ_LIMIT: Duration = Duration::from_secs(10);
-/// Longest wait for a small query that a health check or a request depends on.
-pub const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// The address of the database, and the settings of each connection to it.
 #[derive(Debug, Clone)]
@@ -199,17 +196,6 @@ fn named(options: &PgConnectOptions, name: &str) -> PgConnectOptions {
         .extra_float_digits(None)
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
-}
-
-/// Runs a database call for at most `limit`.
-///
-/// # Errors
-/// The call's own error, or [`StoreError::TimedOut`]. After that the connection must not be used again.
-pub async fn limited<T>(limit: Duration, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(StoreError::TimedOut(limit)),
-    }
 }
 
 /// A pool of readers. Cheap to clone.

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{ClientId, LogId, Seq, SessionId, UserId};
 
 /// A sequence number, and when it was reached.

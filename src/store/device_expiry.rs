@@ -11,7 +11,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 
 /// Devices of one step: a transaction of some milliseconds. At most as many as the client ids that a mark lists.
 const STEP_ROWS: i32 = 1000;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 
 /// The unsafe settings. Shared by the connections, maintenance and the readiness check.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@
 
 use sqlx::PgConnection;
 
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 use super::{StoreError, read};
 use crate::domain::{Seq, UserId};
 

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{LogId, NotificationId, Seq};
 
 /// Numbers of one window. Twice as many take twice as long, and a page may end by its bytes after the first of them.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 
 /// One of the shared secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

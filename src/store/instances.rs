@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::InstanceId;
 
 /// How often an instance renews its heartbeat.

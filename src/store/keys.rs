@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, Reader, limited};
-use super::liveness::again_if_lost;
+use super::database::Reader;
+use super::repeated_read::again_if_lost;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{Role, ServiceCaller};
 
 /// The prefix of every key, which identifies a leaked key.

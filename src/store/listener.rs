@@ -12,8 +12,8 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::database::{CONNECT_LIMIT, limited};
 use super::keys::KEYS_REVOKED;
+use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
 use crate::domain::{CommitOrigin, InstanceId, Seq};

@@ -1,4 +1,4 @@
-//! Checks idle connections before use, and repeats reads whose connection was lost.
+//! Checks idle connections before use.
 //!
 //! A server, a pooler or a firewall may end an unused connection. Without a check, the next statement meets the dead
 //! connection, and the outcome of an append is unknown. So an idle connection is pinged first: no statement is sent on
@@ -10,8 +10,6 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::error::ErrorClass;
-use super::{Reader, StoreError};
 use crate::metrics;
 
 /// A connection that was used within this time is not pinged. After a longer pause a statement costs one more round
@@ -24,8 +22,6 @@ const SIGN_LIMIT: Duration = Duration::from_millis(1200);
 const SLOW_SIGN_LIMIT: Duration = Duration::from_secs(3);
 /// How many times slower than the last answer the next one may be.
 const SLOWER: u32 = 3;
-/// A read that failed later than this is not repeated: its caller has waited long enough.
-const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Returns the idle connection if it answers a ping, or a new one. After the limit, both compete: over a slow link the
 /// answer may arrive before the new connection is open.
@@ -124,32 +120,6 @@ impl LastDeath {
     pub fn note(&self) {
         self.millis.store(self.now().max(1), Ordering::Relaxed);
     }
-}
-
-/// Runs a read, and once more when its connection was lost. Only for calls that change nothing. The second attempt does
-/// not use connections that were idle meanwhile, because they may be lost as well.
-///
-/// # Errors
-/// The error of the last attempt.
-pub async fn again_if_lost<T, F: Future<Output = Result<T, StoreError>>>(reader: &Reader, read: impl Fn() -> F) -> Result<T, StoreError> {
-    let begun = Instant::now();
-    let mut is_first = true;
-    loop {
-        match read().await {
-            Err(StoreError::Unavailable(error)) if is_first && is_lost(&error) && begun.elapsed() < AGAIN_WITHIN => {
-                tracing::debug!(%error, "read lost its connection; retrying");
-                reader.lost_one();
-                is_first = false;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Whether the connection was lost. False for a pool without a free connection and for a server that refuses new ones:
-/// a repeat does not help there.
-fn is_lost(error: &sqlx::Error) -> bool {
-    ErrorClass::of(error) == ErrorClass::Lost && matches!(error, sqlx::Error::Io(_) | sqlx::Error::Database(_) | sqlx::Error::Protocol(_))
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::database::{ASK_LIMIT, limited};
 use super::log_watermark::LogWatermark;
+use super::time_limit::{ASK_LIMIT, limited};
 use super::{StoreError, read};
 use crate::domain::{LogId, NotificationId, Seq};
 

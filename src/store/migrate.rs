@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::database::{ASK_LIMIT, limited};
 use super::roles::{self, Member, Names};
+use super::time_limit::{ASK_LIMIT, limited};
 use super::{Database, StoreError};
 
 mod rights;

@@ -45,6 +45,7 @@ mod page_scheduler;
 pub mod preflight;
 pub mod providers;
 pub mod read;
+mod repeated_read;
 pub mod resume;
 pub mod retention;
 pub mod roles;
@@ -52,6 +53,7 @@ mod scram;
 pub mod sessions;
 mod settings;
 pub mod tickets;
+pub mod time_limit;
 pub mod why;
 
 pub use database::{Database, Reader};

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::append::{AppendFailure, failure};
-use super::database::{ASK_LIMIT, limited};
 use super::log_watermark::WatermarkEnd;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{CommitOrigin, NotificationId};
 
 /// Longest wait for a move or for tidying. The database's own limit of the statement is as long.

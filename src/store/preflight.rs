@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 
 /// What about the server or the role would break a promise. Each names the setting and the way out.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,11 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, Reader, limited};
-use super::liveness::again_if_lost;
+use super::database::Reader;
 use super::log_watermark::LogWatermark;
 use super::page_scheduler::PageTurn;
+use super::repeated_read::again_if_lost;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, StartTime, UserId};
 
 /// Most rows of one page.

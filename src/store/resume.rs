@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 use super::StoreError;
 use super::acked_positions::{DevicePosition, KnownDevice};
 use super::append::array_text;
-use super::database::{ASK_LIMIT, Reader, limited};
+use super::database::Reader;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::resume::{KeptPosition, SettledConnection};
 use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 

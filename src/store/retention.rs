@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use super::database::{ASK_LIMIT, limited};
 use super::device_expiry::{self, ExpiryReach};
 use super::read::{self, LogState};
+use super::time_limit::{ASK_LIMIT, limited};
 use super::{Database, StoreError, lease, providers};
 use crate::domain::{InstanceId, Seq};
 

@@ -5,7 +5,7 @@
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, limited};
+use super::time_limit::{ASK_LIMIT, limited};
 
 /// Names of the roles. `None`: this database needs a role of its own that could not be created yet.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

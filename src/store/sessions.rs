@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::append::array_text;
-use super::database::{ASK_LIMIT, Reader, limited};
+use super::database::Reader;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
 
 /// The state of a connection at one moment.

@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 
 use super::StoreError;
 use super::append::array_text;
-use super::database::{ASK_LIMIT, Reader, limited};
+use super::database::Reader;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{AccountId, Principal, UserId};
 
 /// Most expired tickets that one sweep removes. The next sweep follows in seconds.

@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, Reader, limited};
+use super::database::Reader;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::why::{DeviceSeen, SessionSeen, Whom, WhyFacts, WhyRow};
 use crate::domain::{EVERYONE_TOPIC, LIST_TOPIC, LogId, Seq, UserId};
 

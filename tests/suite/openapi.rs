@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::support::*;
 
+#[path = "../../api/bundle.rs"]
+mod bundle;
+
 /// Every operation: path, method, and its description.
 fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
     let paths = document()["paths"].as_object().unwrap();
@@ -144,6 +147,64 @@ fn an_answer_that_is_not_documented_is_noticed() {
 }
 
 #[test]
+fn every_reference_leads_somewhere() {
+    fn look(value: &Value, document: &Value, seen: &mut u32) {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::String(to)) = members.get("$ref") {
+                    let to = to.strip_prefix('#').unwrap_or_else(|| panic!("{to} is not in the bundle"));
+                    assert!(document.pointer(to).is_some(), "{to} leads nowhere");
+                    *seen += 1;
+                }
+                members.values().for_each(|member| look(member, document, seen));
+            }
+            Value::Array(list) => list.iter().for_each(|member| look(member, document, seen)),
+            _ => {}
+        }
+    }
+    for document in [document(), frames_document()] {
+        let mut seen = 0;
+        look(document, document, &mut seen);
+        assert!(seen > 50, "{seen} references");
+    }
+}
+
+#[test]
+fn the_bundle_has_each_part_once_and_refuses_what_fits_nowhere() {
+    const ROOT: &str = r##"{"paths": {"/a": {"$ref": "paths/a.json#/a"}, "/b": {"$ref": "paths/a.json#/b"}},
+        "components": {"schemas": {"Id": {"$ref": "schemas.json#/Id"}, "List": {"items": {"$ref": "#/components/schemas/Id"}}}}}"##;
+    const PATHS: &str = r##"{"a": {"get": {"$ref": "../schemas.json#/Id"}}, "b": {}}"##;
+    let bundled = |root: &str, paths: &str, schemas: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let api = folder.path().join("api");
+        std::fs::create_dir_all(api.join("paths")).unwrap();
+        for (name, text) in [("api.json", root), ("paths/a.json", paths), ("schemas.json", schemas)] {
+            std::fs::write(api.join(name), text).unwrap();
+        }
+        bundle::bundle(&api)
+    };
+    let good = bundled(ROOT, PATHS, r#"{"Id": {"type": "string"}}"#).unwrap();
+    let to_id = json!({"$ref": "#/components/schemas/Id"});
+    let components = json!({"schemas": {"Id": {"type": "string"}, "List": {"items": to_id}}});
+    assert_eq!(good, json!({"paths": {"/a": {"get": to_id}, "/b": {}}, "components": components}));
+
+    for (paths, schemas, refusal) in [
+        (r#"{"a": {}}"#, r#"{"Id": {}}"#, "api.json names paths/a.json#/b, but there is no such part"),
+        (
+            PATHS,
+            r#"{"Id": {}, "More": {}}"#,
+            "api.json does not name schemas.json#/More: add it under `paths` or `components`, or delete it",
+        ),
+        (PATHS, r##"{"Id": {"$ref": "#/More"}}"##, "schemas.json refers to #/More, which api.json does not name"),
+        (PATHS, "[]", "api.json names schemas.json#/Id, but there is no such part"),
+    ] {
+        assert_eq!(bundled(ROOT, paths, schemas).unwrap_err(), refusal);
+    }
+    let broken = bundled(ROOT, PATHS, "{").unwrap_err();
+    assert!(broken.contains("schemas.json: EOF while parsing"), "{broken}");
+}
+
+#[test]
 fn a_frame_that_its_document_does_not_describe_is_noticed() {
     let heartbeat = json!({"type": "heartbeat", "seq": 7, "prev": 3});
     assert_eq!(frame_matches(&heartbeat), Ok(()));
@@ -157,9 +218,8 @@ fn a_frame_that_its_document_does_not_describe_is_noticed() {
 
 #[test]
 fn the_page_of_the_websocket_names_every_frame() {
-    let document: Value = serde_json::from_str(include_str!("../../src/http/asyncapi.json")).unwrap();
     let page = include_str!("../../docs/reference/websocket.md");
-    let messages = document["components"]["messages"].as_object().unwrap();
+    let messages = frames_document()["components"]["messages"].as_object().unwrap();
     assert!(messages.len() > 10, "{}", messages.len());
     for name in
         messages.values().map(|message| message["name"].as_str().unwrap()).filter(|name| !matches!(*name, "notification" | "command"))

@@ -13,12 +13,6 @@ fn large(n: usize) -> Note {
     note(&n.to_string()).to_user("ann").data(&format!("\"{}\"", "x".repeat(16_000)))
 }
 
-fn resident_kib(hub: &TestHub) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", hub.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow"]
 async fn clients_that_never_read_cost_the_fast_one_nothing_and_resume_later() {
@@ -33,7 +27,7 @@ async fn clients_that_never_read_cost_the_fast_one_nothing_and_resume_later() {
     }
     let places = "SELECT count(*) FROM recado.cursor";
     eventually("all have a place", PATIENCE, async || (db.number(places).await == 11).then_some(())).await;
-    let before = resident_kib(&hub);
+    let before = hub.resident_kib();
     let mut slowest = Duration::ZERO;
     for n in 0..COUNT {
         let begun = Instant::now();
@@ -42,7 +36,7 @@ async fn clients_that_never_read_cost_the_fast_one_nothing_and_resume_later() {
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_secs(2), "the fast one waited {slowest:?}");
-    let grown = resident_kib(&hub).saturating_sub(before);
+    let grown = hub.resident_kib().saturating_sub(before);
     // 5 MB were posted; each of the ten may hold 256 KiB here and one page.
     assert!(grown < 40 << 10, "{grown} KiB more");
     let closed = "SELECT count(*) FROM recado.session WHERE end_reason = 'slow_consumer'";

@@ -348,13 +348,6 @@ async fn owner_of_a_fresh_page(db: &TestDb, provider: &FakeProvider, hubs: &[Tes
     owner(db, hubs).await
 }
 
-/// Resident memory of a process, in KiB.
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow"]
 async fn many_sessions_take_little_memory_each_and_their_keep_alives_are_on_time() {
@@ -365,7 +358,7 @@ async fn many_sessions_take_little_memory_each_and_their_keep_alives_are_on_time
     let hub = holding(TestHub::on(&db), &file).with("RECADO_UPSTREAM_STARTS", "1000").start().await;
     let mut warm = TestClient::of("warm").connect(&hub).await;
     next_of(&mut warm, "status").await;
-    let before = resident_kib(hub.pid());
+    let before = hub.resident_kib();
     db.run(&format!(
         "INSERT INTO recado.upstream_session (provider, user_id, wanted_until) \
          SELECT 'fake', 'u' || n, clock_timestamp() + interval '1 hour' FROM generate_series(1, {MANY}) n"
@@ -375,7 +368,7 @@ async fn many_sessions_take_little_memory_each_and_their_keep_alives_are_on_time
     let each_pinged =
         |record: &provider::ProviderRecord| record.connections.iter().all(|connection| connection.heard.len() >= 4).then_some(());
     provider.until("each has sent keep-alives", each_pinged).await;
-    let each = (resident_kib(hub.pid()) - before) / MANY as u64;
+    let each = (hub.resident_kib() - before) / MANY as u64;
     eprintln!("{each} KiB a session");
     assert!(each <= 40, "{each} KiB a session");
     let record = provider.record();

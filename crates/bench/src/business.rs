@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use recado::store::database::limited;
+use recado::store::time_limit::limited;
 use recado::store::{Database, StoreError};
 use sqlx::PgConnection;
 

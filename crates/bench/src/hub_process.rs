@@ -3,69 +3,37 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use recado::cli::error::CliFailure;
 use recado::config::Config;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use recado_testkit::process::{self, ReadyProcess};
+use tokio::process::Command;
 
 /// Longest wait for a child to be ready; the first start of a private server takes seconds.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 /// Longest wait for a child to end. A hub gives its clients seconds to leave.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// A child of this program that prints `ready ADDRESS` and serves until it is stopped. Dropping it kills it.
-pub struct ReadyChild {
-    pub address: SocketAddr,
-    child: Child,
-    // Kept open, because the child may write to it.
-    _stdout: BufReader<ChildStdout>,
+/// Starts one of the bench's own processes and waits until it is ready.
+pub async fn spawn(command: Command) -> Result<ReadyProcess, CliFailure> {
+    ReadyProcess::spawn(command, READY_LIMIT).await.map_err(|failure| CliFailure::unavailable(format!("a process of the bench: {failure}")))
 }
 
-impl ReadyChild {
-    pub async fn spawn(mut command: Command) -> Result<Self, CliFailure> {
-        let failed = |error: std::io::Error| CliFailure::other(format!("could not start a process: {error}"));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().map_err(failed)?;
-        let stdout = child.stdout.take().ok_or_else(|| CliFailure::other("a process was started without its output"))?;
-        let mut stdout = BufReader::new(stdout);
-        let mut line = String::new();
-        let said = timeout(READY_LIMIT, stdout.read_line(&mut line)).await;
-        let address = line.trim().strip_prefix("ready ").map(|rest| rest.trim_start_matches("http://")).and_then(|a| a.parse().ok());
-        match (said, address) {
-            (Ok(Ok(_)), Some(address)) => Ok(Self { address, child, _stdout: stdout }),
-            _ => Err(CliFailure::unavailable("a process of the bench did not become ready")),
-        }
+/// Asks a process to end, and kills it when it does not.
+pub async fn stop(mut process: ReadyProcess) -> Result<(), CliFailure> {
+    let failed = |error: std::io::Error| CliFailure::other(format!("could not stop a process: {error}"));
+    if process.pid().is_some() && process.terminate(STOP_LIMIT).await.map_err(failed)?.is_none() {
+        eprintln!("a process of the bench does not stop; killing it");
+        process.kill().await.map_err(failed)?;
     }
-
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    pub async fn kill(mut self) {
-        let _ = self.child.kill().await;
-    }
-
-    /// Asks the child to end, and kills it when it does not.
-    pub async fn stop(mut self) -> Result<(), CliFailure> {
-        let Some(pid) = self.pid() else { return Ok(()) };
-        // The standard library can only kill; the shell's `kill` can send SIGTERM.
-        let asked = Command::new("sh").arg("-c").arg(format!("kill -TERM {pid}")).status().await;
-        asked.map_err(|error| CliFailure::other(format!("could not stop a process: {error}")))?;
-        if timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
-            eprintln!("a process of the bench does not stop; killing it");
-            let _ = self.child.kill().await;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// A hub that was started for a bench.
 pub struct HubProcess {
     pub address: SocketAddr,
-    ready: ReadyChild,
+    ready: ReadyProcess,
 }
 
 impl HubProcess {
@@ -90,7 +58,7 @@ impl HubProcess {
         for (name, value) in further {
             command.env_remove(format!("{name}_FILE")).env(name, value);
         }
-        match ReadyChild::spawn(command).await {
+        match spawn(command).await {
             Ok(ready) => Ok(Self { address: ready.address, ready }),
             Err(mut failure) => {
                 failure.message.push_str(&format!(":\n{}", std::fs::read_to_string(log).unwrap_or_default()));
@@ -104,17 +72,15 @@ impl HubProcess {
     }
 
     pub fn resident_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.split_whitespace().next()?.parse().ok()
+        process::resident_kib(self.pid()?)
     }
 
-    pub async fn kill(self) {
-        self.ready.kill().await;
+    pub async fn kill(mut self) {
+        let _ = self.ready.kill().await;
     }
 
     pub async fn stop(self) -> Result<(), CliFailure> {
-        self.ready.stop().await
+        stop(self.ready).await
     }
 }
 

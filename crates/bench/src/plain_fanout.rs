@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use recado::cli::error::CliFailure;
 use recado::cli::output;
+use recado_testkit::http::{accept_key, request, switching};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::clocks::Clocks;
 use super::crowd::{PAUSE, arrival_of, listen};
-use super::hub_process::{ReadyChild, this_program};
+use super::hub_process::{spawn, stop, this_program};
 use super::joined::joined;
-use super::plain_provider::{request, upgraded};
 use super::plain_sockets::{HELLO, text_frame};
 use super::ws_client::WsClient;
 
@@ -30,9 +30,9 @@ const PARALLEL: usize = 128;
 pub async fn measure(connections: usize, posts: usize, bytes: usize) -> Result<Clocks, CliFailure> {
     let mut command = this_program()?;
     command.args(["plain-server", "--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
-    let server = ReadyChild::spawn(command).await?;
+    let server = spawn(command).await?;
     let outcome = drive(server.address, connections, posts).await;
-    server.stop().await?;
+    stop(server).await?;
     outcome
 }
 
@@ -104,7 +104,7 @@ async fn fan_out(listener: TcpListener, connections: usize, bytes: usize) -> std
 async fn let_in(mut socket: TcpStream) -> Option<TcpStream> {
     socket.set_nodelay(true).ok()?;
     let (head, _) = request(&mut socket).await?;
-    socket.write_all(upgraded(&head)?.as_bytes()).await.ok()?;
+    socket.write_all(switching(&accept_key(&head)?).as_bytes()).await.ok()?;
     socket.write_all(&text_frame(HELLO)).await.ok()?;
     Some(socket)
 }

@@ -9,22 +9,21 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use recado::cli::error::CliFailure;
 use recado::cli::output;
+use recado_testkit::http::{accept_key, request, switching};
+use recado_testkit::process::ReadyProcess;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::hub_process::{ReadyChild, this_program};
+use super::hub_process::{spawn, stop, this_program};
 
 /// Limits the provider's life in case the bench is killed.
 const LIFE: Duration = Duration::from_secs(3600);
-/// Longest request that it reads.
-const REQUEST_MAX_BYTES: usize = 64 << 10;
 
 /// Events since the last `forget`, in milliseconds of the provider's clock.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -40,13 +39,13 @@ pub struct ProviderCounts {
 }
 
 /// Handle of the process in the bench.
-pub struct PlainProvider(ReadyChild);
+pub struct PlainProvider(ReadyProcess);
 
 impl PlainProvider {
     pub async fn start(interval: Duration) -> Result<Self, CliFailure> {
         let mut command = this_program()?;
         command.args(["plain-provider", "--interval", &interval.as_secs().to_string()]);
-        Ok(Self(ReadyChild::spawn(command).await?))
+        Ok(Self(spawn(command).await?))
     }
 
     /// A provider file for this provider.
@@ -96,7 +95,7 @@ type = "game-data"
     }
 
     pub async fn stop(self) -> Result<(), CliFailure> {
-        self.0.stop().await
+        stop(self.0).await
     }
 }
 
@@ -145,8 +144,8 @@ async fn accept(listener: TcpListener, book: Arc<ProviderState>) {
 async fn answer(mut stream: TcpStream, _from: SocketAddr, book: Arc<ProviderState>) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let (head, body) = request(&mut stream).await?;
-    if let Some(said) = upgraded(&head) {
-        stream.write_all(said.as_bytes()).await.ok()?;
+    if let Some(key) = accept_key(&head) {
+        stream.write_all(switching(&key).as_bytes()).await.ok()?;
         return socket(stream, &book).await;
     }
     let text = match head.split_whitespace().nth(1)? {
@@ -192,34 +191,4 @@ async fn socket(stream: TcpStream, book: &ProviderState) -> Option<()> {
     }
     book.record().open -= 1;
     Some(())
-}
-
-/// The answer to a WebSocket handshake; none for any other request.
-pub fn upgraded(head: &str) -> Option<String> {
-    let accept = derive_accept_key(header(head, "sec-websocket-key")?.as_bytes());
-    Some(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"))
-}
-
-/// The head and the body of a request.
-pub async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut piece = [0; 2048];
-        let read = stream.read(&mut piece).await.ok().filter(|read| *read > 0)?;
-        bytes.extend_from_slice(&piece[..read]);
-        if bytes.len() > REQUEST_MAX_BYTES {
-            return None;
-        }
-        let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let length: usize = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        if bytes.len() >= end + 4 + length {
-            return Some((head, String::from_utf8_lossy(&bytes[end + 4..]).into_owned()));
-        }
-    }
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-    lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }

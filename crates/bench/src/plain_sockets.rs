@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use recado::cli::error::CliFailure;
 use recado::cli::output;
+use recado_testkit::http::{accept_key, request, switching};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::hub_process::{ReadyChild, this_program};
+use super::hub_process::{spawn, stop, this_program};
 use super::joined::joined;
-use super::plain_provider::{request, upgraded};
 use super::ws_client::WsClient;
 
 /// Limits the server's life in case the bench is killed.
@@ -30,9 +30,9 @@ const CAUGHT_UP: &str = r#"{"type":"caught_up","seq":180000,"replayed":20}"#;
 pub async fn measure(clients: usize, frames: usize, bytes: usize) -> Result<Duration, CliFailure> {
     let mut command = this_program()?;
     command.args(["plain-sockets", "--frames", &frames.to_string(), "--bytes", &bytes.to_string()]);
-    let server = ReadyChild::spawn(command).await?;
+    let server = spawn(command).await?;
     let outcome = come(server.address, clients, frames).await;
-    server.stop().await?;
+    stop(server).await?;
     outcome
 }
 
@@ -78,7 +78,7 @@ async fn accept(listener: TcpListener, said: Arc<[u8]>) {
 async fn answer(mut stream: TcpStream, said: Arc<[u8]>) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let (head, _) = request(&mut stream).await?;
-    stream.write_all(upgraded(&head)?.as_bytes()).await.ok()?;
+    stream.write_all(switching(&accept_key(&head)?).as_bytes()).await.ok()?;
     stream.write_all(&said).await.ok()?;
     // Reads until the client closes.
     while stream.read(&mut [0; 64]).await.ok()? > 0 {}

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use recado::cli::error::CliFailure;
 use recado::cli::output;
+use recado_testkit::process::ReadyProcess;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::hub_process::{ReadyChild, this_program};
+use super::hub_process::{spawn, stop, this_program};
 use super::joined::joined;
 use super::post::Post;
 use super::post_client::PostClient;
@@ -30,7 +31,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const SIZE: usize = 300;
 
 /// Handle of the process in the bench.
-pub struct SteadyPoster(ReadyChild);
+pub struct SteadyPoster(ReadyProcess);
 
 /// A running series of posts; it posts until it is stopped.
 pub struct Posting(BufReader<TcpStream>);
@@ -56,7 +57,7 @@ impl SteadyPoster {
     pub async fn start(hub: SocketAddr, rate: u32) -> Result<Self, CliFailure> {
         let mut command = this_program()?;
         command.args(["steady-poster", "--hub", &hub.to_string(), "--rate", &rate.to_string()]);
-        Ok(Self(ReadyChild::spawn(command).await?))
+        Ok(Self(spawn(command).await?))
     }
 
     /// Begins to post to a user with this token. A command line would show the token to every local user.
@@ -70,7 +71,7 @@ impl SteadyPoster {
     }
 
     pub async fn stop(self) -> Result<(), CliFailure> {
-        self.0.stop().await
+        stop(self.0).await
     }
 }
 

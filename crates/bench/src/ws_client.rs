@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use recado::cli::error::CliFailure;
+use recado_testkit::ws::{WsRequest, WsSocket};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -37,7 +34,7 @@ pub enum Next {
 
 /// One open WebSocket.
 pub struct WsClient {
-    socket: WebSocketStream<TcpStream>,
+    socket: WsSocket,
 }
 
 impl WsClient {
@@ -49,15 +46,9 @@ impl WsClient {
 
     async fn handshake(address: SocketAddr, token: &str, query: &str) -> Result<(Self, Value), CliFailure> {
         let failed = |error: &dyn std::fmt::Display| CliFailure::unavailable(format!("a client could not connect: {error}"));
-        let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-        stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        let mut request = format!("ws://{address}/ws?{query}").into_client_request().map_err(|error| failed(&error))?;
-        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| failed(&error))?;
-        request.headers_mut().insert("authorization", bearer);
         let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0);
-        let (socket, _) =
-            tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await.map_err(|error| failed(&error))?;
-        let mut client = Self { socket };
+        let request = WsRequest::to(&format!("/ws?{query}")).bearer(token).config(config);
+        let mut client = Self { socket: request.open(address).await.map_err(|error| failed(&error))? };
         let hello: Value = serde_json::from_str(&client.text().await?).map_err(|error| failed(&error))?;
         if hello["type"] != "connection_established" {
             return Err(failed(&hello));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use recado::domain::{NewNotification, Seq};
 use recado::store::StoreError;
 use recado::store::append::AppendColumns;
-use recado::store::database::limited;
+use recado::store::time_limit::limited;
 use sqlx::PgConnection;
 
 /// Longest wait for one statement on the scratch tables.

@@ -11,13 +11,12 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use rand::Rng;
 use rand::rngs::StdRng;
+use recado_testkit::ws::WsRequest;
 use recado_torture_check::fact::RunFact;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::book::Recorder;
 use crate::cast;
@@ -146,10 +145,8 @@ async fn replay_until(address: SocketAddr, number: usize, token: &str, end: Inst
 }
 
 async fn replay(address: SocketAddr, number: usize, token: &str, given: &AtomicU64) -> Result<(), RunError> {
-    let mut request = format!("ws://{address}/ws?client_id=greedy-{number}&ack=client&since=earliest").into_client_request()?;
-    request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {token}"))?);
-    let stream = TcpStream::connect(address).await?;
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+    let request = WsRequest::to(&format!("/ws?client_id=greedy-{number}&ack=client&since=earliest")).bearer(token);
+    let mut socket = request.open(address).await?;
     while let Some(message) = socket.next().await {
         if let Message::Text(text) = message? {
             given.fetch_add(1, Ordering::SeqCst);

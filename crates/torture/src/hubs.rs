@@ -4,19 +4,18 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
+use recado_testkit::process::{self, ReadyProcess, StartFailure, clean_command};
+use recado_testkit::proxy::{Proxy, ProxyTarget};
 use recado_torture_check::RESUME_WINDOW;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::postgres::Postgres;
 use crate::provider;
-use crate::proxy::{WireProxy, WireTarget};
 use crate::{RunError, secrets};
 
 /// A hub may have to wait for a database that recovers, on a busy machine.
@@ -68,35 +67,30 @@ pub struct TortureHub {
     pub number: usize,
     site: Arc<Site>,
     /// Proxy between the hub and the database, except for LISTEN.
-    pub database: WireProxy,
-    pub listen: WireProxy,
+    pub database: Proxy,
+    pub listen: Proxy,
     /// Proxy between the hub and all of its clients.
-    pub front: WireProxy,
+    pub front: Proxy,
     /// Proxy between the hub and the outside provider.
-    pub provider: WireProxy,
+    pub provider: Proxy,
     provider_file: PathBuf,
     instance: PlainMutex<Option<String>>,
-    address: Arc<PlainMutex<Option<SocketAddr>>>,
-    process: Mutex<Option<Process>>,
+    address: PlainMutex<Option<SocketAddr>>,
+    process: Mutex<Option<ReadyProcess>>,
     vars: Vec<(String, String)>,
     pub log: PathBuf,
     /// Number of open files when the hub was new and had no clients.
     pub base_files: PlainMutex<Option<u64>>,
 }
 
-struct Process {
-    child: Child,
-    _stdout: BufReader<ChildStdout>,
-}
-
 impl TortureHub {
     pub async fn place(number: usize, postgres: &Postgres, site: Arc<Site>) -> Result<Self, RunError> {
         let Site { user, path, mutant, .. } = &*site;
-        let database = WireProxy::before(WireTarget::Unix(postgres.socket.clone())).await?;
-        let listen = WireProxy::before(WireTarget::Unix(postgres.socket.clone())).await?;
-        let address = Arc::new(PlainMutex::new(None));
-        let front = WireProxy::before(WireTarget::Tcp(Arc::clone(&address))).await?;
-        let provider = WireProxy::before(WireTarget::Tcp(Arc::new(PlainMutex::new(Some(site.provider))))).await?;
+        let database = Proxy::before(Some(ProxyTarget::Unix(postgres.socket.clone()))).await?;
+        let listen = Proxy::before(Some(ProxyTarget::Unix(postgres.socket.clone()))).await?;
+        // There is no hub behind it before it starts.
+        let front = Proxy::before(None).await?;
+        let provider = Proxy::before(Some(ProxyTarget::Tcp(site.provider))).await?;
         let provider_file = postgres.folder.join(format!("provider-{number}.toml"));
         let url = |port: u16| format!("postgres://{user}:{}@127.0.0.1:{port}/recado?sslmode=disable", secrets::DATABASE_PASSWORD);
         let vars = [
@@ -126,7 +120,7 @@ impl TortureHub {
         vars.extend(mutant.iter().map(|mutant| ("TORTURE_MUTANT".to_owned(), mutant.clone())));
         let log = postgres.folder.join(format!("hub-{number}.log"));
         let process = Mutex::new(None);
-        let (instance, base_files) = (PlainMutex::default(), PlainMutex::default());
+        let (instance, address, base_files) = (PlainMutex::default(), PlainMutex::default(), PlainMutex::default());
         Ok(Self { number, site, database, listen, front, provider, provider_file, instance, address, process, vars, log, base_files })
     }
 
@@ -152,25 +146,21 @@ impl TortureHub {
         std::fs::write(&self.provider_file, provider::file::text(self.provider.port, process))?;
         let log = File::options().create(true).append(true).open(&self.log)?;
         let before = log.metadata()?.len();
-        let mut command = Command::new(program);
-        command.arg("serve").env_clear().envs(self.vars.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().ok_or("a hub without a stdout")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let ready = timeout(START_LIMIT, lines.next_line()).await.map_err(|_| "a hub was not ready in time")??;
-        let Some(ready) = ready else {
-            let status = child.wait().await?;
-            println!("hub {} ended before it was ready: {status}", self.number);
-            return match status.code() {
-                Some(NO_DATABASE) => Ok(false),
-                _ => Err(format!("hub {} ended before it was ready; see {}", self.number, self.log.display()).into()),
-            };
+        let mut command = clean_command(program);
+        command.arg("serve").envs(self.vars.iter().cloned()).stderr(log);
+        let ready = match ReadyProcess::spawn(command, START_LIMIT).await {
+            Ok(ready) => ready,
+            Err(StartFailure::Ended(status)) => {
+                println!("hub {} ended before it was ready: {status}", self.number);
+                return match status.code() {
+                    Some(NO_DATABASE) => Ok(false),
+                    _ => Err(format!("hub {} ended before it was ready; see {}", self.number, self.log.display()).into()),
+                };
+            }
+            Err(failure) => return Err(format!("hub {}: {failure}; see {}", self.number, self.log.display()).into()),
         };
-        let address = ready.strip_prefix("ready http://").and_then(|text| text.parse().ok());
-        let address: SocketAddr = address.ok_or_else(|| format!("not a ready line: {ready}"))?;
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-        *self.process.lock().await = Some(Process { child, _stdout: lines.into_inner() });
+        self.set_address(Some(ready.address));
+        *self.process.lock().await = Some(ready);
         let instance = self.instance_since(before).await?;
         self.site.roll.enter(process, instance.clone());
         *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
@@ -204,36 +194,35 @@ impl TortureHub {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// New connections of clients go to this address; without one they are refused.
+    fn set_address(&self, address: Option<SocketAddr>) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        self.front.point_at(address.map(ProxyTarget::Tcp));
+    }
+
     pub async fn pid(&self) -> Option<u32> {
-        self.process.lock().await.as_ref()?.child.id()
+        self.process.lock().await.as_ref()?.pid()
     }
 
     /// Its address is removed at once: later connections are refused.
     pub async fn kill(&self) -> Result<Option<ExitStatus>, RunError> {
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.set_address(None);
         let Some(mut process) = self.process.lock().await.take() else { return Ok(None) };
-        process.child.start_kill()?;
-        Ok(Some(process.child.wait().await?))
+        Ok(Some(process.kill().await?))
     }
 
     /// Sends SIGTERM, and waits for the end.
     pub async fn terminate(&self, limit: Duration) -> Result<Option<ExitStatus>, RunError> {
         let Some(mut process) = self.process.lock().await.take() else { return Ok(None) };
-        if let Some(pid) = process.child.id() {
-            signal("-TERM", pid).await?;
-        }
-        let ended = timeout(limit, process.child.wait()).await;
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(ended.ok().transpose()?)
+        let ended = process.terminate(limit).await;
+        self.set_address(None);
+        Ok(ended?)
     }
 
     /// Open files and memory, as the kernel counts them.
     pub async fn files_and_memory(&self) -> Option<(u64, u64)> {
         let pid = self.pid().await?;
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some((files, line.split_whitespace().next()?.parse().ok()?))
+        Some((process::open_files(pid)? as u64, process::resident_kib(pid)?))
     }
 }
 
@@ -241,15 +230,4 @@ fn instance_of(line: &str) -> Option<String> {
     let (_, said) = line.split_once("serving")?;
     let (_, named) = said.split_once("instance=")?;
     Some(named.split_whitespace().next()?.to_owned())
-}
-
-pub async fn signal(signal: &str, pid: u32) -> Result<(), RunError> {
-    let sent = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status().await?;
-    if sent.success() { Ok(()) } else { Err(format!("kill {signal} {pid} failed").into()) }
-}
-
-/// The state of a process as one letter; `None` when it is gone.
-pub fn state(pid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }

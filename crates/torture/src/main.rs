@@ -12,7 +12,6 @@ mod nemesis;
 mod postgres;
 mod producers;
 mod provider;
-mod proxy;
 mod secrets;
 mod stage;
 mod witness;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use recado_testkit::process;
+use recado_testkit::proxy::{Cut, Proxy, ProxyFlow};
 use recado_torture_check::fact::RunFact;
 use tokio::time::sleep;
 
-use crate::hubs::{LEASE, TortureHub, signal, state};
+use crate::hubs::{LEASE, TortureHub};
 use crate::producers::LONGEST_TRANSACTION;
-use crate::proxy::{WireProxy, WireState};
 use crate::stage::RunWorld;
 use crate::witness::upstream;
 use crate::writers::NONE;
@@ -267,14 +268,14 @@ impl Nemesis {
             NemesisFault::HubFreeze => freeze(hub, length).await,
             NemesisFault::PostgresKill => self.kill_postgres().await,
             NemesisFault::PostgresBackend => self.kill_backend().await,
-            NemesisFault::DatabaseHole => Ok(both(hub, WireState::Hole, length).await),
-            NemesisFault::DatabaseNoAnswers => Ok(both(hub, WireState::NoAnswers, length).await),
+            NemesisFault::DatabaseHole => Ok(both(hub, ProxyFlow::Hole, length).await),
+            NemesisFault::DatabaseNoAnswers => Ok(both(hub, ProxyFlow::NoAnswers, length).await),
             NemesisFault::DatabaseSlow => {
-                let before = hub.database.counters.slowed.load(Ordering::SeqCst);
-                hub.database.set(WireState::Slow(delay));
+                let before = hub.database.counters.late.load(Ordering::SeqCst);
+                hub.database.set(ProxyFlow::Late(delay));
                 sleep(length * 2).await;
-                hub.database.set(WireState::Pass);
-                Ok(proof("pieces were late", hub.database.counters.slowed.load(Ordering::SeqCst) - before))
+                hub.database.set(ProxyFlow::Pass);
+                Ok(proof("pieces were late", hub.database.counters.late.load(Ordering::SeqCst) - before))
             }
             NemesisFault::DatabaseReset => {
                 let cut = [cut(&hub.database).await, cut(&hub.listen).await];
@@ -283,7 +284,7 @@ impl Nemesis {
             // No posts go to this hub: its own commits would replace the missing NOTIFY.
             NemesisFault::ListenHole => {
                 stage.desk.avoided.store(number, Ordering::SeqCst);
-                let proof = hole(&hub.listen, WireState::NoAnswers, length * 2 + Duration::from_secs(3)).await;
+                let proof = hole(&hub.listen, ProxyFlow::NoAnswers, length * 2 + Duration::from_secs(3)).await;
                 stage.desk.avoided.store(NONE, Ordering::SeqCst);
                 Ok(proof)
             }
@@ -300,34 +301,34 @@ impl Nemesis {
                 }
                 Ok(proof("connections were reset", count))
             }
-            NemesisFault::ClientsHole => Ok(hole(&hub.front, WireState::Hole, length).await),
+            NemesisFault::ClientsHole => Ok(hole(&hub.front, ProxyFlow::Hole, length).await),
             NemesisFault::ProviderFlap => {
                 let ended = stage.provider.flap(length, &mut StdRng::seed_from_u64(length.as_nanos() as u64)).await;
                 Ok(proof("sockets and sign-ins failed", ended))
             }
             NemesisFault::ProviderHole => {
                 let before = hub.provider.counters.held.load(Ordering::SeqCst);
-                hub.provider.set(WireState::Hole);
+                hub.provider.set(ProxyFlow::Hole);
                 sleep(length + Duration::from_secs(2)).await;
                 // The swallowed bytes must never arrive: late, they would look like texts of an owner that wakes.
                 cut(&hub.provider).await;
-                hub.provider.set(WireState::Pass);
+                hub.provider.set(ProxyFlow::Pass);
                 Ok(proof("pieces were ready and not passed", hub.provider.counters.held.load(Ordering::SeqCst) - before))
             }
             NemesisFault::OwnerFreeze => {
                 let (Some(pid), Some(instance)) = (hub.pid().await, hub.instance()) else { return Ok(None) };
-                signal("-STOP", pid).await?;
+                process::signal("-STOP", pid).await?;
                 let taken = self.taken_over(&instance, length).await;
-                signal("-CONT", pid).await?;
+                process::signal("-CONT", pid).await?;
                 Ok(proof("sessions were taken over while the owner was stopped", taken?))
             }
             NemesisFault::OwnerCut => {
                 let Some(instance) = hub.instance() else { return Ok(None) };
-                hub.listen.set(WireState::Hole);
-                hub.database.set(WireState::Hole);
+                hub.listen.set(ProxyFlow::Hole);
+                hub.database.set(ProxyFlow::Hole);
                 let taken = self.taken_over(&instance, length).await;
-                hub.database.set(WireState::Pass);
-                hub.listen.set(WireState::Pass);
+                hub.database.set(ProxyFlow::Pass);
+                hub.listen.set(ProxyFlow::Pass);
                 Ok(proof("sessions were taken over while the owner could not know it", taken?))
             }
             // Attacks last longer than any wait that rule C15 allows.
@@ -385,14 +386,14 @@ impl Nemesis {
         while hub.listen.counters.open.load(Ordering::SeqCst) == 0 && Instant::now() < end {
             sleep(Duration::from_millis(20)).await;
         }
-        hub.listen.set(WireState::Hole);
+        hub.listen.set(ProxyFlow::Hole);
         let count = cut(&hub.listen).await;
         sleep(Duration::from_millis(300) + delay * 3).await;
         self.stage.desk.hushed.store(true, Ordering::SeqCst);
         self.stage.provider.fall_silent();
         // Open transactions may still commit. The wait is too short for the hub to abandon its new connection.
         sleep(LONGEST_TRANSACTION + Duration::from_millis(300)).await;
-        hub.listen.set(WireState::Pass);
+        hub.listen.set(ProxyFlow::Pass);
         sleep(Duration::from_secs(4)).await;
         self.stage.provider.speak_again();
         self.stage.desk.hushed.store(false, Ordering::SeqCst);
@@ -401,7 +402,7 @@ impl Nemesis {
 
     async fn kill_postgres(&self) -> Result<Option<String>, RunError> {
         let Some(pid) = self.stage.postgres.postmaster().await else { return Ok(None) };
-        signal("-KILL", pid).await?;
+        process::signal("-KILL", pid).await?;
         self.stage.postgres.start_again().await?;
         let now = self.stage.postgres.postmaster().await;
         Ok(now.filter(|now| *now != pid).map(|now| format!("the postmaster {pid} was killed, now it is {now}")))
@@ -413,7 +414,7 @@ impl Nemesis {
         let before = log();
         let appender = witness::answered(async || witness::backend(&self.stage.postgres.url, "recado appender").await);
         let Some(pid) = appender.await? else { return Ok(None) };
-        signal("-KILL", pid).await?;
+        process::signal("-KILL", pid).await?;
         let end = Instant::now() + Duration::from_secs(20);
         while (log() == before || witness::head(&self.stage.postgres.url).await.is_err()) && Instant::now() < end {
             sleep(Duration::from_millis(50)).await;
@@ -424,34 +425,34 @@ impl Nemesis {
 
 async fn freeze(hub: &TortureHub, length: Duration) -> Result<Option<String>, RunError> {
     let Some(pid) = hub.pid().await else { return Ok(None) };
-    signal("-STOP", pid).await?;
+    process::signal("-STOP", pid).await?;
     sleep(length).await;
-    let stopped = state(pid) == Some('T');
-    signal("-CONT", pid).await?;
+    let stopped = process::state(pid) == Some('T');
+    process::signal("-CONT", pid).await?;
     Ok(stopped.then(|| format!("process {pid} was stopped for {} ms", length.as_millis())))
 }
 
 /// Disturbs the database connections and LISTEN at once.
-async fn both(hub: &TortureHub, flow: WireState, length: Duration) -> Option<String> {
+async fn both(hub: &TortureHub, flow: ProxyFlow, length: Duration) -> Option<String> {
     hub.listen.set(flow);
     let proof = hole(&hub.database, flow, length).await;
-    hub.listen.set(WireState::Pass);
+    hub.listen.set(ProxyFlow::Pass);
     proof
 }
 
-async fn hole(proxy: &WireProxy, flow: WireState, length: Duration) -> Option<String> {
+async fn hole(proxy: &Proxy, flow: ProxyFlow, length: Duration) -> Option<String> {
     let before = proxy.counters.held.load(Ordering::SeqCst);
     proxy.set(flow);
     sleep(length).await;
     let held = proxy.counters.held.load(Ordering::SeqCst) - before;
-    proxy.set(WireState::Pass);
+    proxy.set(ProxyFlow::Pass);
     proof("pieces were ready and not passed", held)
 }
 
 /// Resets the open connections and waits for the resets. Returns how many.
-async fn cut(proxy: &WireProxy) -> u64 {
+async fn cut(proxy: &Proxy) -> u64 {
     let (open, before) = (proxy.counters.open.load(Ordering::SeqCst) as u64, proxy.counters.cut.load(Ordering::SeqCst));
-    proxy.reset();
+    proxy.cut(Cut::Rst);
     for _ in 0..50 {
         if proxy.counters.cut.load(Ordering::SeqCst) >= before + open {
             break;

@@ -4,26 +4,20 @@
 
 pub mod file;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Json;
-use axum::Router;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use rand::rngs::StdRng;
 use rand::seq::{IteratorRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
+use recado_testkit::http::header;
+use recado_testkit::provider::{
+    Behaviour, ProviderRules, ProviderServer, SignInAnswer, SignInRequest, SocketEnd, SocketOrder, SocketRequest, is_ping,
+};
 use recado_torture_check::fact::{FactAudience, RunFact, hash};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -36,101 +30,104 @@ pub const NAME: &str = "games";
 pub const TITLE: &str = "Games";
 /// Variable in which a hub finds its credential.
 pub const CREDENTIAL_VARIABLE: &str = "GAMES_CREDENTIAL";
-/// Messages that wait for one socket. A message without room counts as never sent.
-const ORDERS: usize = 64;
-
-/// An order to a socket's task.
-enum SocketOrder {
-    Say(usize),
-    Close(u16),
-    Cut,
-}
 
 #[derive(Default)]
-struct ProviderScript {
-    /// Session id → user.
-    users: BTreeMap<String, String>,
-    spent: BTreeSet<String>,
-    open: BTreeMap<usize, (String, mpsc::Sender<SocketOrder>)>,
-    links: usize,
+struct FlapScript {
     is_flapping: bool,
     is_silent: bool,
     /// Sockets that it ended and sign-ins that it refused for a while.
     ended: u64,
+    /// The number of the last socket that was asked for.
+    links: usize,
 }
 
-struct ProviderShared {
+/// Fails at random while it flaps, and notes every event as a fact.
+struct FlappingRules {
     book: Arc<Recorder>,
-    script: Mutex<ProviderScript>,
+    script: Mutex<FlapScript>,
 }
 
-/// Dropping it stops accepting new connections; its sockets end with the hubs.
+/// Dropping it ends it and all its sockets.
 pub struct TortureProvider {
     pub address: SocketAddr,
-    desk: Arc<ProviderShared>,
-    _at_work: JoinSet<()>,
+    server: Arc<ProviderServer<FlappingRules>>,
+    _speaking: JoinSet<()>,
 }
 
 impl TortureProvider {
     pub async fn start(book: Arc<Recorder>, seed: u64) -> Result<Self, RunError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let desk = Arc::new(ProviderShared { book, script: Mutex::default() });
-        let doors = Router::new().route("/sign-in", post(sign_in)).route("/socket", get(socket)).with_state(Arc::clone(&desk));
-        let mut at_work = JoinSet::new();
-        at_work.spawn(async move { drop(axum::serve(listener, doors).await) });
-        at_work.spawn(speak(Arc::clone(&desk), StdRng::seed_from_u64(seed.wrapping_mul(31))));
-        Ok(Self { address, desk, _at_work: at_work })
+        let server = Arc::new(ProviderServer::start(Arc::new(FlappingRules { book, script: Mutex::default() })).await?);
+        let mut speaking = JoinSet::new();
+        speaking.spawn(speak(Arc::clone(&server), StdRng::seed_from_u64(seed.wrapping_mul(31))));
+        Ok(Self { address: server.address, server, _speaking: speaking })
+    }
+
+    fn script(&self) -> MutexGuard<'_, FlapScript> {
+        self.server.rules().script()
     }
 
     /// Sends nothing until told to [speak](Self::speak_again); messages already sent must still arrive.
     pub fn fall_silent(&self) {
-        self.desk.script().is_silent = true;
+        self.script().is_silent = true;
     }
 
     pub fn speak_again(&self) {
-        self.desk.script().is_silent = false;
+        self.script().is_silent = false;
     }
 
-    /// For a while sockets end as soon as they open, session ids are spent, and sign-ins fail. Returns how many it
-    /// ended.
+    /// For a while sockets end as soon as they open, session ids expire, and sign-ins fail. Returns how many it ended.
     pub async fn flap(&self, length: Duration, random: &mut StdRng) -> u64 {
-        let before = self.desk.script().ended;
-        self.desk.script().is_flapping = true;
+        let before = self.script().ended;
+        self.script().is_flapping = true;
         let end = Instant::now() + length;
         while Instant::now() < end {
             self.end_some(random);
             sleep(Duration::from_millis(300)).await;
         }
-        let mut script = self.desk.script();
+        let mut script = self.script();
         script.is_flapping = false;
         script.ended - before
     }
 
     fn end_some(&self, random: &mut StdRng) {
-        let mut script = self.desk.script();
-        let mut links: Vec<usize> = script.open.keys().copied().collect();
-        links.shuffle(random);
-        links.truncate(links.len().div_ceil(6));
-        for link in links {
-            let Some((user, orders)) = script.open.get(&link).cloned() else { continue };
+        let mut open = self.server.open();
+        open.shuffle(random);
+        open.truncate(open.len().div_ceil(6));
+        for (_, user, orders) in open {
             if random.random_bool(0.3) {
-                let spent: Vec<String> = script.users.iter().filter(|(_, of)| **of == user).map(|(session, _)| session.clone()).collect();
-                script.spent.extend(spent);
+                self.server.expire(&user);
             }
             let order = if random.random_bool(0.5) { SocketOrder::Cut } else { SocketOrder::Close(1011) };
-            script.ended += u64::from(orders.try_send(order).is_ok());
+            self.script().ended += u64::from(orders.try_send(order).is_ok());
         }
     }
 
     /// The session ids that it issued: secrets of the users.
     pub fn sessions(&self) -> Vec<String> {
-        self.desk.script().users.keys().cloned().collect()
+        self.server.sessions()
     }
 }
 
-impl ProviderShared {
-    fn script(&self) -> MutexGuard<'_, ProviderScript> {
+/// Sends messages on some sockets, every now and then.
+async fn speak(server: Arc<ProviderServer<FlappingRules>>, mut random: StdRng) {
+    loop {
+        sleep(Duration::from_millis(random.random_range(30..170))).await;
+        let rules = server.rules();
+        if rules.script().is_silent {
+            continue;
+        }
+        let some = random.random_range(1..5);
+        for (link, user, orders) in server.open().into_iter().choose_multiple(&mut random, some) {
+            let length = if random.random_bool(0.03) { random.random_range(1_000..6_000) } else { random.random_range(0..100) };
+            let rules = Arc::clone(rules);
+            let text = move |n| rules.next_message(link, n, &user, length);
+            let _ = orders.try_send(SocketOrder::SayNext(Box::new(text)));
+        }
+    }
+}
+
+impl FlappingRules {
+    fn script(&self) -> MutexGuard<'_, FlapScript> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,117 +143,61 @@ impl ProviderShared {
     }
 }
 
-/// Sends messages on some sockets, every now and then.
-async fn speak(shared: Arc<ProviderShared>, mut random: StdRng) {
-    loop {
-        sleep(Duration::from_millis(random.random_range(30..170))).await;
-        let script = shared.script();
-        if script.is_silent {
-            continue;
-        }
-        let some = random.random_range(1..5);
-        for (_, orders) in script.open.values().choose_multiple(&mut random, some) {
-            let length = if random.random_bool(0.03) { random.random_range(1_000..6_000) } else { random.random_range(0..100) };
-            let _ = orders.try_send(SocketOrder::Say(length));
-        }
-    }
-}
-
-/// As a template writes it: every value is a text.
-#[derive(Deserialize)]
+/// What the provider file adds to a sign-in: every value is a text.
+#[derive(Default, Deserialize)]
 struct SignInBody {
-    user: String,
     process: String,
     at: String,
 }
 
-async fn sign_in(State(shared): State<Arc<ProviderShared>>, headers: HeaderMap, Json(asked): Json<SignInBody>) -> Response {
-    let (process, stamp) = (number(&asked.process), stamp(&asked.at));
-    shared.book.note(RunFact::UpSignIn { user: asked.user.clone(), process, at: wall_ms(), stamp });
-    if headers.get("x-credential").and_then(|value| value.to_str().ok()) != Some(secrets::PROVIDER_CREDENTIAL) {
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
-    let mut script = shared.script();
-    if script.is_flapping && rand::random_bool(0.3) {
-        script.ended += 1;
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
-    let session = format!("canary-session-{:032x}", rand::random::<u128>());
-    script.users.insert(session.clone(), asked.user);
-    Json(json!({ "success": true, "session": session })).into_response()
-}
+impl ProviderRules for FlappingRules {
+    // A message that finds no room counts as never sent.
+    const ORDERS: usize = 64;
 
-#[derive(Deserialize)]
-struct SocketQuery {
-    session: String,
-    process: String,
-    at: String,
-}
-
-async fn socket(State(shared): State<Arc<ProviderShared>>, Query(asked): Query<SocketQuery>, upgrade: WebSocketUpgrade) -> Response {
-    let (link, user, is_spent) = {
-        let mut script = shared.script();
-        script.links += 1;
-        let user = script.users.get(&asked.session).cloned();
-        (script.links, user, script.spent.contains(&asked.session))
-    };
-    let (process, stamp) = (number(&asked.process), stamp(&asked.at));
-    shared.book.note(RunFact::UpAsk { link, user: user.clone().unwrap_or_default(), process, at: wall_ms(), stamp });
-    match user.filter(|_| !is_spent) {
-        Some(user) => upgrade.on_upgrade(move |socket| talk(shared, link, user, socket)),
-        None => StatusCode::UNAUTHORIZED.into_response(),
-    }
-}
-
-async fn talk(shared: Arc<ProviderShared>, link: usize, user: String, mut socket: WebSocket) {
-    let (orders_in, mut orders) = mpsc::channel(ORDERS);
-    shared.book.note(RunFact::UpOpen { link });
-    let is_brief = {
-        let mut script = shared.script();
-        script.open.insert(link, (user.clone(), orders_in.clone()));
-        let is_brief = script.is_flapping && rand::random_bool(0.5);
-        script.ended += u64::from(is_brief);
-        is_brief
-    };
-    if is_brief {
-        let _ = orders_in.try_send(SocketOrder::Close(1001));
-    }
-    let mut said = 0;
-    loop {
-        let answer = tokio::select! {
-            order = orders.recv() => match order {
-                Some(SocketOrder::Say(length)) => {
-                    said += 1;
-                    Message::text(shared.next_message(link, said, &user, length))
-                }
-                Some(SocketOrder::Close(code)) => {
-                    let _ = socket.send(Message::Close(Some(CloseFrame { code, reason: "".into() }))).await;
-                    break;
-                }
-                Some(SocketOrder::Cut) | None => break,
-            },
-            heard = socket.recv() => match heard {
-                Some(Ok(Message::Text(text))) => {
-                    let told: Value = serde_json::from_str(&text).unwrap_or_default();
-                    let command = told["command"].as_str().map(str::to_owned);
-                    let is_ping = command.is_none();
-                    let stamp = stamp(told["at"].as_str().unwrap_or_default());
-                    shared.book.note(RunFact::UpFrame { link, at: wall_ms(), stamp, command });
-                    if !is_ping {
-                        continue;
-                    }
-                    Message::text("{\"result\":\"pong\"}")
-                }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                Some(Ok(_)) => continue,
-            },
-        };
-        if socket.send(answer).await.is_err() {
-            break;
+    fn sign_in(&self, asked: &SignInRequest) -> SignInAnswer {
+        let body: SignInBody = serde_json::from_str(&asked.body).unwrap_or_default();
+        let (process, stamp) = (number(&body.process), stamp(&body.at));
+        self.book.note(RunFact::UpSignIn { user: asked.user.clone(), process, at: wall_ms(), stamp });
+        if header(&asked.head, "x-credential") != Some(secrets::PROVIDER_CREDENTIAL) {
+            return SignInAnswer::Fail(401);
         }
+        let mut script = self.script();
+        if script.is_flapping && rand::random_bool(0.3) {
+            script.ended += 1;
+            return SignInAnswer::Fail(503);
+        }
+        SignInAnswer::Give(format!("canary-session-{:032x}", rand::random::<u128>()))
     }
-    shared.script().open.remove(&link);
-    shared.book.note(RunFact::UpClose { link, at: wall_ms() });
+
+    fn asked(&self, asked: SocketRequest) -> (usize, Behaviour) {
+        let (link, is_brief) = {
+            let mut script = self.script();
+            script.links += 1;
+            (script.links, script.is_flapping && rand::random_bool(0.5))
+        };
+        let (process, stamp) = (number(&asked.query("process")), stamp(&asked.query("at")));
+        self.book.note(RunFact::UpAsk { link, user: asked.user, process, at: wall_ms(), stamp });
+        let behaviour = Behaviour::default();
+        (link, if is_brief { behaviour.flapping(Duration::ZERO, 1001) } else { behaviour })
+    }
+
+    fn opened(&self, link: usize) {
+        self.book.note(RunFact::UpOpen { link });
+    }
+
+    fn heard(&self, link: usize, text: &str) {
+        let told: Value = serde_json::from_str(text).unwrap_or_default();
+        let command = told["command"].as_str().filter(|_| !is_ping(text)).map(str::to_owned);
+        let stamp = stamp(told["at"].as_str().unwrap_or_default());
+        self.book.note(RunFact::UpFrame { link, at: wall_ms(), stamp, command });
+    }
+
+    fn closed(&self, link: usize, end: SocketEnd) {
+        if matches!(end, SocketEnd::Refused(_)) {
+            return;
+        }
+        self.book.note(RunFact::UpClose { link, at: wall_ms() });
+    }
 }
 
 /// The number, or one that no process has where the text is no number.

@@ -6,7 +6,7 @@
 use sqlx::PgConnection;
 
 use super::super::StoreError;
-use super::super::database::{ASK_LIMIT, limited};
+use super::super::time_limit::{ASK_LIMIT, limited};
 
 /// Most objects that one finding names.
 const SHOWN: i64 = 5;

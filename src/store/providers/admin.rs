@@ -8,7 +8,8 @@ use super::leases::AdminRequest;
 use super::user;
 use crate::domain::{ProviderName, UserId};
 use crate::store::StoreError;
-use crate::store::database::{ASK_LIMIT, Reader, limited};
+use crate::store::database::Reader;
+use crate::store::time_limit::{ASK_LIMIT, limited};
 
 /// A session, without its secret.
 #[derive(Debug, Clone, serde::Serialize)]

@@ -10,9 +10,9 @@ use super::{Lease, LeaseColumns};
 use crate::domain::{CommitOrigin, InstanceId, NewNotification, Seq};
 use crate::metrics;
 use crate::store::append::{self, AppendFailure, Appended, KnownKeys};
-use crate::store::database::limited;
 use crate::store::error::ErrorClass;
 use crate::store::log_watermark::WatermarkEnd;
+use crate::store::time_limit::limited;
 use crate::store::{
     StoreError,
     append::{LEAST_TIME, PARTITIONS_LIMIT, ensure_partitions},

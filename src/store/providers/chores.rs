@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::metrics::UPSTREAM_COMMANDS;
 use crate::store::StoreError;
-use crate::store::database::{ASK_LIMIT, limited};
+use crate::store::time_limit::{ASK_LIMIT, limited};
 
 /// Most rows of one step, so that its locks are short.
 const STEP_ROWS: i64 = 1000;

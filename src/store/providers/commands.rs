@@ -11,7 +11,7 @@ use super::{Lease, LeaseColumns, name, user};
 use crate::domain::{ClientId, CommandId, CommandState, CommandTag, InstanceId, ProviderName, SessionId, Term, UserId};
 use crate::metrics::UPSTREAM_COMMANDS;
 use crate::store::StoreError;
-use crate::store::database::{ASK_LIMIT, limited};
+use crate::store::time_limit::{ASK_LIMIT, limited};
 
 /// How far back a returning device gets the outcomes of its commands.
 const RECENT: Duration = Duration::from_secs(60);

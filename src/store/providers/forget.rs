@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use crate::store::StoreError;
-use crate::store::database::limited;
 use crate::store::device_expiry::ExpiryReach;
+use crate::store::time_limit::limited;
 
 /// Most commands that one statement deletes.
 const STEP_COMMANDS: i64 = 10_000;

@@ -10,7 +10,7 @@ use super::{Lease, LeaseColumns, name, user};
 use crate::domain::{InstanceId, ProviderName, Term, UserId};
 use crate::metrics;
 use crate::store::StoreError;
-use crate::store::database::{ASK_LIMIT, limited};
+use crate::store::time_limit::{ASK_LIMIT, limited};
 
 /// A session that this instance holds now, under a new term.
 #[derive(Debug, Clone)]

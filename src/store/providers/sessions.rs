@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{name, user};
 use crate::domain::{ProviderName, UserId};
 use crate::store::StoreError;
-use crate::store::database::{ASK_LIMIT, limited};
+use crate::store::time_limit::{ASK_LIMIT, limited};
 
 /// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -119,7 +119,7 @@ async fn a_body_that_takes_its_time_within_the_limit_is_appended() {
 async fn answers_that_nobody_takes_are_given_up_in_time() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
-    let files = || std::fs::read_dir(format!("/proc/{}/fd", hub.pid())).unwrap().count();
+    let files = || hub.open_files();
     sleep(Duration::from_secs(2)).await;
     let before = files();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();

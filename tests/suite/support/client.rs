@@ -2,21 +2,17 @@
 //!
 //! It reads as a browser does, and checks the client's side of the contract.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use recado_testkit::ws::{WsRequest, WsSocket};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::hub::token;
@@ -67,11 +63,8 @@ pub enum ClientSawFrame {
 pub struct ClientBuilder {
     user: String,
     accounts: Vec<String>,
-    path: String,
-    query: Vec<(String, String)>,
-    headers: Vec<(String, String)>,
-    token: Option<String>,
-    receive_buffer: Option<u32>,
+    sends_header: bool,
+    request: WsRequest,
 }
 
 impl ClientBuilder {
@@ -93,73 +86,48 @@ impl ClientBuilder {
     }
 
     #[must_use]
-    pub fn query(mut self, name: &str, value: &str) -> Self {
-        self.query.push((name.to_owned(), value.to_owned()));
-        self
+    pub fn query(self, name: &str, value: &str) -> Self {
+        Self { request: self.request.query(name, value), ..self }
     }
 
     #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self { request: self.request.header(name, value), ..self }
     }
 
     #[must_use]
-    pub fn path(mut self, path: &str) -> Self {
-        path.clone_into(&mut self.path);
-        self
+    pub fn path(self, path: &str) -> Self {
+        Self { request: self.request.path(path), ..self }
     }
 
     /// Sends no `Authorization`; the token goes another way, or there is none.
     #[must_use]
     pub fn without_header(mut self) -> Self {
-        self.token = None;
+        self.sends_header = false;
         self
     }
 
     /// A small receive window: bytes that the client does not read stay with the hub.
     #[must_use]
-    pub fn receive_buffer(mut self, bytes: u32) -> Self {
-        self.receive_buffer = Some(bytes);
-        self
+    pub fn receive_buffer(self, bytes: u32) -> Self {
+        Self { request: self.request.receive_buffer(bytes), ..self }
     }
 
-    fn request(&self, address: &str) -> Request {
-        let query: Vec<String> = self.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let mut request = format!("ws://{address}{}?{}", self.path, query.join("&")).into_client_request().unwrap();
-        if self.token.is_some() {
-            let accounts: Vec<&str> = self.accounts.iter().map(String::as_str).collect();
-            let bearer = format!("Bearer {}", token(&self.user, &accounts));
-            request.headers_mut().insert("authorization", HeaderValue::from_str(&bearer).unwrap());
+    fn request(&self) -> WsRequest {
+        if !self.sends_header {
+            return self.request.clone();
         }
-        for (name, value) in &self.headers {
-            request.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
-        }
-        request
-    }
-
-    async fn socket(&self, address: &str) -> std::io::Result<TcpStream> {
-        let address: SocketAddr = address.parse().unwrap();
-        let socket = TcpSocket::new_v4()?;
-        if let Some(bytes) = self.receive_buffer {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        timeout(PATIENCE, socket.connect(address)).await?
+        let accounts: Vec<&str> = self.accounts.iter().map(String::as_str).collect();
+        self.request.clone().bearer(&token(&self.user, &accounts))
     }
 
     /// The bare socket after the handshake. Nothing is read and no ping is answered unless the test does it.
-    pub async fn open(&self, hub: &TestHub) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+    pub async fn open(&self, hub: &TestHub) -> Result<WsSocket, tungstenite::Error> {
         self.open_at(&hub.address).await
     }
 
-    pub async fn open_at(&self, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
-        self.shake(self.socket(address).await?, address).await
-    }
-
-    async fn shake(&self, stream: TcpStream, address: &str) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
-        let handshake = tokio_tungstenite::client_async(self.request(address), stream);
-        let opened = timeout(PATIENCE, handshake).await;
-        Ok(opened.map_err(|_| tungstenite::Error::Io(std::io::ErrorKind::TimedOut.into()))??.0)
+    pub async fn open_at(&self, address: &str) -> Result<WsSocket, tungstenite::Error> {
+        in_time(self.request().open(address.parse().unwrap())).await
     }
 
     /// Connects, and reads the first frame.
@@ -169,7 +137,7 @@ impl ClientBuilder {
 
     /// Connects over a connection that the test has made.
     pub async fn connect_over(&self, stream: TcpStream, hub: &TestHub) -> TestClient {
-        let socket = self.shake(stream, &hub.address).await.unwrap();
+        let socket = in_time(self.request().open_over(stream, hub.address.parse().unwrap())).await.unwrap();
         self.greeted(socket).await.unwrap_or_else(|problem| panic!("{problem}"))
     }
 
@@ -178,8 +146,8 @@ impl ClientBuilder {
         self.greeted(self.open_at(address).await.map_err(|error| format!("no handshake: {error}"))?).await
     }
 
-    async fn greeted(&self, socket: WebSocketStream<TcpStream>) -> Result<TestClient, String> {
-        let lines = self.query.iter().any(|(name, value)| name == "frames" && value == "lines");
+    async fn greeted(&self, socket: WsSocket) -> Result<TestClient, String> {
+        let lines = self.request.asks_for("frames", "lines");
         let mut client = TestClient::reading(socket, lines);
         match client.try_next(PATIENCE).await {
             Some(ClientSawFrame::Other(hello)) if hello["type"] == "connection_established" => {
@@ -189,6 +157,10 @@ impl ClientBuilder {
             other => Err(format!("the first frame is not connection_established: {other:?}")),
         }
     }
+}
+
+async fn in_time(opened: impl Future<Output = Result<WsSocket, tungstenite::Error>>) -> Result<WsSocket, tungstenite::Error> {
+    timeout(PATIENCE, opened).await.unwrap_or_else(|_| Err(tungstenite::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 /// A connected device. Dropping it cuts the connection off without a close frame.
@@ -206,24 +178,16 @@ pub struct TestClient {
 impl TestClient {
     /// The stream request of `user`'s default device.
     pub fn of(user: &str) -> ClientBuilder {
-        ClientBuilder {
-            user: user.to_owned(),
-            accounts: Vec::new(),
-            path: "/ws".to_owned(),
-            query: Vec::new(),
-            headers: Vec::new(),
-            token: Some(String::new()),
-            receive_buffer: None,
-        }
+        ClientBuilder { user: user.to_owned(), accounts: Vec::new(), sends_header: true, request: WsRequest::to("/ws") }
     }
 
     /// A client over a socket that the test has opened.
-    pub fn over(socket: WebSocketStream<TcpStream>) -> Self {
+    pub fn over(socket: WsSocket) -> Self {
         Self::reading(socket, false)
     }
 
     /// `lines`: a message may hold several frames, one in each line.
-    fn reading(socket: WebSocketStream<TcpStream>, lines: bool) -> Self {
+    fn reading(socket: WsSocket, lines: bool) -> Self {
         let (out, frames) = mpsc::unbounded_channel();
         let (say, said) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read(socket, lines, out, said));
@@ -473,12 +437,7 @@ impl ClientPosition {
     }
 }
 
-async fn read(
-    mut socket: WebSocketStream<TcpStream>,
-    lines: bool,
-    out: mpsc::UnboundedSender<ClientSawFrame>,
-    mut said: mpsc::UnboundedReceiver<Message>,
-) {
+async fn read(mut socket: WsSocket, lines: bool, out: mpsc::UnboundedSender<ClientSawFrame>, mut said: mpsc::UnboundedReceiver<Message>) {
     let mut place = ClientPosition::default();
     let mut close = None;
     loop {

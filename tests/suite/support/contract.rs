@@ -12,14 +12,20 @@ const FRAMES_ROOT: &str = "http://hub/asyncapi.json";
 /// Statuses that may be sent before a route is known. A route that exists answers another method with 405.
 const OF_ANY_ROUTE: [u16; 5] = [400, 404, 405, 414, 431];
 
-/// The document that the hub serves.
+/// The document of the requests that the hub serves.
 pub fn document() -> &'static Value {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
-    DOCUMENT.get_or_init(|| serde_json::from_str(include_str!("../../../src/http/openapi.json")).unwrap())
+    DOCUMENT.get_or_init(|| serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/openapi.json"))).unwrap())
 }
 
-/// The document, changed so that an unnamed field is an error. Clients must tolerate new fields; the hub must name
-/// them.
+/// The document of the streams that the hub serves.
+pub fn frames_document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/asyncapi.json"))).unwrap())
+}
+
+/// The document of the requests, changed so that an unnamed field is an error. Clients must tolerate new fields; the
+/// hub must name them.
 fn strict() -> &'static Value {
     static STRICT: OnceLock<Value> = OnceLock::new();
     STRICT.get_or_init(|| {
@@ -60,7 +66,7 @@ struct FrameSchemas {
 
 impl FrameSchemas {
     fn compile() -> Self {
-        let mut document: Value = serde_json::from_str(include_str!("../../../src/http/asyncapi.json")).unwrap();
+        let mut document = frames_document().clone();
         close(&mut document["components"]["schemas"]);
         let (mut compiler, mut schemas) = (compiler(FRAMES_ROOT, &document), Schemas::new());
         let sent = document["operations"]["sendFrame"]["messages"].as_array().unwrap().iter();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use recado::config::JwtRules;
 use recado::domain::{AccountId, Principal, Role, UserId};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use recado_testkit::process::{self, ReadyProcess, clean_command};
+use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 use super::note::{Note, PostAnswer, PostReceipt};
@@ -73,15 +73,14 @@ impl HubBuilder {
     fn recado(&self, arguments: &[&str]) -> Command {
         let program = env!("CARGO_BIN_EXE_recado");
         let mut command = match self.files {
-            None => Command::new(program),
+            None => clean_command(program),
             Some(files) => {
-                let mut shell = Command::new("sh");
+                let mut shell = clean_command("sh");
                 shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), program]);
                 shell
             }
         };
-        command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(&self.vars);
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).envs(&self.vars);
         command
     }
 
@@ -98,23 +97,13 @@ impl HubBuilder {
     }
 
     async fn start_with_log(&self, stderr: impl Into<Stdio>, said: PathBuf) -> TestHub {
-        let child = self.command().stdout(Stdio::piped()).stderr(stderr).spawn().expect("the hub's program runs");
-        let client = http_client();
-        let mut hub = TestHub {
-            child,
-            address: String::new(),
-            said,
-            client,
-            key: self.key.clone(),
-            admin_key: self.admin_key.clone(),
-            _stdout: None,
-        };
-        let mut lines = BufReader::new(hub.child.stdout.take().unwrap()).lines();
-        let ready = timeout(START_LIMIT, lines.next_line()).await.expect("the hub is ready in time").unwrap();
-        let ready = ready.expect("the hub says that it is ready");
-        hub.address = ready.strip_prefix("ready http://").unwrap_or_else(|| panic!("not a ready line: {ready}")).to_owned();
-        hub._stdout = Some(lines.into_inner());
-        hub
+        let mut command = self.command();
+        command.stderr(stderr);
+        let process = ReadyProcess::spawn(command, START_LIMIT).await.unwrap_or_else(|failure| {
+            panic!("{failure}\n---- the hub said:\n{}", std::fs::read_to_string(&said).unwrap_or_default());
+        });
+        let (key, admin_key) = (self.key.clone(), self.admin_key.clone());
+        TestHub { address: process.address.to_string(), process, said, client: http_client(), key, admin_key }
     }
 }
 
@@ -132,14 +121,13 @@ pub async fn run_to_the_end(builder: &HubBuilder) -> (Option<i32>, String) {
 
 /// A hub that is ready. Dropping it kills it; its log is shown when its test fails.
 pub struct TestHub {
-    child: Child,
+    process: ReadyProcess,
     /// `127.0.0.1:PORT`
     pub address: String,
     said: PathBuf,
     client: reqwest::Client,
     key: String,
     admin_key: String,
-    _stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl TestHub {
@@ -165,23 +153,30 @@ impl TestHub {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("the hub runs")
+        self.process.pid().expect("the hub runs")
+    }
+
+    /// Its memory in use, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        process::resident_kib(self.pid()).unwrap()
+    }
+
+    pub fn open_files(&self) -> usize {
+        process::open_files(self.pid()).unwrap()
     }
 
     pub async fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().await.unwrap();
-        assert!(sent.success(), "kill {signal}");
+        process::signal(signal, self.pid()).await.unwrap();
     }
 
     /// Kills the hub with SIGKILL and waits until it is gone.
     pub async fn kill(mut self) {
-        self.child.start_kill().unwrap();
-        self.child.wait().await.unwrap();
+        self.process.kill().await.unwrap();
     }
 
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
-        timeout(limit, self.child.wait()).await.unwrap_or_else(|_| panic!("the hub did not end within {limit:?}")).unwrap()
+        self.process.ended(limit).await.unwrap().unwrap_or_else(|| panic!("the hub did not end within {limit:?}"))
     }
 
     pub fn said(&self) -> String {

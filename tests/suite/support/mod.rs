@@ -24,7 +24,7 @@ pub mod storm;
 
 pub use browser::Browser;
 pub use client::{ClientBuilder, ClientEnd, ClientNotification, ClientSawFrame, TestClient, word};
-pub use contract::{document, fits, frame_matches, matches_document};
+pub use contract::{document, fits, frame_matches, frames_document, matches_document};
 pub use database::TestDb;
 pub use event_source::EventSourcePage;
 pub use hub::{HubBuilder, SECRET, TestHub, brief_token, http_client, run_to_the_end, service_token, token};

@@ -1,26 +1,20 @@
 //! Implements a device by WebSocket.
 
-use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use rand::Rng;
+use recado_testkit::ws::{WsRequest, WsSocket};
 use recado_torture_check::fact::{FactSince, RunFact, StreamAsked};
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use uuid::Uuid;
 
 use super::{Acks, CONNECT_LIMIT, LeaveCause, SILENCE, TortureDevice};
 use crate::RunError;
-
-type DeviceSocket = WebSocketStream<TcpStream>;
 
 impl TortureDevice {
     pub(super) async fn websocket(&mut self, hub: usize, asked: StreamAsked, leave: Instant) -> LeaveCause {
@@ -35,32 +29,26 @@ impl TortureDevice {
         left
     }
 
-    async fn dial(&mut self, hub: usize, asked: &StreamAsked) -> Result<(DeviceSocket, Value), RunError> {
+    async fn dial(&mut self, hub: usize, asked: &StreamAsked) -> Result<(WsSocket, Value), RunError> {
         let address = self.floor.addresses[hub].clone();
         let ticket = if self.random.random_bool(0.15) { self.ticket(hub).await } else { None };
         let ack = if self.acks == Acks::Pong { "pong" } else { "client" };
-        let mut url = format!("ws://{address}/ws?{}ack={ack}&since={}", self.client_query(), since(&asked.since));
-        url.extend(asked.log_id.iter().map(|id| format!("&log_id={id}")));
-        url.extend(asked.last_id.iter().map(|id| format!("&last_id={id}")));
-        url.extend(ticket.iter().map(|ticket| format!("&ticket={ticket}")));
-        let mut request = url.into_client_request()?;
+        let mut request = WsRequest::to(&format!("/ws?{}ack={ack}&since={}", self.client_query(), since(&asked.since)));
+        for (name, value) in [("log_id", &asked.log_id), ("last_id", &asked.last_id), ("ticket", &ticket)] {
+            if let Some(value) = value {
+                request = request.query(name, value);
+            }
+        }
         if ticket.is_none() {
-            request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {}", self.token))?);
+            request = request.bearer(&self.token);
         }
-        let stream = TcpSocket::new_v4()?;
         if self.is_slow {
-            stream.set_recv_buffer_size(4096)?;
+            request = request.receive_buffer(4096);
         }
-        let stream = stream.connect(address.parse::<SocketAddr>()?).await?;
-        stream.set_nodelay(true)?;
-        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await?;
-        match socket.next().await {
-            Some(Ok(Message::Text(hello))) => Ok((socket, serde_json::from_str(&hello)?)),
-            other => Err(format!("no greeting: {other:?}").into()),
-        }
+        Ok(request.greeted(address.parse()?).await?)
     }
 
-    async fn listen(&mut self, hub: usize, conn: u64, socket: &mut DeviceSocket, leave: Instant) -> LeaveCause {
+    async fn listen(&mut self, hub: usize, conn: u64, socket: &mut WsSocket, leave: Instant) -> LeaveCause {
         let mut stride = self.random.random_range(1..30);
         let mut heard = Instant::now();
         loop {
@@ -103,7 +91,7 @@ impl TortureDevice {
     }
 
     /// Sends a command, now and then.
-    async fn command(&mut self, socket: &mut DeviceSocket) {
+    async fn command(&mut self, socket: &mut WsSocket) {
         let is_last = self.floor.staying.load(Ordering::SeqCst);
         for said in self.commands.due(&self.floor.book, &mut self.random, is_last) {
             // A failure shows at the next read.
@@ -111,7 +99,7 @@ impl TortureDevice {
         }
     }
 
-    async fn acknowledge(&mut self, hub: usize, socket: &mut DeviceSocket) {
+    async fn acknowledge(&mut self, hub: usize, socket: &mut WsSocket) {
         match self.acks {
             Acks::Frames => {
                 let seq = self.given;
@@ -134,7 +122,7 @@ impl TortureDevice {
     }
 
     /// Leaves with or without a close frame.
-    async fn leave(&mut self, socket: &mut DeviceSocket) -> LeaveCause {
+    async fn leave(&mut self, socket: &mut WsSocket) -> LeaveCause {
         if self.random.random_bool(0.5) {
             let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
         }

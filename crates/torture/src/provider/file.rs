@@ -15,17 +15,17 @@ insecure = true
 [provider.sign_in]
 url = "http://127.0.0.1:{port}/sign-in"
 headers = {{ x-credential = "{{env:{CREDENTIAL_VARIABLE}}}" }}
-body = '{{"user":"{{user_id}}","process":"{process}","at":"{{timestamp}}"}}'
+body = '{{"user_id":"{{user_id}}","process":"{process}","at":"{{timestamp}}"}}'
 success = "/success"
-session = "/session"
+session = "/data/jsessionId"
 deadline = "2s"
 
 [provider.socket]
-url = "ws://127.0.0.1:{port}/socket?session={{session}}&process={process}&at={{timestamp}}"
+url = "ws://127.0.0.1:{port}/socket?JSESSIONID={{session}}&process={process}&at={{timestamp}}"
 connect_deadline = "2s"
 
 [provider.keepalive]
-text = '{{"ping":true,"at":"{{timestamp}}"}}'
+text = '{{"method":"protocol/v1/ping","at":"{{timestamp}}"}}'
 interval = "1s"
 deadline = "2s"
 answers = ['"pong"']
