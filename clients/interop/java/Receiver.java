@@ -24,16 +24,19 @@ public class Receiver {
         @Override
         public CompletionStage<?> onText(WebSocket socket, CharSequence part, boolean isLast) {
             text.append(part); // a message arrives in parts
-            CompletionStage<?> done = isLast ? receive(socket, text.toString()) : CompletableFuture.completedStage(null);
-            if (isLast) text.setLength(0);
-            return done.thenRun(() -> socket.request(1)); // not before: a second send would fail
+            if (!isLast) return next(socket);
+            String message = text.toString();
+            text.setLength(0);
+            Map<String, Object> frame = Json.parse(message);
+            if (!frame.containsKey("title")) return next(socket); // no notification
+            apply(message);
+            String ack = "{\"type\":\"ack\",\"seq\":" + frame.get("seq") + "}";
+            return socket.sendText(ack, true).thenAccept(sent -> sent.request(1)); // a second send at a time fails
         }
 
-        CompletionStage<?> receive(WebSocket socket, String message) {
-            Map<String, Object> frame = Json.parse(message);
-            if (!frame.containsKey("title")) return CompletableFuture.completedStage(null); // no notification
-            apply(message);
-            return socket.sendText("{\"type\":\"ack\",\"seq\":" + frame.get("seq") + "}", true);
+        CompletionStage<?> next(WebSocket socket) {
+            socket.request(1);
+            return null;
         }
 
         // docs: end
