@@ -17,7 +17,8 @@ with httpx.Client(timeout=httpx.Timeout(10, read=60)) as client:
                 for event in source.iter_sse():
                     if event.event == "message":  # a notification
                         apply(json.loads(event.data))
-                    headers["Last-Event-ID"] = event.id
+                    if event.id:  # some events have none
+                        headers["Last-Event-ID"] = event.id
         except httpx.TransportError:
             pass
         time.sleep(1)
