@@ -4,7 +4,8 @@
 //! the page's own running, and the settings that reach it (`DATABASE_URL`, `RECADO_URL`, `RECADO_JWT_SECRET`). It must
 //! exit with 0. The lines before it may hold `<!-- expect: TEXT -->`, which must be in its output, and `<!-- not run:
 //! REASON -->`. A block of nothing but `cargo` lines is not run, because that would be a test within a test, but each
-//! line must be a command that exists. Other fences are pictures, and must name their language.
+//! line must be a command that exists. Other fences are pictures, and must name their language. A picture after
+//! `<!-- from: FILE -->` must be the marked part of that file, which a test of its own runs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -18,7 +19,8 @@ use crate::support::{SECRET, TestDb, TestHub};
 /// Longest time of one block.
 const BLOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Fences that are checked but not run.
-const PICTURES: [&str; 12] = ["text", "json", "js", "ts", "tsx", "html", "rust", "toml", "yaml", "nginx", "mermaid", "http"];
+const PICTURES: [&str; 15] =
+    ["text", "json", "js", "ts", "tsx", "html", "rust", "toml", "yaml", "nginx", "mermaid", "http", "python", "go", "java"];
 
 const RECADO: &str = env!("CARGO_BIN_EXE_recado");
 
@@ -56,6 +58,8 @@ struct DocBlock {
     text: String,
     expected: Vec<String>,
     not_run: bool,
+    /// The file that it is quoted from.
+    source: Option<String>,
 }
 
 fn blocks(page: &str) -> Vec<DocBlock> {
@@ -75,6 +79,8 @@ fn blocks(page: &str) -> Vec<DocBlock> {
             found.push(std::mem::take(&mut next));
         } else if let Some(text) = remark("expect:") {
             next.expected.push(text.to_owned());
+        } else if let Some(file) = remark("from:") {
+            next.source = Some(file.to_owned());
         } else if remark("not run:").is_some_and(|reason| !reason.is_empty()) {
             next.not_run = true;
         } else if !line.is_empty() {
@@ -274,6 +280,74 @@ fn every_link_within_the_project_leads_somewhere() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The part of a program between the comments `docs: begin` and `docs: end`, without its common indentation.
+fn marked_part(program: &str) -> Option<String> {
+    let lines = program.lines().skip_while(|line| !line.trim_end().ends_with(" docs: begin")).skip(1);
+    let lines: Vec<&str> = lines.take_while(|line| !line.trim_end().ends_with(" docs: end")).collect();
+    let indentation = lines.iter().filter(|line| !line.trim().is_empty()).map(|line| line.len() - line.trim_start().len()).min()?;
+    let lines: Vec<&str> = lines.iter().map(|line| line.get(indentation..).unwrap_or_default()).collect();
+    Some(format!("{}\n", lines.join("\n").trim_end()))
+}
+
+/// Problems of the blocks that a page quotes from files below a folder, one a line.
+fn quote_problems(name: &str, page: &str, folder: &Path) -> Vec<String> {
+    let mut problems = Vec::new();
+    for block in blocks(page) {
+        let Some(source) = &block.source else { continue };
+        let program = std::fs::read_to_string(folder.join(source)).unwrap_or_default();
+        match marked_part(&program) {
+            Some(part) if part == block.text => {}
+            Some(part) => problems.push(format!("{name}:{}: {source} has:\n{part}", block.line)),
+            None => problems.push(format!("{name}:{}: {source} has no part between docs: begin and docs: end", block.line)),
+        }
+    }
+    problems
+}
+
+#[test]
+fn a_block_that_is_quoted_from_a_program_is_what_the_program_has() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        wrong.extend(quote_problems(&name, &read(&page), root()));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Checks that the check can fail.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.go"), "package a\n\n\t// docs: begin\n\tif x {\n\t\ty()\n\n\t}\n\t// docs: end\n").unwrap();
+    std::fs::write(folder.path().join("b.py"), "# docs: begun\nx\n").unwrap();
+    for (page, expected) in [
+        ("<!-- from: a.go -->\n```go\nif x {\n\ty()\n\n}\n```", None),
+        ("<!-- from: a.go -->\n```go\nif x {\n\tz()\n\n}\n```", Some("a.go has:\nif x {")),
+        ("<!-- from: b.py -->\n```python\nx\n```", Some("b.py has no part")),
+        ("<!-- from: c.py -->\n```python\nx\n```", Some("c.py has no part")),
+    ] {
+        let found = quote_problems("page", page, folder.path());
+        assert!(found.len() == usize::from(expected.is_some()) && found.iter().all(|found| found.contains(expected.unwrap())), "{found:?}");
+    }
+}
+
+/// Names and versions of the libraries of `clients/interop`, as its three lists of packages pin them.
+fn tested_libraries() -> Vec<(String, String)> {
+    let folder = root().join("clients/interop");
+    let npm: serde_json::Value = serde_json::from_str(&read(&folder.join("package.json"))).unwrap();
+    let npm = npm["dependencies"].as_object().unwrap().iter().map(|(name, version)| (name.clone(), version.as_str().unwrap().to_owned()));
+    let pip = read(&folder.join("python/requirements.txt"));
+    let pip = pip.lines().map(|line| line.split_once("==").expect("exact versions"));
+    let go = read(&folder.join("go/go.mod"));
+    let go = go.lines().filter_map(|line| line.strip_prefix("require ")?.split_once(" v"));
+    npm.chain(pip.chain(go).map(|(name, version)| (name.to_owned(), version.to_owned()))).collect()
+}
+
+#[test]
+fn the_page_of_other_clients_names_the_tested_versions() {
+    let page = read(&root().join("docs/guides/other-clients.md"));
+    let libraries = tested_libraries();
+    assert!(libraries.len() > 12, "{libraries:?}");
+    let missing = libraries.iter().filter(|(name, version)| !page.contains(&format!("`{name}` {version}")));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "missing in docs/guides/other-clients.md");
 }
 
 /// Longest line of prose, in characters. Tables, code, headings and links of a line of their own may be longer.

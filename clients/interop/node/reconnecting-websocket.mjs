@@ -1,0 +1,19 @@
+// Receives with reconnecting-websocket, which reconnects by itself.
+
+import ReconnectingWebSocket from 'reconnecting-websocket';
+import { apply, isFinal, socketUrl, token } from './program.mjs';
+
+// docs: begin
+let place = ''; // the address changes with each connect
+const socket = new ReconnectingWebSocket(() => socketUrl + place, ['recado.v1', `recado.bearer.${token}`]);
+let logId;
+socket.onmessage = (message) => {
+  const frame = JSON.parse(message.data);
+  if (frame.type === 'connection_established') logId = frame.log_id;
+  if (frame.title === undefined) return; // no notification
+  apply(frame);
+  place = `&since=${frame.seq}&log_id=${logId}`;
+  socket.send(JSON.stringify({ type: 'ack', seq: frame.seq }));
+};
+socket.onclose = (event) => isFinal(event.code) && socket.close();
+// docs: end
