@@ -1,4 +1,4 @@
-//! Reads and answers single HTTP requests as bytes, so that a server can also answer wrongly.
+//! Reads and answers single HTTP requests as bytes, also wrongly.
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;

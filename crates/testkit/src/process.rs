@@ -1,4 +1,4 @@
-//! Runs a hub, or another server, as a child process that says when it is ready.
+//! Runs a server as a child process that says when it is ready.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -34,7 +34,9 @@ fn path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
 }
 
-/// A child that printed `ready ADDRESS` or `ready http://ADDRESS`, and serves until it is stopped. Dropping it kills it.
+/// A child that printed `ready ADDRESS` or `ready http://ADDRESS`, and serves until it is stopped.
+///
+/// Dropping it kills it.
 pub struct ReadyProcess {
     pub address: SocketAddr,
     child: Child,
