@@ -33,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use nemesis::NemesisFault;
-use sdk::{SdkMutant, SdkUse};
+use sdk::{SdkMutant, SdkProgram, SdkUse};
 use stage::RunPlan;
 
 /// Why a run has no verdict: the machine or this program failed. This is not a violation.
@@ -136,7 +136,8 @@ async fn run(cli: &TortureCli) -> Result<ExitCode, RunError> {
     let program = cli.hub.clone().map_or_else(std::env::current_exe, Ok)?;
     let faults = if cli.faults.is_empty() { NemesisFault::ALL.to_vec() } else { cli.faults.clone() };
     // A deliberate fault of the SDK's devices shows nothing without them.
-    let sdk = if cli.sdk_mutant.is_some() { SdkUse::Require } else { cli.sdk };
+    let when = if cli.sdk_mutant.is_some() { SdkUse::Require } else { cli.sdk };
+    let sdk = SdkProgram::wanted(when, environment.path.as_deref()).await?;
     let plan = RunPlan {
         seed,
         seconds: cli.seconds,

@@ -70,10 +70,25 @@ pub struct SdkProgram {
 }
 
 impl SdkProgram {
-    /// Looks for Node and the built client. The error says what is missing.
-    pub async fn find(path: Option<&std::ffi::OsStr>) -> Result<Self, String> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (script, client) = (here.join("sdk/devices.mjs"), here.join("../../clients/typescript/dist/index.js"));
+    /// Node and the built client, if the run is to have devices of the SDK and can have them.
+    pub async fn wanted(when: SdkUse, path: Option<&std::ffi::OsStr>) -> Result<Option<Self>, RunError> {
+        if when == SdkUse::Off {
+            return Ok(None);
+        }
+        match Self::find(path).await {
+            Ok(program) => Ok(Some(program)),
+            Err(why) if when == SdkUse::Require => Err(format!("no devices of the TypeScript SDK: {why}").into()),
+            Err(why) => {
+                println!("the run has no devices of the TypeScript SDK: {why}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The error says what is missing.
+    async fn find(path: Option<&std::ffi::OsStr>) -> Result<Self, String> {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).ok_or("torture was built outside its sources")?;
+        let (script, client) = (sources.join("crates/torture/sdk/devices.mjs"), sources.join("clients/typescript/dist/index.js"));
         for (file, help) in [(&script, "run torture where it was built"), (&client, "run `npm ci && npm run build` in clients/typescript")]
         {
             if !file.is_file() {
@@ -177,7 +192,7 @@ impl SdkDevices {
             browsers.push((user, client.to_owned()));
             tokens.push((name, token));
         }
-        let sdk = format!("file://{}", program.client.canonicalize()?.display());
+        let sdk = format!("file://{}", program.client.display());
         let mutant = plan.mutant.map(SdkMutant::word);
         let line = json!({ "sdk": sdk, "seed": plan.seed, "hubs": plan.addresses, "mutant": mutant, "devices": devices });
         stdin.write_all(format!("{line}\n").as_bytes()).await?;

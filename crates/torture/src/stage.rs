@@ -21,7 +21,7 @@ use crate::nemesis::{Nemesis, NemesisFault};
 use crate::postgres::Postgres;
 use crate::producers::Producer;
 use crate::provider::TortureProvider;
-use crate::sdk::{SdkDevices, SdkMutant, SdkPlan, SdkProgram, SdkUse};
+use crate::sdk::{SdkDevices, SdkMutant, SdkPlan, SdkProgram};
 use crate::writers::{NONE, Writer, WriterShared};
 use crate::{RunError, machine, secrets, witness};
 
@@ -54,7 +54,8 @@ pub struct RunPlan {
     pub hubs: usize,
     pub faults: Vec<NemesisFault>,
     pub mutant: Option<String>,
-    pub sdk: SdkUse,
+    /// Node and the built client; `None` for a run without devices of the SDK.
+    pub sdk: Option<SdkProgram>,
     pub sdk_mutant: Option<SdkMutant>,
     pub program: PathBuf,
     pub folder: PathBuf,
@@ -249,20 +250,10 @@ async fn finish(stage: &RunWorld, writers: &mut JoinSet<()>, mut sdk: Option<&mu
 
 /// Starts the devices of the SDK, if the run has any.
 async fn sdk_devices(plan: &RunPlan, stage: &mut RunWorld) -> Result<Option<SdkDevices>, RunError> {
-    if plan.sdk == SdkUse::Off {
-        return Ok(None);
-    }
-    let program = match SdkProgram::find(plan.environment.path.as_deref()).await {
-        Ok(program) => program,
-        Err(why) if plan.sdk == SdkUse::Require => return Err(format!("no devices of the TypeScript SDK: {why}").into()),
-        Err(why) => {
-            println!("the run has no devices of the TypeScript SDK: {why}");
-            return Ok(None);
-        }
-    };
+    let Some(program) = &plan.sdk else { return Ok(None) };
     let log = plan.folder.join("sdk.log");
     let start = SdkPlan { seed: plan.seed, addresses: &stage.floor.addresses, mutant: plan.sdk_mutant, log: &log };
-    let devices = SdkDevices::start(&program, &stage.book, start).await?;
+    let devices = SdkDevices::start(program, &stage.book, start).await?;
     for (name, token) in &devices.tokens {
         stage.canaries.push((format!("the token of {name}"), secrets::signature(token).to_owned()));
     }
