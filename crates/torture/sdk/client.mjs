@@ -191,7 +191,7 @@ client.subscribe(() => {
 setInterval(() => {
   if (device.style !== 'loop' || waiting === looped) pass(client.seq ?? -1);
   if (manual > 0) client.ack(manual);
-}, 100);
+}, 200);
 
 parentPort.on('message', async (word) => {
   if (word.lock) return locks.hear(word);

@@ -105,7 +105,7 @@ async function live(device, slot, seed) {
     const client = new Client(device, slot, Math.floor(random() * 2 ** 32));
     let isThere = true;
     while (isThere) {
-      await rest(1_500 + random() * 6_000);
+      await rest(3_000 + random() * 8_000);
       if (stays) return;
       const draw = random();
       if (draw < 0.3) {
