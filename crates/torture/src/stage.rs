@@ -405,7 +405,7 @@ fn quotas(plan: &RunPlan, book: &Recorder, has_sdk: bool) {
         quota("places of another log", 1, &|fact| matches!(fact, RunFact::Liar { .. }));
     }
     if has_sdk {
-        quota("clients of the SDK", seconds / 2, &|fact| matches!(fact, RunFact::SdkOpen { .. }));
+        quota("clients of the SDK", seconds / 4, &|fact| matches!(fact, RunFact::SdkOpen { .. }));
         quota("notifications that the handlers of the SDK finished", seconds * 20, &|fact| matches!(fact, RunFact::SdkHandled { .. }));
         quota("tabs that came to lead", seconds / 10, &|fact| matches!(fact, RunFact::SdkLeads { .. }));
         quota(
