@@ -41,8 +41,10 @@ export function openSocket(request: LinkRequest, Socket: typeof WebSocket): Link
     }
     events.frames(frames);
   };
-  // The close event always follows and has the code.
-  socket.onerror = (): void => {};
+  // The close event that follows has the code. Before the socket opened there is only 1006, and Node 22 fires none.
+  socket.onerror = (): void => {
+    if (!opened) end(1006, '');
+  };
   socket.onclose = (event: CloseEvent): void => end(event.code, event.reason);
   return {
     kind: 'websocket',

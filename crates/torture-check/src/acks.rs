@@ -8,7 +8,10 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
         // Several clients may share a position: it covers what any of them was sent and has acknowledged.
         let devices = || members.iter().filter_map(|member| index.devices.get(member));
         let conns = devices().flat_map(|device| &device.conns).filter_map(|id| index.conns.get(id));
-        let given = conns.flat_map(|conn| conn.steps.iter().map(|(_, step)| step.seq()).chain([conn.told.from])).max().unwrap_or(0);
+        let given = conns.flat_map(|conn| conn.steps.iter().map(|(_, step)| step.seq()).chain([conn.from])).max().unwrap_or(0);
+        // The SDK acknowledges at once what the application is only told later that it has passed. Rule C22 bounds it.
+        let said = devices().filter(|device| device.sdk).flat_map(|device| &device.acked).map(|(_, seq)| *seq).max();
+        let given = given.max(said.unwrap_or(0));
         let places = index.places.get(name).map_or(&[][..], Vec::as_slice);
         for (before, after) in places {
             match before {

@@ -93,6 +93,9 @@ pub enum RunFact {
         /// Whether the device acknowledges by pongs, which it does not see itself.
         #[serde(default = "yes")]
         pongs: bool,
+        /// Whether it is a client of the TypeScript SDK: the facts are what the handlers of its application see.
+        #[serde(default, skip_serializing_if = "is_no")]
+        sdk: bool,
     },
     /// A device begins to try to connect.
     ConnTry {
@@ -157,6 +160,51 @@ pub enum RunFact {
         id: String,
         hash: String,
         taint: String,
+    },
+    // Clients of the SDK. A client is one tab of a browser, or one Node program, from its start to its end. It has the
+    // facts of a connection: `recv`, `passed` and `conn_close`.
+    /// A client has its first position.
+    SdkOpen {
+        conn: u64,
+        device: String,
+        from: i64,
+    },
+    /// All handlers of the application have finished with a notification.
+    SdkHandled {
+        conn: u64,
+        seq: i64,
+    },
+    /// The application was told that it has lost notifications.
+    SdkGap {
+        conn: u64,
+        status: String,
+        lost: Option<(i64, i64)>,
+    },
+    /// The client's thread stands still for this long.
+    SdkStuck {
+        conn: u64,
+        ms: u64,
+    },
+    /// The client leads the tabs of its browser from now on.
+    SdkLeads {
+        conn: u64,
+    },
+    /// The SDK connects to a hub, for a tab and all others of its browser. `since` is the position that it names.
+    LinkOpen {
+        link: u64,
+        device: String,
+        hub: usize,
+        transport: String,
+        since: Option<i64>,
+    },
+    /// The SDK has closed the connection, or it has ended.
+    LinkClose {
+        link: u64,
+    },
+    /// At the end: how many connections of a browser or a Node program the hubs list.
+    Held {
+        device: String,
+        connections: usize,
     },
     /// The frame itself breaks the contract.
     Broken {
@@ -314,6 +362,11 @@ pub enum RunFact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tombstone: Option<String>,
     },
+    /// The hash of a row as a program sees it that has parsed `data`.
+    Parsed {
+        seq: i64,
+        hash: String,
+    },
     /// A row of the audit of positions; `before` is absent for a new position.
     Place {
         device: String,
@@ -360,6 +413,10 @@ pub struct StreamTold {
 
 fn yes() -> bool {
     true
+}
+
+fn is_no(value: &bool) -> bool {
+    !value
 }
 
 /// A short hash, long enough to tell two contents apart.

@@ -11,6 +11,8 @@ pub struct IndexedRow<'a> {
     pub hash: &'a str,
     /// Set for a tombstone: the content that is left in it.
     pub tombstone: Option<&'a str>,
+    /// The hash with parsed `data`; set if the run has programs that parse it.
+    pub parsed: Option<&'a str>,
 }
 
 /// One erasure, of a number or of a user; `end` is `Nanos::MAX` if it was not completed.
@@ -53,6 +55,8 @@ pub struct IndexedDevice<'a> {
     pub stored: &'a str,
     /// The device acknowledges by pongs, which it does not see.
     pub pongs: bool,
+    /// A client of the SDK; its connections are the lives of the client.
+    pub sdk: bool,
     /// In the order in which they were opened.
     pub conns: Vec<u64>,
     /// The times in which the device wanted to be connected.
@@ -62,6 +66,8 @@ pub struct IndexedDevice<'a> {
     /// Time, hub and named start position of each attempt to connect.
     pub attempts: Vec<(Nanos, usize, Option<i64>)>,
     pub pages: Vec<(Nanos, IndexedDelivery<'a>)>,
+    /// The times in which a client of the device's browser stood still.
+    pub stuck: Vec<(Nanos, Nanos)>,
 }
 
 /// A notification as a device received it.
@@ -87,14 +93,24 @@ impl ConnStep<'_> {
     }
 }
 
+/// A connection to a hub, or the life of a client of the SDK.
 pub struct Conn<'a> {
     pub device: &'a str,
-    pub hub: usize,
     pub opened: Nanos,
     pub closed: Nanos,
+    /// It has everything after this number.
+    pub from: i64,
+    /// `None` for a client of the SDK, which may use many streams, or those of another tab.
+    pub stream: Option<ConnStream<'a>>,
+    pub steps: Vec<(Nanos, ConnStep<'a>)>,
+}
+
+/// The request and the answer of a connection.
+#[derive(Clone, Copy)]
+pub struct ConnStream<'a> {
+    pub hub: usize,
     pub asked: &'a StreamAsked,
     pub told: &'a StreamTold,
-    pub steps: Vec<(Nanos, ConnStep<'a>)>,
 }
 
 pub struct IndexedFault<'a> {
@@ -111,6 +127,7 @@ pub struct Index<'a> {
     pub end: Nanos,
     /// The number up to which every device had time to read.
     pub drained: Option<i64>,
+    pub drained_at: Option<Nanos>,
     /// The machine's clock when the run began.
     begun: Option<i64>,
     pub log: Option<(&'a str, i64, i64)>,
@@ -179,7 +196,7 @@ impl<'a> Index<'a> {
             RunFact::PostOk { title, seq, id, .. } => self.wishes.entry(title).or_default().oks.push((*seq, id, t)),
             RunFact::PostKept { title, id, .. } => self.wishes.entry(title).or_default().kept = Some((id, t)),
             RunFact::PostFail { title, .. } => self.wishes.entry(title).or_default().fails += 1,
-            RunFact::Device { device, user, account, slow, shares, pongs } => {
+            RunFact::Device { device, user, account, slow, shares, pongs, sdk } => {
                 let stored = shares.as_deref().unwrap_or(device);
                 self.groups.entry(stored).or_default().push(device);
                 let fresh = IndexedDevice {
@@ -188,20 +205,24 @@ impl<'a> Index<'a> {
                     slow: *slow,
                     stored,
                     pongs: *pongs,
+                    sdk: *sdk,
                     conns: Vec::new(),
                     wanted: Vec::new(),
                     confirmed: Vec::new(),
                     acked: Vec::new(),
                     attempts: Vec::new(),
                     pages: Vec::new(),
+                    stuck: Vec::new(),
                 };
                 self.devices.insert(device, fresh);
             }
             RunFact::ConnTry { device } => self.with_device(device, |device| device.wanted.push((t, Nanos::MAX))),
             RunFact::ConnOpen { conn, device, hub, asked, told } => {
-                self.with_device(device, |device| device.conns.push(*conn));
-                self.conns.insert(*conn, Conn { device, hub: *hub, opened: t, closed: Nanos::MAX, asked, told, steps: Vec::new() });
+                self.open(t, *conn, device, told.from, Some(ConnStream { hub: *hub, asked, told }));
             }
+            RunFact::SdkOpen { conn, device, from } => self.open(t, *conn, device, *from, None),
+            RunFact::SdkStuck { conn, ms } => self.stuck(t, *conn, t + ms * 1_000_000),
+            RunFact::LinkOpen { device, since: Some(seq), .. } => self.with_device(device, |device| device.acked.push((t, *seq))),
             RunFact::Recv { conn, seq, prev, id, hash, taint } => {
                 let given = IndexedDelivery { seq: *seq, id, hash, taint };
                 self.step(*conn, t, ConnStep::Recv { prev: *prev, given });
@@ -251,7 +272,7 @@ impl<'a> Index<'a> {
             RunFact::Unposted { title } => drop(self.unposted.insert(title)),
             RunFact::Stall { ms } => self.stalls.push((t, *ms)),
             RunFact::Others { ms } => self.others.push((t, *ms)),
-            RunFact::Drained { head } => self.drained = Some(*head),
+            RunFact::Drained { head } => (self.drained, self.drained_at) = (Some(*head), Some(t)),
             RunFact::Begun { at } => self.begun = Some(*at),
             RunFact::UpGap { title, audience, hash } => {
                 let wish = self.wishes.entry(title).or_default();
@@ -259,9 +280,27 @@ impl<'a> Index<'a> {
             }
             RunFact::Log { log_id, floor, head } => self.log = Some((log_id, *floor, *head)),
             RunFact::Row { seq, id, title, hash, tombstone } => {
-                self.rows.push(IndexedRow { seq: *seq, id, title, hash, tombstone: tombstone.as_deref() });
+                self.rows.push(IndexedRow { seq: *seq, id, title, hash, tombstone: tombstone.as_deref(), parsed: None });
+            }
+            RunFact::Parsed { seq, hash } => {
+                if let Some(row) = self.rows.last_mut().filter(|row| row.seq == *seq) {
+                    row.parsed = Some(hash);
+                }
             }
             _ => {}
+        }
+    }
+
+    fn open(&mut self, t: Nanos, conn: u64, device: &'a str, from: i64, stream: Option<ConnStream<'a>>) {
+        self.with_device(device, |device| device.conns.push(conn));
+        self.conns.insert(conn, Conn { device, opened: t, closed: Nanos::MAX, from, stream, steps: Vec::new() });
+    }
+
+    /// A tab that stands still keeps the others waiting until one of them leads in its place.
+    fn stuck(&mut self, from: Nanos, conn: u64, to: Nanos) {
+        let Some(stored) = self.conns.get(&conn).and_then(|conn| self.devices.get(conn.device)).map(|device| device.stored) else { return };
+        for device in self.devices.values_mut().filter(|device| device.stored == stored) {
+            device.stuck.push((from, to));
         }
     }
 

@@ -73,7 +73,7 @@ fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
             let Some(live_from) = live_from(conn) else { continue };
             let upto = conn.closed.min(index.end);
             let mut steps = conn.steps.iter().peekable();
-            for seq in &owed[owed.partition_point(|seq| *seq <= conn.told.from)..] {
+            for seq in &owed[owed.partition_point(|seq| *seq <= conn.from)..] {
                 let Some(answered) = answered(index, *seq) else { continue };
                 if answered < live_from || answered >= upto {
                     continue;
@@ -87,6 +87,9 @@ fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
                 if given.is_none() && index.may_be_left_out(name, *seq, end) {
                     continue;
                 }
+                if was_stuck(device, answered, end) {
+                    continue;
+                }
                 if is_quiet(answered, end) {
                     waits.push(Wait { device: name, seq: *seq, answered, took: end.saturating_sub(answered) });
                 }
@@ -94,6 +97,12 @@ fn waits<'a>(index: &Index<'a>) -> Vec<Wait<'a>> {
         }
     }
     waits
+}
+
+/// Whether a tab of the device's browser stood still between two times, or in the time before in which another one may
+/// not have taken its place.
+fn was_stuck(device: &IndexedDevice<'_>, from: Nanos, to: Nanos) -> bool {
+    device.stuck.iter().any(|(begin, end)| *begin <= to && from <= end.saturating_add(SETTLE))
 }
 
 /// Without overlaps, in order.
@@ -147,7 +156,7 @@ fn connects(index: &Index<'_>, limits: CheckLimits, found: &mut ViolationList<'_
                 let first = conns().filter(|conn| conn.opened > from).find_map(|conn| conn.steps.first().map(|(t, _)| *t));
                 let upto = first.unwrap_or(index.end).min(*end).min(index.end);
                 let took = upto.saturating_sub(from);
-                if is_late(index, limits, from, took) && is_quiet(from, upto) && said < 5 {
+                if is_late(index, limits, from, took) && is_quiet(from, upto) && !was_stuck(device, from, upto) && said < 5 {
                     said += 1;
                     found.add("C15", Some(from), format!("{name} waited {} ms for its first frame in quiet time", took / MS));
                 }
@@ -221,11 +230,14 @@ fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
             let mut due = owed[..owed.partition_point(|seq| *seq <= head)].iter().rev();
             let Some(target) = due.find(|seq| !index.may_be_left_out(device, **seq, index.end)).copied() else { continue };
             // A device that started at or above the target waits for nothing.
-            if facts.conns.first().and_then(|id| index.conns.get(id)).is_none_or(|first| first.told.from >= target) {
+            if facts.conns.first().and_then(|id| index.conns.get(id)).is_none_or(|first| first.from >= target) {
                 continue;
             }
             let reached = way.get(way.partition_point(|(_, seq)| *seq < target)).map_or(Nanos::MAX, |(t, _)| *t);
             let upto = reached.min(horizon);
+            if was_stuck(facts, fault.end, upto) {
+                continue;
+            }
             let wanting = facts.wanted.iter().map(|(begin, end)| (*end).min(upto).saturating_sub((*begin).max(fault.end))).sum();
             recoveries.push(Recovery { fault, device, target, wanting, upto });
         }
@@ -236,8 +248,7 @@ fn recoveries<'a>(index: &'a Index<'a>) -> Vec<Recovery<'a>> {
 /// The progress of a device: each time at which its highest number increased.
 fn way(index: &Index<'_>, device: &IndexedDevice<'_>) -> Vec<(Nanos, i64)> {
     let conns = device.conns.iter().filter_map(|id| index.conns.get(id));
-    let steps =
-        conns.flat_map(|conn| [(conn.opened, conn.told.from)].into_iter().chain(conn.steps.iter().map(|(t, step)| (*t, step.seq()))));
+    let steps = conns.flat_map(|conn| [(conn.opened, conn.from)].into_iter().chain(conn.steps.iter().map(|(t, step)| (*t, step.seq()))));
     let mut way: Vec<(Nanos, i64)> = Vec::new();
     for (t, seq) in steps {
         if way.last().is_none_or(|(_, furthest)| seq > *furthest) {

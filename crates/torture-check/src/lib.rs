@@ -9,6 +9,7 @@ pub mod fact;
 mod index;
 mod latency;
 mod posts;
+mod sdk;
 mod streams;
 mod upstream;
 pub mod upstream_history;
@@ -89,6 +90,7 @@ pub fn check(history: &[FactEntry], limits: CheckLimits) -> Vec<Violation> {
     posts::check(&index, &mut found);
     streams::check(&index, &mut found);
     delivery::check(&index, &mut found);
+    sdk::check(&index, &mut found);
     acks::check(&index, &mut found);
     erasure::check(&index, limits, &mut found);
     latency::check(&index, limits, &mut found);

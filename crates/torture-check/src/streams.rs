@@ -1,6 +1,6 @@
 //! Checks C8 to C11 and C14: each stream begins at the right position and has no hole.
 
-use super::index::{Conn, ConnStep, Index, IndexedDevice, IndexedFault};
+use super::index::{Conn, ConnStep, ConnStream, Index, IndexedDevice, IndexedFault};
 use super::latency::is_no_excuse;
 use super::{LOWERED_AT_MOST, RESUME_WINDOW, ViolationList};
 use crate::fact::{FactSince, RunFact, StreamAsked, StreamTold};
@@ -12,24 +12,22 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
         let mut reached: Option<i64> = None;
         for id in &device.conns {
             let Some(conn) = index.conns.get(id) else { continue };
-            if let Some((log_id, floor, head)) = index.log {
-                told(
-                    index,
-                    &format!("{} asked for {:?}", conn.device, conn.asked.since),
-                    (conn.opened, conn.asked, conn.told),
-                    (log_id, floor, head),
-                    found,
-                );
-            }
-            if index.groups.get(device.stored).is_some_and(|members| members.len() > 1) {
-                resume_shared(index, device, conn, found);
-            } else {
-                resume(index, device, conn, reached, found);
+            // Where a client of the SDK begins is checked with its browser (C22).
+            if let Some(stream) = &conn.stream {
+                if let Some(log) = index.log {
+                    let who = format!("{} asked for {:?}", conn.device, stream.asked.since);
+                    told(index, &who, (conn.opened, stream.asked, stream.told), log, found);
+                }
+                if index.groups.get(device.stored).is_some_and(|members| members.len() > 1) {
+                    resume_shared(index, device, conn, stream, found);
+                } else {
+                    resume(index, device, (conn, stream), reached, found);
+                }
             }
             walk(index, *id, conn, owed, found);
-            let end = conn.steps.iter().map(|(_, step)| step.seq()).max().unwrap_or(conn.told.from);
+            let end = conn.steps.iter().map(|(_, step)| step.seq()).max().unwrap_or(conn.from);
             // A reset or gap was reported; the stream starts over.
-            reached = Some(reached.unwrap_or(0).max(end).max(conn.told.from));
+            reached = Some(reached.unwrap_or(0).max(end).max(conn.from));
         }
     }
     for entry in index.history {
@@ -68,18 +66,24 @@ fn told(
 }
 
 /// C10 and C11: checks where a stream begins.
-fn resume(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>, reached: Option<i64>, found: &mut ViolationList<'_>) {
-    let (at, from) = (Some(conn.opened), conn.told.from);
-    let mut add = |rule, what: String| found.add(rule, at, format!("{} asked for {:?}: {what}", conn.device, conn.asked.since));
+fn resume(
+    index: &Index<'_>,
+    device: &IndexedDevice<'_>,
+    (conn, stream): (&Conn<'_>, &ConnStream<'_>),
+    reached: Option<i64>,
+    found: &mut ViolationList<'_>,
+) {
+    let (at, from, since) = (Some(conn.opened), conn.from, &stream.asked.since);
+    let mut add = |rule, what: String| found.add(rule, at, format!("{} asked for {since:?}: {what}", conn.device));
     let Some((_, floor, _)) = index.log else { return };
-    if conn.told.status != "ok" && conn.told.status != "live" {
+    if stream.told.status != "ok" && stream.told.status != "live" {
         return;
     }
     // Erasing a user deletes the position; the device is a new one then.
     let previous = previous(index, device, conn);
     let is_new = index.user_was_erased(device, previous.map_or(0, |previous| asked_at(device, previous)), conn.opened);
-    match conn.asked.since {
-        FactSince::Seq(_) | FactSince::Earliest => begins_where_asked(conn, floor, &mut add),
+    match since {
+        FactSince::Seq(_) | FactSince::Earliest => begins_where_asked(from, since, floor, &mut add),
         FactSince::Ack if !is_new && reached.is_some_and(|reached| from > reached) => {
             add("C10", format!("begins after {from}, but the device has only received up to {}", reached.unwrap_or(0)));
         }
@@ -91,7 +95,7 @@ fn resume(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>, reache
     }
     let confirmed = device.confirmed.iter().filter(|(t, _)| *t < conn.opened);
     let confirmed = confirmed.filter(|(t, _)| !index.user_was_erased(device, *t, conn.opened)).map(|(_, seq)| *seq).max();
-    if conn.asked.since == FactSince::Ack
+    if *since == FactSince::Ack
         && let Some(confirmed) = confirmed
         && from < confirmed
         && !is_repeat_after_a_hidden_end(index, device, conn)
@@ -100,10 +104,9 @@ fn resume(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>, reache
     }
 }
 
-fn begins_where_asked(conn: &Conn<'_>, floor: i64, add: &mut impl FnMut(&'static str, String)) {
-    let from = conn.told.from;
-    match conn.asked.since {
-        FactSince::Seq(seq) if from != seq => add("C10", format!("begins after {from}")),
+fn begins_where_asked(from: i64, since: &FactSince, floor: i64, add: &mut impl FnMut(&'static str, String)) {
+    match since {
+        FactSince::Seq(seq) if from != *seq => add("C10", format!("begins after {from}")),
         FactSince::Earliest if from != floor => add("C10", format!("begins after {from}, but the log begins after {floor}")),
         _ => {}
     }
@@ -125,7 +128,7 @@ fn previous<'i, 'a>(index: &'i Index<'a>, device: &IndexedDevice<'_>, conn: &Con
 /// the start of its streams. `None` for the first connection, and for a client whose pongs may acknowledge more.
 fn acknowledged(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>) -> Option<i64> {
     let earlier = device.conns.iter().filter_map(|id| index.conns.get(id)).filter(|earlier| earlier.opened < conn.opened);
-    let began = earlier.map(|earlier| earlier.told.from).max()?;
+    let began = earlier.map(|earlier| earlier.from).max()?;
     let said = device.acked.iter().filter(|(t, _)| *t < conn.opened).map(|(_, seq)| *seq).max();
     (!device.pongs).then_some(began.max(said.unwrap_or(0)))
 }
@@ -167,19 +170,19 @@ fn is_worn(index: &Index<'_>, device: &IndexedDevice<'_>, previous: &Conn<'_>, c
 
 /// C7, C10 and C11: checks where the stream of a shared device's client begins. It misses nothing that the client has
 /// not acknowledged itself, and repeats nothing below the start of the device's recent connections.
-fn resume_shared(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>, found: &mut ViolationList<'_>) {
-    let (at, from) = (Some(conn.opened), conn.told.from);
-    let mut add = |rule, what: String| found.add(rule, at, format!("{} asked for {:?}: {what}", conn.device, conn.asked.since));
+fn resume_shared(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>, stream: &ConnStream<'_>, found: &mut ViolationList<'_>) {
+    let (at, from, since) = (Some(conn.opened), conn.from, &stream.asked.since);
+    let mut add = |rule, what: String| found.add(rule, at, format!("{} asked for {since:?}: {what}", conn.device));
     let Some((_, floor, _)) = index.log else { return };
-    if conn.told.status != "ok" && conn.told.status != "live" {
+    if stream.told.status != "ok" && stream.told.status != "live" {
         return;
     }
-    begins_where_asked(conn, floor, &mut add);
-    if conn.asked.since != FactSince::Ack {
+    begins_where_asked(from, since, floor, &mut add);
+    if *since != FactSince::Ack {
         return;
     }
     let own = device.conns.iter().filter_map(|id| index.conns.get(id)).filter(|earlier| earlier.opened < conn.opened);
-    let given = own.map(|earlier| earlier.steps.last().map_or(earlier.told.from, |(_, step)| step.seq()).max(earlier.told.from)).max();
+    let given = own.map(|earlier| earlier.steps.last().map_or(earlier.from, |(_, step)| step.seq()).max(earlier.from)).max();
     if let Some(most) = acknowledged(index, device, conn).or(given)
         && from > most
         && is_kept(index, device, conn, all_were_there(index, device))
@@ -191,7 +194,7 @@ fn resume_shared(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>,
     let lately = conns
         .filter_map(|id| index.conns.get(id))
         .filter(|earlier| earlier.opened < conn.opened && earlier.closed >= conn.opened.saturating_sub(REPEATED));
-    if let Some(lowest) = lately.map(|earlier| earlier.told.from).min()
+    if let Some(lowest) = lately.map(|earlier| earlier.from).min()
         && from < lowest
     {
         add("C11", format!("begins after {from}, but no recent connection of its device began below {lowest}"));
@@ -204,7 +207,7 @@ pub(super) fn excused_up_to(index: &Index<'_>, device: &IndexedDevice<'_>) -> i6
     let together = if is_shared { all_were_there(index, device) } else { 0 };
     let (mut floor, mut reached, mut opened) = (0, None::<i64>, 0);
     for conn in device.conns.iter().filter_map(|id| index.conns.get(id)) {
-        let from = conn.told.from;
+        let from = conn.from;
         let is_excused = (is_shared && !is_kept(index, device, conn, together)) || index.user_was_erased(device, opened, conn.opened);
         if reached.is_none_or(|reached| is_excused && from > reached) {
             floor = from;
@@ -236,7 +239,8 @@ struct Entry {
 }
 
 fn entry_of(conn: &Conn<'_>) -> Entry {
-    Entry { hub: conn.hub, begin: conn.opened, end: conn.closed, from: conn.told.from }
+    // A client of the SDK is on no hub; it is never asked for here.
+    Entry { hub: conn.stream.map_or(usize::MAX, |stream| stream.hub), begin: conn.opened, end: conn.closed, from: conn.from }
 }
 
 /// The connections and the failed attempts of a device, in order, up to this time.
@@ -287,7 +291,7 @@ fn is_repeat_after_a_hidden_end(index: &Index<'_>, device: &IndexedDevice<'_>, c
             }
         }
         let is_over = end.saturating_add(KEPT) < conn.opened;
-        !is_over && conn.told.from >= lowest && is_hidden(index, earlier, next.map_or(conn.opened, |next| next.begin))
+        !is_over && conn.from >= lowest && is_hidden(index, earlier, next.map_or(conn.opened, |next| next.begin))
     })
 }
 
@@ -310,7 +314,7 @@ fn is_hidden(index: &Index<'_>, earlier: &Entry, next: u64) -> bool {
 /// C8 and C9 (C10 for the first notification): numbers increase strictly, none is missing, `prev` names the previous
 /// one.
 fn walk(index: &Index<'_>, id: u64, conn: &Conn<'_>, owed: &[i64], found: &mut ViolationList<'_>) {
-    let (mut given, mut is_first) = (conn.told.from, true);
+    let (mut given, mut is_first) = (conn.from, true);
     for (t, step) in &conn.steps {
         let mut add = |rule, what: String| found.add(rule, Some(*t), format!("{}, connection {id}: {what}", conn.device));
         let seq = step.seq();
@@ -330,7 +334,9 @@ fn walk(index: &Index<'_>, id: u64, conn: &Conn<'_>, owed: &[i64], found: &mut V
             let left_out: Vec<i64> = left_out.copied().collect();
             add(rule, format!("between {given} and {seq} it was owed {:?}, {} in all", &left_out[..left_out.len().min(5)], left_out.len()));
         }
+        // The SDK hides heartbeats and repeats from its handlers.
         if let Some(prev) = prev
+            && conn.stream.is_some()
             && prev != given
         {
             add("C9", format!("{seq} names {prev} as the previous number, but that was {given}"));

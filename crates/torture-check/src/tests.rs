@@ -71,6 +71,7 @@ impl TestHistory {
             slow: false,
             shares: None,
             pongs: true,
+            sdk: false,
         });
         self.note(RunFact::ConnTry { device })
     }
@@ -738,7 +739,15 @@ fn shared(pongs: bool, second: impl Fn(&mut TestHistory)) -> TestHistory {
     let mut story = TestHistory::default();
     for name in ["ann/s0", "ann/s1"] {
         let (device, shares) = (name.to_owned(), Some("ann/default".to_owned()));
-        story.note(RunFact::Device { device: device.clone(), user: "ann".into(), account: "x".into(), slow: false, shares, pongs });
+        story.note(RunFact::Device {
+            device: device.clone(),
+            user: "ann".into(),
+            account: "x".into(),
+            slow: false,
+            shares,
+            pongs,
+            sdk: false,
+        });
         story.note(RunFact::ConnTry { device });
     }
     story.open_as(1, "ann/s0", by_ack(), told("live", 0)).pass(1, 0).open_as(2, "ann/s1", by_ack(), told("ok", 0)).pass(2, 0);
@@ -941,4 +950,207 @@ fn a_violation_names_the_nearest_fault() {
     story.fault("hub-kill", 100).recv(2, "four", 4, 3, "y");
     let found = check(&story.0, CheckLimits::default());
     assert!(found[0].to_string().ends_with("nearest fault: hub-kill on hub 0 began 0.120 s before"), "{}", found[0]);
+}
+
+/// A browser of ann with two tabs. Both receive one and two; the first one leads, has the connection, and acknowledges.
+fn browser() -> TestHistory {
+    let mut story = TestHistory::default();
+    for tab in ["ann/b.t0", "ann/b.t1"] {
+        let shares = Some("ann/b".to_owned());
+        let device = tab.to_owned();
+        story.note(RunFact::Device { device, user: "ann".into(), account: "x".into(), slow: false, shares, pongs: false, sdk: true });
+        story.note(RunFact::ConnTry { device: tab.into() });
+    }
+    story.link(1, "ann/b.t0").begins(1, "ann/b.t0", 0).note(RunFact::SdkLeads { conn: 1 }).pass(1, 0);
+    story.begins(2, "ann/b.t1", 0).pass(2, 0);
+    story.note(RunFact::Place { device: "ann/b".into(), before: None, after: 0 });
+    story.post("one", to("ann"), 1).recv(1, "one", 1, 0, "x").handled(1, 1).recv(2, "one", 1, 0, "x").handled(2, 1);
+    story.post("two", to("ann"), 2).recv(1, "two", 2, 1, "x").recv(2, "two", 2, 1, "x").handled(1, 2).handled(2, 2);
+    story.acks("ann/b.t0", 2).note(RunFact::Place { device: "ann/b".into(), before: Some(0), after: 2 });
+    story
+}
+
+impl TestHistory {
+    fn begins(&mut self, conn: u64, tab: &str, from: i64) -> &mut Self {
+        self.note(RunFact::SdkOpen { conn, device: tab.into(), from })
+    }
+
+    fn handled(&mut self, conn: u64, seq: i64) -> &mut Self {
+        self.note(RunFact::SdkHandled { conn, seq })
+    }
+
+    fn acks(&mut self, tab: &str, seq: i64) -> &mut Self {
+        self.note(RunFact::AckSent { device: tab.into(), seq })
+    }
+
+    fn link(&mut self, link: u64, tab: &str) -> &mut Self {
+        self.note(RunFact::LinkOpen { link, device: tab.into(), hub: 0, transport: "websocket".into(), since: None })
+    }
+
+    fn unlink(&mut self, link: u64) -> &mut Self {
+        self.note(RunFact::LinkClose { link })
+    }
+
+    /// The tab ends, and begins anew as another client.
+    fn returns(&mut self, (old, new): (u64, u64), tab: &str, from: i64) -> &mut Self {
+        self.note(RunFact::ConnClose { conn: old, device: tab.into(), why: "killed".into(), wanted: true });
+        self.note(RunFact::ConnTry { device: tab.into() }).begins(new, tab, from).pass(new, from)
+    }
+
+    fn both(&mut self) -> &mut Self {
+        self.log(&[("one", 1), ("two", 2)])
+    }
+}
+
+#[test]
+fn a_browser_of_two_tabs_breaks_nothing() {
+    let mut story = browser();
+    // The leader dies; the other tab leads, and the first one returns as its follower.
+    story.returns((1, 3), "ann/b.t0", 2).link(2, "ann/b.t1").note(RunFact::SdkLeads { conn: 2 });
+    story.note(RunFact::Held { device: "ann/b".into(), connections: 1 });
+    assert_eq!(check(&story.both().0, CheckLimits::default()), []);
+    let lines: Vec<String> = story.0.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+    let read: Vec<FactEntry> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(read, story.0);
+}
+
+#[test]
+fn c4_data_that_a_program_has_parsed() {
+    let parsed = |row: &str| {
+        let mut story = browser().change(|fact| {
+            if let RunFact::Recv { hash, seq: 2, .. } = fact {
+                *hash = "parsed".into();
+            }
+        });
+        story.both().note(RunFact::Parsed { seq: 2, hash: row.into() }).broken()
+    };
+    assert_eq!(parsed("parsed"), [""; 0]);
+    assert_eq!(parsed("other"), ["C4"]);
+}
+
+#[test]
+fn c7_what_no_tab_has_handled() {
+    let lost = |from: i64| {
+        let mut story = browser().without(|fact| matches!(fact, RunFact::SdkHandled { seq: 2, .. } | RunFact::AckSent { .. }));
+        let story = story.returns((1, 3), "ann/b.t0", from).returns((2, 4), "ann/b.t1", from);
+        if from < 2 {
+            story.recv(3, "two", 2, 1, "x").handled(3, 2).recv(4, "two", 2, 1, "x").handled(4, 2);
+        }
+        story.both();
+        story.clone().without(|fact| matches!(fact, RunFact::Place { .. })).broken()
+    };
+    assert_eq!(lost(1), [""; 0], "both tabs died, and the next ones received it again");
+    assert_eq!(lost(2), ["C7", "C22"], "the next ones begin after it");
+}
+
+#[test]
+fn c7_a_tab_that_is_there_at_the_end_lacks_something() {
+    let mut story = browser().without(|fact| is_recv(fact, 2, 2) || matches!(fact, RunFact::SdkHandled { conn: 2, seq: 2 }));
+    assert_eq!(story.both().broken(), ["C7"]);
+    let mut story = browser();
+    story.note(RunFact::ConnClose { conn: 2, device: "ann/b.t1".into(), why: "left".into(), wanted: true });
+    assert_eq!(story.both().broken(), ["C7"], "a tab that is not there at the end proves nothing");
+}
+
+#[test]
+fn c8_and_c9_for_each_tab() {
+    let mut story = browser();
+    story.recv(2, "two", 2, 1, "x");
+    assert_eq!(story.both().broken(), ["C8"]);
+    let mut story = browser().without(|fact| is_recv(fact, 2, 1));
+    assert_eq!(story.both().broken(), ["C7", "C10"], "the first one that is missing");
+    let mut story = browser().without(|fact| is_recv(fact, 1, 2));
+    story.pass(1, 2);
+    assert_eq!(story.both().broken(), ["C7", "C9"], "it says that it has everything up to 2");
+}
+
+#[test]
+fn c13_a_position_above_what_a_browser_has() {
+    let stored = |after| {
+        let mut story = browser();
+        story.note(RunFact::Place { device: "ann/b".into(), before: Some(2), after });
+        story.both().broken()
+    };
+    assert_eq!(stored(2), [""; 0]);
+    assert_eq!(stored(1), ["C13"]);
+    assert_eq!(stored(3), ["C13"]);
+}
+
+#[test]
+fn c14_an_application_that_is_told_of_a_gap() {
+    let mut story = browser();
+    story.note(RunFact::SdkGap { conn: 2, status: "gap".into(), lost: Some((1, 2)) });
+    assert_eq!(story.both().broken(), ["C14"]);
+}
+
+#[test]
+fn c15_a_tab_that_stood_still_is_late() {
+    let late = |stuck: bool| {
+        let mut story = browser();
+        if stuck {
+            story.note(RunFact::SdkStuck { conn: 1, ms: 4_000 });
+        }
+        story.post("three", to("ann"), 3).wait(4_000);
+        for conn in [1, 2] {
+            story.recv(conn, "three", 3, 2, "x").handled(conn, 3);
+        }
+        story.log(&[("one", 1), ("two", 2), ("three", 3)]).broken()
+    };
+    assert_eq!(late(false), ["C15"]);
+    assert_eq!(late(true), [""; 0]);
+}
+
+#[test]
+fn c22_an_acknowledgement_before_the_handler_has_finished() {
+    let early = |conn: u64| {
+        let mut story = browser().without(|fact| matches!(fact, RunFact::SdkHandled { conn: of, seq: 2 } if *of == conn));
+        story.handled(conn, 2);
+        story.both().broken()
+    };
+    assert_eq!(early(1), [""; 0], "the other tab had finished");
+    let mut story = browser().without(|fact| matches!(fact, RunFact::SdkHandled { seq: 2, .. }));
+    story.handled(1, 2).handled(2, 2);
+    assert_eq!(story.both().broken(), ["C22"]);
+}
+
+#[test]
+fn c22_a_new_tab_begins_after_what_is_not_handled() {
+    let joins = |from: i64| {
+        let mut story = browser().without(|fact| matches!(fact, RunFact::SdkHandled { seq: 2, .. } | RunFact::AckSent { .. }));
+        story.returns((2, 3), "ann/b.t1", from);
+        if from < 2 {
+            story.recv(3, "two", 2, 1, "x");
+        }
+        story.handled(1, 2).both();
+        story.clone().without(|fact| matches!(fact, RunFact::Place { .. })).broken()
+    };
+    assert_eq!(joins(1), [""; 0]);
+    assert_eq!(joins(2), ["C22"], "it would miss two if the leader died");
+}
+
+#[test]
+fn c23_two_connections_of_one_browser() {
+    let both = |ms: u64, stuck: bool| {
+        let mut story = browser();
+        if stuck {
+            story.note(RunFact::SdkStuck { conn: 1, ms });
+        }
+        story.link(2, "ann/b.t1").wait(ms).unlink(1);
+        story.both().broken()
+    };
+    assert_eq!(both(500, false), [""; 0], "the lock was just stolen");
+    assert_eq!(both(3_000, false), ["C23"]);
+    assert_eq!(both(3_000, true), [""; 0], "a tab that stands still cannot close its own");
+    let mut story = browser();
+    story.link(2, "ann/b.t0").wait(2_000);
+    assert_eq!(story.both().broken(), ["C23"], "of one tab, and until the end");
+    let mut story = browser();
+    story.link(2, "ann/b.t1").note(RunFact::ConnClose { conn: 1, device: "ann/b.t0".into(), why: "killed".into(), wanted: true });
+    story.note(RunFact::ConnTry { device: "ann/b.t0".into() }).begins(3, "ann/b.t0", 2).wait(2_000);
+    assert_eq!(story.both().broken(), [""; 0], "a tab that dies takes its connection with it");
+    for connections in [0, 2] {
+        let mut story = browser();
+        story.note(RunFact::Held { device: "ann/b".into(), connections });
+        assert_eq!(story.both().broken(), ["C23"], "by what the hubs list");
+    }
 }

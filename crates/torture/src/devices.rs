@@ -183,6 +183,7 @@ impl TortureDevice {
             slow: is_slow,
             shares: missing.is_some().then(|| format!("{user}/{}", client.as_deref().unwrap_or("default"))),
             pongs: way == Way::WebSocket && acks == Acks::Pong,
+            sdk: false,
         });
         let token = secrets::token(&user, Some(&account), None)?;
         let http = floor.http.clone();

@@ -12,6 +12,7 @@ mod nemesis;
 mod postgres;
 mod producers;
 mod provider;
+mod sdk;
 mod secrets;
 mod stage;
 mod witness;
@@ -31,6 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use nemesis::NemesisFault;
+use sdk::{SdkMutant, SdkProgram, SdkUse};
 use stage::RunPlan;
 
 /// Why a run has no verdict: the machine or this program failed. This is not a violation.
@@ -75,6 +77,12 @@ struct TortureCli {
     /// Run hubs with this deliberate fault; needs the feature `mutants`
     #[arg(long, requires = "expect")]
     mutant: Option<String>,
+    /// Devices that use the TypeScript SDK
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    sdk: SdkUse,
+    /// Run devices of the SDK with this deliberate fault
+    #[arg(long, value_enum, value_name = "NAME", requires = "expect", conflicts_with = "mutant")]
+    sdk_mutant: Option<SdkMutant>,
     /// The rule that must be broken
     #[arg(long, value_name = "RULE")]
     expect: Option<String>,
@@ -126,12 +134,17 @@ async fn run(cli: &TortureCli) -> Result<ExitCode, RunError> {
     let environment = Environment { path: machine.path, home: machine.home, tmpdir: machine.tmpdir, ..Environment::default() };
     let program = cli.hub.clone().map_or_else(std::env::current_exe, Ok)?;
     let faults = if cli.faults.is_empty() { NemesisFault::ALL.to_vec() } else { cli.faults.clone() };
+    // A deliberate fault of the SDK's devices shows nothing without them.
+    let when = if cli.sdk_mutant.is_some() { SdkUse::Require } else { cli.sdk };
+    let sdk = SdkProgram::wanted(when, environment.path.as_deref()).await?;
     let plan = RunPlan {
         seed,
         seconds: cli.seconds,
         hubs: cli.hubs.max(2),
         faults,
         mutant: cli.mutant.clone(),
+        sdk,
+        sdk_mutant: cli.sdk_mutant,
         program,
         folder: folder.clone(),
         environment,

@@ -9,6 +9,7 @@ use private_postgres::Environment;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use recado_torture_check::fact::{FactEntry, RunFact};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -20,6 +21,7 @@ use crate::nemesis::{Nemesis, NemesisFault};
 use crate::postgres::Postgres;
 use crate::producers::Producer;
 use crate::provider::TortureProvider;
+use crate::sdk::{SdkDevices, SdkMutant, SdkPlan, SdkProgram};
 use crate::writers::{NONE, Writer, WriterShared};
 use crate::{RunError, machine, secrets, witness};
 
@@ -31,6 +33,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 const COMMANDS_LIMIT: Duration = Duration::from_secs(40);
 /// Longest wait until the writers have finished their open posts.
 const SETTLE_LIMIT: Duration = Duration::from_secs(40);
+/// Longest wait until the hubs list one connection of each browser: a lost one is detected by its heartbeats.
+const HELD_LIMIT: Duration = Duration::from_secs(15);
 /// How many more files a hub without clients may have open than at its start: the number of database and keep-alive
 /// connections varies, and its users' provider sessions linger. A leak has one for each of hundreds of connections.
 const FILES_SLACK: u64 = 48 + (TENANTS * USERS + ERASED) as u64;
@@ -50,6 +54,9 @@ pub struct RunPlan {
     pub hubs: usize,
     pub faults: Vec<NemesisFault>,
     pub mutant: Option<String>,
+    /// Node and the built client; `None` for a run without devices of the SDK.
+    pub sdk: Option<SdkProgram>,
+    pub sdk_mutant: Option<SdkMutant>,
     pub program: PathBuf,
     pub folder: PathBuf,
     pub environment: Environment,
@@ -170,6 +177,7 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
     for number in 0..PRODUCERS {
         writers.spawn(Producer::new(Arc::clone(&stage.desk), number, plan.seed, stage.postgres.url.clone()).run());
     }
+    let mut sdk = sdk_devices(plan, &mut stage).await?;
     let stage = Arc::new(stage);
     let mut watching = JoinSet::new();
     watching.spawn(machine::watch_the_clock(Arc::clone(&stage.book)));
@@ -178,16 +186,21 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
     let until = Instant::now() + Duration::from_secs(plan.seconds);
     let outcome = disturb(plan, &stage, until).await;
     let outcome = match outcome {
-        Ok(()) => finish(&stage, &mut writers).await,
+        Ok(()) => finish(&stage, &mut writers, sdk.as_mut()).await,
         broken => broken,
     };
     drop(devices);
     drop(watching);
+    let has_sdk = sdk.is_some();
+    let outcome = match sdk {
+        Some(sdk) => outcome.and(sdk.end().await),
+        None => outcome,
+    };
     let gathered = match &outcome {
-        Ok(()) => gather(&stage).await,
+        Ok(()) => gather(&stage, has_sdk).await,
         Err(_) => Ok(()),
     };
-    quotas(plan, &stage.book);
+    quotas(plan, &stage.book, has_sdk);
     for hub in &stage.hubs {
         hub.kill().await?;
     }
@@ -205,7 +218,10 @@ async fn disturb(plan: &RunPlan, stage: &Arc<RunWorld>, until: Instant) -> Resul
 }
 
 /// After the last fault, without new posts: settles the open ones, and waits until every device has everything.
-async fn finish(stage: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunError> {
+async fn finish(stage: &RunWorld, writers: &mut JoinSet<()>, mut sdk: Option<&mut SdkDevices>) -> Result<(), RunError> {
+    if let Some(sdk) = &mut sdk {
+        sdk.stay().await?;
+    }
     stage.floor.staying.store(true, Ordering::SeqCst);
     stage.desk.closed.store(true, Ordering::SeqCst);
     stage.provider.fall_silent();
@@ -226,7 +242,49 @@ async fn finish(stage: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunEr
         println!("devices that did not reach the head in time: {late:?}");
     }
     stage.book.note(RunFact::Drained { head });
-    Ok(())
+    match sdk {
+        Some(sdk) => held(stage, &sdk.browsers).await,
+        None => Ok(()),
+    }
+}
+
+/// Starts the devices of the SDK, if the run has any.
+async fn sdk_devices(plan: &RunPlan, stage: &mut RunWorld) -> Result<Option<SdkDevices>, RunError> {
+    let Some(program) = &plan.sdk else { return Ok(None) };
+    let log = plan.folder.join("sdk.log");
+    let start = SdkPlan { seed: plan.seed, addresses: &stage.floor.addresses, mutant: plan.sdk_mutant, log: &log };
+    let devices = SdkDevices::start(program, &stage.book, start).await?;
+    for (name, token) in &devices.tokens {
+        stage.canaries.push((format!("the token of {name}"), secrets::signature(token).to_owned()));
+    }
+    stage.reached.extend(devices.reached.iter().map(|(name, seq)| (name.clone(), Arc::clone(seq), false)));
+    Ok(Some(devices))
+}
+
+/// Records how many connections the hubs list for each browser of the SDK. A hub may need some seconds to detect the
+/// end of an earlier one.
+async fn held(stage: &RunWorld, browsers: &[(String, String)]) -> Result<(), RunError> {
+    let end = Instant::now() + stage.patience(HELD_LIMIT);
+    loop {
+        let lists: Vec<Value> = stats(stage).await?.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?;
+        let connections = || {
+            lists.iter().flat_map(|list| {
+                let of_it = list["connections"].as_array().into_iter().flatten();
+                of_it.filter(|connection| connection["instance"] == list["instance"])
+            })
+        };
+        let counts: Vec<usize> = browsers
+            .iter()
+            .map(|(user, client)| connections().filter(|one| one["userId"] == *user && one["clientId"] == *client).count())
+            .collect();
+        if counts.iter().all(|count| *count == 1) || Instant::now() > end {
+            for ((user, client), connections) in browsers.iter().zip(counts) {
+                stage.book.note(RunFact::Held { device: format!("{user}/{client}"), connections });
+            }
+            return Ok(());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Waits until every command is settled, and its device knows the result. A device may ask for some of its old ones
@@ -252,17 +310,17 @@ async fn until_commands_are_known(stage: &RunWorld) -> Result<(), RunError> {
 }
 
 /// After all clients have left: collects the log, the positions, the secrets and the resources.
-async fn gather(stage: &RunWorld) -> Result<(), RunError> {
+async fn gather(stage: &RunWorld, has_sdk: bool) -> Result<(), RunError> {
     // The hubs detect that all clients have left, and write the last acknowledgements.
     sleep(Duration::from_secs(3)).await;
     resources(stage).await?;
-    witness::testify(&stage.postgres.url, &stage.book, &stage.site.roll).await?;
+    witness::testify(&stage.postgres.url, &stage.book, &stage.site.roll, has_sdk).await?;
     let mut places = Vec::new();
     for hub in &stage.hubs {
         places.push((format!("the log of hub {}", hub.number), std::fs::read_to_string(&hub.log)?));
     }
     places.push(("the log of the database".to_owned(), std::fs::read_to_string(&stage.postgres.log)?));
-    places.push(("/stats".to_owned(), stats(stage).await?));
+    places.push(("/stats".to_owned(), stats(stage).await?.concat()));
     let mut canaries = stage.canaries.clone();
     let tickets = stage.floor.tickets.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for (name, many) in [("a ticket", tickets), ("a session at the provider", stage.provider.sessions())] {
@@ -284,14 +342,15 @@ async fn gather(stage: &RunWorld) -> Result<(), RunError> {
     Ok(())
 }
 
-async fn stats(stage: &RunWorld) -> Result<String, RunError> {
+/// The answer of each hub.
+async fn stats(stage: &RunWorld) -> Result<Vec<String>, RunError> {
     let token = secrets::token("boss", None, Some(recado::domain::Role::Admin))?;
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for hub in &stage.hubs {
         let request = stage.floor.http.get(format!("http://{}/stats", hub.url())).bearer_auth(&token);
-        text.push_str(&request.timeout(Duration::from_secs(10)).send().await?.error_for_status()?.text().await?);
+        texts.push(request.timeout(Duration::from_secs(10)).send().await?.error_for_status()?.text().await?);
     }
-    Ok(text)
+    Ok(texts)
 }
 
 async fn resources(stage: &RunWorld) -> Result<(), RunError> {
@@ -317,7 +376,7 @@ fn share(book: &Recorder) -> f64 {
 /// Records the minimum counts: a run without enough events proves nothing. The minimum grows with the length of the
 /// run: a tenth of the throughput of two idle cores, and less if other programs used them, so that a busy machine
 /// causes no violation.
-fn quotas(plan: &RunPlan, book: &Recorder) {
+fn quotas(plan: &RunPlan, book: &Recorder, has_sdk: bool) {
     let seconds = plan.seconds;
     let share = share(book);
     let quota = |what: &str, wanted: u64, which: &dyn Fn(&RunFact) -> bool| {
@@ -344,6 +403,16 @@ fn quotas(plan: &RunPlan, book: &Recorder) {
         quota("take-overs of sessions at the provider", seconds / 8, &|fact| matches!(fact, RunFact::UpTerm { taken_over: true, .. }));
         quota("outcomes that were not known", 1, &|fact| matches!(fact, RunFact::PostInfo { .. }));
         quota("places of another log", 1, &|fact| matches!(fact, RunFact::Liar { .. }));
+    }
+    if has_sdk {
+        quota("clients of the SDK", seconds / 4, &|fact| matches!(fact, RunFact::SdkOpen { .. }));
+        quota("notifications that the handlers of the SDK finished", seconds * 20, &|fact| matches!(fact, RunFact::SdkHandled { .. }));
+        quota("tabs that came to lead", seconds / 10, &|fact| matches!(fact, RunFact::SdkLeads { .. }));
+        quota(
+            "connections of the SDK by SSE",
+            seconds / 12,
+            &|fact| matches!(fact, RunFact::LinkOpen { transport, .. } if transport == "sse"),
+        );
     }
     quota("faults", (seconds / 15).max(1), &|fact| matches!(fact, RunFact::FaultEnd { .. }));
 }

@@ -1,6 +1,7 @@
 //! Reads the log, the positions and the connections from the database, over its own socket.
 
 pub mod erasing;
+mod parsed;
 pub mod upstream;
 
 use std::str::FromStr;
@@ -111,8 +112,8 @@ pub async fn connections(url: &str) -> Result<u64, RunError> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// Writes the whole log and the audits into the history.
-pub async fn testify(url: &str, book: &Recorder, roll: &Roll) -> Result<(), RunError> {
+/// Writes the whole log and the audits into the history; `with_parsed`: also what programs see that parse the data.
+pub async fn testify(url: &str, book: &Recorder, roll: &Roll, with_parsed: bool) -> Result<(), RunError> {
     let mut connection = PgConnection::connect(url).await?;
     let meta = sqlx::query("SELECT log_id::text, floor_seq, greatest(floor_seq, (SELECT max(seq) FROM recado.log)) FROM recado.meta");
     let meta = meta.fetch_one(&mut connection).await?;
@@ -131,6 +132,9 @@ pub async fn testify(url: &str, book: &Recorder, roll: &Roll) -> Result<(), RunE
         let text = erased.get(&seq).unwrap_or(&stands);
         let title = text.name(book, seq, source.as_deref());
         book.note(RunFact::Row { seq, id, title, hash: text.hash(), tombstone: row.get(8) });
+        if with_parsed {
+            book.note(RunFact::Parsed { seq, hash: parsed::hash(&text.title, &text.message, text.data()) });
+        }
     }
     erasing::look_for_remnants(url, book, &mut connection).await?;
     upstream::testify(&mut connection, book, roll).await?;

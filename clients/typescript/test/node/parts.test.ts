@@ -7,6 +7,8 @@ import { EventParser } from '../../src/events.ts';
 import { parseFrames } from '../../src/frames.ts';
 import { RecadoClient } from '../../src/index.ts';
 import { iterate, type Waiting } from '../../src/iterator.ts';
+import type { End } from '../../src/machine.ts';
+import { openSocket } from '../../src/socket.ts';
 import { Store } from '../../src/store.ts';
 import { claimsOf, Tokens } from '../../src/tokens.ts';
 import { HubUrl } from '../../src/transport.ts';
@@ -148,4 +150,41 @@ test('tells subscribers of changes only, and keeps the object until then', () =>
   stop();
   store.set({ state: 'closed' });
   expect(told).toBe(1);
+});
+
+/** A WebSocket whose events a test fires. */
+class ScriptedSocket {
+  static last: ScriptedSocket;
+  onopen = (): void => {};
+  onerror = (): void => {};
+  onclose = (_: { code: number; reason: string }): void => {};
+  constructor() {
+    ScriptedSocket.last = this;
+  }
+}
+
+test('a connection attempt that fails ends once, also where only an error event follows', () => {
+  const ends: End[] = [];
+  const events = { opened: () => {}, frames: () => {}, ended: (end: End) => void ends.push(end) };
+  const dial = (): ScriptedSocket => {
+    ends.length = 0;
+    const request = { base: new HubUrl('http://hub'), query: {}, token: 't', events };
+    openSocket(request, ScriptedSocket as unknown as typeof WebSocket);
+    return ScriptedSocket.last;
+  };
+  const failed = { kind: 'websocket', code: 1006, reason: '', opened: false };
+  // Node 22 fires no close event after a refused connection or a refused upgrade.
+  dial().onerror();
+  expect(ends).toEqual([failed]);
+  const browser = dial();
+  browser.onerror();
+  browser.onclose({ code: 1006, reason: '' });
+  expect(ends).toEqual([failed]);
+  // After the opening the close event has the hub's code.
+  const open = dial();
+  open.onopen();
+  open.onerror();
+  expect(ends).toEqual([]);
+  open.onclose({ code: 4001, reason: 'draining' });
+  expect(ends).toEqual([{ kind: 'websocket', code: 4001, reason: 'draining', opened: true }]);
 });
