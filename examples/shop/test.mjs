@@ -115,6 +115,20 @@ test('a reload shows nothing again, and the list has everything', async () => {
   assert.deepEqual(titles.at(0), 'Order placed');
 });
 
+test('a notification is acknowledged after the work of the page, not before', async () => {
+  await ana.keyboard.press('Escape');
+  const seen = await toasts(ana);
+  // The page loads its orders after each notification. This time it does not get to the end.
+  await ana.route('**/api/orders', () => {});
+  await shop.sql(`SELECT recado.notify('order_updated', 'Delivered', 'Lamp, order 1', '{}'::jsonb, user_id => 'ana')`);
+  await expectToasts(ana, [...seen, 'Delivered: Lamp, order 1']);
+  await ana.unroute('**/api/orders');
+  await ana.reload();
+  await expectToasts(ana, ['Delivered: Lamp, order 1']);
+  await ana.getByRole('button', { name: 'Close: Delivered' }).press('Enter');
+  assert.equal(await ana.evaluate(() => document.activeElement.className), 'toasts');
+});
+
 /** Opens a tab of the same user in another profile, whose first frame has another `resume`. */
 async function resumedWith(resume) {
   const context = await shop.profile();
@@ -151,7 +165,6 @@ test('a gap and a reset are told to the user, and the list is loaded again', asy
 });
 
 test('signing out ends the connection', async () => {
-  await ana.keyboard.press('Escape');
   await ana.getByRole('button', { name: 'Sign out' }).click();
   await ana.getByRole('button', { name: 'Sign in as Ana' }).waitFor();
   await until('no connection', async () => (await shop.connections('ana')) === 0);

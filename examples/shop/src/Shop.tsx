@@ -94,7 +94,7 @@ export function Shop({ user, items, onSignedOut }: ShopProps) {
           </ul>
         </section>
       </main>
-      <Toasts onNotification={load} />
+      <Toasts onNotification={() => attempt(load())} />
     </>
   );
 }

@@ -1,7 +1,7 @@
 // Shows each notification for some seconds.
 import type { Notification } from '@recado/client';
 import { useOnNotification } from '@recado/client/react';
-import { useEffect, useState } from 'react';
+import { type MouseEvent, useEffect, useState } from 'react';
 
 const SHOWN_MS = 8_000;
 const MOST_SHOWN = 4;
@@ -20,7 +20,7 @@ export function Toasts({ onNotification }: ToastsProps) {
   const close = (seq: number) => setShown((before) => before.filter((one) => one.seq !== seq));
   // The region is there from the start: screen readers announce changes of a region that they know.
   return (
-    <section className="toasts" aria-label="New notifications" aria-live="polite">
+    <section className="toasts" aria-label="New notifications" aria-live="polite" tabIndex={-1}>
       {shown.map((one) => (
         <Toast key={one.seq} notification={one} onClose={close} />
       ))}
@@ -37,6 +37,11 @@ function Toast({ notification, onClose }: { notification: Notification; onClose:
     const timer = setTimeout(() => onClose(seq), SHOWN_MS);
     return () => clearTimeout(timer);
   }, [isHeld, seq]);
+  const close = (event: MouseEvent<HTMLElement>) => {
+    // The button goes. The keyboard continues at the other toasts, and not at the top of the page.
+    event.currentTarget.closest('section')?.focus();
+    onClose(seq);
+  };
   const events = {
     onPointerEnter: () => hold(true),
     onPointerLeave: () => hold(false),
@@ -49,7 +54,7 @@ function Toast({ notification, onClose }: { notification: Notification; onClose:
         <strong>{title}</strong>
         <p>{message}</p>
       </div>
-      <button type="button" className="quiet" aria-label={`Close: ${title}`} onClick={() => onClose(seq)}>
+      <button type="button" className="quiet" aria-label={`Close: ${title}`} onClick={close}>
         ×
       </button>
     </article>
