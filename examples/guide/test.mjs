@@ -74,7 +74,8 @@ class Terminal {
   }
 
   end() {
-    this.#child.stdin.end('kill $(jobs -p); wait\n');
+    // Each job is a process group: npx runs vite as a child.
+    this.#child.stdin.end('for job in $(jobs -p); do kill -- -$job; done; wait\n');
   }
 }
 

@@ -61,7 +61,7 @@ test('the shopkeeper ships, and the customer sees the new state without a reload
 test('the keyboard opens and closes the list, which resets the count', async () => {
   await bell(ana).press('Enter');
   await list(ana).getByText('Order shipped').waitFor();
-  assert.equal(await bell(ana).textContent(), 'Notifications');
+  await until('the count is reset', async () => (await bell(ana).textContent()) === 'Notifications');
   await expectAccessible(ana);
   await picture(ana, 'shop-list');
   await ana.keyboard.press('Escape');
@@ -122,9 +122,10 @@ test('a notification is acknowledged after the work of the page, not before', as
   await ana.route('**/api/orders', () => {});
   await shop.sql(`SELECT recado.notify('order_updated', 'Delivered', 'Lamp, order 1', '{}'::jsonb, user_id => 'ana')`);
   await expectToasts(ana, [...seen, 'Delivered: Lamp, order 1']);
-  await ana.unroute('**/api/orders');
   await ana.reload();
   await expectToasts(ana, ['Delivered: Lamp, order 1']);
+  await ana.unroute('**/api/orders');
+  await ana.getByRole('main').getByText('Lamp, order 3').waitFor();
   await ana.getByRole('button', { name: 'Close: Delivered' }).press('Enter');
   assert.equal(await ana.evaluate(() => document.activeElement.className), 'toasts');
 });
