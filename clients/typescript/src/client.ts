@@ -95,6 +95,11 @@ const WATCH_MS = 1_000;
 const BEHIND_EVERY_MS = 2_000;
 /** Words of an old and a new leader cross. After this time a tab that is still behind lacks something. */
 const CROSSING_MS = 300;
+/**
+ * A browser that leaves a page aborts its requests a moment before `pagehide`, which ends listeners whose work is not
+ * done. A listener counts as finished this long after its end, so that the last acknowledgement does not cover those.
+ */
+const SETTLE_MS = 100;
 /** Version of the words between tabs. Tabs with another one form a group of their own. */
 const TABS_VERSION = 2;
 
@@ -578,10 +583,11 @@ export class RecadoClient {
     const going = this.#handlers.emit('notification', notification);
     if (going) {
       const handled = this.#acks.begin(notification.seq);
-      void going.then(() => {
+      const finish = (): void => {
         handled();
         this.#connection?.scheduleAck();
-      });
+      };
+      void going.then(() => (typeof document === 'undefined' ? finish() : setTimeout(finish, SETTLE_MS)));
     }
   }
 

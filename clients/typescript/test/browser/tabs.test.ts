@@ -34,6 +34,7 @@ beforeAll(async () => {
   });
   const script = outputFiles[0]!.text;
   server = createServer((request, response) => {
+    if (request.url === '/never') return;
     const isScript = request.url === '/page.js';
     response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
     response.end(isScript ? script : '<!doctype html><title>tab</title><script type="module" src="/page.js"></script>');
@@ -360,4 +361,23 @@ test('a page that is loaded anew begins after what was handled', async () => {
   const next = numbers(await hub.post(user, 2));
   await expectEverywhere(pages, next);
   expect((await hub.connections(user))[0]!.clientId).toBe(device);
+});
+
+// The browser aborts it before `pagehide`, and the listener ends without having done its work.
+test('a listener that ends because the page is left does not acknowledge', async () => {
+  const [page] = await tabs(1);
+  await page!.evaluate(
+    () =>
+      void client.on('notification', () =>
+        fetch('/never')
+          .then(() => {})
+          .catch(() => {}),
+      ),
+  );
+  const posted = numbers(await hub.post(user, 3));
+  for (let load = 0; load < 2; load++) {
+    await page!.waitForFunction(() => seen.seqs.length === 3);
+    expect(await seqs(page!)).toEqual(posted);
+    await page!.reload();
+  }
 });
