@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{head, refused};
 use recado::config::JwtRules;
+use recado::http::fuzz_entry;
 use recado::http::fuzz_entry::TokenError;
-use recado::http::{Claims, TokenRules, fuzz_entry};
+use recado::identity::{Claims, TokenRules};
 use recado::wire::notify;
 
 const SECRET: &str = "a secret of the fuzz targets that opens nothing";
