@@ -285,7 +285,7 @@ fn own_secret(at: usize, entry: toml::Table, errors: &TableErrors, readers: &Fil
     secret.map(|(_, secret)| OwnSecret { kid, secret })
 }
 
-/// Reports names, issuers and secrets that stand twice.
+/// Reports duplicate names, issuers and secrets.
 fn clashes(issuers: &[Issuer], secrets: Option<&OwnSecrets>) -> Vec<String> {
     let mut errors = Vec::new();
     let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());

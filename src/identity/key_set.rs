@@ -4,7 +4,7 @@
 //! fetch, with one exception: a token names a key that the set does not have. Then the issuer may have rotated its
 //! keys a moment ago. The task fetches once for all who ask, at most once in [`SPACING`], and they wait for it at
 //! most [`ASK_LIMIT`]. Whether the answer is "refused" or "come back" depends on the last attempt: after a fresh set
-//! the key does not exist; after a failure nobody could be asked.
+//! the key does not exist; after a failure the issuer could not be asked.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -229,7 +229,7 @@ async fn a_key_set_in_a_file_is_read_again() {
     assert_eq!(whoami(&hub, &old.token("ann")).await, refused());
 }
 
-/// A secret in a public set is nobody's secret; two keys may share a name.
+/// A secret in a public set is known to everyone; two keys may share a name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_in_a_set_signs_nothing_and_keys_with_one_name_are_both_tried() {
     let db = TestDb::new().await;
@@ -308,7 +308,7 @@ async fn connections_of_a_removed_key_are_closed_over_the_drain_window_and_no_ot
         eventually("the key is refused", PATIENCE, async || (whoami(hub, &gone.token("ann")).await == refused()).then_some(())).await;
         assert_eq!(socket_end(hub, &gone.token("ann")).await, ClientEnd::Code(4500, "unauthorized".into()));
     }
-    // A ticket of the key that was not used yet admits nobody.
+    // A ticket of the key that was not used yet admits no one.
     let late = TestClient::of("eve").without_header().query("ticket", &unused).open(&two).await.unwrap();
     assert_eq!(TestClient::over(late).ended(PATIENCE).await, ClientEnd::Code(4401, "token_expired".into()));
     one.post(&note("still here").to_everyone()).await;
@@ -323,7 +323,7 @@ async fn connections_of_a_removed_key_are_closed_over_the_drain_window_and_no_ot
     back.until("welcome back").await;
 }
 
-/// A service becomes nobody's user, and a user nobody's admin, through an identity provider.
+/// An identity provider cannot make a user an admin, unless the settings trust it for roles.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_count_only_in_tokens_of_trusted_keys() {
     let db = TestDb::new().await;

@@ -6,13 +6,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use recado::config::JwtRules;
 use recado::identity::{FileReaders, Identity, KeySetRules, OwnSecrets, TokenRules, parse};
 
-use super::support::SECRET;
-use super::support::issuer::{AUD, ISS, IssuerKey, claims};
+use super::support::issuer::{AUD, ISS, IssuerKey, KeyServer, claims};
+use super::support::*;
 
+/// Connections of one measurement.
+const RECONNECTS: usize = 3000;
 /// Time of one measurement.
 const ROUND: Duration = Duration::from_millis(400);
 const PUBLIC: [Algorithm; 9] = [
@@ -63,6 +66,42 @@ fn the_cost_of_one_check() {
     for algorithm in PUBLIC {
         let key = IssuerKey::new(algorithm, "k");
         println!("| {algorithm:?} | {:.0} µs |", cost(&rules(&key), &key.token("ann")));
+    }
+}
+
+/// Processor time of a hub so far, in seconds (proc(5): fields 14 and 15 of `stat`, in hundredths).
+fn processor_seconds(hub: &TestHub) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", hub.pid())).unwrap();
+    let (_, after_name) = stat.rsplit_once(')').unwrap();
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap());
+    ticks.sum::<f64>() / 100.0
+}
+
+/// Opens this many sockets with one token, some at a time, and closes each after its first frame.
+async fn reconnect(hub: &TestHub, token: &str) -> f64 {
+    let before = processor_seconds(hub);
+    let asked = TestClient::of("ann").bearer(token).query("since", "live").query("ack", "client");
+    let one = || async { asked.open(hub).await.unwrap().close(None).await.unwrap() };
+    futures_util::stream::iter(0..RECONNECTS).for_each_concurrent(20, |_| one()).await;
+    processor_seconds(hub) - before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn the_processor_time_of_reconnects_with_a_public_key() {
+    let db = TestDb::new().await;
+    let key = IssuerKey::new(Algorithm::ES256, "k");
+    let server = KeyServer::start(&[&key]).await;
+    let hub = TestHub::on(&db).with("RECADO_JWKS_URL", &server.url()).with("RECADO_JWT_ISSUER", ISS).with("RECADO_JWT_AUDIENCE", AUD);
+    let hub = hub.with("RECADO_LOG", "warn").with("RECADO_MAX_CONNECTIONS_PER_USER", "100000").start().await;
+    eventually("the hub has the keys", PATIENCE, async || hub.is_ready().await.then_some(())).await;
+    let own = EncodingKey::from_secret(SECRET.as_bytes()).unwrap();
+    let own = jsonwebtoken::encode(&Header::default(), &claims("ann"), &own).unwrap();
+    let public = key.token("ann");
+    reconnect(&hub, &own).await;
+    for _ in 0..3 {
+        let (secret, public) = (reconnect(&hub, &own).await, reconnect(&hub, &public).await);
+        println!("{RECONNECTS} reconnects: HS256 {secret:.2} s, ES256 {public:.2} s, {:.2} times", public / secret);
     }
 }
 
