@@ -13,6 +13,7 @@ use super::issuer::{Issuer, IssuerRules, LEEWAY, ROLE_CLAIM};
 use super::key_set::{KeySet, KeySetRules, check_address};
 use super::verification_key::{ALGORITHMS, VerificationKey, algorithm, is_secret};
 use super::{OwnSecret, OwnSecrets, pem};
+use crate::domain::UserId;
 use crate::toml_table::{Table, TableErrors, not_toml};
 
 /// Most issuers of one file.
@@ -135,6 +136,7 @@ fn issuer(at: usize, entry: toml::Table, errors: &TableErrors, defaults: KeySetR
         account: claim("account", "account_id"),
         accounts: claim("accounts", "account_ids"),
         role: claim("role", ROLE_CLAIM),
+        prefix: prefix(&table),
         grants_roles: table.switch("roles"),
         required: required(&table),
         leeway: table.duration("leeway", LEEWAY, Duration::ZERO, Duration::from_secs(300)),
@@ -177,6 +179,15 @@ fn published(table: &Table<'_>, name: &str, rules: KeySetRules) -> Option<std::s
         (None, Some(file)) => Some(KeySet::in_file(name, PathBuf::from(file), rules)),
         (None, None) => None,
     }
+}
+
+/// What stands before the ids of this issuer. It must be the beginning of an id.
+fn prefix(table: &Table<'_>) -> String {
+    let prefix = table.text("prefix").unwrap_or_default();
+    if table.has("prefix") && UserId::parse(&prefix).is_err() {
+        table.wrong("prefix", format_args!("is {prefix:?}; it must consist of characters that ids may have, such as \"shop:\""));
+    }
+    prefix
 }
 
 /// Claims that must have exactly these values.
@@ -346,7 +357,7 @@ mod tests {
             "[[secret]]\nkid = \"2026-11\"\nfile = \"/secret\"\n[[secret]]\nkid = \"2026-05\"\nenv = \"A_SECRET\"\n\
              [[issuer]]\nname = \"one\"\niss = \"https://one/\"\naud = [\"a\", \"b\"]\njwks_url = \"https://one/jwks\"\n\
              refresh = \"5m\"\nmax_stale = \"1h\"\naudience_claim = \"azp\"\nuser = \"/user/id\"\naccount = \"org\"\naccounts = \"/orgs\"\n\
-             role = \"/app/role\"\nroles = true\nleeway = \"30s\"\nmax_lifetime = \"1h\"\nrequire = {{ typ = \"Bearer\", v = 2, ok = true }}\n\
+             role = \"/app/role\"\nprefix = \"one:\"\nroles = true\nleeway = \"30s\"\nmax_lifetime = \"1h\"\nrequire = {{ typ = \"Bearer\", v = 2, ok = true }}\n\
              [[issuer]]\niss = \"https://two/\"\naud = \"a\"\n[[issuer.key]]\npem = \"\"\"\n{PEM}\"\"\"\n[[issuer.key]]\nkid = \"k\"\npem_file = \"/pem\"\n\
              [[issuer]]\niss = \"backend\"\n[[issuer.key]]\nsecret_env = \"A_SECRET\"\n"
         )
@@ -359,6 +370,7 @@ mod tests {
         assert_eq!((secrets.current.kid.as_deref(), secrets.accepted.len()), (Some("2026-11"), 1));
         let [one, two, backend] = &file.issuers[..] else { panic!("three issuers") };
         assert!(one.published.is_some() && one.keys.is_empty() && one.rules.grants_roles);
+        assert_eq!((one.rules.prefix.as_str(), two.rules.prefix.as_str()), ("one:", ""));
         assert_eq!((one.rules.audiences.len(), one.rules.required.len(), one.rules.leeway), (2, 3, Duration::from_secs(30)));
         assert_eq!((one.rules.user.clone(), one.rules.audience.clone()), (ClaimPath::of("/user/id"), ClaimPath::of("azp")));
         assert_eq!((two.rules.name.as_str(), two.keys.len(), two.rules.grants_roles), ("https://two/", 2, false));
@@ -387,6 +399,8 @@ mod tests {
             (format!("{one}{url}refresh = \"0s\"\n"), "issuer.one.refresh"),
             (format!("{one}{url}leeway = \"1h\"\n"), "issuer.one.leeway"),
             (format!("{one}{url}user = \"/a~\"\n"), "issuer.one.user: in a JSON pointer"),
+            (format!("{one}{url}prefix = \"a/\"\n"), "issuer.one.prefix: is \"a/\""),
+            (format!("{one}{url}prefix = \"\"\n"), "issuer.one.prefix"),
             (format!("{one}{url}require = {{ a = 1.5 }}\n"), "must be a string, a whole number, true or false"),
             (format!("{one}[[issuer.key]]\nkid = \"k\"\n"), "exactly one of pem"),
             (format!("{one}[[issuer.key]]\npem = \"x\"\n"), "issuer.one.key[1].pem: must be a PEM text"),

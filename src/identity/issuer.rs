@@ -38,6 +38,8 @@ pub struct IssuerRules {
     pub account: ClaimPath,
     pub accounts: ClaimPath,
     pub role: ClaimPath,
+    /// Stands before each user id and account id of this issuer, so that they are not those of another issuer.
+    pub prefix: String,
     /// Whether a token of this issuer may be a service's or an admin's.
     pub grants_roles: bool,
     /// Claims that must have exactly these values.
@@ -58,6 +60,7 @@ impl IssuerRules {
             account: ClaimPath::of(&rules.account_claim),
             accounts: ClaimPath::of(&rules.accounts_claim),
             role: ClaimPath::of(ROLE_CLAIM),
+            prefix: String::new(),
             grants_roles,
             required: Vec::new(),
             leeway: LEEWAY,
@@ -92,11 +95,26 @@ impl IssuerRules {
         if self.required.iter().any(|(path, value)| path.find(&claims) != Some(value)) {
             return Err(TokenError::Invalid("a claim that the issuer's settings require is missing or has another value"));
         }
-        let user = self.user.find(&claims).and_then(id_text).and_then(|text| UserId::parse(&text).ok());
+        let user = self.user.find(&claims).and_then(|id| self.id_text(id)).and_then(|text| UserId::parse(&text).ok());
         let user = user.ok_or(TokenError::Invalid("the user claim (sub) is missing or not a valid user id"))?;
         let accounts = self.accounts(&claims)?;
         let role = self.role(&claims)?;
         Ok(Claims { who: Principal { user, accounts }, expires_at, role, key })
+    }
+
+    /// The text of an id. Databases number users and accounts, so a whole number counts as its decimal text. A number
+    /// with a fraction or an exponent does not: two writers may write it differently.
+    fn id_text<'a>(&self, value: &'a Value) -> Option<Cow<'a, str>> {
+        let text = match value {
+            Value::String(text) => Cow::Borrowed(text.as_str()),
+            Value::Number(number) if number.is_u64() || number.is_i64() => Cow::Owned(number.to_string()),
+            _ => return None,
+        };
+        // With a prefix, an empty id would be a valid one.
+        match self.prefix.as_str() {
+            "" => Some(text),
+            prefix => (!text.is_empty()).then(|| Cow::Owned(format!("{prefix}{text}"))),
+        }
     }
 
     fn role(&self, claims: &Value) -> Result<Option<Role>, TokenError> {
@@ -124,7 +142,7 @@ impl IssuerRules {
             return Err(TokenError::Expired);
         }
         if (expires_at - now).to_std().is_ok_and(|left| left > self.max_lifetime.saturating_add(self.leeway)) {
-            return Err(TokenError::Invalid("it is valid for longer than RECADO_JWT_MAX_LIFETIME allows"));
+            return Err(TokenError::Invalid("it is valid for longer than RECADO_JWT_MAX_LIFETIME, or max_lifetime of its issuer, allows"));
         }
         // RFC 7519 does not say what null means; some libraries write it for a claim that is not set.
         if let Some(nbf) = claims.get("nbf").filter(|nbf| !nbf.is_null()) {
@@ -160,7 +178,7 @@ impl IssuerRules {
         let mut texts: Vec<Cow<'_, str>> = Vec::new();
         match self.account.find(claims) {
             None | Some(Value::Null) => {}
-            Some(account) => texts.push(id_text(account).ok_or(wrong)?),
+            Some(account) => texts.push(self.id_text(account).ok_or(wrong)?),
         }
         match self.accounts.find(claims) {
             None | Some(Value::Null) => {}
@@ -169,7 +187,7 @@ impl IssuerRules {
             }
             Some(Value::Array(list)) => {
                 for account in list {
-                    texts.push(id_text(account).ok_or(wrong)?);
+                    texts.push(self.id_text(account).ok_or(wrong)?);
                 }
             }
             Some(_) => return Err(wrong),
@@ -184,20 +202,57 @@ impl IssuerRules {
     }
 }
 
-/// The text of an id. Databases number users and accounts, so a whole number counts as its decimal text. A number with
-/// a fraction or an exponent does not: two writers may write it differently.
-fn id_text(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(Cow::Borrowed(text)),
-        Value::Number(number) if number.is_u64() || number.is_i64() => Some(Cow::Owned(number.to_string())),
-        _ => None,
-    }
-}
-
 /// Reads a NumericDate (RFC 7519 section 2), which may have a fraction; the fraction is cut off. The lower limit is as
 /// far from 1970 as the upper.
 fn time(value: &Value) -> Option<DateTime<Utc>> {
     let seconds =
         value.as_i64().or_else(|| value.as_f64().map(f64::floor).filter(|seconds| seconds.abs() <= LAST_SECOND as f64).map(|s| s as i64));
     DateTime::from_timestamp(seconds.filter(|seconds| (-LAST_SECOND..=LAST_SECOND).contains(seconds))?, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claims(rules: &IssuerRules, claims: &Value) -> Result<Claims, TokenError> {
+        rules.claims(&RawValue::from_string(claims.to_string()).unwrap(), None, Utc::now())
+    }
+
+    #[test]
+    fn a_prefix_keeps_the_ids_of_two_issuers_apart() {
+        let exp = Utc::now().timestamp() + 60;
+        let mut rules = IssuerRules::of_settings("shop", &JwtRules::default(), false);
+        rules.prefix = "shop:".to_owned();
+        let who = claims(&rules, &json!({"sub": 42, "account_id": "7", "account_ids": [8], "exp": exp})).unwrap().who;
+        assert_eq!(who.user.as_str(), "shop:42");
+        assert_eq!(who.accounts.iter().map(AccountId::as_str).collect::<Vec<_>>(), ["shop:7", "shop:8"]);
+        for sub in [json!(""), json!(null), json!("a/b"), json!("x".repeat(124))] {
+            assert!(claims(&rules, &json!({"sub": sub, "exp": exp})).is_err(), "{sub}");
+        }
+    }
+
+    #[test]
+    fn required_claims_and_nested_claims_are_found_where_the_rules_say() {
+        let exp = Utc::now().timestamp() + 60;
+        let mut rules = IssuerRules::of_settings("nested", &JwtRules::default(), true);
+        rules.user = ClaimPath::of("/user/id");
+        rules.role = ClaimPath::of("/app/role");
+        rules.required = vec![(ClaimPath::of("token_use"), json!("access")), (ClaimPath::of("/user/active"), json!(true))];
+        let good = json!({"user": {"id": "ann", "active": true}, "token_use": "access", "exp": exp});
+        assert_eq!(claims(&rules, &good).unwrap().role, None);
+        for (name, value) in [("token_use", json!("id")), ("token_use", json!(null)), ("user", json!({"id": "ann", "active": "true"}))] {
+            let mut wrong = good.clone();
+            wrong[name] = value;
+            assert!(claims(&rules, &wrong).is_err(), "{wrong}");
+        }
+        let mut service = good.clone();
+        service["app"] = json!({"role": "service"});
+        assert_eq!(claims(&rules, &service).unwrap().role, Some(Role::Service));
+        rules.grants_roles = false;
+        assert!(claims(&rules, &service).is_err(), "an issuer that is not trusted for roles");
+        service["app"] = json!({"role": null});
+        assert!(claims(&rules, &service).is_err());
+    }
 }
