@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use self::connection_room::open_file_limit;
 pub use self::hub::{Hub, HubBuilder, ProviderConfig};
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::providers;
 use crate::startup::{self, Startup, StartupError};
 use crate::store::StoreError;
@@ -45,7 +46,7 @@ fn low_port(address: SocketAddr) -> &'static str {
 
 /// Secrets and providers. The hub reads them once, while it may still have root's rights.
 pub struct Kept {
-    secret: String,
+    identity: Identity,
     provider_config: Option<ProviderConfig>,
 }
 
@@ -54,11 +55,11 @@ impl Kept {
     /// If a secret can neither be read nor created, or the provider file is wrong: a hub with half of its providers
     /// would look healthy without being so.
     pub fn read(config: &Config) -> Result<Self, StartupError> {
-        let secret = startup::jwt_secret(config)?;
+        let identity = startup::identity(config)?;
         let providers = startup::providers(config)?;
         let provider_config =
-            if providers.is_empty() { None } else { Some(ProviderConfig { providers, key: startup::upstream_key(config)? }) };
-        Ok(Self { secret, provider_config })
+            if providers.is_empty() { None } else { Some(ProviderConfig { providers, keys: startup::upstream_keys(config)? }) };
+        Ok(Self { identity, provider_config })
     }
 }
 
@@ -67,7 +68,7 @@ impl Kept {
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let Kept { secret, provider_config } = kept;
+    let Kept { identity, provider_config } = kept;
     if config.jwt_secret.is_some() && config.jwt.issuer.is_none() && config.jwt.audience.is_none() {
         tracing::warn!("tokens are accepted for any issuer and audience; set RECADO_JWT_AUDIENCE or RECADO_JWT_ISSUER to restrict them");
     }
@@ -75,7 +76,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -
         tracing::info!(providers = ?providers.names(), "provider file loaded");
     }
     let mut startup = Startup::open(&config).await?;
-    let outcome = serve_on(&config, &secret, &mut startup, provider_config, ready).await;
+    let outcome = serve_on(&config, identity, &mut startup, provider_config, ready).await;
     // Also if the start failed: the private server must not stay behind.
     startup.close().await;
     outcome
@@ -83,7 +84,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -
 
 async fn serve_on(
     config: &Config,
-    secret: &str,
+    identity: Identity,
     startup: &mut Startup,
     provider_config: Option<ProviderConfig>,
     ready: impl FnOnce(SocketAddr),
@@ -98,10 +99,10 @@ async fn serve_on(
         tracing::warn!(version = migrated.version, "the schema was created by a newer hub version; serving with it");
     }
     let memory = startup.memory(config)?;
-    check(startup, memory.as_ref(), secret, provider_config.as_ref()).await?;
+    check(startup, memory.as_ref(), &identity, provider_config.as_ref()).await?;
     // Before readiness is announced: a signal without a handler would kill the process.
     let signals = Signals::receive()?;
-    let mut builder = HubBuilder::new(config, secret, startup.database.clone()).private_server(startup.keeper()).memory(memory);
+    let mut builder = HubBuilder::of(config, identity, startup.database.clone()).private_server(startup.keeper()).memory(memory);
     if let Some(provider_config) = provider_config {
         builder = builder.providers(provider_config);
     }
@@ -116,12 +117,14 @@ async fn serve_on(
 async fn check(
     startup: &Startup,
     memory: Option<&LogMemory>,
-    secret: &str,
+    identity: &Identity,
     provider_config: Option<&ProviderConfig>,
 ) -> Result<(), StartupError> {
-    startup.compare_secret(SharedSecret::Jwt, secret.as_bytes()).await?;
-    if let Some(ProviderConfig { key, .. }) = provider_config {
-        startup.compare_secret(SharedSecret::Upstream, key).await?;
+    let secrets: Vec<&[u8]> = identity.secrets.all().map(|own| own.secret.as_bytes()).collect();
+    startup.compare_secret(SharedSecret::Jwt, &secrets).await?;
+    if let Some(ProviderConfig { keys, .. }) = provider_config {
+        let keys: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
+        startup.compare_secret(SharedSecret::Upstream, &keys).await?;
     }
     startup.check_history(memory).await
 }

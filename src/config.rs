@@ -129,12 +129,38 @@ pub const TABLE: &[Setting] = &[
         "Closes an HTTP connection without a request after this time, and announces it to clients. 1s to 1h.",
     ),
     secret("RECADO_JWT_SECRET", "Secret of user tokens (HS256), 32 bytes or more. Absent: made once and kept."),
+    secret(
+        "RECADO_JWT_ACCEPTED_SECRETS",
+        "Further secrets that verify tokens and never sign, one a line: the next secret before a rotation, and the \
+         previous one after it (docs/guides/identity.md).",
+    ),
     row("RECADO_JWT_ISSUER", "", "Required iss of a token. Absent: not checked."),
     row("RECADO_JWT_AUDIENCE", "", "Required aud of a token. Absent: not checked."),
-    row("RECADO_JWT_USER_CLAIM", "sub", "Claim with the user id."),
-    row("RECADO_JWT_ACCOUNT_CLAIM", "account_id", "Claim with the account id, a string."),
-    row("RECADO_JWT_ACCOUNTS_CLAIM", "account_ids", "Claim with the account ids, a list of strings."),
+    row("RECADO_JWT_USER_CLAIM", "sub", "Claim with the user id: its name, or a JSON pointer such as /user/id."),
+    row("RECADO_JWT_ACCOUNT_CLAIM", "account_id", "Claim with the account id, a string or a whole number: its name, or a JSON pointer."),
+    row("RECADO_JWT_ACCOUNTS_CLAIM", "account_ids", "Claim with the account ids, a list: its name, or a JSON pointer."),
     row("RECADO_JWT_MAX_LIFETIME", "24h", "Longest remaining lifetime of a token. A token that expires later is refused."),
+    row(
+        "RECADO_JWT_ROLES",
+        "own",
+        "Whose tokens may claim recado_role. own: only tokens of the hub's own secret. any: also tokens by RECADO_JWKS_URL \
+         or RECADO_JWKS_FILE.",
+    ),
+    row(
+        "RECADO_JWKS_URL",
+        "",
+        "Address (https) of the key set of an identity provider, whose tokens are accepted as well. Needs \
+         RECADO_JWT_ISSUER and RECADO_JWT_AUDIENCE. Absent: none.",
+    ),
+    row("RECADO_JWKS_FILE", "", "The same key set in a file, which is read again at each refresh. Absent: none."),
+    row("RECADO_JWKS_REFRESH", "10m", "Time between two fetches of a key set, unless its server sends a max-age. 1s to 24h."),
+    row("RECADO_JWKS_MAX_STALE", "24h", "For how long a key set serves when it cannot be fetched again. 1s to 30d."),
+    row(
+        "RECADO_IDENTITY_FILE",
+        "",
+        "TOML file that describes several issuers of tokens, and named secrets of the hub (docs/guides/identity.md). \
+         Absent: none.",
+    ),
     row("WS_HEARTBEAT_INTERVAL", "30s", "Time between two heartbeats. 1s to 1h."),
     row("WS_MAX_CONNECTIONS", "", "Most clients of one instance. Absent: by the limit of open files."),
     row(
@@ -214,6 +240,11 @@ pub const TABLE: &[Setting] = &[
         "RECADO_UPSTREAM_KEY",
         "Key that encrypts provider session ids in the database, 32 bytes in hex or base64, the same on every hub. \
          Absent: made once and kept.",
+    ),
+    secret(
+        "RECADO_UPSTREAM_ACCEPTED_KEYS",
+        "Further keys that decrypt provider session ids and never encrypt, separated by commas or white space. For a \
+         rotation without new sign-ins.",
     ),
     row("RECADO_UPSTREAM_LEASE", "15s", "A provider session whose hub is gone is taken over after this time. 3s to 5m."),
     row("RECADO_UPSTREAM_STARTS", "20", "Most sign-ins and provider connections that one hub begins per second."),
@@ -325,7 +356,16 @@ pub struct Config {
     /// In lower case; `*`: every name.
     pub allowed_hosts: Vec<String>,
     pub jwt_secret: Option<String>,
+    /// Secrets that verify and never sign.
+    pub jwt_accepted_secrets: Vec<String>,
     pub jwt: JwtRules,
+    /// Whether tokens of the published key set may claim a role.
+    pub jwks_grants_roles: bool,
+    pub jwks_url: Option<String>,
+    pub jwks_file: Option<PathBuf>,
+    pub jwks_refresh: Duration,
+    pub jwks_max_stale: Duration,
+    pub identity_file: Option<PathBuf>,
     pub heartbeat: Duration,
     pub max_connections: Option<usize>,
     pub max_connections_per_user: usize,
@@ -346,6 +386,8 @@ pub struct Config {
     pub user_read_rate: u64,
     pub upstream_file: Option<PathBuf>,
     pub upstream_key: Option<[u8; 32]>,
+    /// Keys that decrypt and never encrypt.
+    pub upstream_accepted_keys: Vec<[u8; 32]>,
     pub upstream: UpstreamSettings,
     pub log: String,
     pub log_format: LogFormat,
@@ -428,6 +470,7 @@ impl Config {
             allowed_origins: read.origins(),
             allowed_hosts: read.hosts(),
             jwt_secret: read.jwt_secret(),
+            jwt_accepted_secrets: read.jwt_accepted_secrets(),
             jwt: JwtRules {
                 issuer: read.text("RECADO_JWT_ISSUER"),
                 audience: read.text("RECADO_JWT_AUDIENCE"),
@@ -436,6 +479,12 @@ impl Config {
                 accounts_claim: read.text("RECADO_JWT_ACCOUNTS_CLAIM").unwrap_or_default(),
                 max_lifetime: read.duration("RECADO_JWT_MAX_LIFETIME", Duration::from_secs(1), Duration::MAX),
             },
+            jwks_grants_roles: read.choice("RECADO_JWT_ROLES", &[("own", false), ("any", true)]),
+            jwks_url: read.text("RECADO_JWKS_URL"),
+            jwks_file: read.text("RECADO_JWKS_FILE").map(PathBuf::from),
+            jwks_refresh: read.duration("RECADO_JWKS_REFRESH", Duration::from_secs(1), Duration::from_secs(86_400)),
+            jwks_max_stale: read.duration("RECADO_JWKS_MAX_STALE", Duration::from_secs(1), Duration::from_secs(30 * 86_400)),
+            identity_file: read.text("RECADO_IDENTITY_FILE").map(PathBuf::from),
             heartbeat: read.duration("WS_HEARTBEAT_INTERVAL", Duration::from_secs(1), Duration::from_secs(3600)),
             max_connections: read.number("WS_MAX_CONNECTIONS", 1, 1_000_000),
             max_connections_per_user: read.number("RECADO_MAX_CONNECTIONS_PER_USER", 1, 100_000).unwrap_or(1),
@@ -460,6 +509,7 @@ impl Config {
             user_read_rate: read.optional("RECADO_USER_READ_RATE", "a size such as 500kB or 4MB, 0 for no limit", parse_bytes).unwrap_or(0),
             upstream_file: read.text("RECADO_UPSTREAM_FILE").map(PathBuf::from),
             upstream_key: read.key("RECADO_UPSTREAM_KEY"),
+            upstream_accepted_keys: read.keys("RECADO_UPSTREAM_ACCEPTED_KEYS"),
             upstream: UpstreamSettings {
                 lease: read.duration("RECADO_UPSTREAM_LEASE", Duration::from_secs(3), Duration::from_secs(300)),
                 starts_per_second: read.number("RECADO_UPSTREAM_STARTS", 1, 10_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
@@ -502,13 +552,14 @@ fn url_of(bind: IpAddr, port: u16) -> String {
     format!("http://{}", SocketAddr::new(reached, if port == 0 { 8080 } else { port }))
 }
 
-/// A credential that a provider file names: the variable `name`, or the content of the file that `name_FILE` names.
+/// A credential that a provider file or an identity file names: the variable `name`, or the content of the file that
+/// `name_FILE` names.
 ///
 /// # Errors
 /// For a setting of the hub itself, which must not reach a provider, and for a file that cannot be read.
 pub fn credential(name: &str) -> Result<Option<String>, String> {
     if name.starts_with("RECADO_") || TABLE.iter().any(|setting| setting.name == name) {
-        return Err(format!("{{env:{name}}}: a setting of the hub cannot be given to a provider; choose another name"));
+        return Err(format!("{name}: a setting of the hub cannot be given to a provider or an issuer; choose another name"));
     }
     #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
     let var = |name: &str| match std::env::var_os(name).map(std::ffi::OsString::into_string) {

@@ -13,6 +13,7 @@ pub mod domain;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 pub mod http;
+pub mod identity;
 pub mod log;
 pub mod metrics;
 #[cfg(feature = "mutants")]
@@ -25,4 +26,5 @@ pub mod startup;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod toml_table;
 pub mod wire;

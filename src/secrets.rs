@@ -41,6 +41,102 @@ pub fn upstream_key(state_dir: &Path) -> Result<String, SecretError> {
     kept(state_dir, "upstream-key", "RECADO_UPSTREAM_KEY")
 }
 
+/// A secret that the hub keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptSecret {
+    Jwt,
+    Upstream,
+}
+
+impl KeptSecret {
+    const fn file(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Jwt => ("jwt-secret", "RECADO_JWT_SECRET"),
+            Self::Upstream => ("upstream-key", "RECADO_UPSTREAM_KEY"),
+        }
+    }
+}
+
+/// Most previous secrets that are kept. More rotations than this within the life of a token are a mistake.
+const PREVIOUS_MAX: usize = 8;
+
+/// The kept secrets that were replaced and are still accepted, the newest first.
+///
+/// # Errors
+/// When they are there and cannot be read.
+pub fn previous(state_dir: &Path, which: KeptSecret) -> Result<Vec<String>, SecretError> {
+    let (name, setting) = which.file();
+    let folder = state_dir.join("secrets");
+    let file = folder.join(format!("{name}.previous"));
+    read_previous(&folder, &file).map_err(|error| SecretError { path: file.display().to_string(), setting, error })
+}
+
+fn read_previous(folder: &Path, file: &Path) -> io::Result<Vec<String>> {
+    let text = match read_private(folder, file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    let secrets: Vec<String> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    match secrets.iter().find_map(|secret| check(secret).err()) {
+        Some(why) => Err(wrong(format!("one of its lines {why}; or remove the file, which ends the tokens of previous secrets"))),
+        None => Ok(secrets),
+    }
+}
+
+/// Replaces a kept secret by a new one. The old one is still accepted, until [`forget_previous`].
+///
+/// # Errors
+/// When a file cannot be read or written. The old secret is then still in use.
+pub fn rotate(state_dir: &Path, which: KeptSecret) -> Result<(), SecretError> {
+    let (name, setting) = which.file();
+    let current = kept(state_dir, name, setting)?;
+    let mut accepted = previous(state_dir, which)?;
+    accepted.insert(0, current);
+    accepted.truncate(PREVIOUS_MAX);
+    let folder = state_dir.join("secrets");
+    let failed = |file: &Path, error| SecretError { path: file.display().to_string(), setting, error };
+    // The list first: a crash between the two leaves a secret that is current and also accepted.
+    let file = folder.join(format!("{name}.previous"));
+    replace(&folder, &file, &(accepted.join("\n") + "\n")).map_err(|error| failed(&file, error))?;
+    let file = folder.join(name);
+    replace(&folder, &file, &random_hex()).map_err(|error| failed(&file, error))
+}
+
+/// Ends the acceptance of replaced secrets. Returns how many there were.
+///
+/// # Errors
+/// When the file cannot be read or removed.
+pub fn forget_previous(state_dir: &Path, which: KeptSecret) -> Result<usize, SecretError> {
+    let (name, setting) = which.file();
+    let count = previous(state_dir, which)?.len();
+    let file = state_dir.join("secrets").join(format!("{name}.previous"));
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SecretError { path: file.display().to_string(), setting, error }),
+        _ => Ok(count),
+    }
+}
+
+/// Writes a private file in one step. Root leaves it to the owner of the folder, as which the hub runs.
+fn replace(folder: &Path, file: &Path, text: &str) -> io::Result<()> {
+    let aside = file.with_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&aside);
+    let mut draft = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    draft.write_all(text.as_bytes())?;
+    if rustix::process::geteuid().is_root() {
+        let owner = fs::metadata(folder)?;
+        std::os::unix::fs::fchown(&draft, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    draft.sync_all()?;
+    fs::rename(&aside, file)?;
+    File::open(folder)?.sync_all()
+}
+
+fn random_hex() -> String {
+    let mut secret = [0; 32];
+    rand::rng().fill_bytes(&mut secret);
+    secret.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// Checks whether a text from any source can be a secret.
 ///
 /// # Errors
@@ -89,6 +185,13 @@ fn read_or_make(folder: &Path, file: &Path) -> io::Result<String> {
 }
 
 fn read_kept(folder: &Path, file: &Path) -> io::Result<String> {
+    let text = read_private(folder, file)?.trim_end().to_owned();
+    check(&text).map_err(|why| wrong(format!("it {why}; or remove the file to have a new one created, which invalidates all tokens")))?;
+    Ok(text)
+}
+
+/// The content of a file that only its owner can read, in a folder that only its owner can write to.
+fn read_private(folder: &Path, file: &Path) -> io::Result<String> {
     let about = fs::symlink_metadata(folder)?;
     if !about.is_dir() {
         return Err(wrong(format!("{} is not a folder; remove it", folder.display())));
@@ -111,9 +214,7 @@ fn read_kept(folder: &Path, file: &Path) -> io::Result<String> {
         return Err(wrong("it is not a regular file; remove it to have a new secret created".to_owned()));
     }
     check_access(file, &about)?;
-    let text = content(&mut opened)?.trim_end().to_owned();
-    check(&text).map_err(|why| wrong(format!("it {why}; or remove the file to have a new one created, which invalidates all tokens")))?;
-    Ok(text)
+    content(&mut opened)
 }
 
 fn make(folder: &Path, file: &Path) -> io::Result<String> {
@@ -122,9 +223,7 @@ fn make(folder: &Path, file: &Path) -> io::Result<String> {
         fs::create_dir_all(state_dir)?;
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mut secret = [0; 32];
-    rand::rng().fill_bytes(&mut secret);
-    let text: String = secret.iter().map(|b| format!("{b:02x}")).collect();
+    let text = random_hex();
     // Written to a temporary file and linked into place: a second process finds the first one's secret, complete.
     let aside = file.with_extension(std::process::id().to_string());
     let _ = fs::remove_file(&aside);
@@ -196,6 +295,36 @@ mod tests {
         assert_eq!(jwt_secret(folder.path()).unwrap(), first);
         let mode = fs::metadata(folder.path().join("secrets/jwt-secret")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_rotated_secret_is_new_and_the_old_one_is_accepted_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(previous(folder.path(), KeptSecret::Jwt).unwrap(), Vec::<String>::new());
+        let first = jwt_secret(folder.path()).unwrap();
+        rotate(folder.path(), KeptSecret::Jwt).unwrap();
+        let second = jwt_secret(folder.path()).unwrap();
+        rotate(folder.path(), KeptSecret::Jwt).unwrap();
+        assert_eq!(previous(folder.path(), KeptSecret::Jwt).unwrap(), [second.clone(), first.clone()]);
+        let third = jwt_secret(folder.path()).unwrap();
+        assert!(third != second && second != first && third != first);
+        assert_eq!(previous(folder.path(), KeptSecret::Upstream).unwrap(), Vec::<String>::new());
+        for name in ["jwt-secret", "jwt-secret.previous"] {
+            let mode = fs::metadata(folder.path().join("secrets").join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        for _ in 0..20 {
+            rotate(folder.path(), KeptSecret::Jwt).unwrap();
+        }
+        assert_eq!(previous(folder.path(), KeptSecret::Jwt).unwrap().len(), PREVIOUS_MAX);
+        put(&folder.path().join("secrets/jwt-secret.previous"), "short\n", 0o600);
+        assert!(previous(folder.path(), KeptSecret::Jwt).unwrap_err().to_string().contains("jwt-secret.previous"));
+        put(&folder.path().join("secrets/jwt-secret.previous"), &first, 0o644);
+        assert!(previous(folder.path(), KeptSecret::Jwt).unwrap_err().to_string().contains("chmod 600"));
+        put(&folder.path().join("secrets/jwt-secret.previous"), &first, 0o600);
+        assert_eq!(forget_previous(folder.path(), KeptSecret::Jwt).unwrap(), 1);
+        assert_eq!(forget_previous(folder.path(), KeptSecret::Jwt).unwrap(), 0);
+        assert_eq!(previous(folder.path(), KeptSecret::Jwt).unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Opens what a hub needs before it serves: database, secrets and provider file.
+//! Opens what a hub needs before it serves: database, secrets, issuers of tokens and provider file.
+
+mod identity;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,15 +9,18 @@ use private_postgres::{Environment, HandedOver, PrivateServer, ServerError, Serv
 
 use crate::backoff::Backoff;
 use crate::config::{Config, credential, parse_key};
+use crate::identity::IdentityFileError;
 use crate::providers::file::FileError;
 use crate::providers::{self, Providers, Secret};
-use crate::secrets::{self, SecretError};
+use crate::secrets::{self, KeptSecret, SecretError};
 use crate::store::address::AddressError;
 use crate::store::fingerprints::{self, FingerprintMatch, SharedSecret};
 use crate::store::log_identity::{self, LogContinuity, LogMemory};
 use crate::store::{Database, StoreError, migrate, preflight, roles};
 use crate::tasks::Stop;
 use crate::telemetry;
+
+pub use identity::{identity, identity_file, names_own_secrets, own_secrets};
 
 /// Interval between two tries to reach a database that is not available yet; log lines follow `SAY_EVERY`.
 const TRY_EVERY: Duration = Duration::from_millis(250);
@@ -38,12 +43,20 @@ pub enum StartupError {
     Unfit(Vec<String>),
     #[error(transparent)]
     Secret(#[from] SecretError),
-    #[error("secrets/upstream-key in the data folder does not hold 32 bytes in hex; remove it to have a new one created")]
+    #[error(
+        "secrets/upstream-key or secrets/upstream-key.previous in the data folder does not hold 32 bytes in hex; remove it to have a new one created"
+    )]
     Key,
     #[error("cannot read RECADO_UPSTREAM_FILE {0}: {1}")]
     NoProviderFile(String, std::io::Error),
     #[error("the provider file {0} has errors:\n  {list}", list = .1.0.join("\n  "))]
     ProviderFile(String, FileError),
+    #[error("{0}")]
+    Identity(String),
+    #[error("RECADO_IDENTITY_FILE {0}: {1}")]
+    NoIdentityFile(String, String),
+    #[error("the identity file {0} has errors:\n  {list}", list = .1.0.join("\n  "))]
+    IdentityFile(String, IdentityFileError),
 }
 
 /// A database, and this process's use of the private server if there is one.
@@ -155,9 +168,9 @@ impl Startup {
     ///
     /// # Errors
     /// When a running hub has another one.
-    pub async fn compare_secret(&self, shared: SharedSecret, secret: &[u8]) -> Result<(), StartupError> {
+    pub async fn compare_secret(&self, shared: SharedSecret, secrets: &[&[u8]]) -> Result<(), StartupError> {
         let mut connection = self.database.connect("start").await?;
-        match fingerprints::compare(&mut connection, shared, secret).await? {
+        match fingerprints::compare(&mut connection, shared, secrets).await? {
             FingerprintMatch::Same => Ok(()),
             FingerprintMatch::Replaced => {
                 tracing::warn!(setting = shared.setting(), "the secret differs from the one of earlier hubs; it applies from now on");
@@ -324,26 +337,35 @@ pub fn state_dir(config: &Config) -> Result<PathBuf, ServerError> {
     }
 }
 
-/// The secret of user tokens: the given one, or the one that is kept here.
+/// The current secret of user tokens. See [`own_secrets`].
 ///
 /// # Errors
 /// When there is none and none can be created.
 pub fn jwt_secret(config: &Config) -> Result<String, StartupError> {
-    match &config.jwt_secret {
-        Some(secret) => Ok(secret.clone()),
-        None => Ok(secrets::jwt_secret(&state_dir(config)?)?),
-    }
+    Ok(own_secrets(config)?.current.secret)
 }
 
-/// The key that encrypts provider session ids: the given one, or the one that is kept here.
+/// The keys of provider session ids: the given ones, or those that are kept here. The first one encrypts, all of them
+/// decrypt.
 ///
 /// # Errors
 /// When there is none and none can be created.
-pub fn upstream_key(config: &Config) -> Result<[u8; 32], StartupError> {
-    if let Some(key) = config.upstream_key {
-        return Ok(key);
+pub fn upstream_keys(config: &Config) -> Result<Vec<[u8; 32]>, StartupError> {
+    let mut keys = Vec::new();
+    let mut previous = Vec::new();
+    match config.upstream_key {
+        Some(key) => keys.push(key),
+        None => {
+            let folder = state_dir(config)?;
+            keys.push(parse_key(&secrets::upstream_key(&folder)?).ok_or(StartupError::Key)?);
+            for text in secrets::previous(&folder, KeptSecret::Upstream)? {
+                previous.push(parse_key(&text).ok_or(StartupError::Key)?);
+            }
+        }
     }
-    parse_key(&secrets::upstream_key(&state_dir(config)?)?).ok_or(StartupError::Key)
+    keys.extend(&config.upstream_accepted_keys);
+    keys.extend(previous);
+    Ok(keys)
 }
 
 /// The providers of the configured provider file; none if no file is configured.

@@ -18,8 +18,9 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{
     Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins, Server,
-    ServerRules, SocketRules, Tickets, TokenRules, TrustedProxies, UserBudgets, router,
+    ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, router,
 };
+use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
 use crate::log::maintenance;
@@ -42,6 +43,8 @@ const COMMITTED_BATCHES: usize = 64;
 const HINTS: usize = 256;
 /// Hints about provider sessions that one receiver has not read. When full, the receiver polls.
 const UPSTREAM_HINTS: usize = 1024;
+/// Changes of key sets that were not acted upon. When full, the fetching of sets waits.
+const KEY_CHANGES: usize = 16;
 /// Database connections that store commands.
 const COMMAND_CONNECTIONS: u32 = 2;
 /// A command that no instance takes within this time is rejected.
@@ -58,16 +61,16 @@ const TICKET_BURST: u32 = 30;
 /// same time again.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// The providers, and the key that encrypts their session ids.
+/// The providers, and the keys of their session ids: the first one encrypts, all of them decrypt.
 pub struct ProviderConfig {
     pub providers: Providers,
-    pub key: [u8; 32],
+    pub keys: Vec<[u8; 32]>,
 }
 
 /// What a hub is made of. The schema of its database is up to date.
 pub struct HubBuilder<'a> {
     config: &'a Config,
-    secret: &'a str,
+    identity: Identity,
     database: Database,
     commands: Option<CommandRules>,
     provider_config: Option<ProviderConfig>,
@@ -78,8 +81,17 @@ pub struct HubBuilder<'a> {
 
 impl<'a> HubBuilder<'a> {
     /// A hub with these settings, and this secret for its tokens.
-    pub const fn new(config: &'a Config, secret: &'a str, database: Database) -> Self {
-        Self { config, secret, database, commands: None, provider_config: None, hears_providers: true, keeper: None, memory: None }
+    ///
+    /// # Panics
+    /// Never for a secret that [`crate::secrets::check`] accepts.
+    pub fn new(config: &'a Config, secret: &str, database: Database) -> Self {
+        let identity = Identity::new(OwnSecrets::single(secret), config.jwt.clone(), Vec::new());
+        Self::of(config, identity.expect("the caller has checked the secret"), database)
+    }
+
+    /// A hub with these settings, secrets and issuers.
+    pub const fn of(config: &'a Config, identity: Identity, database: Database) -> Self {
+        Self { config, identity, database, commands: None, provider_config: None, hears_providers: true, keeper: None, memory: None }
     }
 
     /// Holds sessions at these providers, and takes the commands for them.
@@ -123,14 +135,14 @@ impl<'a> HubBuilder<'a> {
     /// # Errors
     /// If the database does not answer, an address is taken, or a provider cannot be held.
     pub async fn start(self) -> Result<Hub, ServeError> {
-        let Self { config, secret, database, commands, provider_config, hears_providers, keeper, memory } = self;
+        let Self { config, identity, database, commands, provider_config, hears_providers, keeper, memory } = self;
         let (tasks, failed) = Tasks::new();
         let instance = InstanceId::new();
         let registry = registry(config, &database).await?;
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));
         let (others, turn) = CommitTurn::of(instance);
         let here = AppContext { instance, registry: &registry, seen: &seen };
-        let HubParts { hub, pulse, looker, committed, appender } = hub(config, secret, &database, &here, turn, commands, tasks.clone());
+        let HubParts { hub, pulse, looker, committed, appender } = hub(config, &identity, &database, &here, turn, commands, tasks.clone());
 
         let (accepting, stop_accepting) = Stopper::new();
         let (appending, stop_appending) = Stopper::new();
@@ -159,11 +171,21 @@ impl<'a> HubBuilder<'a> {
             let provider_status = ProviderStatus::new(database.clone(), Arc::clone(&hub.delivery.registry), Arc::clone(command_intake));
             tasks.essential(TaskName::ProviderStatus, provider_status.run(hints, stop_following.clone()));
         }
-        if let Some(ProviderConfig { providers, key }) = provider_config {
+        if let Some(ProviderConfig { providers, keys }) = provider_config {
             let UpstreamSettings { lease, starts_per_second, most_sessions } = config.upstream;
             let (database, seen) = (database.clone(), Arc::clone(&seen));
-            let setup = UpstreamSetup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions };
+            let setup = UpstreamSetup { database, instance, providers, keys, seen, lease, starts_per_second, most_sessions };
             upstream_hints.extend(providers::start(setup, &tasks, stop_holding, &stop_following)?);
+        }
+        if !identity.key_sets().is_empty() {
+            let (changes_in, changes) = mpsc::channel(KEY_CHANGES);
+            for set in identity.key_sets() {
+                tasks.essential(TaskName::KeySets, Arc::clone(set).keep(changes_in.clone(), stop_following.clone()));
+            }
+            tasks.essential(
+                TaskName::KeySets,
+                close_removed_keys(Arc::clone(&registry), changes, config.drain_window, stop_following.clone()),
+            );
         }
         let keys_revoked = Arc::new(Notify::new());
         tasks.essential(TaskName::KeyWatch, watch_keys(hub.auth.clone(), Arc::clone(&keys_revoked), stop_following.clone()));
@@ -278,7 +300,7 @@ struct AppContext<'a> {
 
 fn hub(
     config: &Config,
-    secret: &str,
+    identity: &Identity,
     database: &Database,
     here: &AppContext<'_>,
     turn: CommitTurn,
@@ -290,7 +312,8 @@ fn hub(
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
     let pulse = Arc::new(Pulse::default());
-    let health = Health::new(Arc::clone(&pulse), handle.work()).with_durability(database.durability().cloned());
+    let health =
+        Health::new(Arc::clone(&pulse), handle.work()).with_durability(database.durability().cloned()).with_key_sets(identity.key_sets());
     let (keys, looker) = KeyCache::new(database.reader("keys", KEY_CONNECTIONS));
     let command_intake = rules.map(|rules| CommandIntake::new(rules, database.reader("commands", COMMAND_CONNECTIONS)));
     let hub = HubState {
@@ -300,7 +323,7 @@ fn hub(
             .with_resume(instance, config.resume_window)
             .with_arrivals(command_intake.as_ref().map(|intake| Arc::clone(&intake.arrivals))),
         command_intake,
-        auth: Auth::new(TokenRules::new(secret, config.jwt.clone()), keys),
+        auth: Auth::new(identity.tokens(), keys),
         reader,
         origins: config
             .allowed_origins
@@ -311,7 +334,7 @@ fn hub(
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         user_rates: NameRates::new("request", config.user_rate, config.user_rate),
         ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
-        tickets: Tickets::new(secret, database.reader("tickets", TICKET_CONNECTIONS)),
+        tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         health,

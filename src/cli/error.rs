@@ -52,6 +52,7 @@ impl From<StartupError> for CliFailure {
             StartupError::Migrate(_) => Self::other(message),
             StartupError::Url(_) | StartupError::Unfit(_) | StartupError::Secret(_) | StartupError::Key => Self::settings(message),
             StartupError::NoProviderFile(..) | StartupError::ProviderFile(..) => Self::settings(message),
+            StartupError::Identity(_) | StartupError::NoIdentityFile(..) | StartupError::IdentityFile(..) => Self::settings(message),
         }
     }
 }

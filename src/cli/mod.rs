@@ -25,6 +25,7 @@ mod migrate;
 mod notify;
 mod notify_stdin;
 pub mod output;
+mod secret;
 mod serve;
 mod stats;
 pub mod token;
@@ -92,6 +93,8 @@ enum CliCommand {
     Token(token::TokenCommand),
     /// Create, list and revoke service keys
     Key(key::KeyCommand),
+    /// Rotate the secrets that the hub keeps in its data folder
+    Secret(secret::SecretCommand),
     /// Post a notification, or with - one for each line of stdin
     Notify(notify::NotifyCommand),
     /// Listen as a user, and resume after every break
@@ -185,6 +188,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Serve(_) => serve::run(config, ready.expect("a hub was made ready")).await,
         CliCommand::Migrate(migrate) => migrate.run(&config, format).await,
         CliCommand::Token(token) => token.run(&config, format),
+        CliCommand::Secret(secret) => secret.run(&config, format),
         CliCommand::Key(key) => key.run(&config, format).await,
         CliCommand::Notify(notify) => notify.run(&config, format).await,
         CliCommand::Listen(listen) => listen.run(&config, format).await,

@@ -12,7 +12,8 @@ use super::{ConfigError, TABLE, Values};
 use crate::{secrets, spelling};
 
 /// Settings without a default that name a file or a folder: an empty value would silently mean something else.
-const LEADS_ASTRAY_WHEN_EMPTY: &[&str] = &["RECADO_DATA_DIR", "RECADO_POSTGRES_BIN", "RECADO_UPSTREAM_FILE"];
+const LEADS_ASTRAY_WHEN_EMPTY: &[&str] =
+    &["RECADO_DATA_DIR", "RECADO_POSTGRES_BIN", "RECADO_UPSTREAM_FILE", "RECADO_IDENTITY_FILE", "RECADO_JWKS_URL", "RECADO_JWKS_FILE"];
 
 /// The environment as text. A setting of the hub that is not UTF-8 is an error; other variables are ignored.
 pub(super) fn as_text(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Values, ConfigError> {
@@ -204,6 +205,31 @@ impl Reading<'_> {
             self.errors.push(format!("{name} must be 32 bytes, as 64 hexadecimal digits or in base64 (openssl rand -hex 32)"));
         }
         key
+    }
+
+    /// Keys of 32 bytes, separated by commas or white space.
+    pub(super) fn keys(&mut self, name: &'static str) -> Vec<[u8; 32]> {
+        let text = self.text(name).unwrap_or_default();
+        let given: Vec<&str> = text.split([',', ' ', '\t', '\r', '\n']).filter(|part| !part.is_empty()).collect();
+        let keys: Vec<[u8; 32]> = given.iter().filter_map(|part| parse_key(part)).collect();
+        if keys.len() < given.len() {
+            self.errors.push(format!("{name}: each key must be 32 bytes, as 64 hexadecimal digits or in base64 (openssl rand -hex 32)"));
+        }
+        keys
+    }
+
+    /// The secrets that are accepted besides the current one, one a line.
+    pub(super) fn jwt_accepted_secrets(&mut self) -> Vec<String> {
+        const NAME: &str = "RECADO_JWT_ACCEPTED_SECRETS";
+        let text = self.text(NAME).unwrap_or_default();
+        let secrets: Vec<String> =
+            text.lines().map(|line| line.trim_end_matches('\r').to_owned()).filter(|line| !line.is_empty()).collect();
+        for (at, secret) in secrets.iter().enumerate() {
+            if let Err(why) = crate::secrets::check(secret) {
+                self.errors.push(format!("{NAME}: line {} {why}", at + 1));
+            }
+        }
+        secrets
     }
 
     pub(super) fn jwt_secret(&mut self) -> Option<String> {

@@ -11,7 +11,7 @@ use super::stream_state::StreamState;
 use super::subscription::Subscription;
 use crate::backoff::Backoff;
 use crate::domain::resume::{self, KeptPosition, SettledConnection};
-use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime};
+use crate::domain::{ClientId, KeyTag, LogId, NotificationId, Principal, Seq, StartTime};
 use crate::metrics;
 use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
 use crate::store::resume::{ConnectionBegin, KeptConnection};
@@ -45,6 +45,8 @@ pub enum ResumeFrom {
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
     pub who: Principal,
+    /// The published key of the client's token, if a published key checked it.
+    pub key: Option<KeyTag>,
     pub client: ClientId,
     pub transport: &'static str,
     pub since: ResumeFrom,
@@ -160,6 +162,7 @@ impl Delivery {
     /// See [`ConnectError`]; the client may try again.
     pub async fn connect(&self, mut request: ConnectRequest) -> Result<Admitted, ConnectError> {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
+        connection.set_key(request.key);
         connection.types.clone_from(&request.types);
         // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;

@@ -1,7 +1,7 @@
 //! Holds this instance's connections and the dispatched number under one lock.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::event::SharedNotification;
 use super::positions::{PositionChange, Positions};
 use super::send_queue::{CloseOrder, SendQueue};
-use crate::domain::{AccountId, Audience, ClientId, LogId, Principal, Seq, SessionId, UserId};
+use crate::domain::{AccountId, Audience, ClientId, KeyTag, LogId, Principal, Seq, SessionId, UserId};
 use crate::metrics;
 use crate::store::providers::{CommandOutcome, SessionView};
 use crate::wire::close::CloseCode;
@@ -25,6 +25,9 @@ const TURN: usize = 1024;
 /// Reconnect delay for a connection that was closed to make room for a newer one of its device. With a short delay, two
 /// pages could push each other out forever, because an `EventSource` reconnects by itself.
 const REPLACED_AFTER_MS: u64 = 60_000;
+/// Most removed keys that are remembered. They matter for the moment between the check of a token and its connection,
+/// and for tickets of 30 s; no issuer removes as many in that time.
+const REMOVED_KEYS: usize = 10_000;
 /// Longest wait between two turns for threads that want the lock.
 const LET_IN: Duration = Duration::from_micros(200);
 
@@ -54,6 +57,8 @@ pub struct Connection {
     pub is_kept: bool,
     /// The types that the client asked for; `None` for all.
     pub types: Option<TypeFilter>,
+    /// The published key of the client's newest token: a set bit above its 32. Zero: none.
+    key: AtomicU64,
     positions: Mutex<Positions>,
     /// Milliseconds since `connected`.
     last_activity_ms: AtomicU64,
@@ -71,9 +76,22 @@ impl Connection {
             send_queue: SendQueue::default(),
             is_kept: false,
             types: None,
+            key: AtomicU64::new(0),
             positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }
+    }
+
+    /// The published key of the client's newest token, if a published key checked it.
+    pub fn key(&self) -> Option<KeyTag> {
+        let key = self.key.load(Ordering::Relaxed);
+        // The upper half only tells that there is a key.
+        (key != 0).then_some(KeyTag((key & u64::from(u32::MAX)) as u32))
+    }
+
+    /// Before the connection joins. Later, see [`Registry::renew_key`].
+    pub(super) fn set_key(&self, key: Option<KeyTag>) {
+        self.key.store(key.map_or(0, |KeyTag(tag)| 1 << 32 | u64::from(tag)), Ordering::Relaxed);
     }
 
     /// Sets the position at which the stream begins, and the position that the device has acknowledged.
@@ -194,6 +212,8 @@ struct RegistryState {
     by_account: HashMap<AccountId, Vec<usize>>,
     /// Set when the instance stops: later connections are closed like the existing ones.
     closing: Option<CloseCode>,
+    /// Keys that their issuers have removed. A token that was checked before may join after.
+    removed_keys: HashSet<KeyTag>,
 }
 
 /// A connection's entry in the registry. Dropping it removes the entry.
@@ -230,6 +250,7 @@ impl Registry {
             by_user: HashMap::new(),
             by_account: HashMap::new(),
             closing: None,
+            removed_keys: HashSet::new(),
         };
         Arc::new(Self { limits, state: Mutex::new(inside), waiting: AtomicUsize::new(0), to_many: Notify::new() })
     }
@@ -306,6 +327,40 @@ impl Registry {
         connections
     }
 
+    /// Notes which published keys were removed and added, and returns the connections of removed keys.
+    pub fn change_keys(&self, removed: &[KeyTag], added: &[KeyTag]) -> Vec<Arc<Connection>> {
+        {
+            let keys = &mut self.inside().removed_keys;
+            if keys.len() + removed.len() > REMOVED_KEYS {
+                keys.clear();
+            }
+            keys.extend(removed);
+            keys.retain(|key| !added.contains(key));
+        }
+        let mut connections = Vec::new();
+        self.each(|connection| {
+            if connection.key().is_some_and(|key| removed.contains(&key)) {
+                connections.push(Arc::clone(connection));
+            }
+        });
+        connections
+    }
+
+    /// Whether the issuer of this key has removed it.
+    pub fn is_removed(&self, key: Option<KeyTag>) -> bool {
+        key.is_some_and(|key| self.inside().removed_keys.contains(&key))
+    }
+
+    /// Notes the key of a newer token of this connection.
+    pub fn renew_key(&self, connection: &Connection, key: Option<KeyTag>) {
+        // Under the lock: a removal sees either the new key, or is seen here.
+        let inside = self.inside();
+        connection.set_key(key);
+        if key.is_some_and(|key| inside.removed_keys.contains(&key)) {
+            connection.send_queue.end(CloseOrder { close: CloseCode::TokenExpired, after_ms: 0 });
+        }
+    }
+
     /// Adds a connection. From now on every row above the returned position enters its send queue.
     ///
     /// If the user has reached the connection limit, the oldest connection of the same device is closed: its client
@@ -337,6 +392,9 @@ impl Registry {
         }
         if let Some(close) = inside.closing {
             connection.send_queue.end(CloseOrder { close, after_ms: 0 });
+        }
+        if connection.key().is_some_and(|key| inside.removed_keys.contains(&key)) {
+            connection.send_queue.end(CloseOrder { close: CloseCode::TokenExpired, after_ms: 0 });
         }
         let position = inside.begin(&connection);
         drop(inside);

@@ -15,30 +15,38 @@ const CLIENT_ID_MAX_BYTES: usize = 64;
 
 /// Why a text is not a valid identifier. Names the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {max} characters of A-Z a-z 0-9 . _ : -")]
+#[error("must be 1 to {max} characters of A-Z a-z 0-9 {signs}")]
 pub struct IdError {
     max: usize,
+    signs: &'static str,
 }
 
-fn check(text: &str, max: usize) -> Result<Arc<str>, IdError> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+/// The signs of ids that clients and programs choose.
+const SIGNS: &str = ". _ : -";
+/// The signs of ids that an identity provider chooses, such as `auth0|507f1f77` or an e-mail address. No `/`, which
+/// separates the parts of a topic, and no `*`, which is the topic of everyone. No quote, comma, brace or backslash,
+/// which have a meaning in lists.
+const PROVIDER_SIGNS: &str = ". _ : - | @ + = ~";
+
+fn check(text: &str, max: usize, signs: &'static str) -> Result<Arc<str>, IdError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || (b != b' ' && signs.as_bytes().contains(&b));
     if text.is_empty() || text.len() > max || !text.bytes().all(allowed) {
-        return Err(IdError { max });
+        return Err(IdError { max, signs });
     }
     Ok(Arc::from(text))
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $signs:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
             /// # Errors
-            /// When the text is empty, too long, or contains a character outside `A-Z a-z 0-9 . _ : -`.
+            /// When the text is empty, too long, or contains a character that ids of this kind do not have.
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                check(text, $max).map(Self)
+                check(text, $max, $signs).map(Self)
             }
 
             pub fn as_str(&self) -> &str {
@@ -75,23 +83,27 @@ macro_rules! text_id {
 text_id!(
     /// A user, from the token's `sub`. 1 to 128 characters.
     UserId,
-    ID_MAX_BYTES
+    ID_MAX_BYTES,
+    PROVIDER_SIGNS
 );
 text_id!(
     /// An account (tenant, shop, team) that users belong to. 1 to 128 characters.
     AccountId,
-    ID_MAX_BYTES
+    ID_MAX_BYTES,
+    PROVIDER_SIGNS
 );
 text_id!(
     /// A device or browser profile of a user, with its own position in the log. 1 to 64 characters.
     ClientId,
-    CLIENT_ID_MAX_BYTES
+    CLIENT_ID_MAX_BYTES,
+    SIGNS
 );
 
 text_id!(
     /// A client's own id for a command, by which a repetition is recognised. 1 to 64 characters.
     CommandTag,
-    CLIENT_ID_MAX_BYTES
+    CLIENT_ID_MAX_BYTES,
+    SIGNS
 );
 
 impl ClientId {
@@ -179,12 +191,13 @@ mod tests {
 
     #[test]
     fn an_id_holds_only_its_alphabet() {
-        for good in ["42", "a", "A.b_c:d-e", &"x".repeat(128)] {
+        for good in ["42", "a", "A.b_c:d-e", "auth0|507f1f77", "ann+test@example.com", "YWJj=", &"x".repeat(128)] {
             assert!(UserId::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "a b", "a/b", "é", "a\n", "*", "%", "'", "\0", "\u{202e}", &"x".repeat(129)] {
+        for bad in ["", "a b", "a/b", "é", "a\n", "*", "%", "'", "\0", "\u{202e}", "\"", "\\", ",", "{", "a|b ", &"x".repeat(129)] {
             assert!(UserId::parse(bad).is_err(), "{bad:?}");
         }
+        assert!(ClientId::parse("a|b").is_err());
         assert!(ClientId::parse(&"x".repeat(64)).is_ok());
         assert!(ClientId::parse(&"x".repeat(65)).is_err());
     }

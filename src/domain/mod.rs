@@ -20,7 +20,7 @@ pub use command::{CommandState, Term, message_source};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
 pub use origin::CommitOrigin;
-pub use principal::{Principal, Role, ServiceCaller};
+pub use principal::{KeyTag, Principal, Role, ServiceCaller};
 pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;
 pub use start_time::StartTime;

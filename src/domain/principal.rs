@@ -26,6 +26,12 @@ impl Principal {
     }
 }
 
+/// Recognises the published key that checked a user's token, so that its connections can be closed when the issuer
+/// removes the key. 32 bits of a hash of the key: a ticket has room for no more, and a collision of two keys of one
+/// hub would only keep a connection open, or close it, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyTag(pub u32);
+
 /// The permissions of a service key or service token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

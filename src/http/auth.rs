@@ -6,10 +6,13 @@ use chrono::Utc;
 use super::connection_slots::{SlotClass, vouch};
 use super::key_cache::KeyCache;
 use super::problems::RefusedRequest;
-use super::token::{Claims, TokenError, TokenRules};
 use crate::domain::{Role, ServiceCaller};
+use crate::identity::{Claims, TokenError, TokenRules};
 use crate::store::keys;
 use crate::wire::problem::Problem;
+
+/// When a client may try again whose token could not be checked.
+const KEYS_RETRY_S: u32 = 5;
 
 /// Checks keys and tokens. Cheap to clone.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ impl Auth {
             }
             return known.ok_or_else(|| Problem::new(401, "unauthorized", "the service key is unknown or was revoked").into());
         }
-        let claims = self.tokens.check(bearer).map_err(|error| refused_token(&error))?;
+        let claims = self.tokens.verify(bearer).await.map_err(|error| refused_token(&error))?;
         vouch(if claims.role.is_some() { SlotClass::Service } else { SlotClass::User });
         let role = claims
             .role
@@ -67,14 +70,14 @@ impl Auth {
     /// or a proxy has set its own.
     ///
     /// # Errors
-    /// 401 without a valid token, 403 with a service's token.
-    pub fn user(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
+    /// 401 without a valid token, 403 with a service's token, 503 when the keys of its issuer cannot be fetched.
+    pub async fn user(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
         let in_header = bearer(headers);
         if in_header.or(in_query).is_none() {
             let detail = "send Authorization: Bearer with a user's token, or ?token= if the client cannot set headers";
             return Err(Problem::new(401, "unauthorized", detail).into());
         }
-        let claims = self.tokens.check_either(in_header, in_query).map_err(|error| refused_token(&error))?;
+        let claims = self.tokens.verify_either(in_header, in_query).await.map_err(|error| refused_token(&error))?;
         vouch(SlotClass::User);
         if claims.role.is_some() {
             return Err(Problem::new(403, "forbidden", "this is a service's token; a user's token is required").into());
@@ -87,8 +90,8 @@ impl Auth {
     ///
     /// # Errors
     /// As [`Auth::user`].
-    pub fn listener(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
-        let claims = self.user(headers, in_query)?;
+    pub async fn listener(&self, headers: &HeaderMap, in_query: Option<&str>) -> Result<Claims, RefusedRequest> {
+        let claims = self.user(headers, in_query).await?;
         if claims.expires_at <= Utc::now() {
             return Err(refused_token(&TokenError::Expired));
         }
@@ -98,7 +101,7 @@ impl Auth {
 
 /// Whether a ticket counts: only if the header has no token, or not one of ours.
 pub fn ticket_counts(tokens: &TokenRules, in_header: Option<&str>) -> bool {
-    in_header.is_none_or(|sent| matches!(tokens.check(sent), Err(TokenError::Invalid(_))))
+    in_header.is_none_or(|sent| matches!(tokens.check(sent), Err(TokenError::Invalid(_) | TokenError::Unavailable)))
 }
 
 /// The token after `Bearer` (RFC 6750). The scheme may be in any case.
@@ -113,6 +116,7 @@ pub fn refused_token(error: &TokenError) -> RefusedRequest {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",
+        TokenError::Unavailable => return Problem::new(503, "unavailable", error.to_string()).retry_after(KEYS_RETRY_S).into(),
     };
     Problem::new(401, code, error.to_string()).into()
 }

@@ -23,9 +23,9 @@ use super::server::Hangup;
 use super::state::HubState;
 use super::stream::{TokenClock, connect, hello};
 use super::stream_request::StreamRequest;
-use super::token::Claims;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{NextStep, Subscription};
+use crate::identity::Claims;
 use crate::metrics;
 use crate::tasks::TaskName;
 use crate::wire::close::CloseCode;
@@ -72,7 +72,7 @@ pub async fn open(
     form: StreamFormat,
 ) -> Result<Response, RefusedRequest> {
     let names_last = request.names_last;
-    let admitted = connect(&hub, request.of(claims.who, form.transport())).await.map_err(refused)?;
+    let admitted = connect(&hub, request.of(claims.who, claims.key, form.transport())).await.map_err(refused)?;
     if names_last && matches!(admitted.resume, ResumeOutcome::Ok { .. }) {
         admitted.subscription.ack_start();
     }

@@ -23,7 +23,7 @@ use crate::wire::server_frame::timestamp;
 
 pub async fn ack(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs, body: Body) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
-    let who = hub.auth.user(&headers, token(&pairs(query)?))?.who;
+    let who = hub.auth.user(&headers, token(&pairs(query)?)).await?.who;
     check_user_rate(&hub, &who)?;
     media(&headers, &[Media::Json])?;
     let AckBody { client, seq } = AckBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
@@ -46,7 +46,7 @@ pub async fn ack(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: Qu
 
 pub async fn whoami(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
-    let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
+    let claims = hub.auth.user(&headers, token(&pairs(query)?)).await?;
     check_user_rate(&hub, &claims.who)?;
     let answer = json!({
         "user_id": claims.who.user,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::tailer::Pulse;
+use crate::identity::KeySet;
 use crate::log::write_health::WriteHealth;
 use crate::store::durability::Durability;
 
@@ -22,11 +23,12 @@ pub struct Health {
     stopping: AtomicBool,
     started: Instant,
     durability: Option<Arc<Durability>>,
+    key_sets: Vec<Arc<KeySet>>,
 }
 
 impl Health {
     pub fn new(pulse: Arc<Pulse>, work: Arc<WriteHealth>) -> Self {
-        Self { pulse, work, stopping: AtomicBool::new(false), started: Instant::now(), durability: None }
+        Self { pulse, work, stopping: AtomicBool::new(false), started: Instant::now(), durability: None, key_sets: Vec::new() }
     }
 
     /// Makes the hub not ready while the database's settings would lose a 201 in a crash.
@@ -34,6 +36,18 @@ impl Health {
     pub fn with_durability(mut self, durability: Option<Arc<Durability>>) -> Self {
         self.durability = durability;
         self
+    }
+
+    /// Makes the hub not ready until these were fetched once: before, it could check no token of their issuers.
+    #[must_use]
+    pub fn with_key_sets(mut self, key_sets: &[Arc<KeySet>]) -> Self {
+        self.key_sets = key_sets.to_vec();
+        self
+    }
+
+    /// Whether every key set was fetched once.
+    pub fn has_keys(&self) -> bool {
+        self.key_sets.iter().all(|set| set.has_begun())
     }
 
     /// The database setting that would lose a 201 in a crash, if there is one.
@@ -62,6 +76,7 @@ impl Health {
             && self.work.moves_succeed()
             && !self.is_stopping()
             && self.unsafe_setting().is_none()
+            && self.has_keys()
     }
 
     /// Whether appends and the outbox relay succeed.

@@ -56,6 +56,7 @@ pub async fn readyz(State(hub): State<Arc<HubState>>, RawQuery(query): RawQuery)
         durable: SettingCheck { ok: health.unsafe_setting().is_none(), setting: health.unsafe_setting() },
         appends: FailingCheck { ok: work.appends_succeed(), failing_ms: ms(work.appends_fail_for()), limit_ms: ms(APPENDS_FAIL_AFTER) },
         moves: WaitingCheck { ok: work.moves_succeed(), waiting_ms: ms(work.moves_wait_for()), limit_ms: ms(MOVES_FAIL_AFTER) },
+        key_sets: PlainCheck { ok: health.has_keys() },
         not_stopping: PlainCheck { ok: !health.is_stopping() },
     };
     let body = ReadinessBody { ready: health.is_ready(), checks };

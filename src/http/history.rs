@@ -39,7 +39,7 @@ pub async fn list(
 ) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let pairs = pairs(query)?;
-    let claims = hub.auth.listener(&headers, token(&pairs))?;
+    let claims = hub.auth.listener(&headers, token(&pairs)).await?;
     check_user_rate(&hub, &claims.who)?;
     let query = HistoryQuery::parse(&pairs)?;
     let state = read::log_state(&hub.reader).await?;
@@ -56,7 +56,7 @@ pub async fn list(
 
 pub async fn head(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
-    let claims = hub.auth.user(&headers, token(&pairs(query)?))?;
+    let claims = hub.auth.user(&headers, token(&pairs(query)?)).await?;
     check_user_rate(&hub, &claims.who)?;
     Ok((no_store(), Json(bounds(&read::log_state(&hub.reader).await?))).into_response())
 }

@@ -20,11 +20,11 @@ use super::rate_limits::TokenBucket;
 use super::state::HubState;
 use super::stream::{self, TokenClock};
 use super::stream_request::{AckMode, MessageLayout};
-use super::token::TokenError;
 use super::websocket_io::{CloseCause, WebSocketIo, end, end_saying};
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{ConnectRequest, NextStep, Subscription};
 use crate::domain::{CommandTag, Seq};
+use crate::identity::TokenError;
 use crate::providers::command_intake::CommandReceipt;
 use crate::wire::client_frame::{self, ClientFrame};
 use crate::wire::close::CloseCode;
@@ -464,14 +464,17 @@ impl WebSocketTask {
     /// Accepts a newer token of the same user.
     async fn renew(&mut self, token: &str) -> Result<(), CloseCause> {
         let connection = Arc::clone(self.subscription.connection());
-        match self.hub.auth.tokens.check(token) {
+        match self.hub.auth.tokens.verify(token).await {
             Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => Err(CloseCode::IdentityChanged.into()),
             // The notifications of this connection were chosen by the old accounts.
             Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
             Ok(claims) => {
+                self.hub.delivery.registry.renew_key(&connection, claims.key);
                 self.token = TokenClock::until(claims.expires_at);
                 self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
             }
+            // Nothing is known against the token; the client may send it again.
+            Err(error @ TokenError::Unavailable) => self.refuse("unavailable", &error.to_string()).await,
             Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string()).await,
         }
     }

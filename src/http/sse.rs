@@ -28,7 +28,7 @@ pub async fn stream(
     query: Result<Query<StreamQuery>, QueryRejection>,
 ) -> Result<Response, RefusedRequest> {
     if method == Method::HEAD {
-        return head(&hub, &headers, query);
+        return head(&hub, &headers, query).await;
     }
     let is_event_source = is_event_source(&headers);
     match open(hub, hangup, headers, query).await {
@@ -47,13 +47,13 @@ fn is_event_source(headers: &HeaderMap) -> bool {
 }
 
 /// Answers as a GET would, without its effects: no ticket is used up, nothing is acknowledged.
-fn head(hub: &HubState, headers: &HeaderMap, query: Result<Query<StreamQuery>, QueryRejection>) -> Result<Response, RefusedRequest> {
+async fn head(hub: &HubState, headers: &HeaderMap, query: Result<Query<StreamQuery>, QueryRejection>) -> Result<Response, RefusedRequest> {
     check_origin(hub, headers)?;
     let ask = StreamQuery::read(query)?;
     ask.wish_after_event(headers)?;
     check_room(hub)?;
     if ask.ticket.is_none() || !ticket_counts(&hub.auth.tokens, bearer(headers)) {
-        hub.auth.listener(headers, ask.token.as_deref())?;
+        hub.auth.listener(headers, ask.token.as_deref()).await?;
     }
     Ok([(header::CONTENT_TYPE, StreamFormat::Events.media_type())].into_response())
 }
@@ -73,7 +73,7 @@ async fn open(
         Some(ticket) if ticket_counts(&hub.auth.tokens, bearer(&headers)) => {
             hub.tickets.redeem(ticket).await?.map_err(|e| refused_token(&e))?
         }
-        _ => hub.auth.listener(&headers, ask.token.as_deref())?,
+        _ => hub.auth.listener(&headers, ask.token.as_deref()).await?,
     };
     vouch(SlotClass::User);
     body_stream::open(hub, hangup, wish, claims, StreamFormat::Events).await

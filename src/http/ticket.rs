@@ -3,10 +3,14 @@
 //! A ticket opens one stream, once, within 30 s, on any instance. Browsers and proxies record addresses in their
 //! histories and logs; a used ticket in an address is worthless.
 //!
-//! A ticket is its end in seconds, 96 random bits, and a MAC of both under a key that all hubs derive from the secret
-//! of the tokens. So a guess is refused without the database. For a ticket of ours the row in the database
-//! decides, and its end is by the database's clock. The end in the ticket only serves the answer after the row was
-//! removed: it distinguishes a late ticket (make another) from a used one (stop).
+//! A ticket is its end in seconds, 96 bits, and a MAC of both under a key that all hubs derive from the secret of the
+//! tokens. So a guess is refused without the database. For a ticket of ours the row in the database decides, and its
+//! end is by the database's clock. The end in the ticket only serves the answer after the row was removed: it
+//! distinguishes a late ticket (make another) from a used one (stop).
+//!
+//! The bits are random. If a published key checked the token, 32 of them are the tag of that key, so that the
+//! connection ends when the issuer removes the key. During a rotation of the secret, the current secret makes MACs, and
+//! all accepted secrets check them.
 //!
 //! Hubs from before the MAC made 192 random bits instead, and may run at the same time as this one during an update.
 //! Their tickets look like guesses, so they are looked up, a few a second.
@@ -21,7 +25,8 @@ use rand::RngCore;
 
 use super::problems::RefusedRequest;
 use super::rate_limits::TokenBucket;
-use super::token::{Claims, TokenError};
+use crate::domain::KeyTag;
+use crate::identity::{Claims, OwnSecrets, TokenError};
 use crate::metrics;
 use crate::store::tickets::{self, TakenTicket, TicketGrant};
 use crate::store::{Reader, StoreError, keys};
@@ -34,6 +39,8 @@ const PREFIX: &str = "rct_";
 /// The end, in seconds since 1970, in hexadecimal.
 const END_DIGITS: usize = 10;
 const RANDOM_BYTES: usize = 12;
+/// The part of the random bytes that may be the tag of a key.
+const TAG_BYTES: usize = 4;
 /// Length of the HMAC-SHA256 after truncation: as many bits as are random.
 const MAC_BYTES: usize = 12;
 /// The purpose of the MAC's key, so that no other use of the secret gives the same key.
@@ -47,18 +54,22 @@ const SPENT_REMEMBERED: usize = 10_000;
 /// Makes and redeems tickets. It has database connections of its own, so that clients with only a ticket, or a guess,
 /// block no others.
 pub struct Tickets {
-    key: hmac::Key,
+    /// Of the current secret, then of the accepted ones.
+    keys: Vec<hmac::Key>,
     reader: Reader,
     strangers: Mutex<TokenBucket>,
     spent: Mutex<HashMap<[u8; 32], DateTime<Utc>>>,
 }
 
 impl Tickets {
-    /// `secret` is the secret of the tokens, which all hubs share.
-    pub fn new(secret: &str, reader: Reader) -> Self {
-        let root = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        let key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, KEY_LABEL).as_ref());
-        Self { key, reader, strangers: Mutex::new(TokenBucket::new(STRANGERS, STRANGERS_PER_SECOND)), spent: Mutex::default() }
+    /// `secrets` are the secrets of the tokens, which all hubs share.
+    pub fn new(secrets: &OwnSecrets, reader: Reader) -> Self {
+        let derived = |secret: &str| {
+            let root = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+            hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, KEY_LABEL).as_ref())
+        };
+        let keys = secrets.all().map(|own| derived(&own.secret)).collect();
+        Self { keys, reader, strangers: Mutex::new(TokenBucket::new(STRANGERS, STRANGERS_PER_SECOND)), spent: Mutex::default() }
     }
 
     /// Closes the database connections of the tickets.
@@ -73,7 +84,7 @@ impl Tickets {
     pub async fn issue(&self, claims: Claims) -> Result<(String, DateTime<Utc>), StoreError> {
         // Whole seconds, because the ticket contains the end.
         let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
-        let ticket = self.mint(expires_at);
+        let ticket = self.mint(expires_at, claims.key);
         let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at };
         tickets::keep(&self.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
         Ok((ticket, expires_at))
@@ -112,7 +123,9 @@ impl Tickets {
         if token_expires_at <= now {
             return Ok(Err(TokenError::Expired));
         }
-        Ok(Ok(Claims { who, expires_at: token_expires_at, role: None }))
+        // A ticket of an older hub has random bits there, which are the tag of no key.
+        let key = if is_ours { tag(ticket) } else { None };
+        Ok(Ok(Claims { who, expires_at: token_expires_at, role: None, key }))
     }
 
     fn spent(&self) -> MutexGuard<'_, HashMap<[u8; 32], DateTime<Utc>>> {
@@ -129,23 +142,34 @@ impl Tickets {
         }
     }
 
-    fn mint(&self, expires_at: DateTime<Utc>) -> String {
+    fn mint(&self, expires_at: DateTime<Utc>, key: Option<KeyTag>) -> String {
         let mut random = [0; RANDOM_BYTES];
         rand::rng().fill_bytes(&mut random);
+        if let Some(KeyTag(tag)) = key {
+            random[..TAG_BYTES].copy_from_slice(&tag.to_be_bytes());
+        }
         let ticket = format!("{PREFIX}{:0END_DIGITS$x}{}", expires_at.timestamp(), hex(&random));
-        let mac = self.mac(&ticket);
+        let mac = mac(&self.keys[0], &ticket);
         ticket + &mac
-    }
-
-    fn mac(&self, text: &str) -> String {
-        hex(&hmac::sign(&self.key, text.as_bytes()).as_ref()[..MAC_BYTES])
     }
 
     /// Whether a hub with this secret made the ticket. `ticket` must have the form of one.
     fn is_ours(&self, ticket: &str) -> bool {
         let (text, mac) = ticket.split_at(ticket.len() - 2 * MAC_BYTES);
-        constant_time::verify_slices_are_equal(self.mac(text).as_bytes(), mac.as_bytes()).is_ok()
+        let is_by = |key: &hmac::Key| constant_time::verify_slices_are_equal(self::mac(key, text).as_bytes(), mac.as_bytes()).is_ok();
+        self.keys.iter().any(is_by)
     }
+}
+
+fn mac(key: &hmac::Key, text: &str) -> String {
+    hex(&hmac::sign(key, text.as_bytes()).as_ref()[..MAC_BYTES])
+}
+
+/// The tag of the key that may be in a ticket. In a ticket without one it is random, so it is hardly ever that of a
+/// removed key.
+fn tag(ticket: &str) -> Option<KeyTag> {
+    let from = PREFIX.len() + END_DIGITS;
+    u32::from_str_radix(ticket.get(from..from + 2 * TAG_BYTES)?, 16).ok().map(KeyTag)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -167,17 +191,24 @@ mod tests {
     use super::*;
 
     fn tickets(secret: &str) -> Tickets {
-        Tickets::new(secret, crate::store::Database::parse("postgres://nobody@localhost/none", None).unwrap().reader("test", 1))
+        Tickets::new(
+            &OwnSecrets::single(secret),
+            crate::store::Database::parse("postgres://nobody@localhost/none", None).unwrap().reader("test", 1),
+        )
     }
 
     #[tokio::test]
     async fn a_ticket_says_when_it_ends_and_nothing_else_looks_like_one() {
         let (ours, others) = (tickets("one secret"), tickets("another secret"));
         let at = DateTime::from_timestamp(1_795_300_000, 0).unwrap();
-        let ticket = ours.mint(at);
+        let ticket = ours.mint(at, None);
         assert_eq!((end(&ticket), ticket.len()), (Some(at), 62), "hubs of before the MAC take this length only");
-        assert_ne!(ours.mint(at), ticket);
+        assert_ne!(ours.mint(at, None), ticket);
         assert!(ours.is_ours(&ticket) && !others.is_ours(&ticket));
+        assert_eq!(tag(&ours.mint(at, Some(KeyTag(0xdead_beef)))), Some(KeyTag(0xdead_beef)));
+        let rotated = OwnSecrets { accepted: vec![OwnSecrets::single("one secret").current], ..OwnSecrets::single("another secret") };
+        let rotated = Tickets::new(&rotated, ours.reader.clone());
+        assert!(rotated.is_ours(&ticket) && others.is_ours(&rotated.mint(at, None)) && !ours.is_ours(&rotated.mint(at, None)));
         for at in [4, 14, 61] {
             let other = if &ticket[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &ticket[..at], &ticket[at + 1..]);

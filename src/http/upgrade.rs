@@ -17,8 +17,8 @@ use super::problems::RefusedRequest;
 use super::socket::{self, Admission};
 use super::state::HubState;
 use super::stream_request::{StreamQuery, check_origin, check_room};
-use super::token::{Claims, TokenError};
 use super::websocket_io::{MESSAGE_MAX_BYTES, bounded};
+use crate::identity::{Claims, TokenError};
 use crate::metrics;
 use crate::tasks::TaskName;
 use crate::wire::close::CloseCode;
@@ -65,18 +65,20 @@ pub async fn ws(
     let checked = match (token(&headers), &ask.ticket) {
         // The ticket is redeemed after all other checks: a client that is refused for another reason keeps it.
         (sent, Some(ticket)) if ticket_counts(&hub.auth.tokens, sent) => hub.tickets.redeem(ticket).await?,
-        (sent, _) => hub.auth.tokens.check_either(sent, ask.token.as_deref()),
+        (sent, _) => hub.auth.tokens.verify_either(sent, ask.token.as_deref()).await,
     };
     let admission = match checked {
         Ok(Claims { role: Some(_), .. }) => {
             Admission::Refused(CloseCode::Unauthorized, "this is a service's token; a user's token is required".to_owned())
         }
         Err(error @ TokenError::Invalid(_)) => Admission::Refused(CloseCode::Unauthorized, error.to_string()),
+        // The client comes back, as after any failure of the hub's own.
+        Err(error @ TokenError::Unavailable) => Admission::Refused(CloseCode::ServerError, error.to_string()),
         Err(TokenError::Expired) => Admission::Refused(CloseCode::TokenExpired, String::new()),
-        Ok(Claims { who, expires_at, role: None }) => {
+        Ok(Claims { who, expires_at, role: None, key }) => {
             vouch(SlotClass::User);
             let (ack_mode, message_layout) = (wish.ack_mode, wish.message_layout);
-            Admission::Open { opening: Box::new(wish.of(who, "websocket")), expires_at, ack_mode, message_layout }
+            Admission::Open { opening: Box::new(wish.of(who, key, "websocket")), expires_at, ack_mode, message_layout }
         }
     };
     Ok(admit(upgrade, hub, admission))

@@ -17,7 +17,7 @@ use crate::wire::server_frame::timestamp;
 
 pub async fn ws_ticket(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
-    let claims = hub.auth.listener(&headers, token(&pairs(query)?))?;
+    let claims = hub.auth.listener(&headers, token(&pairs(query)?)).await?;
     if !hub.ticket_rates.allow(claims.who.user.as_str()) {
         let detail = "this user asks for tickets too often; one per second is enough for all pages of a user";
         return Err(Problem::new(429, "rate_limited", detail).retry_after(1).into());

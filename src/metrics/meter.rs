@@ -78,6 +78,29 @@ impl LabelledCounter {
     }
 }
 
+/// Counters with two labels whose values are literals of the program; each pair appears once it is counted.
+#[derive(Debug)]
+pub struct PairCounter(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+
+impl PairCounter {
+    pub const fn empty() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    pub fn one(&self, first: &'static str, second: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((first, second)).or_default() += 1;
+    }
+
+    pub fn all(&self) -> Vec<([&'static str; 2], f64)> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|((first, second), count)| ([*first, *second], *count as f64))
+            .collect()
+    }
+}
+
 /// A number that goes up and down.
 #[derive(Debug)]
 pub struct Gauge(AtomicI64);

@@ -6,10 +6,11 @@
 mod meter;
 mod text;
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use meter::{Counter, CounterVec, Gauge, GaugeVec, Histogram, LabelledCounter};
+pub use meter::{Counter, CounterVec, Gauge, GaugeVec, Histogram, LabelledCounter, PairCounter};
 pub use text::{MEDIA_TYPE, PrometheusText};
 
 /// Seconds: from the commit of a fast disk to the deadline of a post.
@@ -27,6 +28,12 @@ pub static REFUSED: LabelledCounter = LabelledCounter::empty();
 pub static OVER_BUDGET: CounterVec<9> =
     CounterVec::new(["command", "connect", "frame", "message", "page", "publish", "request", "ticket", "unknown_ticket"]);
 pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket", "unknown_ticket"]);
+/// Checks of tokens, by outcome and algorithm.
+pub static TOKENS: PairCounter = PairCounter::empty();
+pub static JWKS_FETCHES: CounterVec<7> =
+    CounterVec::new(["malformed", "no_usable_key", "ok", "status", "timeout", "too_large", "unreachable"]);
+/// When the oldest key set in use was fetched. Unknown without an issuer that publishes a key set.
+pub static JWKS_FETCHED: OldestFetch = OldestFetch::new();
 pub static CONNECTIONS_DROPPED: CounterVec<6> =
     CounterVec::new(["address_connections", "address_handshakes", "full", "made_room", "proxy_header", "reserved"]);
 
@@ -72,8 +79,8 @@ impl Measured {
         Self(Mutex::new(None))
     }
 
-    fn inside(&self) -> std::sync::MutexGuard<'_, Option<(f64, Instant)>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn inside(&self) -> MutexGuard<'_, Option<(f64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, value: f64) {
@@ -87,6 +94,25 @@ impl Measured {
     /// The value; `None` if it is unknown.
     fn get(&self) -> Option<f64> {
         self.inside().filter(|(_, at)| at.elapsed() < Self::GOOD_FOR).map(|(value, _)| value)
+    }
+}
+
+/// The time of the last successful fetch of each key set, by the name of its issuer.
+#[derive(Debug)]
+pub struct OldestFetch(Mutex<BTreeMap<String, Instant>>);
+
+impl OldestFetch {
+    const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    pub fn fetched(&self, issuer: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.to_owned(), Instant::now());
+    }
+
+    /// Seconds since the oldest of the last fetches.
+    fn age(&self) -> Option<f64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().min().map(|at| at.elapsed().as_secs_f64())
     }
 }
 
@@ -115,6 +141,13 @@ pub fn write(page: &mut PrometheusText) {
         "Database statements that looked up tickets or service keys.",
         "kind",
         &CREDENTIAL_LOOKUPS.all(),
+    );
+    page.pairs("recado_tokens_total", "Tokens that were checked, by outcome and algorithm.", ["outcome", "alg"], &TOKENS.all());
+    page.counters("recado_jwks_fetches_total", "Fetches of key sets, by outcome.", "outcome", &JWKS_FETCHES.all());
+    page.gauge_if_known(
+        "recado_jwks_age_seconds",
+        "Time since the last successful fetch of a key set; with several issuers, of the oldest set.",
+        JWKS_FETCHED.age(),
     );
 
     page.counter("recado_dispatched_total", "Notifications that this hub dispatched to its connections.", DISPATCHED.get());

@@ -30,6 +30,14 @@ impl PrometheusText {
         self.labelled(name, label, values);
     }
 
+    /// Counters with two labels.
+    pub fn pairs(&mut self, name: &str, help: &str, labels: [&str; 2], values: &[([&'static str; 2], f64)]) {
+        self.head(name, "counter", help);
+        for ([first, second], number) in values {
+            self.sample(name, &format!("{{{}=\"{first}\",{}=\"{second}\"}}", labels[0], labels[1]), *number);
+        }
+    }
+
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.head(name, "gauge", help);
         self.sample(name, "", value);

@@ -14,15 +14,17 @@ use crate::domain::{ProviderName, UserId};
 /// First byte of a sealed id, so that another algorithm can be added later.
 const VERSION: u8 = 1;
 
-/// Seals and opens session ids. Cheap to clone.
+/// Seals session ids with the first key and opens them with any. Cheap to clone.
 #[derive(Clone)]
-pub struct Cipher(Arc<RandomizedNonceKey>);
+pub struct Cipher(Arc<[RandomizedNonceKey]>);
 
 impl Cipher {
     /// # Errors
-    /// When the crypto library rejects a key of this length, which does not happen.
-    pub fn new(key: &[u8; 32]) -> Result<Self, Unspecified> {
-        Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, key)?)))
+    /// Without a key. And when the crypto library rejects a key of this length, which does not happen.
+    pub fn new(keys: &[[u8; 32]]) -> Result<Self, Unspecified> {
+        let keys: Arc<[RandomizedNonceKey]> =
+            keys.iter().map(|key| RandomizedNonceKey::new(&AES_256_GCM, key)).collect::<Result<_, _>>()?;
+        if keys.is_empty() { Err(Unspecified) } else { Ok(Self(keys)) }
     }
 
     /// Seals a session id: the version, a random nonce, and the ciphertext with its tag.
@@ -31,7 +33,7 @@ impl Cipher {
     /// When the machine cannot provide random bytes.
     pub fn seal(&self, provider: &ProviderName, user: &UserId, session: &Secret) -> Result<Vec<u8>, Unspecified> {
         let mut text = session.expose().as_bytes().to_vec();
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(bound_to(provider, user)), &mut text)?;
+        let nonce = self.0[0].seal_in_place_append_tag(Aad::from(bound_to(provider, user)), &mut text)?;
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
         sealed.push(VERSION);
         sealed.extend_from_slice(nonce.as_ref());
@@ -39,18 +41,21 @@ impl Cipher {
         Ok(sealed)
     }
 
-    /// Opens a sealed session id. Returns `None` if it was sealed with another key, for another user, or was changed.
-    /// The user is then signed in again: a lost key costs a sign-in and nothing else.
+    /// Opens a sealed session id. Returns `None` if it was sealed with a key that is not here, for another user, or was
+    /// changed. The user is then signed in again: a lost key costs a sign-in and nothing else.
     pub fn open(&self, provider: &ProviderName, user: &UserId, sealed: &[u8]) -> Option<Secret> {
         let (version, rest) = sealed.split_first()?;
         let (nonce, text) = rest.split_at_checked(NONCE_LEN)?;
         if *version != VERSION {
             return None;
         }
-        let mut text = Zeroizing::new(text.to_vec());
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let opened = self.0.open_in_place(nonce, Aad::from(bound_to(provider, user)), &mut text).ok()?;
-        std::str::from_utf8(opened).ok().map(Secret::new)
+        self.0.iter().find_map(|key| {
+            // Opening in place destroys the text, also if it fails.
+            let mut text = Zeroizing::new(text.to_vec());
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let opened = key.open_in_place(nonce, Aad::from(bound_to(provider, user)), &mut text).ok()?;
+            std::str::from_utf8(opened).ok().map(Secret::new)
+        })
     }
 }
 
@@ -73,12 +78,12 @@ mod tests {
 
     #[test]
     fn a_session_id_opens_only_with_its_key_for_its_user_and_unchanged() {
-        let cipher = Cipher::new(&[7; 32]).unwrap();
+        let cipher = Cipher::new(&[[7; 32]]).unwrap();
         let secret = Secret::new("A1B2.node0");
         let sealed = cipher.seal(&provider("p"), &user("42"), &secret).unwrap();
         assert_eq!(cipher.open(&provider("p"), &user("42"), &sealed), Some(secret.clone()));
 
-        assert_eq!(Cipher::new(&[8; 32]).unwrap().open(&provider("p"), &user("42"), &sealed), None);
+        assert_eq!(Cipher::new(&[[8; 32]]).unwrap().open(&provider("p"), &user("42"), &sealed), None);
         assert_eq!(cipher.open(&provider("p"), &user("43"), &sealed), None);
         assert_eq!(cipher.open(&provider("q"), &user("42"), &sealed), None);
         for at in 0..sealed.len() {
@@ -92,8 +97,22 @@ mod tests {
     }
 
     #[test]
+    fn after_a_rotation_the_new_key_seals_and_both_open() {
+        let secret = Secret::new("A1B2.node0");
+        let (old, new, both) = (Cipher::new(&[[7; 32]]), Cipher::new(&[[8; 32]]), Cipher::new(&[[8; 32], [7; 32]]));
+        let (old, new, both) = (old.unwrap(), new.unwrap(), both.unwrap());
+        let sealed = old.seal(&provider("p"), &user("42"), &secret).unwrap();
+        assert_eq!(both.open(&provider("p"), &user("42"), &sealed), Some(secret.clone()));
+        assert_eq!(both.open(&provider("p"), &user("43"), &sealed), None);
+        let resealed = both.seal(&provider("p"), &user("42"), &secret).unwrap();
+        assert_eq!(new.open(&provider("p"), &user("42"), &resealed), Some(secret));
+        assert_eq!(old.open(&provider("p"), &user("42"), &resealed), None);
+        assert!(Cipher::new(&[]).is_err());
+    }
+
+    #[test]
     fn a_sealed_id_shows_nothing_and_never_looks_the_same_twice() {
-        let cipher = Cipher::new(&[7; 32]).unwrap();
+        let cipher = Cipher::new(&[[7; 32]]).unwrap();
         let seal = || cipher.seal(&provider("p"), &user("42"), &Secret::new("A1B2.node0")).unwrap();
         let (one, two) = (seal(), seal());
         assert_ne!(one, two);

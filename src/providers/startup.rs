@@ -30,7 +30,7 @@ pub struct UpstreamSetup {
     pub database: Database,
     pub instance: InstanceId,
     pub providers: Providers,
-    pub key: [u8; 32],
+    pub keys: Vec<[u8; 32]>,
     pub seen: Arc<LogWatermark>,
     pub lease: Duration,
     pub starts_per_second: u32,
@@ -52,13 +52,13 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`].
 pub fn start(setup: UpstreamSetup, tasks: &Tasks, holding: Stop, writing: &Stop) -> Result<UpstreamHints, StartError> {
-    let UpstreamSetup { database, instance, providers, key, seen, lease, starts_per_second, most_sessions } = setup;
+    let UpstreamSetup { database, instance, providers, keys, seen, lease, starts_per_second, most_sessions } = setup;
     let session_store = Arc::new(SessionStore::default());
     let pending_writes = Arc::new(PendingWrites::default());
     let (message_handle, message_appender) = MessageAppender::new(database.clone(), instance, seen);
     let shared = Arc::new(SessionContext {
         dialer: Dialer::new()?,
-        cipher: Cipher::new(&key).map_err(|_| StartError::Key)?,
+        cipher: Cipher::new(&keys).map_err(|_| StartError::Key)?,
         dial_rate: Arc::new(DialRate::new(starts_per_second)),
         pending_writes: Arc::clone(&pending_writes),
         session_store: Arc::clone(&session_store),

@@ -43,11 +43,14 @@ pub enum FingerprintMatch {
     Other,
 }
 
-/// Compares a secret with the stored fingerprint. Stores its own when there is none, or no live hub uses that one.
+/// Compares the secrets of a hub, the current one first, with the stored fingerprint. Any of them may match: hubs whose
+/// lists overlap accept each other's tokens during a rotation. Stores the current one when there is none, when another
+/// one of the list matched, or when no live hub uses the stored one.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn compare(connection: &mut PgConnection, shared: SharedSecret, secret: &[u8]) -> Result<FingerprintMatch, StoreError> {
+pub async fn compare(connection: &mut PgConnection, shared: SharedSecret, secrets: &[&[u8]]) -> Result<FingerprintMatch, StoreError> {
+    let Some((secret, accepted)) = secrets.split_first() else { return Ok(FingerprintMatch::Same) };
     let mut salt = [0; 16];
     rand::rng().fill_bytes(&mut salt);
     // An existing fingerprint stays.
@@ -73,7 +76,8 @@ pub async fn compare(connection: &mut PgConnection, shared: SharedSecret, secret
     if fingerprint(&known.salt, secret)[..] == known.fingerprint[..] {
         return Ok(FingerprintMatch::Same);
     }
-    if known.in_use {
+    let is_accepted = accepted.iter().any(|secret| fingerprint(&known.salt, secret)[..] == known.fingerprint[..]);
+    if known.in_use && !is_accepted {
         return Ok(FingerprintMatch::Other);
     }
     let replaced = sqlx::query!(

@@ -15,6 +15,7 @@ pub struct ReadinessChecks {
     pub durable: SettingCheck,
     pub appends: FailingCheck,
     pub moves: WaitingCheck,
+    pub key_sets: PlainCheck,
     pub not_stopping: PlainCheck,
 }
 

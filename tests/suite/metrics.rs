@@ -57,9 +57,11 @@ impl Metrics {
         assert_eq!(of, current, "{line} stands below another name");
         if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
             let labels = labels.strip_prefix('{').and_then(|l| l.strip_suffix('}')).expect(line);
-            let (label, value) = labels.split_once('=').expect(line);
-            let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).expect(line);
-            assert!(is_name(label) && !value.contains(['"', '\\', '\n']), "{line}");
+            for label in labels.split(',') {
+                let (label, value) = label.split_once('=').expect(line);
+                let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).expect(line);
+                assert!(is_name(label) && !value.contains(['"', '\\', '\n']), "{line}");
+            }
         }
         assert!(value.is_finite() && value >= 0.0, "{line}");
         assert!(self.samples.insert(series.to_owned(), value).is_none(), "{series} stands twice");

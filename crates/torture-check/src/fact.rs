@@ -373,6 +373,18 @@ pub enum RunFact {
         before: Option<i64>,
         after: i64,
     },
+    /// A token that no key of its issuer signed with its own algorithm, and whether a hub accepted it.
+    ForgedToken {
+        hub: usize,
+        what: String,
+        accepted: bool,
+    },
+    /// Connections whose key the issuer removed, and how many of them were open after the time to close them.
+    KeyRemoved {
+        hub: usize,
+        connections: u64,
+        left: u64,
+    },
     Secret {
         name: String,
         place: String,

@@ -578,6 +578,16 @@ fn c17_a_secret_in_the_open() {
 }
 
 #[test]
+fn c24_a_forged_token_and_c25_a_removed_key() {
+    let forged = |accepted| RunFact::ForgedToken { hub: 0, what: "HS256 by the public key".into(), accepted };
+    assert_eq!(good().note(forged(false)).broken(), [""; 0]);
+    assert_eq!(good().note(forged(true)).broken(), ["C24"]);
+    let removed = |left| RunFact::KeyRemoved { hub: 0, connections: 4, left };
+    assert_eq!(good().note(removed(0)).broken(), [""; 0]);
+    assert_eq!(good().note(removed(1)).broken(), ["C25"]);
+}
+
+#[test]
 fn c18_a_leak() {
     let files = |end| RunFact::Resource { name: "open files".into(), base: 20, end, allowed: 30 };
     assert_eq!(good().note(files(30)).broken(), [""; 0]);

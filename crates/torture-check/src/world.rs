@@ -1,4 +1,4 @@
-//! Checks C17 to C19: secrets, resources, and the minimum counts of a run.
+//! Checks C17 to C19, C24 and C25: secrets, resources, minimum counts of a run, forged tokens and removed keys.
 
 use super::ViolationList;
 use super::index::Index;
@@ -13,6 +13,12 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
             }
             RunFact::Quota { what, had, wanted } if had < wanted => {
                 found.add("C19", None, format!("too few events: {had} {what}, {wanted} is the minimum"));
+            }
+            RunFact::ForgedToken { hub, what, accepted: true } => {
+                found.add("C24", Some(entry.t), format!("hub {hub} accepted a forged token: {what}"));
+            }
+            RunFact::KeyRemoved { hub, connections, left } if *left > 0 => {
+                found.add("C25", Some(entry.t), format!("hub {hub}: {left} of {connections} connections outlived their key"));
             }
             _ => {}
         }

@@ -59,6 +59,8 @@ pub struct Site {
     pub path: String,
     pub mutant: Option<String>,
     pub provider: SocketAddr,
+    /// The identity file of all hubs.
+    pub identity_file: PathBuf,
     pub roll: Roll,
 }
 
@@ -99,6 +101,7 @@ impl TortureHub {
             ("RECADO_LISTEN_DATABASE_URL", url(listen.port)),
             ("PORT", "0".to_owned()),
             ("RECADO_JWT_SECRET", secrets::JWT.to_owned()),
+            ("RECADO_IDENTITY_FILE", site.identity_file.display().to_string()),
             ("RECADO_FETCH_POSTGRES", "off".to_owned()),
             // Trace level for the hub's own modules, because a secret would be logged there.
             ("RECADO_LOG", "info,recado=trace".to_owned()),

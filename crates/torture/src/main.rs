@@ -7,6 +7,7 @@ mod book;
 mod cast;
 mod devices;
 mod hubs;
+mod issuer;
 mod machine;
 mod nemesis;
 mod postgres;

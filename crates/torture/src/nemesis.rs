@@ -66,10 +66,14 @@ pub enum NemesisFault {
     GreedyUser,
     /// Single notifications and all of a user are erased.
     Eraser,
+    /// Forged tokens are sent to all hubs.
+    Forger,
+    /// An issuer removes a key with which connections came in.
+    KeyRemoval,
 }
 
 impl NemesisFault {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::HubKill,
         Self::HubKillAll,
         Self::HubRestart,
@@ -92,12 +96,15 @@ impl NemesisFault {
         Self::StrangerLocks,
         Self::GreedyUser,
         Self::Eraser,
+        Self::Forger,
+        Self::KeyRemoval,
     ];
 
     /// Whether both faults may be active at once: one must break a process, the other a network connection.
     fn goes_with(self, other: Self) -> bool {
-        // A LISTEN fault proves something only without other faults. An owner fault needs a hub that holds sessions.
-        let is_alone = |fault: Self| fault.name().starts_with("listen") || fault.name().starts_with("owner");
+        // A LISTEN fault proves something only without other faults. An owner fault needs a hub that holds sessions. A
+        // hub that is stopped cannot close connections.
+        let is_alone = |fault: Self| ["listen", "owner", "key"].iter().any(|alone| fault.name().starts_with(alone));
         !is_alone(self) && !is_alone(other) && self.is_of_a_process() != other.is_of_a_process()
     }
 
@@ -131,6 +138,8 @@ impl NemesisFault {
             Self::StrangerLocks => "stranger-locks",
             Self::GreedyUser => "greedy-user",
             Self::Eraser => "eraser",
+            Self::Forger => "forger",
+            Self::KeyRemoval => "key-removal",
         }
     }
 }
@@ -222,7 +231,11 @@ impl Nemesis {
             lot.hub = self.owner().await.unwrap_or(lot.hub);
         }
         let on = match lot.fault {
-            NemesisFault::HubKillAll | NemesisFault::ClientsReset | NemesisFault::StrangerFlood => "all hubs".to_owned(),
+            NemesisFault::HubKillAll
+            | NemesisFault::ClientsReset
+            | NemesisFault::StrangerFlood
+            | NemesisFault::Forger
+            | NemesisFault::KeyRemoval => "all hubs".to_owned(),
             NemesisFault::PostgresKill | NemesisFault::StrangerLocks | NemesisFault::Eraser => "postgres".to_owned(),
             NemesisFault::ProviderFlap => "the provider".to_owned(),
             _ => format!("hub {}", lot.hub),
@@ -335,6 +348,8 @@ impl Nemesis {
             NemesisFault::StrangerFlood => Ok(adversaries::stranger_flood(&stage.hubs, self.attack() + length).await),
             NemesisFault::StrangerLocks => adversaries::locks_held(&stage.postgres.url, self.attack() + length).await,
             NemesisFault::GreedyUser => adversaries::greedy_user(hub, self.attack() + length, self.kinds.len() == 1).await,
+            NemesisFault::Forger => stage.issuer.forge(&stage.hubs, &stage.book, length).await,
+            NemesisFault::KeyRemoval => stage.issuer.remove_key(&stage.hubs, &stage.book).await,
             NemesisFault::Eraser => {
                 let mut random = StdRng::seed_from_u64(length.as_nanos() as u64);
                 adversaries::erase_some(&stage.postgres.url, &stage.book, &mut random, length).await

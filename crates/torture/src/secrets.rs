@@ -21,7 +21,7 @@ pub fn token(name: &str, account: Option<&str>, role: Option<Role>) -> Result<St
     let rules = JwtRules::default();
     let accounts = account.map(AccountId::parse).transpose()?.into_iter().collect();
     let who = Principal { user: UserId::parse(name)?, accounts };
-    Ok(recado::http::mint(JWT, &rules, &who, role, Duration::from_secs(20 * 3600))?)
+    Ok(recado::identity::mint(JWT, &rules, &who, role, Duration::from_secs(20 * 3600))?)
 }
 
 /// The secret part of a token: its signature.

@@ -17,6 +17,7 @@ use crate::book::Recorder;
 use crate::cast::{ERASED, TENANTS, USERS};
 use crate::devices::{Floor, Part, TortureDevice};
 use crate::hubs::{Roll, Site, TortureHub};
+use crate::issuer::Issuer;
 use crate::nemesis::{Nemesis, NemesisFault};
 use crate::postgres::Postgres;
 use crate::producers::Producer;
@@ -70,6 +71,7 @@ pub struct RunWorld {
     pub program: PathBuf,
     pub desk: Arc<WriterShared>,
     pub provider: TortureProvider,
+    pub issuer: Issuer,
     site: Arc<Site>,
     floor: Arc<Floor>,
     /// For each device: its name, the last number that it received, and whether it reads slowly.
@@ -88,7 +90,8 @@ impl RunWorld {
         let book = Arc::new(Recorder::new());
         let provider = TortureProvider::start(Arc::clone(&book), plan.seed).await?;
         let (mutant, address, roll) = (plan.mutant.clone(), provider.address, Roll::default());
-        let site = Arc::new(Site { user, path, mutant, provider: address, roll });
+        let issuer = Issuer::begin(&postgres.folder)?;
+        let site = Arc::new(Site { user, path, mutant, provider: address, identity_file: issuer.file.clone(), roll });
         let mut hubs = Vec::new();
         for number in 0..plan.hubs {
             hubs.push(TortureHub::place(number, &postgres, Arc::clone(&site)).await?);
@@ -126,7 +129,7 @@ impl RunWorld {
         ];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         let (program, reached, untold) = (plan.program.clone(), Vec::new(), Vec::new());
-        Ok(Self { book, postgres, hubs, program, desk, provider, site, floor, reached, untold, canaries })
+        Ok(Self { book, postgres, hubs, program, desk, provider, issuer, site, floor, reached, untold, canaries })
     }
 
     /// Returns the devices that have not reached the present head within the limit: of the quick ones, or of all.

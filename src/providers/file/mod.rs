@@ -1,7 +1,6 @@
 //! Parses and checks the provider file (TOML) and reports all errors at once.
 
 mod part;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -9,9 +8,9 @@ use std::collections::BTreeMap;
 
 use toml::Value;
 
-use self::table::{Table, TableErrors};
 use super::provider::{Provider, Providers};
 use super::template::Credentials;
+use crate::toml_table::{Table, TableErrors, not_toml};
 
 /// Most providers of one file.
 const MOST: usize = 32;
@@ -34,13 +33,6 @@ pub fn parse(text: &str, credentials: Credentials<'_>) -> Result<Providers, File
     let found: Vec<Provider> = found.into_iter().flatten().collect();
     let errors = errors.into_inner().into_iter().chain(clashes(&found)).collect::<Vec<_>>();
     if errors.is_empty() { Ok(Providers::new(found)) } else { Err(FileError(errors)) }
-}
-
-/// Reports where the file stops being TOML. The library's own message shows the line, which may contain a credential.
-fn not_toml(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    format!("line {line}: this is not TOML: {}", error.message().lines().next().unwrap_or_default())
 }
 
 fn entries(root: &Table<'_>) -> Vec<toml::Table> {

@@ -6,7 +6,6 @@ use hyper::Method;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use toml::Value;
 
-use super::table::Table;
 use crate::domain::ProviderName;
 use crate::providers::hosts::{Hosts, Scheme, UrlTemplate};
 use crate::providers::matcher::{Matcher, Pointer};
@@ -15,6 +14,7 @@ use crate::providers::provider::{
     SignInRules,
 };
 use crate::providers::template::{Credentials, NOT_JSON, Template, TemplateContext, TemplateName, TemplateValues};
+use crate::toml_table::Table;
 use crate::wire::{RESERVED_TYPES, TYPE_RULE, is_type, why_own};
 
 const MS: Duration = Duration::from_millis(100);

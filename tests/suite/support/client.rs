@@ -107,6 +107,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Sends this token instead of one of the hub's own.
+    #[must_use]
+    pub fn bearer(self, token: &str) -> Self {
+        self.without_header().header("authorization", &format!("Bearer {token}"))
+    }
+
     /// A small receive window: bytes that the client does not read stay with the hub.
     #[must_use]
     pub fn receive_buffer(self, bytes: u32) -> Self {

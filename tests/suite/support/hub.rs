@@ -316,5 +316,5 @@ fn mint(user: &str, accounts: &[&str], role: Option<Role>, ttl: Duration) -> Str
     let rules = JwtRules::default();
     let accounts = accounts.iter().map(|account| AccountId::parse(account).unwrap()).collect();
     let who = Principal { user: UserId::parse(user).unwrap(), accounts };
-    recado::http::mint(SECRET, &rules, &who, role, ttl).unwrap()
+    recado::identity::mint(SECRET, &rules, &who, role, ttl).unwrap()
 }

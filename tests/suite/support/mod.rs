@@ -10,6 +10,7 @@ mod event_source;
 pub mod host;
 mod hub;
 mod inside;
+pub mod issuer;
 mod load;
 pub mod net;
 mod note;

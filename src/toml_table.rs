@@ -10,27 +10,27 @@ use crate::config::parse_duration;
 use crate::spelling;
 
 /// The errors so far, each with the path of its key and how to fix it.
-pub(super) type TableErrors = RefCell<Vec<String>>;
+pub type TableErrors = RefCell<Vec<String>>;
 
 /// A table of the file. Dropping it is not enough: [`Table::finish`] reports unknown keys.
-pub(super) struct Table<'a> {
-    pub(super) path: String,
+pub struct Table<'a> {
+    pub path: String,
     values: toml::Table,
     asked: RefCell<BTreeSet<&'static str>>,
-    pub(super) errors: &'a TableErrors,
+    pub errors: &'a TableErrors,
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn new(path: impl Into<String>, values: toml::Table, errors: &'a TableErrors) -> Self {
+    pub fn new(path: impl Into<String>, values: toml::Table, errors: &'a TableErrors) -> Self {
         Self { path: path.into(), values, asked: RefCell::default(), errors }
     }
 
-    pub(super) fn wrong(&self, key: &str, what: impl std::fmt::Display) {
+    pub fn wrong(&self, key: &str, what: impl std::fmt::Display) {
         let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
         self.errors.borrow_mut().push(format!("{path}: {what}"));
     }
 
-    pub(super) fn value(&self, key: &'static str) -> Option<&Value> {
+    pub fn value(&self, key: &'static str) -> Option<&Value> {
         self.asked.borrow_mut().insert(key);
         self.values.get(key)
     }
@@ -45,22 +45,22 @@ impl<'a> Table<'a> {
         found
     }
 
-    pub(super) fn text(&self, key: &'static str) -> Option<String> {
+    pub fn text(&self, key: &'static str) -> Option<String> {
         self.read(key, "a string in quotes", |value| value.as_str().map(str::to_owned))
     }
 
-    pub(super) fn needed(&self, key: &'static str, what: &str) -> Option<String> {
+    pub fn needed(&self, key: &'static str, what: &str) -> Option<String> {
         if self.value(key).is_none() {
             self.wrong(key, format_args!("is missing; give {what}"));
         }
         self.text(key)
     }
 
-    pub(super) fn switch(&self, key: &'static str) -> bool {
+    pub fn switch(&self, key: &'static str) -> bool {
         self.read(key, "true or false", Value::as_bool).unwrap_or(false)
     }
 
-    pub(super) fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> T {
+    pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> T {
         let Some(text) = self.text(key) else { return choices[0].1 };
         match choices.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => *value,
@@ -72,7 +72,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    pub(super) fn number(&self, key: &'static str, default: i64, least: i64, most: i64) -> i64 {
+    pub fn number(&self, key: &'static str, default: i64, least: i64, most: i64) -> i64 {
         let Some(number) = self.read(key, "a whole number", Value::as_integer) else { return default };
         if !(least..=most).contains(&number) {
             self.wrong(key, format_args!("is {number}; it must be from {least} to {most}"));
@@ -82,7 +82,7 @@ impl<'a> Table<'a> {
     }
 
     /// A time such as `"30s"`, or a number of seconds.
-    pub(super) fn duration(&self, key: &'static str, default: Duration, least: Duration, most: Duration) -> Duration {
+    pub fn duration(&self, key: &'static str, default: Duration, least: Duration, most: Duration) -> Duration {
         let written = self.read(key, "a time such as \"500ms\", \"30s\" or \"10m\"", |value| match value {
             Value::String(text) => Some(text.clone()),
             Value::Integer(seconds) => Some(seconds.to_string()),
@@ -101,12 +101,12 @@ impl<'a> Table<'a> {
         }
     }
 
-    pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
+    pub fn texts(&self, key: &'static str) -> Vec<String> {
         let all = |value: &Value| value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect();
         self.read(key, "a list of strings such as [\"one\", \"two\"]", all).unwrap_or_default()
     }
 
-    pub(super) fn numbers(&self, key: &'static str, default: &[u16], least: u16, most: u16) -> Vec<u16> {
+    pub fn numbers(&self, key: &'static str, default: &[u16], least: u16, most: u16) -> Vec<u16> {
         let all = |value: &Value| value.as_array()?.iter().map(Value::as_integer).collect::<Option<Vec<i64>>>();
         let Some(numbers) = self.read(key, "a list of whole numbers such as [401, 403]", all) else { return default.to_vec() };
         let fits = |number: &i64| u16::try_from(*number).ok().filter(|number| (least..=most).contains(number));
@@ -117,22 +117,22 @@ impl<'a> Table<'a> {
     }
 
     /// A table within this one; empty if there is none.
-    pub(super) fn table(&self, key: &'static str) -> Table<'a> {
+    pub fn table(&self, key: &'static str) -> Table<'a> {
         let values = self.read(key, "a table", |value| value.as_table().cloned()).unwrap_or_default();
         Table::new(format!("{}.{key}", self.path), values, self.errors)
     }
 
-    pub(super) fn has(&self, key: &'static str) -> bool {
+    pub fn has(&self, key: &'static str) -> bool {
         self.value(key).is_some()
     }
 
     /// The keys and values of a table whose keys the file chooses.
-    pub(super) fn into_values(self) -> toml::Table {
+    pub fn into_values(self) -> toml::Table {
         self.values
     }
 
     /// Reports keys that were never read: they are typing errors, which would otherwise be silent.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         let asked = self.asked.borrow();
         for key in self.values.keys().filter(|key| !asked.contains(key.as_str())) {
             match spelling::nearest(key, asked.iter().copied()) {
@@ -142,6 +142,13 @@ impl<'a> Table<'a> {
             }
         }
     }
+}
+
+/// Reports where the file stops being TOML. The library's own message shows the line, which may contain a credential.
+pub fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("line {line}: this is not TOML: {}", error.message().lines().next().unwrap_or_default())
 }
 
 fn kind(value: &Value) -> &'static str {
