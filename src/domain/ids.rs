@@ -15,30 +15,44 @@ const CLIENT_ID_MAX_BYTES: usize = 64;
 
 /// Why a text is not a valid identifier. Names the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {max} characters of A-Z a-z 0-9 . _ : -")]
-pub struct IdError {
-    max: usize,
+pub enum IdError {
+    #[error("must be 1 to {max} characters of A-Z a-z 0-9 . _ : -")]
+    Alphabet { max: usize },
+    /// Erased notifications and membership changes are addressed to it.
+    #[error("must not be - alone: it stands for no user")]
+    NoUser,
 }
+
+/// The user id of rows that are addressed to no user.
+const NO_USER: &str = "-";
 
 fn check(text: &str, max: usize) -> Result<Arc<str>, IdError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
     if text.is_empty() || text.len() > max || !text.bytes().all(allowed) {
-        return Err(IdError { max });
+        return Err(IdError::Alphabet { max });
     }
     Ok(Arc::from(text))
 }
 
+fn check_user(text: &str, max: usize) -> Result<Arc<str>, IdError> {
+    if text == NO_USER { Err(IdError::NoUser) } else { check(text, max) }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $max:expr) => {
+        text_id!($(#[$doc])* $name, $max, check);
+    };
+    ($(#[$doc:meta])* $name:ident, $max:expr, $check:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
             /// # Errors
-            /// When the text is empty, too long, or contains a character outside `A-Z a-z 0-9 . _ : -`.
+            /// When the text is empty, too long, or contains a character outside `A-Z a-z 0-9 . _ : -`. `-` alone is no
+            /// user id.
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                check(text, $max).map(Self)
+                $check(text, $max).map(Self)
             }
 
             pub fn as_str(&self) -> &str {
@@ -75,7 +89,8 @@ macro_rules! text_id {
 text_id!(
     /// A user, from the token's `sub`. 1 to 128 characters.
     UserId,
-    ID_MAX_BYTES
+    ID_MAX_BYTES,
+    check_user
 );
 text_id!(
     /// An account (tenant, shop, team) that users belong to. 1 to 128 characters.
@@ -93,6 +108,21 @@ text_id!(
     CommandTag,
     CLIENT_ID_MAX_BYTES
 );
+
+impl UserId {
+    /// The addressee of rows that no user receives. No token and no post can name it.
+    pub fn none() -> Self {
+        Self(Arc::from(NO_USER))
+    }
+
+    /// Parses an id of a stored row, which may be [`UserId::none`].
+    ///
+    /// # Errors
+    /// As [`UserId::parse`].
+    pub fn parse_stored(text: &str) -> Result<Self, IdError> {
+        if text == NO_USER { Ok(Self::none()) } else { Self::parse(text) }
+    }
+}
 
 impl ClientId {
     /// The device of a client that names none.
@@ -185,6 +215,9 @@ mod tests {
         for bad in ["", "a b", "a/b", "é", "a\n", "*", "%", "'", "\0", "\u{202e}", &"x".repeat(129)] {
             assert!(UserId::parse(bad).is_err(), "{bad:?}");
         }
+        assert_eq!((UserId::parse("-"), AccountId::parse("-").is_ok(), ClientId::parse("-").is_ok()), (Err(IdError::NoUser), true, true));
+        assert_eq!(UserId::parse_stored("-"), Ok(UserId::none()));
+        assert!(UserId::parse_stored("a/").is_err() && UserId::parse("--").is_ok());
         assert!(ClientId::parse(&"x".repeat(64)).is_ok());
         assert!(ClientId::parse(&"x".repeat(65)).is_err());
     }

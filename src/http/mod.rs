@@ -28,6 +28,7 @@ mod idle_timeout;
 mod key_cache;
 mod limited_log;
 mod line_message;
+mod members;
 mod metrics;
 mod ndjson;
 mod notify;

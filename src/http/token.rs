@@ -168,6 +168,9 @@ impl TokenRules {
     }
 
     fn accounts(&self, claims: &Map<String, Value>) -> Result<Vec<AccountId>, TokenError> {
+        if !self.rules.reads_accounts {
+            return Ok(Vec::new());
+        }
         let wrong = TokenError::Invalid("an account claim contains an invalid account id");
         let mut texts: Vec<&str> = Vec::new();
         match claims.get(&self.rules.account_claim) {
