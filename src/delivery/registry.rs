@@ -408,6 +408,13 @@ impl Registry {
     pub(super) fn dispatch(&self, events: &[Arc<SharedNotification>]) {
         metrics::DISPATCHED.add(events.len());
         let to_many = events.iter().any(|event| event.audience.is_for_many());
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("members-early") {
+            let mut inside = self.inside();
+            for change in events.iter().filter_map(|event| event.member_change()) {
+                inside.change_members(change);
+            }
+        }
         let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
         while !self.turn(&mut round, TURN) {
             self.let_others_in();
@@ -580,6 +587,10 @@ impl RegistryState {
 
     /// Hands a row to its connections, from `progress` on, until `left` is used up. Returns whether all have it.
     fn deliver(&mut self, event: &Arc<SharedNotification>, progress: &mut DispatchProgress, left: &mut usize) -> bool {
+        #[cfg(feature = "mutants")]
+        if event.member_change().is_some() && crate::mutants::is("members-early") {
+            return true;
+        }
         if let Some(change) = event.member_change() {
             // One user has few connections, so a change takes one turn.
             *left = left.saturating_sub(self.change_members(change));

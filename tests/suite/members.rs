@@ -9,11 +9,16 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 
+use super::mutants::VARIABLE;
 use super::support::*;
 
-/// A hub that follows the table of members.
+/// A hub that follows the table of members. With a fault on purpose, if `tools/mutants` asks for one.
 fn hub_on(db: &TestDb) -> HubBuilder {
-    TestHub::on(db).with("RECADO_ACCOUNTS", "table")
+    let hub = TestHub::on(db).with("RECADO_ACCOUNTS", "table");
+    match std::env::var(VARIABLE) {
+        Ok(mutant) if cfg!(feature = "mutants") => hub.with(VARIABLE, &mutant),
+        _ => hub,
+    }
 }
 
 async fn ask(hub: &TestHub, method: &str, path: &str, bearer: &str) -> (u16, Value) {
