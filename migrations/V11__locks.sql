@@ -469,7 +469,8 @@ BEGIN
 END $$;
 
 -- As in V4, but that a list of users is a list, and that the types of the hub's own notifications are refused. `inbox` and
--- `preferences` are among them, so that no such row is in the log when a later hub appends them.
+-- `preferences` are among them, so that no such row is in the log when a later hub appends them. `recado_member` changes
+-- the membership of accounts (V19). '-' stands for no user: tombstones and such changes are addressed to it.
 CREATE OR REPLACE FUNCTION recado.notify(
     type text, title text, message text, data text DEFAULT NULL,
     user_id text DEFAULT NULL, user_ids text[] DEFAULT NULL, account_id text DEFAULT NULL, broadcast boolean DEFAULT false,
@@ -484,7 +485,7 @@ DECLARE
     rule   constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : -';
     a_key  constant text := '^[ -~]{1,255}$';
     reserved constant text[] := '{connection_established,caught_up,heartbeat,ping,pong,ack,auth,auth_ok,auth_expiring,status,error,command_result,goodbye}';
-    own    constant text[] := '{inbox,preferences}';
+    own    constant text[] := '{inbox,preferences,recado_member}';
     json   text;
     users  text[];
     topic  text;
@@ -521,7 +522,7 @@ BEGIN
      WHERE notify.idempotency_key IS NULL AND notify.user_ids IS NULL
        AND notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$' AND notify.type <> ALL (reserved || own) AND NOT starts_with(notify.type, 'upstream_')
        AND notify.title IS NOT NULL AND notify.message IS NOT NULL
-       AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
+       AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id AND notify.user_id <> '-')
        AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
        AND coalesce(notify.broadcast, false) = (num_nonnulls(notify.user_id, notify.account_id) = 0)
        AND (notify.ttl IS NULL OR notify.ttl BETWEEN 1 AND 2147483647)
@@ -538,7 +539,7 @@ BEGIN
     IF (notify.type COLLATE "C" ~ '^[a-z0-9][a-z0-9._-]{0,63}$'
         AND notify.type <> ALL (reserved || own) AND NOT starts_with(notify.type, 'upstream_')
         AND notify.title IS NOT NULL AND notify.message IS NOT NULL
-        AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id)
+        AND (notify.user_id IS NULL OR notify.user_id COLLATE "C" ~ an_id AND notify.user_id <> '-')
         AND (notify.account_id IS NULL OR notify.account_id COLLATE "C" ~ an_id)
         AND (notify.ttl IS NULL OR notify.ttl BETWEEN 1 AND 2147483647)
         AND (notify.idempotency_key IS NULL OR notify.idempotency_key COLLATE "C" ~ a_key)) IS NOT TRUE THEN
@@ -563,6 +564,9 @@ BEGIN
         IF notify.user_id COLLATE "C" !~ an_id THEN
             PERFORM recado.refuse_argument('RC010', 'user_id', rule);
         END IF;
+        IF notify.user_id = '-' THEN
+            PERFORM recado.refuse_argument('RC010', 'user_id', 'must not be - alone: it stands for no user');
+        END IF;
         IF notify.account_id COLLATE "C" !~ an_id THEN
             PERFORM recado.refuse_argument('RC010', 'account_id', rule);
         END IF;
@@ -582,6 +586,9 @@ BEGIN
         END IF;
         IF EXISTS (SELECT FROM unnest(notify.user_ids) u WHERE u IS NULL OR u COLLATE "C" !~ an_id) THEN
             PERFORM recado.refuse_argument('RC010', 'user_ids', 'each ' || rule);
+        END IF;
+        IF '-' = ANY (notify.user_ids) THEN
+            PERFORM recado.refuse_argument('RC010', 'user_ids', 'must not hold - alone: it stands for no user');
         END IF;
         users := ARRAY(SELECT DISTINCT u COLLATE "C" FROM unnest(notify.user_ids || notify.user_id) u WHERE u IS NOT NULL ORDER BY 1);
     END IF;

@@ -161,6 +161,13 @@ pub const TABLE: &[Setting] = &[
         "TOML file that describes several issuers of tokens, and named secrets of the hub (docs/guides/identity.md). \
          Absent: none.",
     ),
+    row(
+        "RECADO_ACCOUNTS",
+        "token",
+        "Where a user's accounts come from. token: the account claims of the token. table: the members that services add \
+         (recado.add_member, PUT /api/internal/accounts/…); account claims are ignored. both: the accounts of either. Set \
+         the same on every hub.",
+    ),
     row("WS_HEARTBEAT_INTERVAL", "30s", "Time between two heartbeats. 1s to 1h."),
     row("WS_MAX_CONNECTIONS", "", "Most clients of one instance. Absent: by the limit of open files."),
     row(
@@ -288,6 +295,28 @@ pub struct JwtRules {
     pub account_claim: String,
     pub accounts_claim: String,
     pub max_lifetime: Duration,
+    /// Whether the account claims count.
+    pub reads_accounts: bool,
+}
+
+/// Where a user's accounts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountSource {
+    Token,
+    Table,
+    Both,
+}
+
+impl AccountSource {
+    /// Whether the account claims of a token count.
+    pub fn reads_token(self) -> bool {
+        self != Self::Table
+    }
+
+    /// Whether the accounts of the table `recado.member` count.
+    pub fn reads_table(self) -> bool {
+        self != Self::Token
+    }
 }
 
 /// The rules of a hub whose settings name none.
@@ -300,6 +329,7 @@ impl Default for JwtRules {
             account_claim: "account_id".into(),
             accounts_claim: "account_ids".into(),
             max_lifetime: Duration::from_secs(86_400),
+            reads_accounts: true,
         }
     }
 }
@@ -366,6 +396,7 @@ pub struct Config {
     pub jwks_refresh: Duration,
     pub jwks_max_stale: Duration,
     pub identity_file: Option<PathBuf>,
+    pub accounts: AccountSource,
     pub heartbeat: Duration,
     pub max_connections: Option<usize>,
     pub max_connections_per_user: usize,
@@ -443,7 +474,10 @@ impl Config {
     /// All errors, one per line.
     pub fn from_values(values: &Values, machine: MachineEnvironment) -> Result<Self, ConfigError> {
         let mut read = Reading { values, errors: unknown_names(values) };
+        let accounts = read
+            .choice("RECADO_ACCOUNTS", &[("token", AccountSource::Token), ("table", AccountSource::Table), ("both", AccountSource::Both)]);
         let mut config = Self {
+            accounts,
             database_url: read.text("DATABASE_URL"),
             listen_database_url: read.text("RECADO_LISTEN_DATABASE_URL"),
             database_url_file: values.get("DATABASE_URL_FILE").map(PathBuf::from),
@@ -478,6 +512,7 @@ impl Config {
                 account_claim: read.text("RECADO_JWT_ACCOUNT_CLAIM").unwrap_or_default(),
                 accounts_claim: read.text("RECADO_JWT_ACCOUNTS_CLAIM").unwrap_or_default(),
                 max_lifetime: read.duration("RECADO_JWT_MAX_LIFETIME", Duration::from_secs(1), Duration::MAX),
+                reads_accounts: accounts.reads_token(),
             },
             jwks_grants_roles: read.choice("RECADO_JWT_ROLES", &[("own", false), ("any", true)]),
             jwks_url: read.text("RECADO_JWKS_URL"),

@@ -308,7 +308,10 @@ fn hub(
     tasks: Tasks,
 ) -> HubParts {
     let AppContext { instance, registry, seen } = *here;
-    let reader = database.reader("reader", config.read_connections).with_user_rate(config.user_read_rate);
+    let reader = database
+        .reader("reader", config.read_connections)
+        .with_user_rate(config.user_read_rate)
+        .with_members(config.accounts.reads_table());
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
     let pulse = Arc::new(Pulse::default());
@@ -321,6 +324,7 @@ fn hub(
         appender: handle,
         delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
             .with_resume(instance, config.resume_window)
+            .with_token_accounts(config.accounts.reads_token())
             .with_arrivals(command_intake.as_ref().map(|intake| Arc::clone(&intake.arrivals))),
         command_intake,
         auth: Auth::new(identity.tokens(), keys),

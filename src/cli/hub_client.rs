@@ -89,11 +89,30 @@ impl HubClient {
         self.send(self.http.get(format!("{}{path}", self.url))).await
     }
 
+    /// Sends a PUT without a body. It is retried as [`HubClient::insist`] retries a post: a repeat has no effect.
+    pub async fn put(&self, path: &str) -> Result<HubAnswer, CliFailure> {
+        self.repeat(|| self.http.put(format!("{}{path}", self.url))).await
+    }
+
+    /// Sends a DELETE, with the retries of [`HubClient::put`].
+    pub async fn delete(&self, path: &str) -> Result<HubAnswer, CliFailure> {
+        self.repeat(|| self.http.delete(format!("{}{path}", self.url))).await
+    }
+
     /// Posts JSON under an idempotency key, and retries while the outcome is unknown or the hub refuses temporarily.
     pub async fn insist(&self, path: &str, idempotency_key: &str, body: &str) -> Result<HubAnswer, CliFailure> {
+        self.repeat(|| {
+            let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", idempotency_key);
+            request.header("Content-Type", "application/json").body(body.to_owned())
+        })
+        .await
+    }
+
+    /// Sends a request until its outcome is known and final.
+    async fn repeat(&self, request: impl Fn() -> RequestBuilder) -> Result<HubAnswer, CliFailure> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
         for _ in 1..TRIES {
-            match self.post(path, idempotency_key, body).await {
+            match self.send(request()).await {
                 Ok(answer) if answer.status.is_server_error() || answer.status.as_u16() == 429 => {
                     eprintln!("{}; retrying", answer.status);
                 }
@@ -102,12 +121,7 @@ impl HubClient {
             }
             tokio::time::sleep(backoff.failed()).await;
         }
-        self.post(path, idempotency_key, body).await
-    }
-
-    async fn post(&self, path: &str, idempotency_key: &str, body: &str) -> Result<HubAnswer, CliFailure> {
-        let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", idempotency_key);
-        self.send(request.header("Content-Type", "application/json").body(body.to_owned())).await
+        self.send(request()).await
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<HubAnswer, CliFailure> {

@@ -21,6 +21,7 @@ mod hub_client;
 mod key;
 mod listen;
 mod log;
+mod member;
 mod migrate;
 mod notify;
 mod notify_stdin;
@@ -97,6 +98,8 @@ enum CliCommand {
     Secret(secret::SecretCommand),
     /// Post a notification, or with - one for each line of stdin
     Notify(notify::NotifyCommand),
+    /// Add, remove and list the members of an account
+    Member(member::MemberCommand),
     /// Listen as a user, and resume after every break
     Listen(listen::ListenCommand),
     /// Print a user's notifications, page by page
@@ -191,6 +194,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Secret(secret) => secret.run(&config, format),
         CliCommand::Key(key) => key.run(&config, format).await,
         CliCommand::Notify(notify) => notify.run(&config, format).await,
+        CliCommand::Member(member) => member.run(&config, format).await,
         CliCommand::Listen(listen) => listen.run(&config, format).await,
         CliCommand::History(history) => history.run(&config, format).await,
         CliCommand::Log(log) => log.run(&config, format).await,

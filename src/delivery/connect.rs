@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
 use crate::store::resume::{ConnectionBegin, KeptConnection};
 use crate::store::sessions::SessionFact;
-use crate::store::{self, StoreError, acked_positions, read};
+use crate::store::{self, StoreError, acked_positions, members, read};
 use crate::wire::server_frame::ResumeOutcome;
 use crate::wire::type_filter::TypeFilter;
 
@@ -161,11 +161,18 @@ impl Delivery {
     /// # Errors
     /// See [`ConnectError`]; the client may try again.
     pub async fn connect(&self, mut request: ConnectRequest) -> Result<Admitted, ConnectError> {
+        if !self.reads_token_accounts {
+            // A ticket may have been made by a hub with another setting.
+            request.who.accounts.clear();
+        }
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
         connection.set_key(request.key);
         connection.types.clone_from(&request.types);
         // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
+        if self.reader.reads_members() {
+            connection.follow_members();
+        }
         let (registration, position) = self.registry.join(connection)?;
         let entered = EnteredConnection {
             delivery: self,
@@ -173,6 +180,7 @@ impl Delivery {
             log_id: position.log_id,
             has_begun: false,
         };
+        let position = self.enter_accounts(&registration, position).await?;
         if let ResumeFrom::Time(time) = request.since {
             self.start_at(time, &mut request, position).await?;
         }
@@ -190,6 +198,17 @@ impl Delivery {
         let subscription =
             Subscription::new(self.clone(), self.reader.clone(), registration, stream_state, position.log_id, siblings.is_shared);
         Ok(Admitted { subscription, resume, position })
+    }
+
+    /// Reads the user's accounts from the table after the connection has joined, so that no change falls between: a
+    /// change is in the table, or it was dispatched since and collected. Returns the position from which the send queue
+    /// fills again, with the accounts as of that position.
+    async fn enter_accounts(&self, registration: &Registration, joined: Position) -> Result<Position, StoreError> {
+        if !self.reader.reads_members() {
+            return Ok(joined);
+        }
+        let intervals = members::intervals(&self.reader, &registration.connection().who.user, joined.dispatched).await?;
+        Ok(self.registry.enter(registration, &intervals))
     }
 
     /// Sets the start of a client that named a time. Rows that this instance has not dispatched reach the client in any
@@ -360,6 +379,7 @@ impl Delivery {
             who: &request.who,
             client: &request.client,
             transport: request.transport,
+            follows_members: connection.follows_members(),
             start,
         };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));

@@ -3,8 +3,9 @@
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use crate::domain::{Audience, Notification, NotificationId, Seq};
-use crate::wire::server_frame;
+use crate::domain::{Audience, MemberChange, Notification, NotificationId, Seq};
+use crate::metrics;
+use crate::wire::{member, server_frame};
 
 /// A notification that is dispatched.
 #[derive(Debug)]
@@ -13,11 +14,14 @@ pub struct SharedNotification {
     /// The part of its frame that is the same for every client. It is encoded for the first client only, because most
     /// rows from other instances address no user of this one.
     tail: OnceLock<String>,
+    /// Set for a membership change: no connection receives it, and the registry applies it.
+    change: Option<MemberChange>,
 }
 
 impl SharedNotification {
     pub fn of(notification: Notification) -> Arc<Self> {
-        Arc::new(Self { notification, tail: OnceLock::new() })
+        let change = if notification.is_member_change() { change_of(&notification) } else { None };
+        Arc::new(Self { notification, tail: OnceLock::new(), change })
     }
 
     /// An empty notification, for tests.
@@ -28,11 +32,24 @@ impl SharedNotification {
         Self::of(Notification { seq, id, created_at, kind, title, message, data, audience })
     }
 
+    /// A membership change, for tests.
+    #[cfg(test)]
+    pub fn change(seq: Seq, change: &MemberChange) -> Arc<Self> {
+        let (id, created_at, data) = (NotificationId::new(), chrono::Utc::now(), Some(member::encode(change)));
+        let (title, message, audience) = (String::new(), String::new(), Audience::no_user());
+        Self::of(Notification { seq, id, created_at, kind: crate::domain::MEMBER_TYPE.to_owned(), title, message, data, audience })
+    }
+
     /// A placeholder for an unreadable row: its sequence number is dispatched, and no connection receives it.
-    pub(super) fn for_nobody(seq: Seq, id: NotificationId) -> Arc<Self> {
+    pub(super) fn for_no_user(seq: Seq, id: NotificationId) -> Arc<Self> {
         let (kind, title, message) = (String::new(), String::new(), String::new());
-        let audience = Audience::Users { users: Vec::new(), account: None };
+        let audience = Audience::no_user();
         Self::of(Notification { seq, id, created_at: chrono::Utc::now(), kind, title, message, data: None, audience })
+    }
+
+    /// The membership change that the row makes.
+    pub(super) fn member_change(&self) -> Option<&MemberChange> {
+        self.change.as_ref()
     }
 
     /// Its memory cost in bytes: its texts, counted once as they are and once in the frame.
@@ -46,6 +63,16 @@ impl SharedNotification {
         let tail = self.tail.get_or_init(|| server_frame::notification_tail(&self.notification));
         server_frame::notification_frame(self.seq, prev, replayed, tail)
     }
+}
+
+/// A row of this type that is no change has no effect, in memory and in the table `recado.member`.
+fn change_of(notification: &Notification) -> Option<MemberChange> {
+    let change = notification.data.as_deref().and_then(member::parse);
+    if change.is_none() {
+        metrics::UNREADABLE.one();
+        tracing::error!(seq = notification.seq.get(), "unreadable membership change in the log; passed over");
+    }
+    change
 }
 
 impl Deref for SharedNotification {

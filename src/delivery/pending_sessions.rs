@@ -132,6 +132,7 @@ fn fact(connection: &Connection, log_id: LogId, end: Option<(Instant, &'static s
         acked: connection.acked(),
         own_acked: connection.own_acked(),
         is_kept: connection.is_kept,
+        follows_members: connection.follows_members(),
         connected: connection.connected,
         last_activity: connection.connected + connection.last_activity(),
         end,

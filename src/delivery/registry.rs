@@ -1,7 +1,7 @@
 //! Holds this instance's connections and the dispatched number under one lock.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 use super::event::SharedNotification;
 use super::positions::{PositionChange, Positions};
 use super::send_queue::{CloseOrder, SendQueue};
-use crate::domain::{AccountId, Audience, ClientId, KeyTag, LogId, Principal, Seq, SessionId, UserId};
+use crate::domain::{
+    AccountId, Audience, ClientId, KeyTag, LogId, MemberChange, MemberInterval, MemberOp, Principal, Seq, SessionId, UserId,
+};
 use crate::metrics;
 use crate::store::providers::{CommandOutcome, SessionView};
 use crate::wire::close::CloseCode;
@@ -45,6 +47,7 @@ pub struct Position {
 #[derive(Debug)]
 pub struct Connection {
     pub session: SessionId,
+    /// The user, and the accounts of the token.
     pub who: Principal,
     pub client: ClientId,
     pub transport: &'static str,
@@ -59,6 +62,8 @@ pub struct Connection {
     pub types: Option<TypeFilter>,
     /// The published key of the client's newest token: a set bit above its 32. Zero: none.
     key: AtomicU64,
+    /// The accounts of the table `recado.member`. Written under the registry's lock.
+    table_accounts: Mutex<TableAccounts>,
     positions: Mutex<Positions>,
     /// Milliseconds since `connected`.
     last_activity_ms: AtomicU64,
@@ -77,6 +82,7 @@ impl Connection {
             is_kept: false,
             types: None,
             key: AtomicU64::new(0),
+            table_accounts: Mutex::new(TableAccounts::Ignored),
             positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }
@@ -92,6 +98,34 @@ impl Connection {
     /// Before the connection joins. Later, see [`Registry::renew_key`].
     pub(super) fn set_key(&self, key: Option<KeyTag>) {
         self.key.store(key.map_or(0, |KeyTag(tag)| 1 << 32 | u64::from(tag)), Ordering::Relaxed);
+    }
+
+    /// Makes the accounts of the table count, once [`Registry::enter`] has told them.
+    pub fn follow_members(&mut self) {
+        self.table_accounts = Mutex::new(TableAccounts::Reading(Vec::new()));
+    }
+
+    /// Whether the accounts of the table count.
+    pub fn follows_members(&self) -> bool {
+        !matches!(*self.table_accounts(), TableAccounts::Ignored)
+    }
+
+    /// Held briefly, never across an await.
+    fn table_accounts(&self) -> MutexGuard<'_, TableAccounts> {
+        self.table_accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The user's accounts as of the dispatched number, sorted.
+    pub fn accounts(&self) -> Vec<AccountId> {
+        let mut accounts: BTreeSet<AccountId> = self.who.accounts.iter().cloned().collect();
+        if let TableAccounts::Known(known) = &*self.table_accounts() {
+            accounts.extend(known.iter().cloned());
+        }
+        accounts.into_iter().collect()
+    }
+
+    fn is_in(&self, account: &AccountId) -> bool {
+        self.who.accounts.contains(account) || matches!(&*self.table_accounts(), TableAccounts::Known(known) if known.contains(account))
     }
 
     /// Sets the position at which the stream begins, and the position that the device has acknowledged.
@@ -171,6 +205,17 @@ impl Connection {
     pub fn last_activity(&self) -> Duration {
         Duration::from_millis(self.last_activity_ms.load(Ordering::Relaxed))
     }
+}
+
+/// What a connection knows of its user's accounts in the table `recado.member`.
+#[derive(Debug)]
+enum TableAccounts {
+    /// The accounts of the token are all.
+    Ignored,
+    /// The table is being read. Holds the changes that were dispatched since the connection joined.
+    Reading(Vec<MemberChange>),
+    /// The accounts as of the dispatched number.
+    Known(BTreeSet<AccountId>),
 }
 
 /// Limits on the number of connections.
@@ -401,11 +446,20 @@ impl Registry {
         Ok((Registration { registry: Arc::clone(self), connection, key }, position))
     }
 
+    /// Tells a connection its user's intervals, as they were read after it joined. From now on the connection has the
+    /// accounts of the table as of each dispatched number. Restarts its send queue; see [`Registry::retake`].
+    pub(super) fn enter(&self, registration: &Registration, intervals: &[MemberInterval]) -> Position {
+        let mut inside = self.inside();
+        let position = inside.begin(&registration.connection);
+        inside.know(registration, intervals, position.dispatched);
+        position
+    }
+
     fn leave(&self, key: usize) {
         let mut inside = self.inside();
         let Some(connection) = inside.connections.try_remove(key) else { return };
         forget(&mut inside.by_user, &connection.who.user, key);
-        for account in &connection.who.accounts {
+        for account in &connection.accounts() {
             forget(&mut inside.by_account, account, key);
         }
     }
@@ -414,6 +468,13 @@ impl Registry {
     pub(super) fn dispatch(&self, events: &[Arc<SharedNotification>]) {
         metrics::DISPATCHED.add(events.len());
         let to_many = events.iter().any(|event| event.audience.is_for_many());
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("members-early") {
+            let mut inside = self.inside();
+            for change in events.iter().filter_map(|event| event.member_change()) {
+                inside.change_members(change);
+            }
+        }
         let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
         while !self.turn(&mut round, TURN) {
             self.let_others_in();
@@ -535,8 +596,66 @@ impl RegistryState {
         Position { dispatched, ..self.position }
     }
 
+    /// Sets the accounts of the table as of `dispatched`. The intervals may be older than that, and newer. Their
+    /// numbers leave out newer changes. Changes that are missing were dispatched since the connection joined, so they
+    /// were collected. Of an account's changes the last one counts: applying an older one again before it does no harm.
+    fn know(&mut self, registration: &Registration, intervals: &[MemberInterval], dispatched: Seq) {
+        let connection = &registration.connection;
+        let mut known: BTreeSet<AccountId> =
+            intervals.iter().filter(|interval| interval.is_open_after(dispatched)).map(|interval| interval.account.clone()).collect();
+        let mut accounts = connection.table_accounts();
+        if let TableAccounts::Reading(changes) = &*accounts {
+            for change in changes {
+                match change.op {
+                    MemberOp::Add => known.insert(change.account.clone()),
+                    MemberOp::Remove => known.remove(&change.account),
+                };
+            }
+        }
+        for account in known.iter().filter(|account| !connection.who.accounts.contains(account)) {
+            self.by_account.entry(account.clone()).or_default().push(registration.key);
+        }
+        *accounts = TableAccounts::Known(known);
+    }
+
+    /// Applies a membership change to the user's connections. Returns how many there are.
+    fn change_members(&mut self, change: &MemberChange) -> usize {
+        let keys = self.by_user.get(&change.user).map_or(&[][..], Vec::as_slice);
+        for key in keys {
+            let connection = &self.connections[*key];
+            let mut accounts = connection.table_accounts();
+            let has_changed = match &mut *accounts {
+                TableAccounts::Ignored => false,
+                TableAccounts::Reading(changes) => {
+                    changes.push(change.clone());
+                    false
+                }
+                TableAccounts::Known(known) => match change.op {
+                    MemberOp::Add => known.insert(change.account.clone()),
+                    MemberOp::Remove => known.remove(&change.account),
+                },
+            };
+            if has_changed && !connection.who.accounts.contains(&change.account) {
+                match change.op {
+                    MemberOp::Add => self.by_account.entry(change.account.clone()).or_default().push(*key),
+                    MemberOp::Remove => forget(&mut self.by_account, &change.account, *key),
+                }
+            }
+        }
+        keys.len()
+    }
+
     /// Hands a row to its connections, from `progress` on, until `left` is used up. Returns whether all have it.
-    fn deliver(&self, event: &Arc<SharedNotification>, progress: &mut DispatchProgress, left: &mut usize) -> bool {
+    fn deliver(&mut self, event: &Arc<SharedNotification>, progress: &mut DispatchProgress, left: &mut usize) -> bool {
+        #[cfg(feature = "mutants")]
+        if event.member_change().is_some() && crate::mutants::is("members-early") {
+            return true;
+        }
+        if let Some(change) = event.member_change() {
+            // One user has few connections, so a change takes one turn.
+            *left = left.saturating_sub(self.change_members(change));
+            return true;
+        }
         let for_many = event.audience.is_for_many();
         match &event.audience {
             Audience::Everyone => {
@@ -590,7 +709,8 @@ impl RegistryState {
             *left = left.saturating_sub(1);
             // The index has found the user already; searching a list for each of its users would take quadratic time.
             // If another connection has taken over the slab key since, its send queue rejects this row.
-            if event.audience.reaches_account_of(&connection.who) && connection.takes(&event.kind) {
+            let is_in_account = event.audience.account().is_none_or(|account| connection.is_in(account));
+            if is_in_account && connection.takes(&event.kind) {
                 connection.send_queue.push(event, for_many);
             }
         }
@@ -653,39 +773,117 @@ mod tests {
             prop_assert_eq!(registry.count(), 0);
         }
 
-        /// A broadcast takes several turns, and connections join, fall behind and leave between them. Each gets from
-        /// its send queue exactly the rows above the position it was given last, once and in order, and it has every
-        /// row up to a quiet position.
+        /// A broadcast takes several turns, and connections join, fall behind and leave between them. Memberships
+        /// change between the rows. Each connection gets from its send queue exactly its rows above the position it
+        /// was given last, once and in order, and it has every row up to a quiet position.
         #[test]
         fn a_position_taken_between_two_turns_joins_table_and_outbox(
-            audiences in proptest::collection::vec(audience(), 1..6),
-            before in proptest::collection::vec(who(), 0..5),
+            rows in proptest::collection::vec(row(), 1..9),
+            before in proptest::collection::vec((who(), any::<bool>()), 0..5),
             steps in proptest::collection::vec(step(), 0..80),
             most in 1usize..3,
         ) {
             let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
             let registry = Registry::new(ConnectionLimits { connections: 99, per_user: 99, devices: 200, single: false }, start);
-            let events: Vec<Arc<SharedNotification>> =
-                audiences.into_iter().enumerate().map(|(n, audience)| SharedNotification::empty(Seq::from_db(n as i64 + 1), audience)).collect();
-            let mut readers: Vec<TestReader> = before.into_iter().map(|who| TestReader::join(&registry, who)).collect();
-            let mut round = DispatchRound { events: &events, at: 0, place: DispatchProgress::default() };
+            let log = TestLog::of(rows);
+            let mut readers: Vec<TestReader> = before.into_iter().map(|(who, follows)| TestReader::join(&registry, who, follows)).collect();
+            let mut round = DispatchRound { events: &log.events, at: 0, place: DispatchProgress::default() };
             for step in steps {
                 match step {
                     TestStep::Turn => drop(registry.turn(&mut round, most)),
-                    TestStep::Join(who) => readers.push(TestReader::join(&registry, who)),
+                    TestStep::Join(who, follows) => readers.push(TestReader::join(&registry, who, follows)),
                     TestStep::Leave(at) if at < readers.len() => drop(readers.swap_remove(at)),
                     TestStep::FallBack(at) if at < readers.len() => readers[at].fall_back(&registry),
-                    TestStep::Read(at) if at < readers.len() => readers[at].read(&registry, &events)?,
+                    TestStep::Look(at, ahead) if at < readers.len() => readers[at].look(&registry, &log, ahead),
+                    TestStep::Enter(at) if at < readers.len() => readers[at].enter(&registry, &log),
+                    TestStep::Read(at) if at < readers.len() => readers[at].read(&registry, &log)?,
                     _ => {}
                 }
             }
             while !registry.turn(&mut round, most) {}
-            let end = Seq::from_db(events.len() as i64);
+            let end = Seq::from_db(log.events.len() as i64);
             for reader in &mut readers {
-                reader.read(&registry, &events)?;
+                reader.enter(&registry, &log);
+                reader.read(&registry, &log)?;
                 prop_assert_eq!(reader.quiet, Some(end));
             }
             prop_assert_eq!(registry.position().dispatched, end);
+            readers.clear();
+            prop_assert!(registry.inside().by_account.is_empty(), "no account keeps a connection that has left");
+        }
+    }
+
+    /// A row of a log: a notification, or a membership change.
+    #[derive(Debug, Clone)]
+    enum TestRow {
+        To(Audience),
+        Change(MemberChange),
+    }
+
+    fn row() -> impl Strategy<Value = TestRow> {
+        let op = prop_oneof![Just(MemberOp::Add), Just(MemberOp::Remove)];
+        prop_oneof![
+            3 => audience().prop_map(TestRow::To),
+            2 => (op, user(), account()).prop_map(|(op, user, account)| TestRow::Change(MemberChange { op, user, account })),
+        ]
+    }
+
+    /// A log, and the memberships that its changes make.
+    struct TestLog {
+        events: Vec<Arc<SharedNotification>>,
+        intervals: Vec<(UserId, MemberInterval)>,
+    }
+
+    impl TestLog {
+        fn of(rows: Vec<TestRow>) -> Self {
+            let mut log = Self { events: Vec::new(), intervals: Vec::new() };
+            for (row, n) in rows.into_iter().zip(1..) {
+                let seq = Seq::from_db(n);
+                let event = match row {
+                    TestRow::To(audience) => SharedNotification::empty(seq, audience),
+                    TestRow::Change(change) => {
+                        log.apply(seq, &change);
+                        SharedNotification::change(seq, &change)
+                    }
+                };
+                log.events.push(event);
+            }
+            log
+        }
+
+        /// As the trigger `log_changes_members` does.
+        fn apply(&mut self, seq: Seq, change: &MemberChange) {
+            let is_his = |(user, interval): &&mut (UserId, MemberInterval)| {
+                *user == change.user && interval.account == change.account && interval.until.is_none()
+            };
+            let open = self.intervals.iter_mut().find(is_his);
+            match (change.op, open) {
+                (MemberOp::Add, None) => {
+                    let interval = MemberInterval { account: change.account.clone(), since: seq, until: None };
+                    self.intervals.push((change.user.clone(), interval));
+                }
+                (MemberOp::Remove, Some((_, interval))) => interval.until = Some(seq),
+                _ => {}
+            }
+        }
+
+        /// The intervals of a user, as a snapshot of the log up to `seq` has them.
+        fn snapshot(&self, user: &UserId, seq: Seq) -> Vec<MemberInterval> {
+            let his = self.intervals.iter().filter(|(of, interval)| of == user && interval.since <= seq);
+            his.map(|(_, interval)| MemberInterval { until: interval.until.filter(|until| *until <= seq), ..interval.clone() }).collect()
+        }
+
+        /// Whether the log's order makes this row one of the reader's.
+        fn is_for(&self, event: &SharedNotification, who: &Principal, follows: bool) -> bool {
+            if event.member_change().is_some() {
+                return false;
+            }
+            let mut who = who.clone();
+            if follows {
+                let his = self.intervals.iter().filter(|(user, interval)| *user == who.user && interval.has(event.seq));
+                who.accounts.extend(his.map(|(_, interval)| interval.account.clone()));
+            }
+            topics_of(&event.audience).iter().any(|topic| who.topics().contains(topic))
         }
     }
 
@@ -697,18 +895,25 @@ mod tests {
     #[derive(Debug, Clone)]
     enum TestStep {
         Turn,
-        Join(Principal),
+        /// Joins; with `true`, it follows the table of members.
+        Join(Principal, bool),
         Leave(usize),
         FallBack(usize),
+        /// Reads the intervals of the user from the table, which is so many rows ahead of this instance.
+        Look(usize, i64),
+        /// Enters the accounts that were read.
+        Enter(usize),
         Read(usize),
     }
 
     fn step() -> impl Strategy<Value = TestStep> {
         prop_oneof![
             4 => Just(TestStep::Turn),
-            2 => who().prop_map(TestStep::Join),
+            2 => (who(), any::<bool>()).prop_map(|(who, follows)| TestStep::Join(who, follows)),
             1 => (0usize..6).prop_map(TestStep::Leave),
             2 => (0usize..6).prop_map(TestStep::FallBack),
+            2 => (0usize..6, 0i64..4).prop_map(|(at, ahead)| TestStep::Look(at, ahead)),
+            2 => (0usize..6).prop_map(TestStep::Enter),
             2 => (0usize..6).prop_map(TestStep::Read),
         ]
     }
@@ -716,15 +921,23 @@ mod tests {
     /// A connection that has every row up to `from` from the table.
     struct TestReader {
         registration: Registration,
+        follows: bool,
+        /// The intervals that were read from the table.
+        intervals: Option<Vec<MemberInterval>>,
+        has_entered: bool,
         from: Seq,
         got: Vec<Seq>,
         quiet: Option<Seq>,
     }
 
     impl TestReader {
-        fn join(registry: &Arc<Registry>, who: Principal) -> Self {
-            let (registration, position) = registry.join(Connection::new(who, ClientId::default_device(), "test")).unwrap();
-            Self { registration, from: position.dispatched, got: Vec::new(), quiet: None }
+        fn join(registry: &Arc<Registry>, who: Principal, follows: bool) -> Self {
+            let mut connection = Connection::new(who, ClientId::default_device(), "test");
+            if follows {
+                connection.follow_members();
+            }
+            let (registration, position) = registry.join(connection).unwrap();
+            Self { registration, follows, intervals: None, has_entered: !follows, from: position.dispatched, got: Vec::new(), quiet: None }
         }
 
         fn fall_back(&mut self, registry: &Registry) {
@@ -732,15 +945,36 @@ mod tests {
             self.got.clear();
         }
 
-        fn read(&mut self, registry: &Registry, events: &[Arc<SharedNotification>]) -> Result<(), TestCaseError> {
+        /// The table may be ahead of this instance, and the registry may move on before the intervals are entered.
+        fn look(&mut self, registry: &Registry, log: &TestLog, ahead: i64) {
+            if self.has_entered || self.intervals.is_some() {
+                return;
+            }
+            let upto = registry.position().dispatched.get() + ahead;
+            let user = &self.registration.connection().who.user;
+            self.intervals = Some(log.snapshot(user, Seq::from_db(upto)));
+        }
+
+        fn enter(&mut self, registry: &Registry, log: &TestLog) {
+            self.look(registry, log, 0);
+            if let Some(intervals) = self.intervals.take() {
+                self.from = registry.enter(&self.registration, &intervals).dispatched;
+                self.has_entered = true;
+                self.got.clear();
+            }
+        }
+
+        fn read(&mut self, registry: &Registry, log: &TestLog) -> Result<(), TestCaseError> {
+            if !self.has_entered {
+                return Ok(());
+            }
             let connection = self.registration.connection();
             self.got.extend(std::iter::from_fn(|| connection.send_queue.pop()).map(|event| event.seq));
             self.quiet = registry.quiet_at(connection);
             let upto = self.quiet.unwrap_or_default().max(self.got.last().copied().unwrap_or_default());
-            let is_his =
-                |event: &&Arc<SharedNotification>| topics_of(&event.audience).iter().any(|topic| connection.who.topics().contains(topic));
+            let is_his = |event: &&Arc<SharedNotification>| log.is_for(event, &connection.who, self.follows);
             let his: Vec<Seq> =
-                events.iter().filter(is_his).map(|event| event.seq).filter(|seq| *seq > self.from && *seq <= upto).collect();
+                log.events.iter().filter(is_his).map(|event| event.seq).filter(|seq| *seq > self.from && *seq <= upto).collect();
             prop_assert_eq!(&self.got, &his);
             Ok(())
         }

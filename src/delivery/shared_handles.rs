@@ -27,6 +27,8 @@ pub struct Delivery {
     pub(super) instance: InstanceId,
     /// How long the positions of a device's connections count after the connections end.
     pub(super) resume_window: Duration,
+    /// Whether the accounts of a token count.
+    pub(super) reads_token_accounts: bool,
 }
 
 impl Delivery {
@@ -34,13 +36,30 @@ impl Delivery {
     pub fn new(registry: Arc<Registry>, reader: Reader, facts_every: Option<Duration>) -> Self {
         let facts = Arc::new(PendingFacts::new(facts_every));
         let (instance, resume_window) = (InstanceId::new(), RESUME_WINDOW);
-        Self { registry, acks: Arc::default(), sessions: Arc::default(), arrivals: None, facts, reader, instance, resume_window }
+        Self {
+            registry,
+            acks: Arc::default(),
+            sessions: Arc::default(),
+            arrivals: None,
+            facts,
+            reader,
+            instance,
+            resume_window,
+            reads_token_accounts: true,
+        }
     }
 
     /// Sets the instance id, and how long positions of ended connections count.
     #[must_use]
     pub fn with_resume(mut self, instance: InstanceId, window: Duration) -> Self {
         (self.instance, self.resume_window) = (instance, window);
+        self
+    }
+
+    /// Sets whether the accounts of a token count.
+    #[must_use]
+    pub fn with_token_accounts(mut self, count: bool) -> Self {
+        self.reads_token_accounts = count;
         self
     }
 

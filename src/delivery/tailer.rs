@@ -64,7 +64,7 @@ fn event_of(row: TailRow) -> Arc<SharedNotification> {
         TailRow::Unreadable { seq, id, error } => {
             metrics::UNREADABLE.one();
             tracing::error!(seq = seq.get(), id = %id.0, %error, "unreadable row in the log; passed over");
-            SharedNotification::for_nobody(seq, id)
+            SharedNotification::for_no_user(seq, id)
         }
     }
 }

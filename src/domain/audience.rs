@@ -1,7 +1,7 @@
 //! Defines to whom a notification is addressed.
 
 use super::topic::{EVERYONE_TOPIC, LIST_TOPIC, account_topic, user_topic};
-use super::{AccountId, Principal, UserId};
+use super::{AccountId, UserId};
 
 /// A list of at most this many users does not count as a broadcast.
 const FEW_USERS: usize = 100;
@@ -52,8 +52,12 @@ impl Audience {
         }
     }
 
-    /// Whether the account limit allows this principal, who was found among its users or in its account.
-    pub fn reaches_account_of(&self, who: &Principal) -> bool {
-        self.account().is_none_or(|account| who.accounts.contains(account))
+    /// The audience of rows that no user receives.
+    pub fn no_user() -> Self {
+        Self::User { user: UserId::none(), account: None }
+    }
+
+    pub fn is_for_no_user(&self) -> bool {
+        matches!(self, Self::User { user, account: None } if *user == UserId::none())
     }
 }

@@ -15,10 +15,12 @@ const CLIENT_ID_MAX_BYTES: usize = 64;
 
 /// Why a text is not a valid identifier. Names the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {max} characters of A-Z a-z 0-9 {signs}")]
-pub struct IdError {
-    max: usize,
-    signs: &'static str,
+pub enum IdError {
+    #[error("must be 1 to {max} characters of A-Z a-z 0-9 {signs}")]
+    Alphabet { max: usize, signs: &'static str },
+    /// Erased notifications and membership changes are addressed to it.
+    #[error("must not be - alone: it stands for no user")]
+    NoUser,
 }
 
 /// The signs of ids that clients and programs choose.
@@ -27,26 +29,36 @@ const SIGNS: &str = ". _ : -";
 /// separates the parts of a topic, and no `*`, which is the topic of everyone. No quote, comma, brace or backslash,
 /// which have a meaning in lists.
 const PROVIDER_SIGNS: &str = ". _ : - | @ + = ~";
+/// The user id of rows that are addressed to no user.
+const NO_USER: &str = "-";
 
 fn check(text: &str, max: usize, signs: &'static str) -> Result<Arc<str>, IdError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || (b != b' ' && signs.as_bytes().contains(&b));
     if text.is_empty() || text.len() > max || !text.bytes().all(allowed) {
-        return Err(IdError { max, signs });
+        return Err(IdError::Alphabet { max, signs });
     }
     Ok(Arc::from(text))
 }
 
+fn check_user(text: &str, max: usize, signs: &'static str) -> Result<Arc<str>, IdError> {
+    if text == NO_USER { Err(IdError::NoUser) } else { check(text, max, signs) }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $max:expr, $signs:expr) => {
+        text_id!($(#[$doc])* $name, $max, $signs, check);
+    };
+    ($(#[$doc:meta])* $name:ident, $max:expr, $signs:expr, $check:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
             /// # Errors
-            /// When the text is empty, too long, or contains a character that ids of this kind do not have.
+            /// When the text is empty, too long, or contains a character that ids of this kind do not have. `-` alone is
+            /// no user id.
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                check(text, $max, $signs).map(Self)
+                $check(text, $max, $signs).map(Self)
             }
 
             pub fn as_str(&self) -> &str {
@@ -84,7 +96,8 @@ text_id!(
     /// A user, from the token's `sub`. 1 to 128 characters.
     UserId,
     ID_MAX_BYTES,
-    PROVIDER_SIGNS
+    PROVIDER_SIGNS,
+    check_user
 );
 text_id!(
     /// An account (tenant, shop, team) that users belong to. 1 to 128 characters.
@@ -105,6 +118,21 @@ text_id!(
     CLIENT_ID_MAX_BYTES,
     SIGNS
 );
+
+impl UserId {
+    /// The addressee of rows that no user receives. No token and no post can name it.
+    pub fn none() -> Self {
+        Self(Arc::from(NO_USER))
+    }
+
+    /// Parses an id of a stored row, which may be [`UserId::none`].
+    ///
+    /// # Errors
+    /// As [`UserId::parse`].
+    pub fn parse_stored(text: &str) -> Result<Self, IdError> {
+        if text == NO_USER { Ok(Self::none()) } else { Self::parse(text) }
+    }
+}
 
 impl ClientId {
     /// The device of a client that names none.
@@ -198,6 +226,9 @@ mod tests {
             assert!(UserId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(ClientId::parse("a|b").is_err());
+        assert_eq!((UserId::parse("-"), AccountId::parse("-").is_ok(), ClientId::parse("-").is_ok()), (Err(IdError::NoUser), true, true));
+        assert_eq!(UserId::parse_stored("-"), Ok(UserId::none()));
+        assert!(UserId::parse_stored("a/").is_err() && UserId::parse("--").is_ok());
         assert!(ClientId::parse(&"x".repeat(64)).is_ok());
         assert!(ClientId::parse(&"x".repeat(65)).is_err());
     }

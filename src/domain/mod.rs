@@ -5,6 +5,7 @@
 mod audience;
 mod command;
 mod ids;
+mod membership;
 mod notification;
 mod origin;
 mod principal;
@@ -18,6 +19,7 @@ pub mod why;
 pub use audience::Audience;
 pub use command::{CommandState, Term, message_source};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
+pub use membership::{MEMBER_TYPE, MemberChange, MemberInterval, MemberOp};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
 pub use origin::CommitOrigin;
 pub use principal::{KeyTag, Principal, Role, ServiceCaller};

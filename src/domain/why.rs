@@ -26,6 +26,19 @@ pub struct WhyFacts {
     pub ever_connected: bool,
     /// The accounts of the user's sessions: the only record of a user's accounts.
     pub accounts: Vec<String>,
+    /// Whether the accounts of the table `recado.member` counted for any of these sessions.
+    pub follows_members: bool,
+    /// The user's membership in the row's account, by that table.
+    pub membership: Membership,
+}
+
+/// A user's membership in one account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Whether the row lies in an interval of the user.
+    pub was_member: bool,
+    /// The last intervals: the numbers of the changes that added and removed the user.
+    pub intervals: Vec<(Seq, Option<Seq>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +71,8 @@ pub struct SessionSeen {
     pub client: String,
     pub transport: String,
     pub accounts: Vec<String>,
+    /// Whether the accounts of the table `recado.member` count as well.
+    pub follows_members: bool,
     pub from: Seq,
     pub sent: Seq,
     pub connected_at: DateTime<Utc>,
@@ -87,6 +102,8 @@ pub enum WhyAnswer {
     NotAddressed,
     /// Addressed to an account, and no kept session of the user was in it.
     NotInAccount,
+    /// Addressed to an account, and the user was not a member then, by the table `recado.member`.
+    NotMember,
     /// Addressed, but the user was never connected, as far as records are kept.
     NeverConnected,
     Addressed(Vec<DeviceWhy>),
@@ -118,6 +135,8 @@ pub enum DeviceVerdict {
     NotReplayed,
     /// The device's sessions were not in the account.
     OtherAccount,
+    /// The user was not a member of the account then, by the table `recado.member`.
+    NotMember,
     /// The device asked for a stream that begins after it.
     BeganAfter,
     /// The device's first position is after it.
@@ -151,9 +170,10 @@ impl WhyFacts {
         if clients.is_empty() && !self.ever_connected {
             return WhyAnswer::NeverConnected;
         }
-        let was_in = |account: &String| self.accounts.contains(account) || self.sessions.iter().any(|s| s.accounts.contains(account));
+        let is_member = self.follows_members && self.membership.was_member;
+        let was_in = |account: &String| is_member || self.accounts.contains(account) || self.sessions.iter().any(|s| self.concerns(row, s));
         if row.whom.account().is_some_and(|account| !was_in(account)) {
-            return WhyAnswer::NotInAccount;
+            return if self.follows_members { WhyAnswer::NotMember } else { WhyAnswer::NotInAccount };
         }
         let device = |client: &String| DeviceWhy { client: client.clone(), verdict: self.device(row, client) };
         WhyAnswer::Addressed(clients.into_iter().map(device).collect())
@@ -191,8 +211,9 @@ impl WhyFacts {
         if let Some(session) = coming {
             return DeviceVerdict::Behind { sent: session.sent };
         }
-        if !sessions.is_empty() && !sessions.iter().any(|s| row.concerns(s)) {
-            return DeviceVerdict::OtherAccount;
+        if !sessions.is_empty() && !sessions.iter().any(|s| self.concerns(row, s)) {
+            let follows = sessions.iter().any(|s| s.follows_members);
+            return if follows { DeviceVerdict::NotMember } else { DeviceVerdict::OtherAccount };
         }
         if !row.replay {
             return DeviceVerdict::NotReplayed;
@@ -203,10 +224,16 @@ impl WhyFacts {
         if place_is_past && device.is_some() && !is_old_device {
             return DeviceVerdict::NewSince;
         }
-        if sessions.iter().any(|s| row.concerns(s) && s.from >= self.seq) {
+        if sessions.iter().any(|s| self.concerns(row, s) && s.from >= self.seq) {
             return DeviceVerdict::BeganAfter;
         }
         DeviceVerdict::NoSession
+    }
+
+    /// Whether the row's account is one of the session's.
+    fn concerns(&self, row: &WhyRow, session: &SessionSeen) -> bool {
+        let is_member = session.follows_members && self.membership.was_member;
+        row.whom.account().is_none_or(|account| is_member || session.accounts.contains(account))
     }
 
     /// Whether the session passed the number in a way that sends it.
@@ -219,7 +246,7 @@ impl WhyFacts {
     fn may_be_sent(&self, row: &WhyRow, session: &SessionSeen, at: DateTime<Utc>) -> bool {
         let was_live = session.connected_at <= row.created_at;
         let is_replayed = row.replay && row.expires_at.is_none_or(|end| at < end);
-        session.from < self.seq && row.concerns(session) && (was_live || is_replayed)
+        session.from < self.seq && self.concerns(row, session) && (was_live || is_replayed)
     }
 
     fn sending(&self, session: &SessionSeen) -> SentOn {
@@ -234,12 +261,6 @@ impl Whom {
             Self::Account(account) | Self::User { account: Some(account), .. } => Some(account),
             Self::Everyone | Self::User { .. } | Self::Others => None,
         }
-    }
-}
-
-impl WhyRow {
-    fn concerns(&self, session: &SessionSeen) -> bool {
-        self.whom.account().is_none_or(|account| session.accounts.contains(account))
     }
 }
 

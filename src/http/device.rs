@@ -16,7 +16,7 @@ use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::state::HubState;
 use super::stream_request::{check_origin, check_user_rate};
 use crate::store::acked_positions::{self, Ack};
-use crate::store::read;
+use crate::store::{members, read};
 use crate::wire::history::AckBody;
 use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
@@ -48,9 +48,17 @@ pub async fn whoami(State(hub): State<Arc<HubState>>, headers: HeaderMap, query:
     check_origin(&hub, &headers)?;
     let claims = hub.auth.user(&headers, token(&pairs(query)?)).await?;
     check_user_rate(&hub, &claims.who)?;
+    let mut accounts = claims.who.accounts;
+    if hub.reader.reads_members() {
+        let head = read::log_state(&hub.reader).await?.head;
+        let intervals = members::intervals(&hub.reader, &claims.who.user, head).await?;
+        accounts.extend(intervals.into_iter().filter(|interval| interval.until.is_none()).map(|interval| interval.account));
+        accounts.sort_unstable();
+        accounts.dedup();
+    }
     let answer = json!({
         "user_id": claims.who.user,
-        "account_ids": claims.who.accounts,
+        "account_ids": accounts,
         "expires_at": timestamp(claims.expires_at),
     });
     Ok((no_store(), Json(answer)).into_response())

@@ -30,6 +30,7 @@ mod key_cache;
 mod limited_log;
 mod line_message;
 mod listener_side;
+mod members;
 mod metrics;
 mod ndjson;
 mod notify;

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::http::{Method, header};
 use axum::middleware;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::health_routes::{health, livez, readyz};
@@ -17,7 +17,7 @@ use super::listener_side::ListenerSide;
 use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
-use super::{api_documents, batch, device, history, metrics, notify, request, sdk, sse, stats, upgrade, why, ws_ticket};
+use super::{api_documents, batch, device, history, members, metrics, notify, request, sdk, sse, stats, upgrade, why, ws_ticket};
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
@@ -40,6 +40,9 @@ pub fn routes(side: ListenerSide) -> Routes {
     Routes { router: Router::new(), side, served: Vec::new() }
         .post("/api/internal/notify", notify::notify)
         .post("/api/internal/notify/batch", batch::notify_batch)
+        .put("/api/internal/accounts/{account}/members/{user}", members::add_member)
+        .delete("/api/internal/accounts/{account}/members/{user}", members::remove_member)
+        .get("/api/internal/accounts/{account}/members", members::list_members)
         .get("/api/internal/ws-stats", stats::stats)
         .get("/stats", stats::stats)
         .get("/api/notifications", history::list)
@@ -75,6 +78,14 @@ impl Routes {
 
     fn post<H: Handler<T, Arc<HubState>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.serve(path, Method::POST, post(handler))
+    }
+
+    fn put<H: Handler<T, Arc<HubState>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.serve(path, Method::PUT, put(handler))
+    }
+
+    fn delete<H: Handler<T, Arc<HubState>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.serve(path, Method::DELETE, delete(handler))
     }
 
     fn serve(mut self, path: &'static str, method: Method, route: MethodRouter<Arc<HubState>>) -> Self {

@@ -60,7 +60,7 @@ fn here(connection: &Connection, instance: &str, head: Seq, upstream_connected: 
     StatsSession {
         session_id: connection.session.to_string(),
         user_id: connection.who.user.to_string(),
-        account_ids: connection.who.accounts.iter().map(ToString::to_string).collect(),
+        account_ids: connection.accounts().iter().map(ToString::to_string).collect(),
         client_id: connection.client.to_string(),
         instance: instance.to_owned(),
         transport: connection.transport.to_owned(),

@@ -45,7 +45,7 @@ pub fn hello(admitted: &Admitted, heartbeat: Duration, expires_at: DateTime<Utc>
     ServerFrame::ConnectionEstablished(Established {
         session_id: connection.session,
         user_id: &connection.who.user,
-        account_ids: &connection.who.accounts,
+        account_ids: &connection.accounts(),
         client_id: &connection.client,
         log_id: position.log_id,
         head: position.dispatched,

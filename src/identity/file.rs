@@ -135,6 +135,7 @@ fn issuer(at: usize, entry: toml::Table, errors: &TableErrors, defaults: KeySetR
         user: claim("user", "sub"),
         account: claim("account", "account_id"),
         accounts: claim("accounts", "account_ids"),
+        reads_accounts: true,
         role: claim("role", ROLE_CLAIM),
         prefix: prefix(&table),
         grants_roles: table.switch("roles"),

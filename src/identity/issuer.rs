@@ -37,6 +37,8 @@ pub struct IssuerRules {
     pub user: ClaimPath,
     pub account: ClaimPath,
     pub accounts: ClaimPath,
+    /// Whether the account claims count (`RECADO_ACCOUNTS`).
+    pub reads_accounts: bool,
     pub role: ClaimPath,
     /// Stands before each user id and account id of this issuer, so that they are not those of another issuer.
     pub prefix: String,
@@ -59,6 +61,7 @@ impl IssuerRules {
             user: ClaimPath::of(&rules.user_claim),
             account: ClaimPath::of(&rules.account_claim),
             accounts: ClaimPath::of(&rules.accounts_claim),
+            reads_accounts: rules.reads_accounts,
             role: ClaimPath::of(ROLE_CLAIM),
             prefix: String::new(),
             grants_roles,
@@ -174,6 +177,9 @@ impl IssuerRules {
     }
 
     fn accounts(&self, claims: &Value) -> Result<Vec<AccountId>, TokenError> {
+        if !self.reads_accounts {
+            return Ok(Vec::new());
+        }
         let wrong = TokenError::Invalid("an account claim contains an invalid account id");
         let mut texts: Vec<Cow<'_, str>> = Vec::new();
         match self.account.find(claims) {

@@ -81,7 +81,10 @@ impl Identity {
     pub fn new(secrets: OwnSecrets, rules: JwtRules, others: Vec<Issuer>) -> Result<Self, String> {
         let keys = secrets.all().map(|own| VerificationKey::of_secret(own.kid.clone(), Algorithm::HS256, &own.secret));
         let own = Issuer { rules: IssuerRules::of_settings("own", &rules, true), keys: keys.collect::<Result<_, _>>()?, published: None };
-        let issuers: Vec<Issuer> = std::iter::once(own).chain(others).collect();
+        let mut issuers: Vec<Issuer> = std::iter::once(own).chain(others).collect();
+        for issuer in &mut issuers {
+            issuer.rules.reads_accounts = rules.reads_accounts;
+        }
         let key_sets = issuers.iter().filter_map(|issuer| issuer.published.clone()).collect();
         Ok(Self { secrets, tokens: TokenRules::of(issuers), key_sets })
     }

@@ -183,6 +183,7 @@ impl Database {
             name,
             last_death,
             pages: PageScheduler::new(connections, 0),
+            reads_members: false,
         }
     }
 }
@@ -208,9 +209,22 @@ pub struct Reader {
     turns: Arc<AtomicU64>,
     name: Arc<str>,
     last_death: Arc<LastDeath>,
+    reads_members: bool,
 }
 
 impl Reader {
+    /// Makes the accounts of the table `recado.member` count for every user.
+    #[must_use]
+    pub fn with_members(mut self, reads_members: bool) -> Self {
+        self.reads_members = reads_members;
+        self
+    }
+
+    /// Whether the accounts of the table count.
+    pub fn reads_members(&self) -> bool {
+        self.reads_members
+    }
+
     /// Limits how many bytes a second one user's pages may have; zero means no limit.
     #[must_use]
     pub fn with_user_rate(mut self, bytes: u64) -> Self {

@@ -29,7 +29,7 @@ pub struct Erased {
     pub erased: i64,
     /// Notifications to several users whose list lost this user.
     pub unlisted: i64,
-    /// Rows about the user in other tables: sessions, facts, devices, commands and the outbox.
+    /// Rows about the user in other tables: sessions, facts, devices, commands, memberships and the outbox.
     pub traces: i64,
 }
 
@@ -99,6 +99,10 @@ async fn rows(connection: &mut PgConnection, user: Option<&str>, after: i64, upt
         let step =
             sqlx::query!(r#"SELECT erased AS "erased!", unlisted AS "unlisted!" FROM recado.erase_rows($1, $2, $3)"#, user, from, end);
         let step = limited(ASK_LIMIT * 10, step.fetch_one(&mut *connection)).await?;
+        if let Some(user) = user {
+            let changes = sqlx::query_scalar!(r#"SELECT recado.erase_member_changes($1, $2, $3) AS "changes!""#, user, from, end);
+            done.traces += limited(ASK_LIMIT * 10, changes.fetch_one(&mut *connection)).await?;
+        }
         done.erased += step.erased;
         done.unlisted += step.unlisted;
         from = end;
@@ -107,6 +111,6 @@ async fn rows(connection: &mut PgConnection, user: Option<&str>, after: i64, upt
 }
 
 async fn traces(connection: &mut PgConnection, user: &str) -> Result<i64, StoreError> {
-    let traces = sqlx::query_scalar!(r#"SELECT recado.erase_traces($1) AS "traces!""#, user);
+    let traces = sqlx::query_scalar!(r#"SELECT recado.erase_traces($1) + recado.erase_members($1) AS "traces!""#, user);
     limited(ASK_LIMIT * 20, traces.fetch_one(connection)).await
 }

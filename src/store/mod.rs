@@ -39,6 +39,7 @@ pub mod listener;
 mod liveness;
 pub mod log_identity;
 pub mod log_watermark;
+pub mod members;
 pub mod migrate;
 pub mod outbox;
 mod page_scheduler;

@@ -19,6 +19,9 @@ pub const PAGE_ROWS: i64 = 500;
 /// A page ends before the row that would bring title, message, data and list of users above this many bytes. The first
 /// row always fits, whatever its size: a row that is larger than a page must not stop a reader.
 pub const PAGE_BYTES: i64 = 256 << 10;
+/// Most intervals of memberships that begin within a page, or end within a page that is read backwards. A page ends
+/// before the next one: each interval costs two looks into each index.
+const PAGE_INTERVALS: i64 = 200;
 /// The slowest link to the database over which a page of the tailer still arrives in time, in bytes a second.
 const SLOWEST_LINK: i64 = 16 << 10;
 /// A wait longer than this needs its own `statement_timeout`, or the server would end the statement.
@@ -264,6 +267,10 @@ pub struct PrincipalPage {
 
 /// Reads the notifications of `who` above `after` and up to `upto`, except those that are not replayed or have expired.
 ///
+/// The user's intervals of the table `recado.member` are read in the same statement, so the page and the intervals are
+/// of one snapshot. An interval has the rows between its two changes. An account that the token names as well has no
+/// interval, or its rows would be found twice. A page with more intervals than [`PAGE_INTERVALS`] ends early (`cut`).
+///
 /// The two inner queries walk an index in order and stop at the page's size, so a page costs the same in a log of any
 /// length. The row is fetched by its number, with a LIMIT that keeps the planner from joining the whole log instead.
 ///
@@ -295,11 +302,18 @@ async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most
     };
     let rows = sqlx::query_as!(
         PageRow,
-        r#"SELECT m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
+        r#"SELECT m.floor_seq, cut.at AS "cut!", coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.kind AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
                   r.account_id AS "account_id?", r.user_ids AS "user_ids?"
              FROM recado.meta m
+            CROSS JOIN LATERAL (
+                   SELECT coalesce((SELECT c.since_seq
+                                      FROM recado.member c
+                                     WHERE $6 AND c.user_id = $7 AND c.since_seq > $2 AND c.since_seq < $3
+                                     ORDER BY c.since_seq
+                                    OFFSET $8 LIMIT 1), $3::bigint) AS at
+                   OFFSET 0) cut
              LEFT JOIN LATERAL (
                    SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
                           l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
@@ -307,17 +321,25 @@ async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most
                           l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight,
                           sum(l.bytes + coalesce(pg_column_size(l.user_ids), 0)) OVER (ORDER BY l.seq) AS weight_through
                      FROM (SELECT s.seq
-                             FROM unnest($1::text[]) AS t (topic)
+                             FROM (SELECT u.topic, $2 AS low, cut.at AS high
+                                     FROM unnest($1::text[]) AS u (topic)
+                                    UNION ALL
+                                   SELECT x.topic, greatest(i.since_seq, $2), least(i.until_seq - 1, cut.at)
+                                     FROM recado.member i
+                                    CROSS JOIN LATERAL (VALUES ('a/' || i.account_id), ('u/' || i.user_id || '/' || i.account_id)) x (topic)
+                                    WHERE $6 AND i.user_id = $7 AND i.since_seq < cut.at AND (i.until_seq IS NULL OR i.until_seq > $2 + 1)
+                                      AND x.topic <> ALL ($1)) t
                             CROSS JOIN LATERAL (
                                   (SELECT a.seq
                                      FROM recado.log a
                                     WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq > $2 AND a.seq <= $3
+                                      AND a.seq > t.low AND a.seq <= t.high
                                     ORDER BY a.seq
                                     LIMIT $4)
                                   UNION ALL
                                   (SELECT b.seq
                                      FROM recado.log_member b
-                                    WHERE b.topic = t.topic AND b.seq > $2 AND b.seq <= $3
+                                    WHERE b.topic = t.topic AND b.seq > $2 AND b.seq <= $3 AND b.seq > t.low AND b.seq <= t.high
                                     ORDER BY b.seq
                                     LIMIT $4)) s
                             ORDER BY s.seq
@@ -330,6 +352,9 @@ async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most
         upto.get(),
         most,
         PAGE_BYTES,
+        reader.reads_members(),
+        who.user.as_str(),
+        PAGE_INTERVALS,
     )
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;
@@ -353,11 +378,18 @@ async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query_as!(
         PageRow,
-        r#"SELECT m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
+        r#"SELECT m.floor_seq, cut.at AS "cut!", coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.kind AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
                   r.account_id AS "account_id?", r.user_ids AS "user_ids?"
              FROM recado.meta m
+            CROSS JOIN LATERAL (
+                   SELECT coalesce((SELECT c.until_seq
+                                      FROM recado.member c
+                                     WHERE $6 AND c.user_id = $7 AND c.until_seq < $2 AND c.until_seq > $3
+                                     ORDER BY c.until_seq DESC
+                                    OFFSET $8 LIMIT 1), $3::bigint) AS at
+                   OFFSET 0) cut
              LEFT JOIN LATERAL (
                    SELECT l.seq, l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic,
                           l.user_id, l.account_id, l.user_ids, l.expires_at <= clock_timestamp() AS expired,
@@ -365,17 +397,25 @@ async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to
                           l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight,
                           sum(l.bytes + coalesce(pg_column_size(l.user_ids), 0)) OVER (ORDER BY l.seq DESC) AS weight_through
                      FROM (SELECT s.seq
-                             FROM unnest($1::text[]) AS t (topic)
+                             FROM (SELECT u.topic, cut.at AS low, $2 AS high
+                                     FROM unnest($1::text[]) AS u (topic)
+                                    UNION ALL
+                                   SELECT x.topic, greatest(i.since_seq, cut.at), least(i.until_seq, $2)
+                                     FROM recado.member i
+                                    CROSS JOIN LATERAL (VALUES ('a/' || i.account_id), ('u/' || i.user_id || '/' || i.account_id)) x (topic)
+                                    WHERE $6 AND i.user_id = $7 AND i.since_seq + 1 < $2 AND (i.until_seq IS NULL OR i.until_seq > cut.at + 1)
+                                      AND x.topic <> ALL ($1)) t
                             CROSS JOIN LATERAL (
                                   (SELECT a.seq
                                      FROM recado.log a
                                     WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq < $2 AND a.seq > $3
+                                      AND a.seq < t.high AND a.seq > t.low
                                     ORDER BY a.seq DESC
                                     LIMIT $4)
                                   UNION ALL
                                   (SELECT b.seq
                                      FROM recado.log_member b
-                                    WHERE b.topic = t.topic AND b.seq < $2 AND b.seq > $3
+                                    WHERE b.topic = t.topic AND b.seq < $2 AND b.seq > $3 AND b.seq < t.high AND b.seq > t.low
                                     ORDER BY b.seq DESC
                                     LIMIT $4)) s
                             ORDER BY s.seq DESC
@@ -388,6 +428,9 @@ async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to
         down_to.get(),
         most,
         PAGE_BYTES,
+        reader.reads_members(),
+        who.user.as_str(),
+        PAGE_INTERVALS,
     )
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;
@@ -476,9 +519,11 @@ pub async fn last_before(reader: &Reader, time: StartTime, floor: Seq, head: Seq
     .await
 }
 
-/// A row of a page. All columns but the first three are absent when the page is empty.
+/// A row of a page. All columns but the first four are absent when the page is empty.
 struct PageRow {
     floor_seq: i64,
+    /// Up to here, or down to here, the page was looked for.
+    cut: i64,
     rows_found: i64,
     expired: bool,
     seq: Option<i64>,
@@ -509,6 +554,7 @@ impl PrincipalPage {
         let found = rows.first().map_or(0, |r| r.rows_found);
         let read = rows.iter().filter(|r| r.seq.is_some()).count();
         // A full page, or one that was cut by size, is not complete after its last row.
+        let end = rows.first().map_or(end, |r| Seq::from_db(r.cut));
         let complete = found < most && i64::try_from(read).is_ok_and(|read| read == found);
         let last = rows.last().and_then(|r| r.seq).map(Seq::from_db);
         let through = if complete { end } else { last.unwrap_or(end) };
@@ -588,7 +634,7 @@ fn audience(topic: &str, user: Option<&str>, account: Option<&str>, users: Optio
         return Ok(Audience::Users { users, account });
     }
     match (user, account) {
-        (Some(user), account) => Ok(Audience::User { user: UserId::parse(user).map_err(broken)?, account }),
+        (Some(user), account) => Ok(Audience::User { user: UserId::parse_stored(user).map_err(broken)?, account }),
         (None, Some(account)) => Ok(Audience::Account(account)),
         (None, None) => Err(StoreError::Broken(sqlx::Error::RowNotFound)),
     }

@@ -21,6 +21,8 @@ pub struct ConnectionBegin<'a> {
     pub who: &'a Principal,
     pub client: &'a ClientId,
     pub transport: &'static str,
+    /// Whether the accounts of the table `recado.member` count.
+    pub follows_members: bool,
     /// The position of a device that was never seen.
     pub start: DevicePosition,
 }
@@ -33,7 +35,8 @@ pub struct KeptConnection {
 }
 
 /// Records a connection. Returns the stored state of its device, and the device's other connections in the same log.
-/// Counts as seeing the device. See `recado.connection_begin` in `migrations/V14__resume.sql`.
+/// Counts as seeing the device. See `recado.connection_begin` in `migrations/V14__resume.sql` and
+/// `migrations/V19__members.sql`.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The call can be repeated.
@@ -45,7 +48,7 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
                   b.from_seq AS "from_seq!", b.own_acked_seq, b.device_seq, b.shared_seq, b.has_resumed AS "has_resumed!",
                   b.lowered AS "lowered!", b.end_reason, b.began_age AS "began_age!", b.active_age AS "active_age!", b.ended_age,
                   b.gone_age, b.began_shared AS "began_shared!"
-             FROM recado.connection_begin($1, $2, $3, $4, $5, $6, $7::text[], $8) b"#,
+             FROM recado.connection_begin($1, $2, $3, $4, $5, $6, $7::text[], $8, $9) b"#,
         new.who.user.as_str(),
         new.client.as_str(),
         new.start.log_id.0,
@@ -54,6 +57,7 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
         new.instance.0,
         array_text(&new.who.accounts) as _,
         new.transport,
+        new.follows_members,
     )
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT, rows).await?;

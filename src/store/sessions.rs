@@ -27,6 +27,8 @@ pub struct SessionFact {
     pub own_acked: Seq,
     /// Whether a returning connection may have to start at its position.
     pub is_kept: bool,
+    /// Whether the accounts of the table `recado.member` count.
+    pub follows_members: bool,
     pub connected: Instant,
     pub last_activity: Instant,
     /// When it ended, and why; `None` while it is open.
@@ -57,6 +59,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let acked: Vec<i64> = facts.iter().map(|f| f.acked.get()).collect();
     let own: Vec<i64> = facts.iter().map(|f| f.own_acked.get()).collect();
     let kept: Vec<bool> = facts.iter().map(|f| f.is_kept).collect();
+    let follows: Vec<bool> = facts.iter().map(|f| f.follows_members).collect();
     let now = Instant::now();
     let age = |at: Instant| i64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(i64::MAX);
     let connected: Vec<i64> = facts.iter().map(|f| age(f.connected)).collect();
@@ -66,16 +69,18 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let stored = sqlx::query!(
         r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
                                             from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason,
-                                            own_acked_seq, is_kept)
+                                            own_acked_seq, is_kept, follows_members)
            SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
                   f.from_seq, f.sent_seq, f.acked_seq, statement_timestamp() - f.connected_age * interval '1 microsecond',
                   statement_timestamp() - f.active_age * interval '1 microsecond',
-                  statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason, f.own_acked_seq, f.is_kept
+                  statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason, f.own_acked_seq, f.is_kept,
+                  f.follows_members
              FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
                          $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[],
-                         $15::bigint[], $16::boolean[])
+                         $15::bigint[], $16::boolean[], $17::boolean[])
                   AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
-                        acked_seq, connected_age, active_age, ended_age, end_reason, own_acked_seq, is_kept)
+                        acked_seq, connected_age, active_age, ended_age, end_reason, own_acked_seq, is_kept,
+                        follows_members)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
               SET from_seq = excluded.from_seq, sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
@@ -101,6 +106,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
         &reasons as _,
         &own,
         &kept,
+        &follows,
     )
     .execute(connection);
     limited(ASK_LIMIT, stored).await?;
@@ -130,11 +136,18 @@ pub async fn live_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> R
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query_as!(
         StoredSessionRow,
-        r#"SELECT session_id, instance_id, user_id, account_ids, client_id, transport, sent_seq, acked_seq, connected_at, last_activity_at
-             FROM recado.session
-            WHERE ended_at IS NULL AND instance_id <> $1
-            ORDER BY connected_at
-            LIMIT $2"#,
+        r#"SELECT s.session_id, s.instance_id, s.user_id, s.account_ids || coalesce(m.account_ids, '{}') AS "account_ids!", s.client_id,
+                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at
+             FROM (SELECT * FROM recado.session
+                    WHERE ended_at IS NULL AND instance_id <> $1
+                    ORDER BY connected_at
+                    LIMIT $2) s
+             LEFT JOIN LATERAL (
+                   SELECT array_agg(o.account_id ORDER BY o.account_id) AS account_ids
+                     FROM recado.member o
+                    WHERE s.follows_members AND o.user_id = s.user_id AND o.until_seq IS NULL AND o.account_id <> ALL (s.account_ids)) m
+               ON true
+            ORDER BY s.connected_at"#,
         except.0,
         most,
     )

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::StoreError;
 use super::database::Reader;
 use super::time_limit::{ASK_LIMIT, limited};
-use crate::domain::why::{DeviceSeen, SessionSeen, Whom, WhyFacts, WhyRow};
+use crate::domain::why::{DeviceSeen, Membership, SessionSeen, Whom, WhyFacts, WhyRow};
 use crate::domain::{EVERYONE_TOPIC, LIST_TOPIC, LogId, Seq, UserId};
 
 /// Most sessions that were open when the notification was appended, and most devices.
@@ -20,6 +20,8 @@ const MANY: i64 = 200;
 const SESSIONS_SINCE: i64 = 500;
 /// The newest sessions, from which the user's accounts are known.
 const ACCOUNT_SESSIONS: i64 = 200;
+/// The newest intervals of a membership, which the answer names.
+const INTERVALS: i64 = 5;
 /// Facts of a device above the number, among which the earliest is searched. One is enough, except for several
 /// connections of one device that acknowledge at the same time.
 const FACTS: i64 = 1000;
@@ -37,7 +39,10 @@ pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<WhyFacts,
     facts.sessions = sessions(connection, user, facts.log_id, since, seq).await?;
     let clients: BTreeSet<&str> = facts.sessions.iter().map(|s| s.client.as_str()).collect();
     facts.devices = devices(connection, user, facts.log_id, seq, &Vec::from_iter(clients)).await?;
-    (facts.ever_connected, facts.accounts) = accounts(connection, user).await?;
+    (facts.ever_connected, facts.accounts, facts.follows_members) = accounts(connection, user).await?;
+    if let Some(account) = facts.row.as_ref().and_then(|row| row.whom.account()) {
+        facts.membership = membership(connection, user, account, seq).await?;
+    }
     limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
     checkout.done();
     Ok(facts)
@@ -91,6 +96,8 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
         devices: Vec::new(),
         ever_connected: false,
         accounts: Vec::new(),
+        follows_members: false,
+        membership: Membership::default(),
     })
 }
 
@@ -105,7 +112,7 @@ async fn sessions(
 ) -> Result<Vec<SessionSeen>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT s.session_id AS "session_id!", s.instance_id AS "instance_id!", s.client_id AS "client_id!", s.transport AS "transport!",
-                  s.account_ids AS "account_ids!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
+                  s.account_ids AS "account_ids!", s.follows_members AS "follows_members!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
                   s.ended_at, s.end_reason, f.sent_seq AS "reached_seq?", f.sent_at AS "reached_at?"
              FROM ((SELECT a.*
                       FROM recado.session a
@@ -142,6 +149,7 @@ async fn sessions(
         client: row.client_id,
         transport: row.transport,
         accounts: row.account_ids,
+        follows_members: row.follows_members,
         from: Seq::from_db(row.from_seq),
         sent: Seq::from_db(row.sent_seq),
         connected_at: row.connected_at,
@@ -200,16 +208,40 @@ async fn devices(
     Ok(seen.collect())
 }
 
-/// Whether any session of the user is stored, and the accounts of the newest ones.
-async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>), StoreError> {
+/// Reads the user's membership in an account.
+async fn membership(connection: &mut PgConnection, user: &UserId, account: &str, seq: Seq) -> Result<Membership, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT m.since_seq, m.until_seq, EXISTS (
+                  SELECT FROM recado.member w
+                   WHERE w.user_id = $1 AND w.account_id = $2 AND w.since_seq < $3 AND (w.until_seq IS NULL OR w.until_seq > $3)) AS "was_member!"
+             FROM recado.member m
+            WHERE m.user_id = $1 AND m.account_id = $2
+            ORDER BY m.since_seq DESC
+            LIMIT $4"#,
+        user.as_str(),
+        account,
+        seq.get(),
+        INTERVALS,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let was_member = rows.iter().any(|row| row.was_member);
+    let intervals = rows.iter().rev().map(|row| (Seq::from_db(row.since_seq), row.until_seq.map(Seq::from_db)));
+    Ok(Membership { was_member, intervals: intervals.collect() })
+}
+
+/// Whether any session of the user is stored, and of the newest ones: the accounts, and whether the accounts of the
+/// table `recado.member` counted for one.
+async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>, bool), StoreError> {
     let row = sqlx::query!(
-        r#"SELECT count(*) > 0 AS "any!", coalesce(array_agg(DISTINCT a.account_id) FILTER (WHERE a.account_id IS NOT NULL), '{}') AS "accounts!"
-             FROM (SELECT account_ids FROM recado.session WHERE user_id = $1 ORDER BY connected_at DESC LIMIT $2) s
+        r#"SELECT count(*) > 0 AS "any!", coalesce(array_agg(DISTINCT a.account_id) FILTER (WHERE a.account_id IS NOT NULL), '{}') AS "accounts!",
+                  coalesce(bool_or(s.follows_members), false) AS "follows_members!"
+             FROM (SELECT account_ids, follows_members FROM recado.session WHERE user_id = $1 ORDER BY connected_at DESC LIMIT $2) s
              LEFT JOIN LATERAL unnest(s.account_ids) AS a (account_id) ON true"#,
         user.as_str(),
         ACCOUNT_SESSIONS,
     )
     .fetch_one(connection);
     let row = limited(ASK_LIMIT, row).await?;
-    Ok((row.any, row.accounts))
+    Ok((row.any, row.accounts, row.follows_members))
 }

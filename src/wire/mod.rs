@@ -12,6 +12,7 @@ pub mod cloudevents;
 pub mod history;
 pub mod json;
 pub mod lines;
+pub mod member;
 pub mod node_service;
 pub mod notify;
 pub mod problem;
@@ -43,9 +44,9 @@ pub const RESERVED_TYPES: [&str; 13] = [
 /// refused.
 pub const OWN_PREFIX: &str = "upstream_";
 
-/// Types that are reserved for the hub's own notifications: changes of a user's inbox and preferences. No hub sends
-/// them yet. A post with one is refused, so that none is in the log when a later hub does.
-const OWN_TYPES: [&str; 2] = ["inbox", "preferences"];
+/// Types that are reserved for the hub's own rows: changes of membership, and of a user's inbox and preferences. No hub
+/// sends the last two yet. A post with one is refused, so that none is in the log when a later hub does.
+const OWN_TYPES: [&str; 3] = [crate::domain::MEMBER_TYPE, "inbox", "preferences"];
 
 /// Maximum length of a notification type, in characters.
 const TYPE_MAX: usize = 64;

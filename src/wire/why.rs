@@ -70,6 +70,7 @@ fn word(why: &WhyAnswer) -> &'static str {
         WhyAnswer::Dropped => "dropped",
         WhyAnswer::NotAddressed => "not_addressed",
         WhyAnswer::NotInAccount => "not_in_account",
+        WhyAnswer::NotMember => "not_member",
         WhyAnswer::NeverConnected => "never_connected",
         WhyAnswer::Addressed(_) => "no_session",
     }
@@ -83,6 +84,7 @@ fn verdict_word(verdict: DeviceVerdict) -> &'static str {
         DeviceVerdict::Expired => "expired",
         DeviceVerdict::NotReplayed => "not_replayed",
         DeviceVerdict::OtherAccount => "other_account",
+        DeviceVerdict::NotMember => "not_member",
         DeviceVerdict::BeganAfter => "began_after",
         DeviceVerdict::NewSince => "new_since",
         DeviceVerdict::NoLongerKnown => "no_longer_known",
@@ -136,6 +138,7 @@ fn session(session: &SessionSeen) -> Value {
         "client_id": session.client,
         "transport": session.transport,
         "account_ids": session.accounts,
+        "follows_members": session.follows_members,
         "from_seq": session.from,
         "sent_seq": session.sent,
         "connected_at": timestamp(session.connected_at),
@@ -163,6 +166,7 @@ fn text(facts: &WhyFacts, why: &WhyAnswer) -> String {
     said.push(match why {
         WhyAnswer::NotAddressed => format!("It is not for {user}."),
         WhyAnswer::NotInAccount => format!("{user} is not known to be in that account: {}.", accounts(facts)),
+        WhyAnswer::NotMember => format!("{user} was not a member of that account then: {}.", membership(facts)),
         WhyAnswer::NeverConnected => {
             format!("No session of {user} is known: the user never connected, or connected too long ago, or the id is wrong.")
         }
@@ -195,6 +199,19 @@ fn accounts(facts: &WhyFacts) -> String {
     format!("the sessions that are kept were in {}", facts.accounts.join(", "))
 }
 
+/// The intervals in which the user was a member of the row's account.
+fn membership(facts: &WhyFacts) -> String {
+    let interval = |(since, until): &(Seq, Option<Seq>)| match until {
+        Some(until) => format!("from {since} to {until}"),
+        None => format!("since {since}"),
+    };
+    let intervals: Vec<String> = facts.membership.intervals.iter().map(interval).collect();
+    if intervals.is_empty() {
+        return "no membership is known".to_owned();
+    }
+    format!("the user was a member {}", intervals.join(", "))
+}
+
 fn one_device(facts: &WhyFacts, row: &WhyRow, device: &DeviceWhy) -> String {
     let name = &device.client;
     let after = |at: DateTime<Utc>| span(at - row.created_at);
@@ -223,6 +240,9 @@ fn one_device(facts: &WhyFacts, row: &WhyRow, device: &DeviceWhy) -> String {
             format!("{name} was not sent it: it is not replayed, and {name} was not connected when it was appended.")
         }
         DeviceVerdict::OtherAccount => format!("{name} was not sent it: its sessions were not in the account; {}.", accounts(facts)),
+        DeviceVerdict::NotMember => {
+            format!("{name} was not sent it: the user was not a member of the account then; {}.", membership(facts))
+        }
         DeviceVerdict::BeganAfter => format!("{name} was not sent it: its stream was requested to begin after it."),
         DeviceVerdict::NewSince => format!("{name} was not sent it: it first connected later, and its stream began after it."),
         DeviceVerdict::NoLongerKnown => format!("The position of {name} is after it; whether {name} was sent it is no longer known."),

@@ -131,6 +131,8 @@ async fn what_is_refused_reaches_nobody() {
         (note("x").to_user("ann").raw("type", "\"upstream_gap\""), 422, "reserved_type"),
         (note("x").to_user("ann").raw("type", "\"inbox\""), 422, "reserved_type"),
         (note("x").to_user("ann").raw("type", "\"preferences\""), 422, "reserved_type"),
+        (note("x").to_user("ann").raw("type", "\"recado_member\""), 422, "reserved_type"),
+        (note("x").to_user("-"), 422, "invalid_field"),
         (note("x").to_user("ann").raw("type", "\"Not a type\""), 422, "invalid_field"),
         (note("x").to_user("ann").to_everyone(), 422, "invalid_field"),
         (note("x").to_user("ann").raw("title", "7"), 422, "invalid_field"),

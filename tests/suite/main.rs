@@ -45,6 +45,7 @@ mod large_rows;
 mod locks;
 mod logs;
 mod matrix;
+mod members;
 mod metrics;
 mod mutants;
 mod ndjson;

@@ -1,7 +1,7 @@
 //! Tests that the torture run's deliberate faults are in no normally built hub.
 
 /// Same name as in `src/mutants.rs`.
-const VARIABLE: &str = "TORTURE_MUTANT";
+pub const VARIABLE: &str = "TORTURE_MUTANT";
 
 #[test]
 fn a_default_build_knows_no_mutants() {

@@ -58,7 +58,11 @@ async fn every_example_of_a_request_is_taken() {
     let client = http_client();
     let mut sent = 0;
     for (path, method, operation) in operations() {
-        let url = format!("http://{}{path}", hub.address);
+        let examples = || operation["parameters"].as_array().into_iter().flatten().map(resolved).filter(|p| !p["example"].is_null());
+        let mut url = format!("http://{}{path}", hub.address);
+        for parameter in examples().filter(|p| p["in"] == "path") {
+            url = url.replace(&format!("{{{}}}", parameter["name"].as_str().unwrap()), parameter["example"].as_str().unwrap());
+        }
         let mut requests = Vec::new();
         for (media, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
             for (name, example) in content["examples"].as_object().unwrap_or_else(|| panic!("{path} {media} has no examples")) {
@@ -68,13 +72,16 @@ async fn every_example_of_a_request_is_taken() {
                 requests.push((format!("{media} {name}"), client.post(&url).header("content-type", media).body(body)));
             }
         }
-        let examples = operation["parameters"].as_array().into_iter().flatten().map(resolved).filter(|p| !p["example"].is_null());
         if method == "get" && path != "/ws" && path != "/" {
-            let query: Vec<(&str, String)> = examples
+            let query: Vec<(&str, String)> = examples()
+                .filter(|p| p["in"] != "path")
                 .map(|p| (p["name"].as_str().unwrap(), p["example"].as_str().map_or_else(|| p["example"].to_string(), str::to_owned)))
                 .collect();
             let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
             requests.push(("the query".to_owned(), client.get(format!("{url}?{}", query.join("&")))));
+        }
+        if matches!(method, "put" | "delete") {
+            requests.push(("the path".to_owned(), client.request(method.to_uppercase().parse().unwrap(), &url)));
         }
         for (what, mut request) in requests {
             if let Some(bearer) = bearer(operation, &db) {

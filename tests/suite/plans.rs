@@ -70,6 +70,14 @@ async fn filled(rows: i64) -> TestDb {
         rows / 5
     ))
     .await;
+    // One user was a member of an account a hundred times in the last 3,000 numbers, and others of others.
+    db.run(&format!(
+        "INSERT INTO recado.member (user_id, account_id, since_seq, until_seq)
+         SELECT 'u7', 'm', {rows} - 3000 + 30 * n, {rows} - 3000 + 30 * n + 15 FROM generate_series(0, 99) n
+          UNION ALL
+         SELECT 'other' || n, 'm' || n % 50, n, n + 1000 FROM generate_series(1, {rows} / 10) n"
+    ))
+    .await;
     // Vacuuming records that the partitions ahead are empty. A plan made for that is wrong when they fill.
     db.run("VACUUM ANALYZE").await;
     db
@@ -82,6 +90,7 @@ async fn ask_all(db: &TestDb) -> Plans {
     let database = Database::parse(&db.url(), None).unwrap();
     let mut connection = database.connect("test").await.unwrap();
     let reader = database.reader("test", 1);
+    let by_table = database.reader("test of members", 1).with_members(true);
     let state = read::state(&mut connection).await.unwrap();
     let (log_id, head) = (state.log_id, state.head);
     let who = Principal { user: user(7), accounts: Vec::new() };
@@ -102,6 +111,11 @@ async fn ask_all(db: &TestDb) -> Plans {
         let page = read::page(&reader, &who, Seq::from_db(head.get() - 3000), head).await.unwrap();
         assert!(page.notifications.len() > 50, "{}", page.notifications.len());
         told("page");
+        let page = read::page(&by_table, &who, Seq::from_db(head.get() - 3000), head).await.unwrap();
+        assert!(page.notifications.len() > 50, "{}", page.notifications.len());
+        told("page_of_a_member");
+        assert_eq!(read::page_before(&by_table, &who, head.next(), Seq::ZERO, 50).await.unwrap().notifications.len(), 50);
+        told("page_before_of_a_member");
         assert_eq!(read::page_before(&reader, &who, head.next(), Seq::ZERO, 50).await.unwrap().notifications.len(), 50);
         told("page_before");
         assert_eq!(read::page_of(&reader, &who, Seq::ZERO, head, 50).await.unwrap().notifications.len(), 50);
@@ -112,9 +126,12 @@ async fn ask_all(db: &TestDb) -> Plans {
         assert_eq!(read::last_before(&reader, hour, Seq::ZERO, head).await.unwrap(), Seq::ZERO);
         told("last_before");
         let (session, instance) = (SessionId::new(), InstanceId::new());
-        store::resume::begin(&reader, ConnectionBegin { session, instance, who: &who, client: &client, transport: "test", start })
-            .await
-            .unwrap();
+        store::resume::begin(
+            &reader,
+            ConnectionBegin { session, instance, who: &who, client: &client, transport: "test", follows_members: false, start },
+        )
+        .await
+        .unwrap();
         told("place");
         acked_positions::store(&mut connection, log_id, &acks(head, round)).await.unwrap();
         told("acks");
@@ -130,6 +147,7 @@ async fn ask_all(db: &TestDb) -> Plans {
         told("ensure_partitions");
     }
     reader.close().await;
+    by_table.close().await;
     plans
 }
 
@@ -188,7 +206,8 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         eprintln!("{name}: {few} → {many} pages by {:?}", indexes(plans));
         for plan in plans {
             for (kind, table, _) in plan.scans() {
-                let grows = ["log_p", "log_member_p", "idempotency", "cursor", "session"].iter().any(|big| table.starts_with(big));
+                let grows =
+                    ["log_p", "log_member_p", "idempotency", "cursor", "session", "member"].iter().any(|big| table.starts_with(big));
                 if kind == "Seq Scan" && (grows || table == "forgotten_device") {
                     faults.push(format!("{name} reads the whole of {table}: {}", plan.text()));
                 }
@@ -203,7 +222,7 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         let used = indexes(&long[name]);
         assert!(used.iter().any(|used| used.contains(index)), "{name} uses {used:?}, not {index}");
     };
-    for name in ["page", "page_before", "page_from_the_start"] {
+    for name in ["page", "page_before", "page_from_the_start", "page_of_a_member", "page_before_of_a_member"] {
         by(name, "topic_seq_idx");
         by(name, "log_member_p_pkey");
         by(name, "log_p_pkey");

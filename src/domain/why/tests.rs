@@ -23,6 +23,8 @@ fn facts() -> WhyFacts {
         devices: vec![],
         ever_connected: true,
         accounts: vec!["7".into()],
+        follows_members: false,
+        membership: Membership::default(),
     }
 }
 
@@ -34,6 +36,7 @@ fn session(connected: i64, from: i64, sent: i64) -> SessionSeen {
         client: "web".into(),
         transport: "websocket".into(),
         accounts: vec!["7".into()],
+        follows_members: false,
         from: Seq::from_db(from),
         sent: Seq::from_db(sent),
         connected_at: at(connected),
@@ -144,4 +147,23 @@ fn the_best_device_speaks_for_the_user() {
     tablet.client = "tablet".into();
     let facts = WhyFacts { sessions: vec![session(50, 4, 5)], devices: vec![tablet], ..facts() };
     assert_eq!(facts.why().best(), Some(DeviceVerdict::Sent(sending(101, true))));
+}
+
+#[test]
+fn sessions_that_follow_the_table_are_judged_by_the_interval_of_the_number() {
+    let mut facts = facts();
+    facts.row.as_mut().unwrap().whom = Whom::Account("8".into());
+    facts.sessions = vec![SessionSeen { accounts: vec![], follows_members: true, ..session(50, 4, 7) }];
+    facts.accounts.clear();
+    assert_eq!(facts.why(), WhyAnswer::NotInAccount);
+    facts.follows_members = true;
+    assert_eq!(facts.why(), WhyAnswer::NotMember);
+    facts.membership.was_member = true;
+    assert_eq!(facts.why().best(), Some(DeviceVerdict::Sent(sending(101, false))));
+    // Another device named the account in its token; this one follows the table, where the user was added later.
+    facts.membership.was_member = false;
+    facts.accounts = vec!["8".into()];
+    assert_eq!(facts.why().best(), Some(DeviceVerdict::NotMember));
+    facts.sessions[0].follows_members = false;
+    assert_eq!(facts.why().best(), Some(DeviceVerdict::OtherAccount));
 }

@@ -88,6 +88,17 @@ pub fn matches_document(method: &str, target: &str, status: u16, media: Option<&
     }
 }
 
+/// The path of the document that this path is one of; itself if there is none.
+fn template(path: &str) -> &str {
+    let fits = |template: &str| {
+        let (parts, given) = (template.split('/'), path.split('/'));
+        parts.clone().count() == given.clone().count()
+            && parts.zip(given).all(|(part, given)| part == given || part.starts_with('{') && !given.is_empty())
+    };
+    let templates = strict()["paths"].as_object().unwrap().keys();
+    if strict()["paths"][path].is_null() { templates.map(String::as_str).find(|one| fits(one)).unwrap_or(path) } else { path }
+}
+
 fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
@@ -97,7 +108,8 @@ fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &st
     if method == "options" {
         return Ok(());
     }
-    let operation = &strict()["paths"][path(target)][&method];
+    let template = template(path(target));
+    let operation = &strict()["paths"][template][&method];
     if operation.is_null() {
         return if OF_ANY_ROUTE.contains(&status) {
             matches_schema("/components/schemas/Problem", body)
@@ -105,7 +117,7 @@ fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &st
             Err("no such route".into())
         };
     }
-    let at = format!("/paths/{}/{method}/responses/{status}", path(target).replace('/', "~1"));
+    let at = format!("/paths/{}/{method}/responses/{status}", template.replace('/', "~1"));
     let Some(response) = strict().pointer(&at) else { return Err("the status is not documented".into()) };
     let (at, response) = match response["$ref"].as_str() {
         Some(to) => (to[1..].to_owned(), strict().pointer(&to[1..]).ok_or("a reference to nothing")?),
