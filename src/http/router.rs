@@ -69,9 +69,13 @@ pub fn routes(side: ListenerSide) -> Routes {
     Routes { router: Router::new(), side, served: Vec::new() }
         .post("/api/internal/notify", notify::notify)
         .post("/api/internal/notify/batch", batch::notify_batch)
+        .post("/api/internal/notify/ndjson", batch::notify_ndjson)
+        .post("/api/internal/notify/cloudevent", notify::notify_cloud_event)
+        .post("/api/internal/notify/cloudevents", batch::notify_cloud_events)
         .get("/api/internal/ws-stats", stats::stats)
         .get("/stats", stats::stats)
         .get("/api/notifications", history::list)
+        .get("/api/notifications/ndjson", history::list_ndjson)
         .post("/api/notifications/ack", device::ack)
         .get("/api/notifications/head", history::head)
         .get("/api/notifications/stream", sse::stream)
