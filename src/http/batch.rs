@@ -1,7 +1,8 @@
 //! Serves `POST /api/internal/notify/batch`.
 //!
 //! A service posts up to 1,000 notifications and gets their sequence numbers once all are committed, in one commit.
-//! NDJSON bodies go to [`super::ndjson`].
+//! NDJSON bodies go to [`super::ndjson`]. `/api/internal/notify/ndjson` and `/api/internal/notify/cloudevents` accept
+//! one kind of body each.
 
 use std::sync::Arc;
 
@@ -34,14 +35,42 @@ struct BatchAnswer {
 
 pub async fn notify_batch(
     State(hub): State<Arc<HubState>>,
-    Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
+) -> Result<Response, RefusedRequest> {
+    post(hub, id, headers, body, &[Media::Json, Media::Ndjson, Media::CloudEvents]).await
+}
+
+pub async fn notify_ndjson(
+    State(hub): State<Arc<HubState>>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, RefusedRequest> {
+    post(hub, id, headers, body, &[Media::Ndjson]).await
+}
+
+pub async fn notify_cloud_events(
+    State(hub): State<Arc<HubState>>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, RefusedRequest> {
+    post(hub, id, headers, body, &[Media::CloudEvents]).await
+}
+
+async fn post(
+    hub: Arc<HubState>,
+    RequestId(request_id): RequestId,
+    headers: HeaderMap,
+    body: Body,
+    taken: &[Media],
 ) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    let media = media(&headers, &[Media::Json, Media::Ndjson, Media::CloudEvents])?;
+    let media = media(&headers, taken)?;
     if media == Media::Ndjson {
         return Ok(ndjson::answer(hub, headers, header_key, request_id, body));
     }

@@ -37,6 +37,27 @@ pub async fn list(
     headers: HeaderMap,
     query: QueryPairs,
 ) -> Result<Response, RefusedRequest> {
+    let as_lines = wants_lines(&headers);
+    answer(hub, hangup, headers, query, as_lines).await
+}
+
+/// Serves `GET /api/notifications/ndjson`, for generated clients: they make one function of a route, with one type.
+pub async fn list_ndjson(
+    State(hub): State<Arc<HubState>>,
+    Extension(hangup): Extension<Hangup>,
+    headers: HeaderMap,
+    query: QueryPairs,
+) -> Result<Response, RefusedRequest> {
+    answer(hub, hangup, headers, query, true).await
+}
+
+async fn answer(
+    hub: Arc<HubState>,
+    hangup: Hangup,
+    headers: HeaderMap,
+    query: QueryPairs,
+    as_lines: bool,
+) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let pairs = pairs(query)?;
     let claims = hub.auth.listener(&headers, token(&pairs)).await?;
@@ -51,7 +72,7 @@ pub async fn list(
         return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
     }
     let (notifications, next) = gather(&hub, &claims.who, &query, &state, first).await?;
-    Ok(if wants_lines(&headers) { lines(&notifications, next, &state) } else { page(&notifications, next, &state) })
+    Ok(if as_lines { lines(&notifications, next, &state) } else { page(&notifications, next, &state) })
 }
 
 pub async fn head(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {

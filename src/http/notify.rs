@@ -1,4 +1,7 @@
 //! Serves `POST /api/internal/notify`: posts one notification and answers once it is committed.
+//!
+//! `/api/internal/notify/cloudevent` accepts only CloudEvents: generators make one function of a route, so each kind of
+//! body has a route of its own.
 
 use std::sync::Arc;
 
@@ -30,11 +33,19 @@ struct NotifyAnswer {
 }
 
 pub async fn notify(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
+    post(hub, headers, body, &[Media::Json, Media::CloudEvent]).await
+}
+
+pub async fn notify_cloud_event(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
+    post(hub, headers, body, &[Media::CloudEvent]).await
+}
+
+async fn post(hub: Arc<HubState>, headers: HeaderMap, body: Body, taken: &[Media]) -> Result<Response, RefusedRequest> {
     let mut deadline = Instant::now() + DEADLINE;
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let header_key = header_key(&headers)?;
-    let media = media(&headers, &[Media::Json, Media::CloudEvent])?;
+    let media = media(&headers, taken)?;
     // The time to send the body is the caller's and has its own limit, so it extends the deadline.
     let asked = Instant::now();
     let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;

@@ -2,6 +2,9 @@
 //!
 //! Every answer of the whole suite is checked against it in `support/contract.rs`.
 
+use std::collections::BTreeSet;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 
 use super::support::*;
@@ -129,6 +132,119 @@ fn every_example_of_an_answer_fits_its_schema() {
         }
     }
     assert!(seen > 20, "{seen} examples");
+}
+
+/// Generators make one function of an operation. With several media types its body or its result is a union: misspelled
+/// fields compile, correct calls do not.
+#[test]
+fn each_request_and_each_success_has_one_media_type() {
+    for (path, method, operation) in operations() {
+        let answers = operation["responses"].as_object().unwrap().iter().filter(|(status, _)| status.starts_with('2'));
+        let contents = answers.map(|(_, answer)| &answer["content"]).chain([&operation["requestBody"]["content"]]);
+        let most = contents.filter_map(Value::as_object).map(serde_json::Map::len).max().unwrap_or(0);
+        assert!(most <= 1 || path == "/readyz", "{method} {path} has {most} media types");
+    }
+}
+
+/// What went wrong: openapi-python-client refused the document for `"user_id": false`, openapi-typescript made `replay`
+/// required because it had a default, and in Go `seq` and `ttl` were an `int32`.
+#[test]
+fn no_schema_is_one_that_a_generator_reads_wrongly() {
+    fn look(at: &str, value: &Value, found: &mut Vec<String>) {
+        if let Some(properties) = value["properties"].as_object() {
+            found.extend(
+                properties.iter().filter(|(_, is)| is.is_boolean()).map(|(name, _)| format!("{at}/properties/{name} is a boolean")),
+            );
+        }
+        let is_integer = value["type"] == "integer" || value["type"].as_array().is_some_and(|types| types.contains(&json!("integer")));
+        let most = value["maximum"].as_i64().or_else(|| is_count(at).then_some(0)).unwrap_or(i64::MAX);
+        if is_integer && most > i64::from(i32::MAX) && value["format"] != "int64" {
+            found.push(format!("{at} needs format int64, or a maximum"));
+        }
+        match value {
+            Value::Object(members) => members.iter().for_each(|(name, member)| look(&format!("{at}/{name}"), member, found)),
+            Value::Array(list) => list.iter().enumerate().for_each(|(index, member)| look(&format!("{at}/{index}"), member, found)),
+            _ => {}
+        }
+    }
+    /// Numbers without a limit in the document that stay small.
+    fn is_count(at: &str) -> bool {
+        ["/RetryAfter/schema", "/activeConnections", "/totalConnections", "/attempts"].iter().any(|end| at.ends_with(end))
+    }
+    let mut found = Vec::new();
+    look("", document(), &mut found);
+    for name in ["Notify", "Batch", "CloudEvent", "Ack"] {
+        let properties = document()["components"]["schemas"][name]["properties"].as_object().unwrap();
+        found
+            .extend(properties.iter().filter(|(_, is)| !is["default"].is_null()).map(|(field, _)| format!("{name}.{field} has a default")));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// What went wrong: an operation listed a status twice, and openapi-typescript refused the document.
+#[test]
+fn no_key_occurs_twice_in_a_document() {
+    for text in [include_str!("../../src/http/openapi.json"), include_str!("../../src/http/asyncapi.json")] {
+        serde_json::from_str::<UniqueKeys>(text).unwrap();
+    }
+    assert!(serde_json::from_str::<UniqueKeys>(r#"[{"a":1,"b":{"c":1,"c":2}}]"#).is_err());
+}
+
+/// Any JSON in which no object has a key twice.
+struct UniqueKeys;
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = Self;
+
+    fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        to.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<Self>()?;
+            if let Some(twice) = keys.replace(key) {
+                return Err(A::Error::custom(format!("duplicate key {twice}")));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
 }
 
 /// The check must notice another status, another type, a field more, a field less, and a wrong format.

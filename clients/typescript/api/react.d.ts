@@ -1,6 +1,7 @@
 import { type FunctionComponentElement, type ProviderProps, type ReactNode } from 'react';
-import { RecadoClient, type RecadoOptions } from './client.js';
+import { RecadoClient } from './client.js';
 import type { CommandResult, Gap, Notification, NotificationTypes } from './frames.js';
+import type { RecadoOptions } from './options.js';
 import { type Snapshot } from './store.js';
 /** Properties of the provider: a client of your own, or options for one that the provider makes once. */
 export interface RecadoProviderProps {
@@ -43,6 +44,7 @@ export interface NotificationList<D = unknown> {
     readonly gap: Gap | null;
     /** Appends the next older page of the history. Rejects with a RecadoError. */
     loadMore(): Promise<void>;
+    /** Empties the list. `loadMore` then begins with the newest, or below what has arrived since. */
     clear(): void;
 }
 /** A list of notifications, newest first: those that arrive while it is mounted, merged with the history. */

@@ -1,7 +1,7 @@
 // Fakes a hub inside the test's process, with a script, drops, gaps and a clock of its own.
 
-import type { RecadoOptions } from './client.ts';
 import type { CommandResult, Notification, ServerFrame } from './frames.ts';
+import type { RecadoOptions } from './options.ts';
 
 /** Settings of a fake hub. */
 export interface FakeHubOptions {
@@ -33,8 +33,10 @@ export type FakePost = Pick<Notification, 'type'> &
 export class FakeHub {
   /** Commands that clients sent, oldest first. */
   readonly commands: FakeCommand[] = [];
-  /** Answers a command. Default: `sent`. Null: no answer, so the command times out. */
-  onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | null = () => ({ status: 'sent' });
+  /** Answers a command. Default: `sent`. Null: no answer, so the command times out. With a `code`: the hub refuses it. */
+  onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | { code: string; message: string } | null = () => ({
+    status: 'sent',
+  });
   /** Connections that were ever opened. */
   opened = 0;
   readonly #userId: string;
@@ -272,7 +274,8 @@ export class FakeHub {
       const command = { ...frame, id: frame.id as string };
       this.commands.push(command);
       const result = this.onCommand(command);
-      if (result) socket.receive({ type: 'command_result', id: command.id, ...result });
+      const type = result && 'code' in result ? 'error' : 'command_result';
+      if (result) socket.receive({ type, id: command.id, ...result });
     }
   }
 
@@ -298,7 +301,8 @@ export class FakeHub {
     const rows = isDown ? [...this.#log].reverse() : this.#log;
     const left = rows.filter((row) => (isDown ? row.seq < after : row.seq > after));
     const passes = filter(query.get('types') ?? query.get('type'));
-    const found = left.filter((row) => passes(row.type));
+    const since = this.#timeOf(query.get('since') ?? '') ?? 0;
+    const found = left.filter((row) => passes(row.type) && Date.parse(row.created_at) >= since);
     const notifications = found.slice(0, limit);
     const next = found.length > limit ? (notifications.at(-1)?.seq ?? null) : null;
     return Response.json({ notifications, next, ...bounds });

@@ -103,13 +103,23 @@ fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
+/// The path under which the document describes an answer. Old routes answer with several media types, each of which the
+/// document describes at a route of its own.
+fn documented_at<'a>(path: &'a str, media: Option<&str>) -> &'a str {
+    match (path, media) {
+        ("/api/internal/notify/batch", Some("application/x-ndjson")) => "/api/internal/notify/ndjson",
+        ("/api/notifications", Some("application/x-ndjson")) => "/api/notifications/ndjson",
+        _ => path,
+    }
+}
+
 fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &str) -> Result<(), String> {
     let method = method.to_lowercase();
     if method == "options" {
         return Ok(());
     }
-    let template = template(path(target));
-    let operation = &strict()["paths"][template][&method];
+    let documented = template(documented_at(path(target), media));
+    let operation = &strict()["paths"][documented][&method];
     if operation.is_null() {
         return if OF_ANY_ROUTE.contains(&status) {
             matches_schema("/components/schemas/Problem", body)
@@ -117,7 +127,7 @@ fn check(method: &str, target: &str, status: u16, media: Option<&str>, body: &st
             Err("no such route".into())
         };
     }
-    let at = format!("/paths/{}/{method}/responses/{status}", template.replace('/', "~1"));
+    let at = format!("/paths/{}/{method}/responses/{status}", documented.replace('/', "~1"));
     let Some(response) = strict().pointer(&at) else { return Err("the status is not documented".into()) };
     let (at, response) = match response["$ref"].as_str() {
         Some(to) => (to[1..].to_owned(), strict().pointer(&to[1..]).ok_or("a reference to nothing")?),

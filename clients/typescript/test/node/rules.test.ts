@@ -429,6 +429,11 @@ test('rule 9: a proxy that refuses upgrades leads to SSE, and nothing is missed'
   await one.expectExactly(missed.map((p) => p.seq));
   expect(one.client.snapshot().transport).toBe('sse');
   expect(proxy.upgrades).toBe(3);
+  // The WebSocket is tried once more, and costs nothing.
+  await until('another upgrade', () => proxy.upgrades === 4);
+  const more = await hub.post(user, 3);
+  await one.expectExactly([...missed, ...more].map((p) => p.seq));
+  expect(one.client.snapshot().transport).toBe('sse');
 });
 
 test('rule 9: after a hub that was away the WebSocket is used again', async () => {
@@ -439,11 +444,17 @@ test('rule 9: after a hub that was away the WebSocket is used again', async () =
   await hub.start();
   const posted = await hub.post(user, 1);
   await one.expectExactly(posted.map((p) => p.seq));
+  // What went wrong: SSE may be the first that finds the hub up again, and then commands were refused for ten minutes.
+  await until('a WebSocket', () => one.client.snapshot().transport === 'websocket');
 });
 
 test('rule 11: a command that no provider takes is refused with the code of the hub', async () => {
   const one = await client(newUser()).live();
   await expect(one.client.send({ type: 'bet', payload: {} })).rejects.toMatchObject({ code: 'unknown_type' });
+  // What went wrong: with several commands under way, none was refused, and each ended with `timeout`.
+  const several = ['a', 'b', 'c'].map((id) => one.client.send({ type: 'bet', payload: id }, { id }));
+  for (const each of several) await expect(each).rejects.toMatchObject({ code: 'unknown_type' });
+  expect(one.errors).toEqual([]);
 });
 
 test('rule 11: SSE refuses commands, and a closed client does', async () => {
@@ -463,6 +474,14 @@ test('history and head give what was posted, page by page', async () => {
   expect(next.notifications.map((n) => n.seq)).toEqual([posted[2]!.seq, posted[1]!.seq, posted[0]!.seq]);
   expect((await one.client.head()).log_id).toBe(page.log_id);
   await expect(one.client.history({ limit: 0 })).rejects.toMatchObject({ code: 'invalid_field', status: 422 });
+  const third = page.notifications[1]!;
+  const since = async (time: Date | string): Promise<number> =>
+    (await one.client.history({ since: time })).notifications.length;
+  expect(await since('10m')).toBe(5);
+  expect(await since(new Date(Date.now() + 3_600_000))).toBe(0);
+  expect(await since(third.created_at)).toBeGreaterThan(0);
+  await expect(one.client.history({ since: 'yesterday' })).rejects.toMatchObject({ code: 'invalid_field' });
+  await expect(one.client.history({ since: new Date('no') })).rejects.toThrow(RangeError);
 });
 
 test('history uses the types of the client, unless the query says otherwise', async () => {
