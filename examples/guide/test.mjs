@@ -1,7 +1,7 @@
 // Tests that the guide leads from an empty folder to a toast, and that its quotations are true.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -48,8 +48,7 @@ let terminal;
 let example;
 
 after(async () => {
-  terminal?.end();
-  await terminal?.gone;
+  await terminal?.end();
   await example?.stop();
 });
 
@@ -58,24 +57,29 @@ class Terminal {
   output = '';
   #child;
   #count = 0;
+  #database;
 
   constructor(folder, env) {
-    this.#child = spawn('bash', ['-um'], { cwd: folder, env, stdio: ['pipe', 'pipe', 'pipe'] });
-    this.gone = new Promise((resolve) => this.#child.once('exit', resolve));
+    this.#database = join(folder, 'hub/data/postmaster.pid');
+    // A process group of its own: the shell, and what it started in the background.
+    this.#child = spawn('bash', ['-u'], { cwd: folder, env, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
     for (const stream of [this.#child.stdout, this.#child.stderr])
       stream.on('data', (piece) => void (this.output += piece));
   }
 
   async run(text) {
     const mark = `block ${++this.#count} ended with `;
-    this.#child.stdin.write(`${text}\necho "${mark}$?"\n`);
-    await until(`${text}\n${this.output}`, () => this.output.includes(mark) || this.#child.exitCode !== null, 300_000);
-    assert.ok(this.output.includes(`${mark}0`), this.output);
+    // The status and a full stop: a piece of output may end between them.
+    const ended = new RegExp(`${mark}\\d+\\.`);
+    this.#child.stdin.write(`${text}\necho "${mark}$?."\n`);
+    await until(`${text}\n${this.output}`, () => ended.test(this.output) || this.#child.exitCode !== null, 300_000);
+    assert.ok(this.output.includes(`${mark}0.`), this.output);
   }
 
-  end() {
-    // Each job is a process group: npx runs vite as a child.
-    this.#child.stdin.end('for job in $(jobs -p); do kill -- -$job; done; wait\n');
+  /** Ends the shell, the hub and the page, and waits until the hub has stopped its database. */
+  async end() {
+    process.kill(-this.#child.pid, 'SIGTERM');
+    await until('the database has stopped', () => !existsSync(this.#database));
   }
 }
 
