@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::book::Recorder;
@@ -40,23 +40,27 @@ pub enum SdkUse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum SdkMutant {
     /// One notification in ten does not reach the handler.
-    SdkDrop,
+    #[value(name = "sdk-drop")]
+    Drop,
     /// One notification in ten reaches the handler twice.
-    SdkTwice,
+    #[value(name = "sdk-twice")]
+    Twice,
     /// A notification is acknowledged before its handler has finished, and the tab may die in between.
-    SdkEarlyAck,
+    #[value(name = "sdk-early-ack")]
+    EarlyAck,
     /// Each tab of a browser connects by itself.
-    SdkOwnTabs,
+    #[value(name = "sdk-own-tabs")]
+    OwnTabs,
 }
 
 impl SdkMutant {
     /// The name that the program knows.
     fn word(self) -> &'static str {
         match self {
-            Self::SdkDrop => "drop",
-            Self::SdkTwice => "twice",
-            Self::SdkEarlyAck => "early-ack",
-            Self::SdkOwnTabs => "own-tabs",
+            Self::Drop => "drop",
+            Self::Twice => "twice",
+            Self::EarlyAck => "early-ack",
+            Self::OwnTabs => "own-tabs",
         }
     }
 }
@@ -148,7 +152,7 @@ pub type Reached = HashMap<String, Arc<AtomicI64>>;
 pub struct SdkDevices {
     child: Child,
     stdin: ChildStdin,
-    reading: JoinHandle<()>,
+    reading: JoinSet<()>,
     ends: Arc<AtomicBool>,
     pub reached: Reached,
     /// User and device of each browser and each program.
@@ -198,7 +202,8 @@ impl SdkDevices {
         stdin.write_all(format!("{line}\n").as_bytes()).await?;
         let ends = Arc::<AtomicBool>::default();
         let reader = Reader { book: Arc::clone(book), reached: reached.clone(), clients: HashMap::new(), links: HashMap::new() };
-        let reading = tokio::spawn(reader.read(stdout, Arc::clone(&ends)));
+        let mut reading = JoinSet::new();
+        reading.spawn(reader.read(stdout, Arc::clone(&ends)));
         Ok(Self { child, stdin, reading, ends, reached, browsers, tokens })
     }
 
@@ -217,7 +222,8 @@ impl SdkDevices {
         if timeout(END_LIMIT, self.child.wait()).await.is_err() {
             self.child.kill().await?;
         }
-        Ok(self.reading.await?)
+        self.reading.join_all().await;
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ fn canonical(value: &Value) -> String {
         }
         // A whole number has no point and, below 1e21, no exponent.
         Value::Number(number) => match number.as_f64() {
-            Some(number) if number == 0.0 => "0".to_owned(),
+            Some(0.0) => "0".to_owned(),
             Some(number) => format!("{number}"),
             None => number.to_string(),
         },
