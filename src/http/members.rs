@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::history::{QueryPairs, no_store, pairs};
+use super::query::{QueryPairs, no_store, pairs};
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
 use super::state::HubState;

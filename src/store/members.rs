@@ -5,8 +5,9 @@
 use chrono::{DateTime, Utc};
 
 use super::StoreError;
-use super::database::{ASK_LIMIT, Reader, limited};
-use super::liveness::again_if_lost;
+use super::database::Reader;
+use super::repeated_read::again_if_lost;
+use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{AccountId, MemberInterval, Seq, UserId};
 
 /// Lists the user's intervals that are open, or that end above `after`.

@@ -1,8 +1,9 @@
 //! Creates a database for each test.
 
 use std::str::FromStr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Mutex, OnceLock};
 
 use private_postgres::{Environment, ServerError, ServerSettings, TestServer};
 use recado::domain::Role;
@@ -12,6 +13,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 const TEMPLATE: &str = "recado_template";
+/// How many databases are made before a test asks for one. A copy and a drop each take a checkpoint, for which a test
+/// need not wait.
+const READY: usize = 3;
 
 /// The cluster of this run.
 enum RunCluster {
@@ -95,6 +99,47 @@ async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
+/// Databases of our own cluster, made ahead.
+fn ready() -> TestDb {
+    static READY_ONES: OnceLock<Mutex<Receiver<TestDb>>> = OnceLock::new();
+    let made = READY_ONES.get_or_init(|| {
+        let (sender, made) = sync_channel(READY);
+        std::thread::spawn(move || {
+            block_on(async {
+                // What was not taken goes with the cluster.
+                while sender.send(TestDb::with_keys().await).is_ok() {}
+            });
+        });
+        Mutex::new(made)
+    });
+    made.lock().expect("no test panics with it").recv().expect("databases are made, or the reason is printed above")
+}
+
+/// Drops databases of our own cluster, one after the other.
+fn dropper() -> &'static Sender<String> {
+    static DROPPER: OnceLock<Sender<String>> = OnceLock::new();
+    DROPPER.get_or_init(|| {
+        let (sender, dropped) = channel::<String>();
+        std::thread::spawn(move || {
+            for name in dropped {
+                // A database that stays costs 8 MB until the run ends; no reason to fail.
+                let _ = block_on(drop_database(&name));
+            }
+        });
+        sender
+    })
+}
+
+async fn drop_database(name: &str) -> Result<(), sqlx::Error> {
+    let mut admin = PgConnection::connect(&cluster().admin_url()).await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).execute(&mut admin).await?;
+    // Roles outlive the database that they were made for.
+    for purpose in ["hub", "producer", "analyst"] {
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP ROLE IF EXISTS recado_{purpose}_{name}"))).execute(&mut admin).await?;
+    }
+    Ok(())
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -107,6 +152,16 @@ pub struct TestDb {
 impl TestDb {
     /// A migrated, empty database with a service key and an admin key.
     pub async fn new() -> Self {
+        match cluster() {
+            // nextest has a process for each test.
+            RunCluster::Ours(_) if std::env::var_os("NEXTEST").is_none() => {
+                tokio::task::spawn_blocking(ready).await.expect("databases are made, or the reason is printed above")
+            }
+            _ => Self::with_keys().await,
+        }
+    }
+
+    async fn with_keys() -> Self {
         let db = Self::from_template(TEMPLATE).await;
         let mut connection = db.connect().await;
         keys::create(&mut connection, "shop", Role::Service, &db.key()).await.unwrap();
@@ -236,19 +291,11 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        let database = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        // Roles outlive the database that they were made for.
-        let roles = ["hub", "producer", "analyst"].map(|purpose| format!("DROP ROLE IF EXISTS recado_{purpose}_{}", self.name));
-        let dropped = std::thread::spawn(move || {
-            block_on(async move {
-                let mut admin = PgConnection::connect(&cluster().admin_url()).await?;
-                for sql in [database].into_iter().chain(roles) {
-                    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await?;
-                }
-                Ok::<_, sqlx::Error>(())
-            })
-        });
-        // A database that stays costs 8 MB until the run ends; no reason to fail.
-        let _ = dropped.join();
+        let name = std::mem::take(&mut self.name);
+        match cluster() {
+            RunCluster::Ours(_) => drop(dropper().send(name)),
+            // Of a given cluster nothing may stay.
+            RunCluster::Given(_) => drop(std::thread::spawn(move || block_on(drop_database(&name))).join()),
+        }
     }
 }
