@@ -1,4 +1,4 @@
-//! Measures what one check of a token costs, for each algorithm, and what it adds to a reconnect.
+//! Measures what one check of a token costs, and what it adds to a reconnect.
 //!
 //! `cargo test --release --test suite token_cost -- --ignored --nocapture` prints both.
 
