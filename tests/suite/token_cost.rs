@@ -1,7 +1,6 @@
-//! Measures what one check of a token costs, for each algorithm.
+//! Measures what one check of a token costs, and what it adds to a reconnect.
 //!
-//! `cargo test --release --test suite token_cost -- --ignored --nocapture` prints the table of
-//! docs/internals/performance.md.
+//! `cargo test --release --test suite token_cost -- --ignored --nocapture` prints both.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
