@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::query::{QueryPairs, no_store, pairs};
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
+use super::query::{QueryPairs, no_store, pairs};
 use super::state::HubState;
 use crate::domain::{Audience, BodyHash, MEMBER_TYPE, MemberChange, MemberOp, NewNotification, NotificationId, ServiceCaller};
 use crate::log::appender::DEADLINE;

@@ -67,7 +67,7 @@ export class Handlers {
 
   /** A gap or an error without a listener is logged: neither may pass in silence. */
   #unheard(event: keyof ClientEvents, value: unknown): void {
-    if (event === 'gap') this.#logger.warn('recado: notifications were lost, and no listener for "gap" is set', value);
+    if (event === 'gap') this.#logger.warn('recado: notifications were lost; no listener for "gap" is set', value);
     if (event === 'error') this.#logger.error('recado:', value);
   }
 
