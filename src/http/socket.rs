@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocket};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 
 use super::command_queue::CommandQueue;
@@ -429,14 +430,16 @@ impl WebSocketTask {
         match frame {
             Ok(ClientFrame::Ack(seq)) => match self.subscription.ack(seq) {
                 Ok(()) => Ok(()),
-                Err(ahead) => self.refuse("ack_ahead", &format!("the highest number sent on this connection is {}", ahead.delivered)).await,
+                Err(ahead) => {
+                    self.refuse("ack_ahead", &format!("the highest number sent on this connection is {}", ahead.delivered), text).await
+                }
             },
             Ok(ClientFrame::Ping { id }) => {
                 self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
             }
-            Ok(ClientFrame::Auth { token }) => self.renew(&token).await,
+            Ok(ClientFrame::Auth { token }) => self.renew(&token, text).await,
             Ok(ClientFrame::Command { kind, tag, payload }) => self.command(kind, tag, payload),
-            Err(error) => self.refuse(error.code, &error.message).await,
+            Err(error) => self.refuse(error.code, &error.message, text).await,
         }
     }
 
@@ -455,14 +458,16 @@ impl WebSocketTask {
     async fn on_receipt(&mut self, receipt: CommandReceipt) -> Result<(), CloseCause> {
         match receipt {
             CommandReceipt::Noted | CommandReceipt::Unknown => Ok(()),
-            CommandReceipt::OtherCommand => {
-                self.refuse("command_id_conflict", "another command has this id; this one was not sent. Use a new id").await
+            CommandReceipt::OtherCommand(tag) => {
+                let id = serde_json::value::to_raw_value(tag.as_str()).ok();
+                let message = "another command has this id; this one was not sent. Use a new id";
+                self.refuse_frame("command_id_conflict", message, id.as_deref()).await
             }
         }
     }
 
     /// Accepts a newer token of the same user.
-    async fn renew(&mut self, token: &str) -> Result<(), CloseCause> {
+    async fn renew(&mut self, token: &str, text: &str) -> Result<(), CloseCause> {
         let connection = Arc::clone(self.subscription.connection());
         match self.hub.auth.tokens.check(token) {
             Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => Err(CloseCode::IdentityChanged.into()),
@@ -472,16 +477,21 @@ impl WebSocketTask {
                 self.token = TokenClock::until(claims.expires_at);
                 self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
             }
-            Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string()).await,
+            Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string(), text).await,
         }
     }
 
-    async fn refuse(&mut self, code: &str, message: &str) -> Result<(), CloseCause> {
+    /// Refuses a frame; `text` is the frame.
+    async fn refuse(&mut self, code: &str, message: &str, text: &str) -> Result<(), CloseCause> {
+        self.refuse_frame(code, message, client_frame::frame_id(text).as_deref()).await
+    }
+
+    async fn refuse_frame(&mut self, code: &str, message: &str, id: Option<&RawValue>) -> Result<(), CloseCause> {
         self.refused += 1;
         if self.refused >= REFUSED_MAX {
             return Err(CloseCode::ProtocolError.into());
         }
-        self.say(&ServerFrame::Error { code, message }).await
+        self.say(&ServerFrame::Error { code, message, id }).await
     }
 
     fn count_message(&mut self) -> Result<(), CloseCause> {

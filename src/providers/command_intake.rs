@@ -40,12 +40,12 @@ pub struct CommandRules {
 }
 
 /// The immediate answer to the sender of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandReceipt {
     /// The command is stored. Its result follows by itself, or is queued already.
     Noted,
     /// The user has given this id to another command before.
-    OtherCommand,
+    OtherCommand(CommandTag),
     /// The database did not answer: the command may be stored or not.
     Unknown,
 }
@@ -139,7 +139,7 @@ impl CommandIntake {
                 }
                 CommandReceipt::Noted
             }
-            Ok(Accepted::OtherCommand) => CommandReceipt::OtherCommand,
+            Ok(Accepted::OtherCommand) => CommandReceipt::OtherCommand(tag),
             Err(error) => {
                 tracing::warn!(%error, "could not confirm that a command was stored; its sender gets state unknown");
                 let detail = Some("not_stored_for_sure".to_owned());

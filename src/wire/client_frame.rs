@@ -32,8 +32,27 @@ impl FrameError {
     }
 }
 
-/// Maximum length of a ping's `id`, in bytes of JSON. The pong repeats the `id`.
-const PING_ID_MAX_BYTES: usize = 128;
+/// Maximum length of an `id` that the hub repeats, in bytes of JSON.
+const ID_MAX_BYTES: usize = 128;
+
+/// Any frame, as far as its `id` goes.
+#[derive(serde::Deserialize)]
+struct TaggedFrame {
+    id: Option<Box<RawValue>>,
+}
+
+/// Whether an answer may repeat this `id`: a number or a short string.
+fn is_repeatable(id: &RawValue) -> bool {
+    id.get().len() <= ID_MAX_BYTES && !id.get().starts_with(['{', '['])
+}
+
+/// The `id` of a frame that is refused, for the `error` frame. `None` if it has none, or one that is not repeated.
+pub fn frame_id(text: &str) -> Option<Box<RawValue>> {
+    // A list would be read as the fields of a frame, in their order.
+    let object = text.trim_start().strip_prefix('{').map(|_| text)?;
+    let TaggedFrame { id } = serde_json::from_str(object).ok()?;
+    id.filter(|id| is_repeatable(id))
+}
 
 /// Parses one frame. `is_command` tells which types are commands for a provider.
 ///
@@ -66,16 +85,11 @@ fn ack(frame: &Map<String, Value>) -> Result<ClientFrame, FrameError> {
 }
 
 fn ping(text: &str) -> Result<ClientFrame, FrameError> {
-    #[derive(serde::Deserialize)]
-    struct PingFrame {
-        id: Option<Box<RawValue>>,
-    }
-    let too_long = |id: &RawValue| id.get().len() > PING_ID_MAX_BYTES || id.get().starts_with(['{', '[']);
     match serde_json::from_str(text) {
-        Ok(PingFrame { id: Some(id) }) if too_long(&id) => {
-            Err(FrameError::new("invalid_frame", format!("the id of a ping is a number or a string of at most {PING_ID_MAX_BYTES} bytes")))
+        Ok(TaggedFrame { id: Some(id) }) if !is_repeatable(&id) => {
+            Err(FrameError::new("invalid_frame", format!("the id of a ping is a number or a string of at most {ID_MAX_BYTES} bytes")))
         }
-        Ok(PingFrame { id }) => Ok(ClientFrame::Ping { id }),
+        Ok(TaggedFrame { id }) => Ok(ClientFrame::Ping { id }),
         Err(_) => Err(FrameError::new("invalid_frame", "a ping is {\"type\":\"ping\"}, with an optional id")),
     }
 }
@@ -144,6 +158,17 @@ mod tests {
         assert!(matches!(parse(r#"{"type":"ping"}"#), Ok(ClientFrame::Ping { id: None })));
         assert!(matches!(parse(r#"{"type":"ping","id":7,"at":1}"#), Ok(ClientFrame::Ping { id: Some(id) }) if id.get() == "7"));
         assert!(matches!(parse(r#"{"type":"auth","token":"t"}"#), Ok(ClientFrame::Auth { token }) if token == "t"));
+    }
+
+    #[test]
+    fn a_refusal_can_repeat_the_id_of_its_frame() {
+        let id = |text: &str| frame_id(text).map(|id| id.get().to_owned());
+        assert_eq!(id(r#"{"type":"bet","id":"b-17","payload":"\u0000"}"#).as_deref(), Some(r#""b-17""#));
+        assert_eq!(id(r#"{"type":"dance","id":7}"#).as_deref(), Some("7"));
+        let long = format!(r#"{{"type":"bet","id":"{}"}}"#, "a".repeat(ID_MAX_BYTES));
+        for none in ["", "[1]", "{}", r#"{"id":null}"#, r#"{"id":{"a":1}}"#, r#"{"id":[1]}"#, r#"{"id":1,"id":2}"#, &long] {
+            assert_eq!(id(none), None, "{none}");
+        }
     }
 
     #[test]

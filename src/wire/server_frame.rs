@@ -89,9 +89,12 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// `id` is the one of the refused frame, so that a client can tell which of its frames it was.
     Error {
         code: &'a str,
         message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
     },
     /// The status of the user's session with a provider. `provider` is set if there are several providers.
     Status {

@@ -127,7 +127,8 @@ async fn a_command_is_stored_sent_once_and_answered_to_who_gave_it() {
     client.say(r#"{"type":"bet","id":"b-17","payload":{ "n":1.0 }}"#).await;
     assert_eq!(client.expect_other("command_result").await["status"], "sent");
     client.say(r#"{"type":"bet","id":"b-17","payload":{ "n":2 }}"#).await;
-    assert_eq!(client.expect_other("error").await["code"], "command_id_conflict");
+    let refused = client.expect_other("error").await;
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("command_id_conflict"), &json!("b-17")));
     assert!(owner.take(&lease).await.is_empty());
     // Without an id, as old clients send it: the result has one that the hub made.
     client.say(r#"{"type":"bet","payload":1}"#).await;
@@ -147,9 +148,20 @@ async fn a_command_is_stored_sent_once_and_answered_to_who_gave_it() {
     assert_eq!((&told["id"], &told["status"]), (&json!("both"), &json!("unknown")), "and nothing of the other device's own");
     // A frame that is not a command is an error, as before.
     client.say(r#"{"type":"dance"}"#).await;
-    assert_eq!(client.expect_other("error").await["code"], "unknown_type");
-    client.say(r#"{"type":"bet","id":5}"#).await;
-    assert_eq!(client.expect_other("error").await["code"], "invalid_command");
+    let refused = client.expect_other("error").await;
+    assert_eq!((&refused["code"], refused.get("id")), (&json!("unknown_type"), None));
+    // An error repeats the id of its frame, so that a client with several commands under way knows which one it was.
+    for (frame, code, id) in [
+        (r#"{"type":"dance","id":"d-1"}"#, "unknown_type", json!("d-1")),
+        (r#"{"type":"bet","id":5}"#, "invalid_command", json!(5)),
+        (r#"{"type":"bet","id":"a b"}"#, "invalid_command", json!("a b")),
+        (r#"{"type":"bet","id":"b-18","payload":{"a":1,"a":2}}"#, "invalid_command", json!("b-18")),
+        (r#"{"type":"ack","seq":99999,"id":"k"}"#, "ack_ahead", json!("k")),
+    ] {
+        client.say(frame).await;
+        let refused = client.expect_other("error").await;
+        assert_eq!((&refused["code"], &refused["id"]), (&json!(code), &id), "{frame}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,8 +27,11 @@ export declare class FakeHub {
     #private;
     /** Commands that clients sent, oldest first. */
     readonly commands: FakeCommand[];
-    /** Answers a command. Default: `sent`. Null: no answer, so the command times out. */
-    onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | null;
+    /** Answers a command. Default: `sent`. Null: no answer, so the command times out. With a `code`: the hub refuses it. */
+    onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | {
+        code: string;
+        message: string;
+    } | null;
     /** Connections that were ever opened. */
     opened: number;
     constructor(options?: FakeHubOptions);

@@ -49,8 +49,6 @@ const REFRESH_EVERY_MS = 10_000;
 const REPEAT_MS = 5_000;
 /** Time in which requests of tabs that lag behind may be older than the connection. */
 const SETTLE_MS = 1_500;
-/** Refusals that may concern a command. */
-const COMMAND_CODES: readonly string[] = ['unknown_type', 'invalid_command', 'command_id_conflict', 'invalid_frame'];
 
 interface Unsent {
   readonly id: string;
@@ -284,11 +282,9 @@ export function openConnection(host: ConnectionHost): Connection {
     if (frame.type === 'command_result') inFlight.delete((frame as unknown as CommandResult).id);
     if (frame.type !== 'error' || frame.code === undefined) return;
     const error = new RecadoError(frame.code, frame.message ?? frame.code);
-    const [id, more] = inFlight;
-    // The hub's error frame has no id. With one command on the way it can only be that one.
-    if (!COMMAND_CODES.includes(frame.code) || id === undefined || more !== undefined) return host.error(error);
-    inFlight.delete(id);
-    host.refused(id, error);
+    const id = frame.id as string;
+    if (inFlight.delete(id)) host.refused(id, error);
+    else host.error(error);
   }
 
   function sendCommands(): void {

@@ -33,8 +33,10 @@ export type FakePost = Pick<Notification, 'type'> &
 export class FakeHub {
   /** Commands that clients sent, oldest first. */
   readonly commands: FakeCommand[] = [];
-  /** Answers a command. Default: `sent`. Null: no answer, so the command times out. */
-  onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | null = () => ({ status: 'sent' });
+  /** Answers a command. Default: `sent`. Null: no answer, so the command times out. With a `code`: the hub refuses it. */
+  onCommand: (command: FakeCommand) => Omit<CommandResult, 'id'> | { code: string; message: string } | null = () => ({
+    status: 'sent',
+  });
   /** Connections that were ever opened. */
   opened = 0;
   readonly #userId: string;
@@ -272,7 +274,8 @@ export class FakeHub {
       const command = { ...frame, id: frame.id as string };
       this.commands.push(command);
       const result = this.onCommand(command);
-      if (result) socket.receive({ type: 'command_result', id: command.id, ...result });
+      const type = result && 'code' in result ? 'error' : 'command_result';
+      if (result) socket.receive({ type, id: command.id, ...result });
     }
   }
 

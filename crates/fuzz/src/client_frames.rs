@@ -17,10 +17,12 @@ pub fn client_frame(input: &[u8]) {
         Ok(frame) => frame,
         Err(error) => {
             assert!(CODES.contains(&error.code), "{error:?}");
-            let answer = ServerFrame::Error { code: error.code, message: &error.message }.encode();
+            let id = client_frame::frame_id(text);
+            let answer = ServerFrame::Error { code: error.code, message: &error.message, id: id.as_deref() }.encode();
             assert!(answer.len() <= ANSWER_MAX, "{answer}");
             let answer: Value = serde_json::from_str(&answer).expect("a frame is JSON");
             assert_eq!(answer["message"], error.message.as_str());
+            assert_eq!(answer.get("id").is_some(), id.is_some());
             return;
         }
     };

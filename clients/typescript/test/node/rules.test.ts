@@ -444,6 +444,10 @@ test('rule 9: after a hub that was away the WebSocket is used again', async () =
 test('rule 11: a command that no provider takes is refused with the code of the hub', async () => {
   const one = await client(newUser()).live();
   await expect(one.client.send({ type: 'bet', payload: {} })).rejects.toMatchObject({ code: 'unknown_type' });
+  // What went wrong: with several commands under way, none was refused, and each ended with `timeout`.
+  const several = ['a', 'b', 'c'].map((id) => one.client.send({ type: 'bet', payload: id }, { id }));
+  for (const each of several) await expect(each).rejects.toMatchObject({ code: 'unknown_type' });
+  expect(one.errors).toEqual([]);
 });
 
 test('rule 11: SSE refuses commands, and a closed client does', async () => {
