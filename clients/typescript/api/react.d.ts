@@ -43,6 +43,7 @@ export interface NotificationList<D = unknown> {
     readonly gap: Gap | null;
     /** Appends the next older page of the history. Rejects with a RecadoError. */
     loadMore(): Promise<void>;
+    /** Empties the list. `loadMore` then begins with the newest, or below what has arrived since. */
     clear(): void;
 }
 /** A list of notifications, newest first: those that arrive while it is mounted, merged with the history. */

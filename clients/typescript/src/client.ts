@@ -77,6 +77,8 @@ export type Since = 'ack' | 'live' | 'earliest' | number | Date | (string & Reco
 export interface HistoryQuery {
   /** Continue after this number: `next` of the page before. */
   after?: number;
+  /** Leaves out what was created before: a duration such as `10m`, a Date or an RFC 3339 time. Not a number: see `after`. */
+  since?: Date | string;
   /** 1 to 1000; default 100. */
   limit?: number;
   /** Only this type, whatever the client's `types` are. */
@@ -114,6 +116,8 @@ function plain(command: object): object {
     throw new RecadoError('invalid_command', `the command is not JSON: ${cause}`, { cause });
   }
 }
+/** A place in time as the hub reads it. Throws a RangeError for an invalid Date. */
+const textOf = (since: Since): string => (since instanceof Date ? since.toISOString() : String(since));
 const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
 
 /**
@@ -168,8 +172,12 @@ export class RecadoClient {
 
   #newMachine(): Machine {
     const { since = 'ack', transport = 'auto', backoff } = this.#o;
-    const start = since instanceof Date ? since.toISOString() : String(since);
-    return new Machine({ since: start, transport, minMs: backoff?.minMs ?? 300, maxMs: backoff?.maxMs ?? 20_000 });
+    return new Machine({
+      since: textOf(since),
+      transport,
+      minMs: backoff?.minMs ?? 300,
+      maxMs: backoff?.maxMs ?? 20_000,
+    });
   }
 
   /** Last number that this page received; null before the first connection. */
@@ -302,10 +310,11 @@ export class RecadoClient {
   }
 
   /** One page of what the user was sent. Rejects with a RecadoError, for example `expired` or `reset`. */
-  history(query: HistoryQuery = {}): Promise<HistoryPage> {
+  async history(query: HistoryQuery = {}): Promise<HistoryPage> {
     // The hub refuses `type` next to `types`.
     const types = query.type === undefined ? (filterOf(query.types) ?? this.#types) : undefined;
-    return this.#request('api/notifications', { ...query, types });
+    const since = query.since && textOf(query.since);
+    return this.#request('api/notifications', { ...query, since, types });
   }
 
   /** The range of the log. */
@@ -472,7 +481,10 @@ export class RecadoClient {
     } else if (this.#group.isLeader) {
       this.#connection.start();
     } else {
+      // An end state until the leader answers would reject `ready()`.
+      this.#set('connecting');
       this.#group.say({ w: 'poke' });
+      this.#doubt();
     }
   }
 

@@ -119,6 +119,7 @@ export interface NotificationList<D = unknown> {
   readonly gap: Gap | null;
   /** Appends the next older page of the history. Rejects with a RecadoError. */
   loadMore(): Promise<void>;
+  /** Empties the list. `loadMore` then begins with the newest, or below what has arrived since. */
   clear(): void;
 }
 
@@ -134,8 +135,8 @@ class ListStore {
   #most: number;
   #rows = new Map<number, Notification>();
   #next: number | undefined;
-  /** Counts logs: a page of the history that was asked of an older one is ignored. */
-  #log = 0;
+  /** Counts beginnings: a page of the history that was asked before the last one is ignored. */
+  #begun = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isDirty = false;
   #tell = (): void => {};
@@ -156,11 +157,7 @@ class ListStore {
         this.#change();
       }),
       this.#client.on('gap', (gap) => {
-        if (gap.status !== 'reset') return this.#now({ gap });
-        this.#rows.clear();
-        this.#log++;
-        this.#more();
-        this.#now({ gap, loading: false });
+        gap.status === 'reset' ? this.#begin(gap) : this.#now({ gap });
       }),
     ];
     return () => {
@@ -174,25 +171,30 @@ class ListStore {
     if (this.state.loading) return;
     this.#now({ loading: true });
     let hasMore = true;
-    const log = this.#log;
+    const begun = this.#begun;
     try {
       const after = this.#next ?? this.state.items.at(-1)?.seq;
       const query = { order: 'desc' as const, limit: count, type: this.#type, after };
       const page = await this.#client.history(query as object);
-      if (log !== this.#log) return;
+      if (begun !== this.#begun) return;
       for (const n of page.notifications) this.#rows.set(n.seq, n);
       this.#most = Math.max(this.#most, this.#rows.size);
       this.#next = page.next ?? undefined;
       hasMore = page.next !== null;
     } finally {
-      if (log === this.#log) this.#now({ loading: false, hasMore });
+      if (begun === this.#begun) this.#now({ loading: false, hasMore });
     }
   };
 
-  readonly clear = (): void => {
+  readonly clear = (): void => this.#begin(null);
+
+  /** Begins anew: a page that is on its way is ignored. */
+  #begin(gap: Gap | null): void {
     this.#rows.clear();
-    this.#now({ gap: null });
-  };
+    this.#begun++;
+    this.#more();
+    this.#now({ gap, loading: false });
+  }
 
   /** The next page of the history begins at the oldest row. */
   #more(): void {

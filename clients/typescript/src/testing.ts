@@ -301,7 +301,8 @@ export class FakeHub {
     const rows = isDown ? [...this.#log].reverse() : this.#log;
     const left = rows.filter((row) => (isDown ? row.seq < after : row.seq > after));
     const passes = filter(query.get('types') ?? query.get('type'));
-    const found = left.filter((row) => passes(row.type));
+    const since = this.#timeOf(query.get('since') ?? '') ?? 0;
+    const found = left.filter((row) => passes(row.type) && Date.parse(row.created_at) >= since);
     const notifications = found.slice(0, limit);
     const next = found.length > limit ? (notifications.at(-1)?.seq ?? null) : null;
     return Response.json({ notifications, next, ...bounds });

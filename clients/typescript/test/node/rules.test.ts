@@ -467,6 +467,14 @@ test('history and head give what was posted, page by page', async () => {
   expect(next.notifications.map((n) => n.seq)).toEqual([posted[2]!.seq, posted[1]!.seq, posted[0]!.seq]);
   expect((await one.client.head()).log_id).toBe(page.log_id);
   await expect(one.client.history({ limit: 0 })).rejects.toMatchObject({ code: 'invalid_field', status: 422 });
+  const third = page.notifications[1]!;
+  const since = async (time: Date | string): Promise<number> =>
+    (await one.client.history({ since: time })).notifications.length;
+  expect(await since('10m')).toBe(5);
+  expect(await since(new Date(Date.now() + 3_600_000))).toBe(0);
+  expect(await since(third.created_at)).toBeGreaterThan(0);
+  await expect(one.client.history({ since: 'yesterday' })).rejects.toMatchObject({ code: 'invalid_field' });
+  await expect(one.client.history({ since: new Date('no') })).rejects.toThrow(RangeError);
 });
 
 test('history uses the types of the client, unless the query says otherwise', async () => {

@@ -115,6 +115,44 @@ test('commands that are sent before a leader is known reach the hub, once', asyn
   expect(hub.commands).toEqual(['leader', 'follower'].map((id) => ({ type: 'bet', payload: { at: 1 }, id })));
 });
 
+test('connect() of a follower in an end state waits for the leader, and so does ready()', async () => {
+  const hub = new FakeHub();
+  const one = await tab(hub).live();
+  const two = await tab(hub).live();
+  hub.close(4004, 'session_replaced');
+  await two.untilState('failed');
+  two.client.connect();
+  // What went wrong: the state of before was still there, and `ready()` rejected at once.
+  await two.client.ready();
+  expect(one.client.snapshot().state).toBe('live');
+  // The leader's answer may be an end state again.
+  for (let i = 0; i < 2; i++) hub.refuse(4004, 'session_replaced');
+  hub.close(4004, 'session_replaced');
+  await two.untilState('failed');
+  two.client.connect();
+  await expect(two.client.ready()).rejects.toMatchObject({ code: 'session_replaced' });
+  // Of the leader, too.
+  one.client.connect();
+  await expect(one.client.ready()).rejects.toMatchObject({ code: 'session_replaced' });
+  one.client.connect();
+  await one.client.ready();
+  await until('the follower is live as well', () => two.client.snapshot().state === 'live');
+});
+
+test('a refusal of one of several commands of a follower reaches that command', async () => {
+  const hub = new FakeHub();
+  hub.onCommand = ({ id }) => (id === 'b' ? { code: 'command_id_conflict', message: 'used' } : { status: 'sent' });
+  await tab(hub).live();
+  const two = await tab(hub).live();
+  const several = ['a', 'b', 'c'].map((id) =>
+    two.client.send({ type: 'bet' }, { id }).then(
+      ({ status }) => status,
+      ({ code }) => code,
+    ),
+  );
+  expect(await Promise.all(several)).toEqual(['sent', 'command_id_conflict', 'sent']);
+});
+
 test('a command whose time is over before a leader is known is not sent', async () => {
   const hub = new FakeHub();
   let release = (): void => {};

@@ -140,6 +140,12 @@ const stories = {
     hub.post({ type: 'other' });
     await until(() => list?.items[0]?.seq === 8);
     note();
+    // After `clear` the history begins with the newest, not where the page before ended.
+    list?.clear();
+    await until(() => list?.items.length === 0);
+    await list?.loadMore();
+    await until(() => list?.items.length === 3);
+    note();
     await list?.loadMore();
     await until(() => list?.items.length === 6);
     note();
@@ -194,9 +200,19 @@ const stories = {
     await until(() => list?.items.length === 5);
     note();
     let release = () => {};
-    gate = new Promise((resolve) => {
-      release = resolve;
-    });
+    const hold = () => {
+      gate = new Promise((resolve) => {
+        release = resolve;
+      });
+    };
+    hold();
+    const early = list?.loadMore();
+    list?.clear();
+    release();
+    await early;
+    await rest(50);
+    note(` ${list?.loading}`);
+    hold();
     const late = list?.loadMore();
     hub.reset();
     await until(() => list?.gap !== null);

@@ -60,13 +60,20 @@ describe.each(['18', '19'])('React %s', (major) => {
 
   test('a list merges history and live, goes back page by page, and tells a reset', async () => {
     expect(await tell('list')).toEqual({
-      log: ['7,6 true', '8,7,6 true', '8,7,6,5,4,3 true', '8,7,6,5,4,3,2,1 false', '10 false', ' true'],
+      log: ['7,6 true', '8,7,6 true', '8,7,6 true', '8,7,6,5,4,3 true', '8,7,6,5,4,3,2,1 false', '10 true', ' true'],
       gap: { status: 'reset' },
     });
   });
 
-  test('rows that the limit drops can be loaded again, and a reset ends a load of the old log', async () => {
-    expect(await tell('pages')).toEqual(['2,1 false', '5,4,3 true', '5,4,3,2,1 false', ' true false', '1 true']);
+  test('rows that the limit drops can be loaded again, and a reset or clear() ends a load', async () => {
+    expect(await tell('pages')).toEqual([
+      '2,1 false',
+      '5,4,3 true',
+      '5,4,3,2,1 false',
+      ' true false',
+      ' true false',
+      '1 true',
+    ]);
   });
 
   test('a provider session is known to components that mount later', async () => {
