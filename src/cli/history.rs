@@ -30,6 +30,9 @@ pub struct HistoryCommand {
     /// Only this type
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
+    /// Only these types, and beginnings of types: order_*,stock.low
+    #[arg(long, value_parser = listen::types, conflicts_with = "kind")]
+    types: Option<String>,
 }
 
 impl HistoryCommand {
@@ -39,7 +42,7 @@ impl HistoryCommand {
         let (mut after, mut printed) = ((self.after > 0).then_some(self.after), 0_usize);
         let mut all = Vec::new();
         let next = loop {
-            let page = client.history(after, left.min(PAGE_MAX), self.kind.as_deref()).await?;
+            let page = client.history(after, left.min(PAGE_MAX), self.kind.as_deref(), self.types.as_deref()).await?;
             for text in page.lines {
                 left = left.saturating_sub(1);
                 printed += 1;

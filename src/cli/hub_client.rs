@@ -66,10 +66,17 @@ impl HubClient {
     }
 
     /// A page of the user's history, each notification as the hub wrote it.
-    pub async fn history(&self, after: Option<u64>, limit: usize, kind: Option<&str>) -> Result<HistoryPage, CliFailure> {
+    pub async fn history(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+        kind: Option<&str>,
+        types: Option<&str>,
+    ) -> Result<HistoryPage, CliFailure> {
         let mut query = vec![("limit", limit.to_string())];
         query.extend(after.map(|after| ("after", after.to_string())));
         query.extend(kind.map(|kind| ("type", kind.to_owned())));
+        query.extend(types.map(|types| ("types", types.to_owned())));
         let mut url =
             reqwest::Url::parse(&format!("{}/api/notifications", self.url)).map_err(|e| CliFailure::settings(format!("--url: {e}")))?;
         url.query_pairs_mut().extend_pairs(query);

@@ -1,5 +1,6 @@
 //! Runs `recado listen`: a client that prints, then acknowledges, and resumes after every break.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,6 +20,8 @@ use super::output::{self, Format};
 use super::token;
 use crate::backoff::Backoff;
 use crate::config::Config;
+use crate::domain::BodyHash;
+use crate::wire::type_filter::{TYPES_RULE, TypeFilter};
 
 /// Lifetime of a token that listen makes for itself, anew for each connect.
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -36,12 +39,15 @@ pub struct ListenCommand {
     /// An account of the user; may be given several times
     #[arg(long = "account")]
     accounts: Vec<String>,
-    /// The device, which has a position of its own
-    #[arg(long, default_value = "recado-listen")]
-    client_id: String,
+    /// The device, which has a position of its own [default: recado-listen; with --types, one for each filter]
+    #[arg(long)]
+    client_id: Option<String>,
     /// Where to begin: ack (the device's stored position), live, earliest, a sequence number, or a time such as 10m
     #[arg(long, default_value = "ack")]
     since: String,
+    /// Only these types, and beginnings of types: order_*,stock.low
+    #[arg(long, value_parser = types)]
+    types: Option<String>,
     /// End when all missed notifications have arrived
     #[arg(long)]
     until_caught_up: bool,
@@ -68,6 +74,20 @@ struct ListenPosition {
     given: i64,
     acked: i64,
     goodbye_after: Duration,
+}
+
+/// Reads a filter of types as the hub does.
+pub fn types(text: &str) -> Result<String, &'static str> {
+    TypeFilter::parse(text).map(|_| text.to_owned()).ok_or(TYPES_RULE)
+}
+
+/// The device of a listener that names none. An acknowledgement covers what the filter left out, so each filter has a
+/// position of its own. The same filter in another order is the same device.
+fn default_device(types: Option<&str>) -> String {
+    let Some(types) = types else { return "recado-listen".to_owned() };
+    let patterns: BTreeSet<&[u8]> = types.split(',').map(str::as_bytes).collect();
+    let BodyHash(hash) = BodyHash::of(&Vec::from_iter(patterns));
+    format!("recado-listen-{hash:016x}")
 }
 
 impl ListenCommand {
@@ -172,12 +192,16 @@ impl ListenCommand {
         // A hub may be served under a path.
         url.set_path(&format!("{}/ws", url.path().trim_end_matches('/')));
         let since = position.seq.map_or_else(|| self.since.clone(), |seq| seq.to_string());
-        url.query_pairs_mut().append_pair("client_id", &self.client_id).append_pair("since", &since).append_pair("ack", "client");
+        let client_id = self.client_id.clone().unwrap_or_else(|| default_device(self.types.as_deref()));
+        url.query_pairs_mut().append_pair("client_id", &client_id).append_pair("since", &since).append_pair("ack", "client");
         if let (Some(log_id), Some(_)) = (&position.log_id, position.seq) {
             url.query_pairs_mut().append_pair("log_id", log_id);
         }
         if let Some(last_id) = &position.last_id {
             url.query_pairs_mut().append_pair("last_id", last_id);
+        }
+        if let Some(types) = &self.types {
+            url.query_pairs_mut().append_pair("types", types);
         }
         let mut request = url.as_str().into_client_request().map_err(|error| bad_url(error.to_string()))?;
         let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token(config)?))

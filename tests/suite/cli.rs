@@ -183,6 +183,36 @@ async fn listen_and_history_print_nothing_that_a_terminal_acts_on() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listen_and_history_filter_by_type() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let titles = async |args: &[&str]| -> Vec<String> {
+        let (out, _) = printed(recado(&db, &hub, &[args, &["-o", "ndjson"]].concat())).await;
+        let frames = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        frames.filter_map(|frame| frame["title"].as_str().map(str::to_owned)).collect()
+    };
+    for (title, kind) in [("one", "order_created"), ("two", "chat"), ("three", "order_paid"), ("four", "stock.low")] {
+        hub.post(&note(title).raw("type", &format!("{kind:?}")).to_user("ann")).await;
+    }
+    assert_eq!(titles(&["history", "ann", "--types", "order_*,stock.low"]).await, ["one", "three", "four"]);
+    let listen = |types: &'static str| ["listen", "--user", "ann", "--until-caught-up", "--since", "earliest", "--types", types];
+    assert_eq!(titles(&listen("stock.low,order_*")).await, ["one", "three", "four"]);
+    // An acknowledgement covers what the filter left out, so each filter is a device, whatever its order.
+    let ack = |types: &'static str| ["listen", "--user", "ann", "--until-caught-up", "--types", types];
+    assert_eq!(titles(&ack("chat")).await, Vec::<String>::new(), "a new device begins at the head");
+    hub.post(&note("five").raw("type", "\"order_paid\"").to_user("ann")).await;
+    assert_eq!(titles(&ack("chat")).await, Vec::<String>::new());
+    assert_eq!(titles(&ack("order_*,stock.low")).await, ["five"]);
+    for args in [&["history", "ann", "--types", "Order"][..], &["listen", "--user", "ann", "--types", "a,,b"]] {
+        let refused = run(recado(&db, &hub, args)).await;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && said.contains("must be 1 to 32 types"), "{said}");
+    }
+    let both = run(recado(&db, &hub, &["history", "ann", "--type", "chat", "--types", "chat"])).await;
+    assert_eq!(both.status.code(), Some(2));
+}
+
 /// Whatever a hub says, in whichever field: where a number was expected, it was printed as it came.
 #[tokio::test]
 async fn the_talk_of_a_strange_hub_has_nothing_that_a_terminal_acts_on() {
