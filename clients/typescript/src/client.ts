@@ -58,7 +58,10 @@ export interface RecadoOptions {
   ackDelayMs?: number;
   /** `share` (default where Web Locks exist): one connection for all tabs of a browser. `own`: one for this page. */
   tabs?: 'share' | 'own';
-  /** `auto` (default): WebSocket, and SSE for ten minutes after two upgrades that never opened. */
+  /**
+   * `auto` (default): WebSocket, and SSE after two upgrades that never opened: for five seconds, because the hub may just
+   * have restarted, and for ten minutes after each further upgrade that fails.
+   */
   transport?: 'auto' | 'websocket' | 'sse';
   /** Waits between failed tries: random below a limit that doubles from `minMs` (300) to `maxMs` (20,000). */
   backoff?: { minMs?: number; maxMs?: number };

@@ -61,7 +61,9 @@ const GOODBYE: Step = { do: 'goodbye' };
 
 /** Upgrades in a row that never opened before SSE is tried: one may be chance, three would cost seconds. */
 const UPGRADES = 2;
-/** How long SSE is used before the WebSocket is tried again: long enough that a bad proxy costs next to nothing. */
+/** How long SSE is used at first: upgrades also fail while a hub restarts, and SSE, tried next, may find it up again. */
+const SSE_FIRST_MS = 5_000;
+/** How long it is used after an upgrade failed while the hub was up: long enough that a bad proxy costs next to nothing. */
 const SSE_MS = 600_000;
 /** Tokens that the hub may refuse in a row: one may have been cached by the application, two were not. */
 const REFUSALS = 2;
@@ -100,6 +102,7 @@ export class Machine {
   #refusals = 0;
   #upgrades = 0;
   #sseUntil = 0;
+  #sseMs = SSE_FIRST_MS;
   #goodbye: ServerFrame | null = null;
   /** This tab follows and lacks something that the leader's connection has passed already. */
   #isBehind = false;
@@ -126,7 +129,9 @@ export class Machine {
 
   /** The transport opened; call once for each connection. */
   opened(kind: 'websocket' | 'sse'): void {
-    if (kind === 'websocket') this.#upgrades = 0;
+    if (kind === 'sse') return;
+    this.#upgrades = 0;
+    this.#sseMs = SSE_FIRST_MS;
   }
 
   /** Which transport the next connection uses. `now` is in milliseconds. */
@@ -136,7 +141,8 @@ export class Machine {
     if (this.#upgrades < UPGRADES) return 'websocket';
     // One more failure after this time falls back again at once.
     this.#upgrades = UPGRADES - 1;
-    this.#sseUntil = now + SSE_MS;
+    this.#sseUntil = now + this.#sseMs;
+    this.#sseMs = SSE_MS;
     return 'sse';
   }
 
@@ -296,6 +302,7 @@ export class Machine {
       // SSE does not get through either: the hub or the network is away, not the WebSocket.
       this.#upgrades = 0;
       this.#sseUntil = 0;
+      this.#sseMs = SSE_FIRST_MS;
     }
   }
 

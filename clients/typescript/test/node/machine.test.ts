@@ -171,22 +171,42 @@ describe('after an end', () => {
 describe('transports', () => {
   const refused = end(1006, { opened: false });
 
-  test('two upgrades that never opened lead to SSE for ten minutes', () => {
+  test('two upgrades that never opened lead to SSE for five seconds, and then for ten minutes', () => {
     const machine = make();
     expect(machine.transport(0)).toBe('websocket');
     machine.ended(refused);
     expect(machine.transport(0)).toBe('websocket');
     machine.ended(refused);
-    expect(machine.transport(1_000)).toBe('sse');
-    machine.opened('sse');
-    machine.ended(end(0, { kind: 'sse' }));
-    expect(machine.transport(600_999)).toBe('sse');
-    expect(machine.isFallbackOver(600_999)).toBe(false);
-    expect(machine.isFallbackOver(601_000)).toBe(true);
-    expect(machine.transport(601_000)).toBe('websocket');
-    // One more failure is enough the second time.
-    machine.ended(refused);
-    expect(machine.transport(601_001)).toBe('sse');
+    for (const [from, until] of [
+      [1_000, 6_000],
+      [7_000, 607_000],
+      [608_000, 1_208_000],
+    ] as const) {
+      expect(machine.transport(from)).toBe('sse');
+      machine.opened('sse');
+      machine.ended(end(0, { kind: 'sse' }));
+      expect(machine.transport(until - 1)).toBe('sse');
+      expect(machine.isFallbackOver(until - 1)).toBe(false);
+      expect(machine.isFallbackOver(until)).toBe(true);
+      expect(machine.transport(until)).toBe('websocket');
+      // One more failure is enough now: SSE has shown that the hub is up.
+      machine.ended(refused);
+    }
+  });
+
+  test('an upgrade that opens after SSE shows that the hub was away: the next fallback is short again', () => {
+    const machine = make();
+    for (const at of [0, 100_000]) {
+      machine.ended(refused);
+      machine.ended(refused);
+      expect(machine.transport(at)).toBe('sse');
+      machine.opened('sse');
+      machine.ended(end(0, { kind: 'sse' }));
+      expect(machine.isFallbackOver(at + 5_000)).toBe(true);
+      expect(machine.transport(at + 5_000)).toBe('websocket');
+      machine.opened('websocket');
+      machine.ended(end(1006));
+    }
   });
 
   test('an upgrade that opens starts the count over', () => {

@@ -429,6 +429,11 @@ test('rule 9: a proxy that refuses upgrades leads to SSE, and nothing is missed'
   await one.expectExactly(missed.map((p) => p.seq));
   expect(one.client.snapshot().transport).toBe('sse');
   expect(proxy.upgrades).toBe(3);
+  // The WebSocket is tried once more, and costs nothing.
+  await until('another upgrade', () => proxy.upgrades === 4);
+  const more = await hub.post(user, 3);
+  await one.expectExactly([...missed, ...more].map((p) => p.seq));
+  expect(one.client.snapshot().transport).toBe('sse');
 });
 
 test('rule 9: after a hub that was away the WebSocket is used again', async () => {
@@ -439,6 +444,8 @@ test('rule 9: after a hub that was away the WebSocket is used again', async () =
   await hub.start();
   const posted = await hub.post(user, 1);
   await one.expectExactly(posted.map((p) => p.seq));
+  // What went wrong: SSE may be the first that finds the hub up again, and then commands were refused for ten minutes.
+  await until('a WebSocket', () => one.client.snapshot().transport === 'websocket');
 });
 
 test('rule 11: a command that no provider takes is refused with the code of the hub', async () => {

@@ -217,5 +217,21 @@ function Part({ name }: { name: 'a' | 'b' }) {
   return connectionStatus;
 }
 
-Object.assign(window, { stories, seen });
+const game: { log: unknown[]; socket: UseProviderWebSocket | null } = { log: [], socket: null };
+
+/** The page of a service with a provider, on a real hub. */
+function Game() {
+  game.socket = useProviderWebSocket({
+    url: at.get('game') as string,
+    token: at.get('token'),
+    onData: (data) => void game.log.push(['data', data]),
+    onStatus: ({ status, message }) => void game.log.push(['status', status, message]),
+    onError: (message, code) => void game.log.push(['error', message, code]),
+    onResult: ({ id, status }) => void game.log.push(['result', id, status]),
+  });
+  return null;
+}
+
+Object.assign(window, { stories, seen, game });
+if (at.has('game')) newRoot().render(<Game />);
 if (at.has('ws')) newRoot().render([<Part key="a" name="a" />, <Part key="b" name="b" />]);

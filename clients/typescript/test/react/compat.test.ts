@@ -3,23 +3,33 @@
 import { createServer, type Server } from 'node:http';
 import type { Browser, Page } from 'playwright';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { UseProviderWebSocket } from '../../src/compat.ts';
 import { bundle, launch } from '../support/browser.ts';
 import { freePort, Hub, userToken } from '../support/hub.ts';
+import { Provider } from '../support/provider.ts';
 import { until } from '../support/record.ts';
 
 declare const stories: Record<string, () => Promise<unknown>>;
+declare const game: { log: unknown[][]; socket: UseProviderWebSocket };
 declare const seen: { a: number[]; b: number[]; status: string[] };
 
 let browser: Browser;
 let hub: Hub;
+let provider: Provider;
+/** A hub that holds sessions with the provider. */
+let table: Hub;
 
 beforeAll(async () => {
-  [browser, hub] = await Promise.all([launch(), Hub.start({ WS_HEARTBEAT_INTERVAL: '1s' })]);
+  provider = await Provider.start();
+  const settings = { WS_HEARTBEAT_INTERVAL: '1s' };
+  const withProvider = { ...settings, RECADO_UPSTREAM_FILE: provider.file };
+  [browser, hub, table] = await Promise.all([launch(), Hub.start(settings), Hub.start(withProvider)]);
 });
 
 afterAll(async () => {
   await browser?.close();
-  await hub?.stop();
+  await Promise.all([hub?.stop(), table?.stop()]);
+  await provider?.stop();
 });
 
 describe.each(['18', '19'])('React %s', (major) => {
@@ -133,6 +143,55 @@ describe.each(['18', '19'])('React %s', (major) => {
     expect(await tab.evaluate(() => [seen.a, seen.b])).toEqual([seqs, seqs]);
     await tab.close();
   });
+
+  // Once: another hub takes a session over when the lease of the killed one is over, after some ten seconds.
+  test.runIf(major === '19')(
+    'the page of a provider keeps its game through a kill of the hub, and each bet is placed once',
+    async () => {
+      const user = `player-${major}`;
+      const tab = await browser.newPage();
+      const log = (): Promise<unknown[][]> => tab.evaluate(() => game.log);
+      const bet = (id: string): Promise<boolean> =>
+        tab.evaluate((id) => game.socket.sendMessage({ type: 'bet', id, payload: { id } }), id);
+      const untilLogged = async (entry: unknown[]): Promise<void> =>
+        until(`${entry}`, async () => (await log()).some((one) => String(one) === String(entry)));
+      const url = encodeURIComponent(`${table.url.replace('http', 'ws')}/ws`);
+      await tab.goto(`${origin}/?game=${url}&token=${userToken(user)}`);
+      await untilLogged(['status', 'connected', 'at the table']);
+      provider.say(user, '<spin n="1"/>');
+      await untilLogged(['data', '<spin n="1"/>']);
+      expect(await bet('b-1')).toBe(true);
+      await untilLogged(['result', 'b-1', 'sent']);
+
+      await table.kill();
+      await tab.waitForFunction(() => !game.socket.isConnected);
+      expect(await tab.evaluate(() => [game.socket.providerStatus, game.socket.sendMessage({ type: 'bet' })])).toEqual([
+        null,
+        false,
+      ]);
+      await until('the provider lost the hub', () => !provider.isConnected(user));
+      await table.start();
+      await until('a new session', () => provider.isConnected(user));
+      await tab.waitForFunction(() => game.socket.providerStatus?.status === 'connected', null, { timeout: 35_000 });
+      provider.say(user, '<spin n="2"/>');
+      await untilLogged(['data', '<spin n="2"/>']);
+      // SSE may be the first that finds the hub up again. It carries no commands.
+      await until('a WebSocket', async () => (await table.connections(user))[0]?.transport === 'websocket');
+      expect(await bet('b-2')).toBe(true);
+      await untilLogged(['result', 'b-2', 'sent']);
+
+      const all = await log();
+      const of = (kind: string): unknown[] => all.filter(([what]) => what === kind).map(([, value]) => value);
+      expect(of('data')).toEqual(['<spin n="1"/>', '<spin n="2"/>']);
+      // The hub repeats results of the last minute to a connection, and the page may see b-1 again.
+      expect([...new Set(of('result'))]).toEqual(['b-1', 'b-2']);
+      expect(of('error')).toEqual([]);
+      expect(provider.heardFrom(user)).toEqual([{ id: 'b-1' }, { id: 'b-2' }]);
+      // The session outlives the hub that signed in.
+      expect(provider.signedIn.filter((one) => one === user)).toHaveLength(1);
+      await tab.close();
+    },
+  );
 
   test('nothing failed in the page', () => {
     expect(errors).toEqual([]);
