@@ -1,56 +1,9 @@
-/** A user or account. A whole number is sent as its decimal digits. */
-export type Id = string | number;
-/**
- * The body of one post, with the field names of the wire. At most 64 KiB as JSON.
- *
- * At least one address is required: `user_id`, `user_ids` (at most 10,000), `account_id` or `broadcast`. An address
- * that is present without a value is refused, because the hub would take it for an absent one and widen the audience.
- */
-export interface NewNotification {
-    /** Matches `[a-z0-9][a-z0-9._-]{0,63}`. */
-    readonly type: string;
-    readonly title: string;
-    readonly message: string;
-    /** Any JSON. */
-    readonly data?: unknown;
-    readonly user_id?: string;
-    readonly user_ids?: readonly string[];
-    /** Alone: everyone in the account. Next to users: only their connections in that account. */
-    readonly account_id?: string;
-    readonly broadcast?: boolean;
-    /** Seconds after which the notification is not replayed. */
-    readonly ttl?: number;
-    /** `false` reaches only clients that are connected now. */
-    readonly replay?: boolean;
-    readonly idempotency_key?: string;
-}
-/** Proof that a notification is committed. */
-export interface Receipt {
-    readonly seq: number;
-    readonly id: string;
-    /** RFC 3339 in UTC. */
-    readonly created_at: string;
-    /** True if the key was used before, also by an earlier attempt of the same call. */
-    readonly duplicate: boolean;
-}
+import { type Receipt } from './post-errors.js';
+import type { Clock, Id, NewNotification, Text, TextKind } from './post-types.js';
+export * from './post-errors.js';
+export type * from './post-types.js';
 /** What a call gives: a receipt, or null where a failure is logged. */
 export type Posted<E extends 'throw' | 'log'> = E extends 'log' ? Receipt | null : Receipt;
-/** Makes title and message of a notification from its data. */
-export type Text = (data: Readonly<Record<string, unknown>>) => {
-    title: string;
-    message: string;
-};
-/** The kinds of texts. `texts` of a client replaces any of them, for example with another language. */
-export type TextKind = 'order_created_buyer' | 'order_created_seller' | 'payment_confirmed_buyer' | 'payment_confirmed_seller' | 'order_updated' | 'stock_alert' | 'product_added' | 'product_updated' | 'product_deleted' | 'cart_updated' | 'transaction_created' | 'profile_updated';
-/** Time and chance. Tests replace it. */
-export interface Clock {
-    /** Milliseconds that never go backward. */
-    now(): number;
-    /** A number from 0 up to 1. */
-    random(): number;
-    /** Waits that many milliseconds, and rejects with the reason of the signal when it aborts. */
-    sleep(ms: number, signal: AbortSignal | undefined): Promise<void>;
-}
 /** Settings of a client. */
 export interface NotificationClientOptions<E extends 'throw' | 'log' = 'throw'> {
     /** Address of the hub, with a path if it is behind one. */
@@ -79,77 +32,6 @@ export interface CallOptions {
     idempotencyKey?: string;
     /** Ends the call: it rejects with the signal's reason, and the notification may be appended. */
     signal?: AbortSignal;
-}
-/** One broken rule. `pointer` is a JSON pointer into the body that was sent, such as `/items/3/title`. */
-export interface FieldError {
-    readonly pointer: string;
-    readonly detail: string;
-}
-/** What an error knows about the call. */
-export interface FailureFacts {
-    /**
-     * The hub's code (docs/reference/errors.md), or one of the client's own: `network_error`, `timeout`, `bad_answer`,
-     * `unexpected_answer`, `invalid_argument`.
-     */
-    readonly code: string;
-    /** The HTTP status of the last answer, if there was one. */
-    readonly status: number | undefined;
-    /** Finds the request in the hub's log. */
-    readonly requestId: string | undefined;
-    /** Repeat the call with this key, and nothing is appended a second time. */
-    readonly idempotencyKey: string | undefined;
-    /** Requests that were sent or tried. */
-    readonly attempts: number;
-    /** True if any attempt may have been appended. */
-    readonly outcomeUnknown: boolean;
-    /** Milliseconds that the hub asked to wait. */
-    readonly retryAfterMs: number | undefined;
-    /** Every broken rule that the hub listed, at most 100. */
-    readonly errors: readonly FieldError[];
-    /** `notifyMany` only: receipts of the requests that succeeded before this one, in the order of the list. */
-    readonly receipts: readonly Receipt[];
-}
-/** A call without a receipt. The subclasses say what to do. */
-export declare class NotificationError extends Error implements FailureFacts {
-    readonly name: string;
-    readonly code: string;
-    /** What went wrong, without the facts that `message` adds. */
-    readonly detail: string;
-    readonly status: number | undefined;
-    readonly requestId: string | undefined;
-    readonly idempotencyKey: string | undefined;
-    readonly attempts: number;
-    readonly outcomeUnknown: boolean;
-    readonly retryAfterMs: number | undefined;
-    readonly errors: readonly FieldError[];
-    readonly receipts: readonly Receipt[];
-    constructor(detail: string, facts: Partial<FailureFacts> & {
-        code: string;
-    }, cause?: unknown);
-}
-/** The key is missing, revoked or may not post (401, 403). Give the service a valid key. */
-export declare class CredentialError extends NotificationError {
-    readonly name = "CredentialError";
-}
-/** The notification breaks a rule. `errors` lists what the hub found. A repeat will not help. */
-export declare class InvalidNotificationError extends NotificationError {
-    readonly name = "InvalidNotificationError";
-}
-/** The key was used before with a different body. Use a new key for a new notification. */
-export declare class IdempotencyConflictError extends NotificationError {
-    readonly name = "IdempotencyConflictError";
-}
-/** Nothing was appended, because the hub was away or too busy. Post again later. */
-export declare class UnavailableError extends NotificationError {
-    readonly name = "UnavailableError";
-}
-/** The notification may be appended or not. Post again with `idempotencyKey`, and it is appended once. */
-export declare class OutcomeUnknownError extends NotificationError {
-    readonly name = "OutcomeUnknownError";
-}
-/** The answer is not one of a hub, such as a redirect or 404. Check the address. */
-export declare class UnexpectedAnswerError extends NotificationError {
-    readonly name = "UnexpectedAnswerError";
 }
 /**
  * Posts notifications, and repeats a request with the same idempotency key until its outcome is known.
