@@ -1,5 +1,5 @@
-import { type RecadoOptions } from './client.js';
 import type { CommandResult, Gap, ProviderStatus } from './frames.js';
+import type { RecadoOptions } from './options.js';
 /** State of the connection, in the words of the old hooks. `error` lasts until `reconnect` or another token. */
 export type ConnectionStatus = 'connecting' | 'connected' | 'disconnected' | 'error';
 /** A notification, `status`, `error` or `command_result`, with the field names of the wire. */

@@ -1,6 +1,7 @@
 import { type FunctionComponentElement, type ProviderProps, type ReactNode } from 'react';
-import { RecadoClient, type RecadoOptions } from './client.js';
+import { RecadoClient } from './client.js';
 import type { CommandResult, Gap, Notification, NotificationTypes } from './frames.js';
+import type { RecadoOptions } from './options.js';
 import { type Snapshot } from './store.js';
 /** Properties of the provider: a client of your own, or options for one that the provider makes once. */
 export interface RecadoProviderProps {

@@ -1,5 +1,5 @@
-import type { RecadoOptions } from './client.js';
 import type { CommandResult, Notification, ServerFrame } from './frames.js';
+import type { RecadoOptions } from './options.js';
 /** Settings of a fake hub. */
 export interface FakeHubOptions {
     /** User of every connection. Default `42`. */

@@ -14,83 +14,15 @@ import type {
   ProviderStatus,
   ServerFrame,
 } from './frames.ts';
-import { type ClientEvents, Handlers, type Listener, type Logger } from './handlers.ts';
+import { type ClientEvents, Handlers, type Listener } from './handlers.ts';
 import { request } from './http.ts';
 import { iterate, type Waiting } from './iterator.ts';
 import { Machine, type Place, type Step } from './machine.ts';
+import type { HistoryQuery, RecadoOptions } from './options.ts';
 import { IDLE, type Snapshot, type State, Store } from './store.ts';
 import { canShare, type GroupHost, type Snap, TabGroup, type Word } from './tabs.ts';
-import { claimsOf, type GetToken, Tokens } from './tokens.ts';
-import { HubUrl, type Query } from './transport.ts';
-
-/** Options of a client. */
-export interface RecadoOptions {
-  /** Address of the hub: https, http, wss or ws. A path is kept, so a hub behind `/hub/` works. */
-  url: string | URL;
-  /**
-   * Gives a token. Called before each connection, a minute before the token expires (`expiring`), and when the hub
-   * refused one (`refused`, at most twice in a row). Null stops the client in state `unauthorized`. A failure, or no
-   * answer within 30 s, is repeated with back-off.
-   */
-  getToken: GetToken;
-  /** Tells the users of one browser apart. Default: `sub` of the first token, read and not verified. */
-  userKey?: string;
-  /**
-   * The device, `[A-Za-z0-9._:-]{1,64}`. Default in a browser: `web-` and a UUID, kept in localStorage for each origin,
-   * hub and `userKey`; elsewhere `default`. Programs that run side by side need one each.
-   */
-  clientId?: string;
-  /**
-   * Where the first connection starts; later ones resume. Default `ack`: after the device's acknowledged position.
-   * A duration such as `10m` (`s`, `m`, `h`, `d`, counted back from that connection), a Date or an RFC 3339 time: at the
-   * first notification that was created then or later.
-   */
-  since?: Since;
-  /**
-   * Only notifications of these types: names, or beginnings with `*`, such as `order_*`. The position moves past the
-   * others. An acknowledgement covers them, too, so a browser keeps a device for each filter. If you give `clientId`,
-   * give each filter its own.
-   */
-  types?: readonly string[];
-  /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
-  ack?: 'auto' | 'manual';
-  /** Shortest time between two acknowledgements, in milliseconds. Default 250. */
-  ackDelayMs?: number;
-  /** `share` (default where Web Locks exist): one connection for all tabs of a browser. `own`: one for this page. */
-  tabs?: 'share' | 'own';
-  /**
-   * `auto` (default): WebSocket, and SSE after two upgrades that never opened: for five seconds, because the hub may just
-   * have restarted, and for ten minutes after each further upgrade that fails.
-   */
-  transport?: 'auto' | 'websocket' | 'sse';
-  /** Waits between failed tries: random below a limit that doubles from `minMs` (300) to `maxMs` (20,000). */
-  backoff?: { minMs?: number; maxMs?: number };
-  /** Default: the global `WebSocket`. Node 20 has none: pass `WebSocket` of the package `ws`, or the client uses SSE. */
-  WebSocket?: typeof WebSocket;
-  /** Default: the global one. */
-  fetch?: typeof fetch;
-  /** Receives lost notifications and errors that no listener takes. Default: `console`. */
-  logger?: Logger;
-}
-
-/** Start of a first connection: a word, a number, or a time. */
-export type Since = 'ack' | 'live' | 'earliest' | number | Date | (string & Record<never, never>);
-
-/** Query of `history`. */
-export interface HistoryQuery {
-  /** Continue after this number: `next` of the page before. */
-  after?: number;
-  /** Leaves out what was created before: a duration such as `10m`, a Date or an RFC 3339 time. Not a number: see `after`. */
-  since?: Date | string;
-  /** 1 to 1000; default 100. */
-  limit?: number;
-  /** Only this type, whatever the client's `types` are. */
-  type?: string;
-  /** As the client's option, which is the default. */
-  types?: readonly string[];
-  /** Default `asc`: oldest first. */
-  order?: 'asc' | 'desc';
-}
+import { claimsOf, Tokens } from './tokens.ts';
+import { filterOf, HubUrl, type Query, textOf } from './transport.ts';
 
 /** Longest wait for the result of a command, unless the call says otherwise. */
 const COMMAND_MS = 15_000;
@@ -105,12 +37,6 @@ const TABS_VERSION = 2;
 
 /** A reason may go on after its word: `unauthorized: bad signature`. */
 const wordOf = (reason: string): string => reason.split(':')[0] as string;
-/** The same filter in another order is the same text. An empty one would count as absent, and let everything pass. */
-function filterOf(types: readonly string[] | undefined): string | undefined {
-  const text = types && [...new Set(types)].sort().join(',');
-  if (text === '') throw new TypeError('types must name at least one type; leave it out to receive all');
-  return text;
-}
 /** A copy as JSON. A payload that cannot be copied fails here, not later between tabs or on the socket. */
 function plain(command: object): object {
   try {
@@ -119,8 +45,6 @@ function plain(command: object): object {
     throw new RecadoError('invalid_command', `the command is not JSON: ${cause}`, { cause });
   }
 }
-/** A place in time as the hub reads it. Throws a RangeError for an invalid Date. */
-const textOf = (since: Since): string => (since instanceof Date ? since.toISOString() : String(since));
 const isEnd = ({ state }: Snapshot): boolean => state === 'unauthorized' || state === 'failed';
 
 /**

@@ -3,9 +3,10 @@
 // Both are for pages that move. New code uses @recado/client/react, which has lists, history and types.
 
 import { useEffect, useInsertionEffect, useRef, useState, useSyncExternalStore } from 'react';
-import { RecadoClient, type RecadoOptions } from './client.ts';
+import { RecadoClient } from './client.ts';
 import type { RecadoError } from './errors.ts';
 import type { CommandResult, Gap, ProviderStatus } from './frames.ts';
+import type { RecadoOptions } from './options.ts';
 import type { State } from './store.ts';
 import { claimsOf } from './tokens.ts';
 

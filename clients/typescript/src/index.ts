@@ -1,6 +1,6 @@
 // Exports the public names of @recado/client.
 
-export { type HistoryQuery, RecadoClient, type RecadoOptions, type Since } from './client.ts';
+export { RecadoClient } from './client.ts';
 export { RecadoError } from './errors.ts';
 export type {
   CommandResult,
@@ -12,5 +12,6 @@ export type {
   ProviderStatus,
 } from './frames.ts';
 export type { ClientEvents, Listener, Logger } from './handlers.ts';
+export type { HistoryQuery, RecadoOptions, Since } from './options.ts';
 export type { Snapshot, State } from './store.ts';
 export type { GetToken, TokenReason } from './tokens.ts';

@@ -14,8 +14,9 @@ import {
   useState,
   useSyncExternalStore,
 } from 'react';
-import { RecadoClient, type RecadoOptions } from './client.ts';
+import { RecadoClient } from './client.ts';
 import type { CommandResult, Gap, Notification, NotificationTypes, ProviderStatus } from './frames.ts';
+import type { RecadoOptions } from './options.ts';
 import { IDLE, type Snapshot } from './store.ts';
 
 const Context = createContext<RecadoClient | null>(null);

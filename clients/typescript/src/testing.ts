@@ -1,7 +1,7 @@
 // Fakes a hub inside the test's process, with a script, drops, gaps and a clock of its own.
 
-import type { RecadoOptions } from './client.ts';
 import type { CommandResult, Notification, ServerFrame } from './frames.ts';
+import type { RecadoOptions } from './options.ts';
 
 /** Settings of a fake hub. */
 export interface FakeHubOptions {

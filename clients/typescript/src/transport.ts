@@ -52,3 +52,14 @@ export function withQuery(url: string, query: Query): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined);
   return `${url}?${new URLSearchParams(given as [string, string][])}`;
 }
+
+/** The same filter in another order is the same text. An empty one would count as absent, and let everything pass. */
+export function filterOf(types: readonly string[] | undefined): string | undefined {
+  const text = types && [...new Set(types)].sort().join(',');
+  if (text === '') throw new TypeError('types must name at least one type; leave it out to receive all');
+  return text;
+}
+
+/** A place in time as the hub reads it. Throws a RangeError for an invalid Date. */
+export const textOf = (since: string | number | Date): string =>
+  since instanceof Date ? since.toISOString() : String(since);
