@@ -55,8 +55,8 @@ macro_rules! text_id {
 
         impl $name {
             /// # Errors
-            /// When the text is empty, too long, or contains a character that ids of this kind do not have. `-` alone is
-            /// no user id.
+            /// When the text is empty, too long, or contains a character that ids of this kind do not have. `-` alone
+            /// is no user id.
             pub fn parse(text: &str) -> Result<Self, IdError> {
                 $check(text, $max, $signs).map(Self)
             }

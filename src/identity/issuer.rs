@@ -9,8 +9,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::claim_path::ClaimPath;
+use super::claims::{ACCOUNTS_MAX, Claims, TokenError};
 use super::key_set::KeySet;
-use super::token::{ACCOUNTS_MAX, Claims, TokenError};
 use super::verification_key::VerificationKey;
 use crate::config::JwtRules;
 use crate::domain::{AccountId, KeyTag, Principal, Role, UserId};

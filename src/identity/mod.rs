@@ -16,6 +16,7 @@
 //! if it claims one. A connection ends when the key that admitted it is removed.
 
 mod claim_path;
+mod claims;
 mod file;
 mod issuer;
 mod key_set;
@@ -29,11 +30,12 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm;
 
 pub use claim_path::ClaimPath;
+pub use claims::{ACCOUNTS_MAX, Claims, TokenError};
 pub use file::{FileReaders, IdentityFile, IdentityFileError, parse};
 pub use issuer::{Issuer, IssuerRules};
 pub use key_set::{KeyChange, KeySet, KeySetRules, check_address};
 pub use mint::{mint, mint_with};
-pub use token::{ACCOUNTS_MAX, Claims, TOKEN_MAX_BYTES, TokenError, TokenRules};
+pub use token::{TOKEN_MAX_BYTES, TokenRules};
 pub use verification_key::VerificationKey;
 
 use crate::config::JwtRules;

@@ -10,6 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::claims::{Claims, TokenError};
 use super::issuer::Issuer;
 use super::key_set::{KeySet, UnknownKey};
 use super::verification_key::{self, VerificationKey, is_secret, name_of};
@@ -21,43 +22,8 @@ use crate::wire::json;
 
 /// Maximum length of a token. A longer one is not ours, and costs nothing to refuse.
 pub const TOKEN_MAX_BYTES: usize = 8 << 10;
-/// Maximum number of accounts of one user.
-pub const ACCOUNTS_MAX: usize = 100;
 /// Most public keys that one token is tried with: keys of one issuer that share a `kid`, or have none.
 const TRIES: usize = 4;
-
-/// The content of a valid token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
-    pub who: Principal,
-    pub expires_at: DateTime<Utc>,
-    /// Set in a service's or an admin's token. Such a token opens no stream.
-    pub role: Option<Role>,
-    /// The published key that checked the token; `None` for a key that the configuration holds.
-    pub key: Option<KeyTag>,
-}
-
-/// Why a token is refused. The texts are for the token's issuer and contain nothing of the token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    #[error("the token has expired")]
-    Expired,
-    #[error("the token is refused: {0}")]
-    Invalid(&'static str),
-    /// Nothing is known against the token.
-    #[error("the token cannot be checked: the keys of its issuer could not be fetched; try again later")]
-    Unavailable,
-}
-
-impl TokenError {
-    const fn outcome(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Invalid(_) => "refused",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
 
 /// The issuers and keys by which tokens are checked. Cheap to clone.
 #[derive(Clone)]

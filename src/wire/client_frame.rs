@@ -48,7 +48,9 @@ fn is_repeatable(id: &RawValue) -> bool {
 
 /// The `id` of a frame that is refused, for the `error` frame. `None` if it has none, or one that is not repeated.
 pub fn frame_id(text: &str) -> Option<Box<RawValue>> {
-    let TaggedFrame { id } = serde_json::from_str(text).ok()?;
+    // A list would be read as the fields of a frame, in their order.
+    let object = text.trim_start().strip_prefix('{').map(|_| text)?;
+    let TaggedFrame { id } = serde_json::from_str(object).ok()?;
     id.filter(|id| is_repeatable(id))
 }
 
