@@ -16,7 +16,6 @@ use super::key_set::{KeySet, UnknownKey};
 use super::verification_key::{self, VerificationKey, is_secret, name_of};
 use super::{Identity, OwnSecrets};
 use crate::config::JwtRules;
-use crate::domain::{KeyTag, Principal, Role};
 use crate::metrics;
 use crate::wire::json;
 
@@ -242,6 +241,7 @@ mod tests {
     use super::super::mint;
     use super::*;
     use crate::domain::{AccountId, UserId};
+    use crate::domain::{Principal, Role};
 
     const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes!";
 
