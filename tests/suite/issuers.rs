@@ -99,6 +99,7 @@ fn own(user: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_new_key_is_fetched_once_for_all_who_ask() {
     let db = TestDb::new().await;
     let (old, new) = (IssuerKey::new(Algorithm::ES256, "old"), IssuerKey::new(Algorithm::ES256, "new"));
@@ -125,6 +126,7 @@ async fn a_new_key_is_fetched_once_for_all_who_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_token_is_not_called_bad_because_its_issuer_cannot_be_asked() {
     let db = TestDb::new().await;
     let (known, new) = (IssuerKey::new(Algorithm::ES256, "known"), IssuerKey::new(Algorithm::ES256, "new"));
@@ -169,6 +171,7 @@ async fn a_token_is_not_called_bad_because_its_issuer_cannot_be_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
 async fn a_wrong_answer_leaves_the_old_set_in_use_until_it_is_stale() {
     let db = TestDb::new().await;
     let key = IssuerKey::new(Algorithm::EdDSA, "k");

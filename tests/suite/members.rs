@@ -396,11 +396,6 @@ async fn changes_count_in_every_partition_of_the_log() {
 
 /// Which rows of the account the log's order gives to the user.
 async fn expected(db: &TestDb, user: &str, account: &str) -> Vec<i64> {
-<<<<<<< ours
-    let rows: Vec<(i64, String, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT seq, type, data ->> 'user_id', data ->> 'op' FROM recado.log
-          WHERE account_id = $1 OR type = 'recado_member' AND data ->> 'account_id' = $1 ORDER BY seq",
-=======
     // Of a change: who, and whether the user is a member afterwards.
     let rows: Vec<(i64, Option<String>, Option<bool>)> = sqlx::query_as(
         "SELECT seq, CASE type WHEN 'recado_member' THEN data ->> 'user_id' END,
@@ -408,26 +403,17 @@ async fn expected(db: &TestDb, user: &str, account: &str) -> Vec<i64> {
            FROM recado.log
           WHERE account_id = $1 OR type = 'recado_member' AND data ->> 'account_id' = $1
           ORDER BY seq",
->>>>>>> theirs
     )
     .bind(account)
     .fetch_all(&mut db.connect().await)
     .await
     .unwrap();
     let (mut is_member, mut his) = (false, Vec::new());
-<<<<<<< ours
-    for (seq, kind, whose, op) in rows {
-        if kind != "recado_member" {
-            his.extend(is_member.then_some(seq));
-        } else if whose.as_deref() == Some(user) {
-            is_member = op.as_deref() == Some("add");
-=======
     for (seq, whose, is_added) in rows {
         match is_added {
             None => his.extend(is_member.then_some(seq)),
             Some(is_added) if whose.as_deref() == Some(user) => is_member = is_added,
             Some(_) => {}
->>>>>>> theirs
         }
     }
     his
