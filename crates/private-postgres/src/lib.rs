@@ -76,7 +76,7 @@ pub use hand_over::{HandedOver, TargetUser, find_user, hand_over};
 pub use private::{PrivateServer, ServerKeeper, Started, Stopped};
 pub use settings::{Environment, ServerEvent, ServerSettings, default_state_dir};
 #[cfg(feature = "testing")]
-pub use testing::TestServer;
+pub use testing::{TestServer, memory_folder};
 
 /// The target of this crate's log lines. The hub's own filters, such as `RECADO_LOG=recado=debug`, select them too.
 const LOG_TARGET: &str = "recado::private_postgres";

@@ -68,7 +68,7 @@ fn start() -> RunCluster {
     let environment = Environment {
         path: std::env::var_os("PATH"),
         home: std::env::var_os("HOME").map(Into::into),
-        tmpdir: std::env::var_os("TMPDIR").map(Into::into),
+        tmpdir: std::env::var_os("TMPDIR").map(Into::into).or_else(private_postgres::memory_folder),
         ..Environment::default()
     };
     let server = TestServer::start_for_tests(std::os::unix::process::parent_id(), &ServerSettings::default(), &environment, &mut |_| {})
