@@ -208,7 +208,7 @@ async fn nothing_waits_for_ever_for_an_owner_that_is_lost_when_nobody_claims() {
     .await;
     assert_eq!(ended.unknown, 1);
     assert_eq!(state_of(&db, id).await, CommandState::Unknown);
-    assert_eq!(text(&db, "SELECT state FROM recado.upstream_session").await, "released");
+    assert_eq!(text(&db, "SELECT state FROM recado.upstream_session").await, "waiting");
     assert_eq!(dead.settle(lease.term, id, MarkedSent::Sent).await, SettleResult::Before);
 }
 
@@ -378,6 +378,27 @@ async fn what_has_ended_begins_again_with_a_new_connection_or_a_command() {
     // An admin may.
     assert_eq!(admin::ask(&mut owner.connection, &user("ann"), Some(&provider("p")), AdminRequest::Reconnect).await.unwrap(), 1);
     owner.claim_one(LONG).await;
+}
+
+/// What went wrong: another hub ended the session of a user who was still there, because an outage had kept the user's
+/// own hub from saying so for longer than `linger`. The session began again with the user's next connection, and told
+/// no gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_still_there_after_an_outage_gets_the_session_back_and_the_gap() {
+    let db = TestDb::new().await;
+    want(&db, &["ann"]).await;
+    let mut owner = Owner::on(&db).await;
+    let lease = owner.claim_one(LONG).await;
+    assert!(owner.checkpoint(&lease, CheckpointChange::to(UpstreamState::Live)).await);
+    db.run("UPDATE recado.upstream_session SET lease_until = clock_timestamp(), wanted_until = clock_timestamp()").await;
+    let mut other = Owner::on(&db).await;
+    chores::round(&mut other.connection).await.unwrap();
+    assert!(other.claim(LONG).await.is_empty(), "nobody wants it");
+    assert_eq!(db.number("SELECT count(*) FROM recado.upstream_session WHERE owner IS NULL AND state = 'waiting'").await, 1);
+    // Not a new connection: the hub's round says that the user is still connected.
+    sessions::want(&mut other.connection, &[provider("p")], &[user("ann")], LONG, false).await.unwrap();
+    let claimed = other.claim(LONG).await.pop().expect("it is wanted again");
+    assert!(claimed.live_until.is_some(), "the next connection follows a gap");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

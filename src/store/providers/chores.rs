@@ -30,7 +30,7 @@ pub async fn round(connection: &mut PgConnection) -> Result<EndedCommands, Store
     Ok(EndedCommands {
         rejected: reject_stale(connection).await?,
         unknown: orphans(connection).await?,
-        released: release_abandoned(connection).await? + release_unwanted(connection).await?,
+        released: take_from_lost_owners(connection).await? + release_unwanted(connection).await?,
     })
 }
 
@@ -95,12 +95,14 @@ pub async fn orphans(connection: &mut PgConnection) -> Result<u64, StoreError> {
     Ok(marked)
 }
 
-/// Ends the sessions whose owner is lost and that no user wants. No instance will claim them, and their rows should not
-/// say that they are live.
+/// Takes the sessions that no user wants from owners that are lost: no instance claims them, and their rows should not
+/// say that they are live. A user who is still there wants them again as soon as the user's instance can say so: an
+/// outage of the database, or a stalled hub, may have kept it from that for longer than `linger`. Such a session goes
+/// on, after a gap. [`release_unwanted`] ends the others.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn release_abandoned(connection: &mut PgConnection) -> Result<u64, StoreError> {
+pub async fn take_from_lost_owners(connection: &mut PgConnection) -> Result<u64, StoreError> {
     let released = sqlx::query_scalar!(
         r#"WITH abandoned AS (
                SELECT s.provider, s.user_id
@@ -110,7 +112,7 @@ pub async fn release_abandoned(connection: &mut PgConnection) -> Result<u64, Sto
                   FOR UPDATE SKIP LOCKED),
            released AS (
                UPDATE recado.upstream_session s
-                  SET owner = NULL, lease_until = NULL, state = 'released', was_live = false, updated_at = clock_timestamp(),
+                  SET owner = NULL, lease_until = NULL, state = 'waiting', updated_at = clock_timestamp(),
                       status = NULL, message = NULL,
                       version = nextval('recado.upstream_version')
                  FROM abandoned a
