@@ -202,10 +202,10 @@ CREATE FUNCTION recado.outbox_fault(o recado.outbox) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
         WHEN o.type COLLATE "C" !~ '^[a-z0-9][a-z0-9._-]{0,63}$' THEN 'type is not one that recado.notify takes'
-        WHEN o.user_id COLLATE "C" !~ '^[A-Za-z0-9._:-]{1,128}$' THEN 'user_id is not one that recado.notify takes'
-        WHEN o.account_id COLLATE "C" !~ '^[A-Za-z0-9._:-]{1,128}$' THEN 'account_id is not one that recado.notify takes'
+        WHEN o.user_id COLLATE "C" !~ '^[A-Za-z0-9._:|@+=~-]{1,128}$' THEN 'user_id is not one that recado.notify takes'
+        WHEN o.account_id COLLATE "C" !~ '^[A-Za-z0-9._:|@+=~-]{1,128}$' THEN 'account_id is not one that recado.notify takes'
         WHEN o.user_ids IS NOT NULL AND (array_ndims(o.user_ids) <> 1 OR cardinality(o.user_ids) > 10001
-             OR EXISTS (SELECT FROM unnest(o.user_ids) u WHERE u IS NULL OR u COLLATE "C" !~ '^[A-Za-z0-9._:-]{1,128}$'))
+             OR EXISTS (SELECT FROM unnest(o.user_ids) u WHERE u IS NULL OR u COLLATE "C" !~ '^[A-Za-z0-9._:|@+=~-]{1,128}$'))
             THEN 'user_ids is not a list that recado.notify takes'
         WHEN octet_length(o.title) + octet_length(o.message) + coalesce(octet_length(o.data), 0) > 262144
             THEN 'title, message and data have more than 262144 bytes'
@@ -481,8 +481,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    an_id  constant text := '^[A-Za-z0-9._:-]{1,128}$';
-    rule   constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : -';
+    an_id  constant text := '^[A-Za-z0-9._:|@+=~-]{1,128}$';
+    rule   constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : - | @ + = ~';
     a_key  constant text := '^[ -~]{1,255}$';
     reserved constant text[] := '{connection_established,caught_up,heartbeat,ping,pong,ack,auth,auth_ok,auth_expiring,status,error,command_result,goodbye}';
     own    constant text[] := '{inbox,preferences,recado_member}';

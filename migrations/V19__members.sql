@@ -29,7 +29,7 @@ DECLARE
     op      constant text := new.data ->> 'op';
     who     constant text := new.data ->> 'user_id';
     account constant text := new.data ->> 'account_id';
-    an_id   constant text := '^[A-Za-z0-9._:-]{1,128}$';
+    an_id   constant text := '^[A-Za-z0-9._:|@+=~-]{1,128}$';
 BEGIN
     IF (who COLLATE "C" ~ an_id AND who <> '-' AND account COLLATE "C" ~ an_id) IS NOT TRUE THEN
         RETURN NULL;
@@ -71,8 +71,8 @@ CREATE TRIGGER members_stay_in_log AFTER UPDATE OF floor_seq, log_id ON recado.m
 CREATE FUNCTION recado.change_member(p_op text, p_user_id text, p_account_id text) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    an_id constant text := '^[A-Za-z0-9._:-]{1,128}$';
-    rule  constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : -';
+    an_id constant text := '^[A-Za-z0-9._:|@+=~-]{1,128}$';
+    rule  constant text := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : - | @ + = ~';
     said  text;
     id    uuid;
 BEGIN

@@ -81,6 +81,27 @@ async fn what_commits_is_appended_in_order_and_what_does_not_never_is() {
     assert_eq!(late.until_caught_up().await.len(), 5, "a client resumes over moved rows as over any other");
 }
 
+/// Ids of identity providers, such as `auth0|507f` or an e-mail address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_id_a_provider_chose_gets_what_sql_posts() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let (user, account) = ("auth0|5+0=7f~", "ann@example.com");
+    let mut ann = TestClient::of(user).account(account).connect(&hub).await;
+    let mut connection = db.connect().await;
+    for addressed in [
+        format!("user_id => '{user}'"),
+        format!("user_ids => ARRAY['bob', '{user}']"),
+        format!("account_id => '{account}'"),
+        format!("user_id => '{user}', account_id => '{account}'"),
+    ] {
+        try_notify(&mut connection, &format!("'n', 'for', 'm', {addressed}")).await.unwrap();
+    }
+    assert_eq!(ann.until_seq(4).await.len(), 4);
+    assert_eq!(TestClient::of(user).account(account).since(0).connect(&hub).await.until_caught_up().await.len(), 4);
+    assert_eq!(try_notify(&mut connection, "'n', 't', 'm', user_id => 'a/b'").await, Err(("RC010".into(), "user_id".into())));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_of_every_type_arrives_as_it_was_given() {
     let db = TestDb::new().await;
