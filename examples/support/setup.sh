@@ -47,7 +47,8 @@ pack_changed_client() {
 # Installs the packages of a folder's lock file, unless they are there.
 install_packages() { # FOLDER
     local stamp=$1/node_modules/.installed sum
-    sum=$(cat "$1/package-lock.json" "$prepared/client.sum" 2>/dev/null | cksum)
+    # The client's sum is not there before the client is packed.
+    sum=$({ cat "$1/package-lock.json"; [ ! -e "$prepared/client.sum" ] || cat "$prepared/client.sum"; } | cksum)
     [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ] || return 0
     (cd "$1" && npm ci --silent --ignore-scripts) || exit 1
     echo "$sum" >"$stamp"
