@@ -109,11 +109,20 @@ export class Example {
     return stdout;
   }
 
-  /** Open connections of a user to the hub. */
+  /** Number of open connections of a user to the hub. */
   async connections(user) {
+    return (await this.#connections(user)).length;
+  }
+
+  /** Whether the user's pages have acknowledged everything that they were sent. */
+  async hasAcked(user) {
+    return (await this.#connections(user)).every((one) => one.ackedSeq >= one.sentSeq);
+  }
+
+  async #connections(user) {
     const stats = JSON.parse(await this.hub('stats', '-o', 'json', '--url', `http://127.0.0.1:${this.#env.PORT}`));
     // Those of a killed hub are listed until its lease ends.
-    return stats.connections.filter((one) => one.userId === user && one.instance === stats.instance).length;
+    return stats.connections.filter((one) => one.userId === user && one.instance === stats.instance);
   }
 
   /** kill -9: the hub has no time to say goodbye. Its database goes on. */
