@@ -78,6 +78,8 @@ test('after a kill of the hub, each tab shows exactly what it missed, once', asy
 test('a reload shows nothing again, and the list has everything', async () => {
   await secondTab.close();
   await ana.emulateMedia({ colorScheme: 'light' });
+  // What is not acknowledged yet comes again after a reload.
+  await until('everything is acknowledged', () => shop.hasAcked('ana'));
   await ana.reload();
   await until('the page is connected', async () => (await shop.connections('ana')) === 1);
   await until('the list is loaded', async () => (await listed(ana)).length === 4);

@@ -120,6 +120,7 @@ test('a reload shows nothing again, and the list has everything', async () => {
 test('a notification is acknowledged after the work of the page, not before', async () => {
   await ana.keyboard.press('Escape');
   const seen = await toasts(ana);
+  await until('everything is acknowledged', () => shop.hasAcked('ana'));
   // The page loads its orders after each notification. This time it does not get to the end.
   await ana.route('**/api/orders', () => {});
   await shop.sql(`SELECT recado.notify('order_updated', 'Delivered', 'Lamp, order 1', '{}'::jsonb, user_id => 'ana')`);
