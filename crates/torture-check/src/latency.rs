@@ -143,11 +143,16 @@ fn quiet(index: &Index<'_>, limits: CheckLimits, found: &mut ViolationList<'_>) 
     }
 }
 
+/// A client of the SDK may take this much longer for its first frame. Its tab starts a thread, waits for the lock of a
+/// leader that may go in this moment, doubts it for a second, backs off, and has upgrades refused before it uses SSE.
+const SDK_MS: u64 = 5_000;
+
 /// A device that wants to be connected has its first frame within the same limit.
 fn connects(index: &Index<'_>, limits: CheckLimits, found: &mut ViolationList<'_>) {
     let is_quiet = quiet_times(index);
     let mut said = 0;
     for (name, device) in index.devices.iter().filter(|(_, device)| !device.slow) {
+        let limits = CheckLimits { live_ms: limits.live_ms + if device.sdk { SDK_MS } else { 0 }, ..limits };
         let conns = || device.conns.iter().filter_map(|id| index.conns.get(id));
         let cut = conns().map(|conn| conn.closed);
         for (begin, end) in &device.wanted {

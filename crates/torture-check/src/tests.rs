@@ -944,6 +944,20 @@ fn c15_late_to_be_connected() {
 }
 
 #[test]
+fn c15_a_client_of_the_sdk_has_five_seconds_more() {
+    let waits = |ms| {
+        let mut story = TestHistory::default();
+        let (device, user, account) = ("bob/d".to_owned(), "bob".into(), "y".into());
+        let known = RunFact::Device { device: device.clone(), user, account, slow: false, shares: None, pongs: true, sdk: true };
+        story.note(known).note(RunFact::ConnTry { device });
+        story.wait(ms).open(1, "bob", by_ack(), told("live", 0)).pass(1, 0).wait(20_000).log(&[]);
+        story.broken()
+    };
+    assert!(!waits(7_000).contains(&"C15"));
+    assert!(waits(9_000).contains(&"C15"));
+}
+
+#[test]
 fn c15_late_to_have_a_yes() {
     let yes = |ms| {
         let mut story = good().without(|fact| matches!(fact, RunFact::Log { .. } | RunFact::Row { .. } | RunFact::Drained { .. }));
