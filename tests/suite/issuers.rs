@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::support::issuer::{AUD, ISS, IssuerKey, KeyAnswer, KeyServer, claims, now};
+use super::support::issuer::{ALGORITHMS, AUD, ISS, IssuerKey, KeyAnswer, KeyServer, claims, now};
 use super::support::*;
 
 /// Time after which a token with an unknown key may cause a fetch again, with a margin.
@@ -57,18 +57,7 @@ async fn fetches(hub: &TestHub, outcome: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_published_key_of_every_algorithm_opens_streams_and_an_unknown_key_does_not() {
     let db = TestDb::new().await;
-    let all = [
-        Algorithm::RS256,
-        Algorithm::RS384,
-        Algorithm::RS512,
-        Algorithm::PS256,
-        Algorithm::PS384,
-        Algorithm::PS512,
-        Algorithm::ES256,
-        Algorithm::ES384,
-        Algorithm::EdDSA,
-    ];
-    let all: Vec<IssuerKey> = all.iter().map(|algorithm| IssuerKey::new(*algorithm, &format!("{algorithm:?}"))).collect();
+    let all: Vec<IssuerKey> = ALGORITHMS.iter().map(|algorithm| IssuerKey::new(*algorithm, &format!("{algorithm:?}"))).collect();
     let server = KeyServer::start(&all.iter().collect::<Vec<_>>()).await;
     let hub = hub_with(&db, &server).start().await;
     ready(&hub).await;

@@ -10,24 +10,13 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use recado::config::JwtRules;
 use recado::identity::{FileReaders, Identity, KeySetRules, OwnSecrets, TokenRules, parse};
 
-use super::support::issuer::{AUD, ISS, IssuerKey, KeyServer, claims};
+use super::support::issuer::{ALGORITHMS, AUD, ISS, IssuerKey, KeyServer, claims};
 use super::support::*;
 
 /// Connections of one measurement.
 const RECONNECTS: usize = 3000;
 /// Time of one measurement.
 const ROUND: Duration = Duration::from_millis(400);
-const PUBLIC: [Algorithm; 9] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::EdDSA,
-];
 
 fn rules(key: &IssuerKey) -> TokenRules {
     let file = format!(
@@ -62,7 +51,7 @@ fn the_cost_of_one_check() {
     let key = EncodingKey::from_secret(SECRET.as_bytes()).unwrap();
     let own = jsonwebtoken::encode(&Header::default(), &claims("ann"), &key).unwrap();
     println!("| HS256, the own secret alone | {:.0} µs |", cost(&TokenRules::new(SECRET, JwtRules::default()), &own));
-    for algorithm in PUBLIC {
+    for algorithm in ALGORITHMS {
         let key = IssuerKey::new(algorithm, "k");
         println!("| {algorithm:?} | {:.0} µs |", cost(&rules(&key), &key.token("ann")));
     }
@@ -107,7 +96,7 @@ async fn the_processor_time_of_reconnects_with_a_public_key() {
 /// The keys of the guide are read in every form.
 #[test]
 fn a_public_key_in_pem_checks_each_of_its_algorithms() {
-    for algorithm in PUBLIC {
+    for algorithm in ALGORITHMS {
         let (key, other) = (IssuerKey::new(algorithm, "k"), IssuerKey::new(Algorithm::ES256, "k"));
         let rules = rules(&key);
         assert_eq!(rules.check(&key.token("ann")).unwrap().who.user.as_str(), "ann", "{algorithm:?}");

@@ -496,8 +496,16 @@ pub const ROWS: &[MatrixRow] = &[
             "tickets::a_connection_by_ticket_ends_with_the_token_and_not_with_the_ticket",
         ],
     ),
-    row("F64", "the server of public keys is down, its keys change", "known keys go on, few questions", &[])
-        .but("tokens are signed with a secret that the hub is given; it asks no server for keys"),
+    row(
+        "F64",
+        "the server of public keys is down, its keys change",
+        "known keys go on, few questions",
+        &[
+            "issuers::a_token_is_not_called_bad_because_its_issuer_cannot_be_asked",
+            "issuers::a_wrong_answer_leaves_the_old_set_in_use_until_it_is_stale",
+            "issuers::a_new_key_is_fetched_once_for_all_who_ask",
+        ],
+    ),
     row(
         "X8",
         "stderr is a full disk",
@@ -843,7 +851,7 @@ pub const ROWS: &[MatrixRow] = &[
         "one wait, not one for each request; a key in use is looked up in the background",
         &[],
     )
-    .but("tests of the library show it, before a database that never answers: `http::keybook::tests`"),
+    .but("tests of the library show it, before a database that never answers: `http::key_cache::tests`"),
     row(
         "N14c",
         "one bad row in a batch of many",
