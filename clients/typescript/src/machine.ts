@@ -63,7 +63,7 @@ const GOODBYE: Step = { do: 'goodbye' };
 const UPGRADES = 2;
 /** How long SSE is used at first: upgrades also fail while a hub restarts, and SSE, tried next, may find it up again. */
 const SSE_FIRST_MS = 5_000;
-/** How long it is used after an upgrade failed while the hub was up: long enough that a bad proxy costs next to nothing. */
+/** How long SSE is used when an upgrade fails although the hub is up: a bad proxy then costs next to nothing. */
 const SSE_MS = 600_000;
 /** Tokens that the hub may refuse in a row: one may have been cached by the application, two were not. */
 const REFUSALS = 2;

@@ -60,7 +60,7 @@ export type Since = 'ack' | 'live' | 'earliest' | number | Date | (string & Reco
 export interface HistoryQuery {
   /** Continue after this number: `next` of the page before. */
   after?: number;
-  /** Leaves out what was created before: a duration such as `10m`, a Date or an RFC 3339 time. Not a number: see `after`. */
+  /** Leaves out what was created before this: a duration such as `10m`, a Date or an RFC 3339 time. */
   since?: Date | string;
   /** 1 to 1000; default 100. */
   limit?: number;
