@@ -8,17 +8,25 @@ use super::support::cluster::TestCluster;
 use super::support::host::given;
 use super::support::*;
 
-/// Ends every idle connection of the hub, and waits until the server has removed them.
-async fn end_the_idle(db: &TestDb, which: &str) -> i64 {
-    let those = format!("FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND application_name LIKE '{which}'");
-    let pids = format!("SELECT coalesce(string_agg(pid::text, ','), '0') {those}");
-    let pids: String = sqlx::query_scalar(sqlx::AssertSqlSafe(pids)).fetch_one(&mut db.connect().await).await.unwrap();
-    let ended = db.number(&format!("SELECT count(pg_terminate_backend(pid)) {those}")).await;
+/// Ends every idle connection of the hub, and waits until the server has removed them. One statement chooses and ends
+/// them: between two statements, a connection that was idle becomes busy, and would be awaited though it was not ended.
+async fn end_the_idle(db: &TestDb, which: &str) -> usize {
+    let end = format!(
+        "WITH ended AS MATERIALIZED (SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND state = 'idle' AND application_name LIKE '{which}')
+         SELECT coalesce(array_agg(pid), '{{}}') FROM ended"
+    );
+    let ended: Vec<i32> = sqlx::query_scalar(sqlx::AssertSqlSafe(end)).fetch_one(&mut db.connect().await).await.unwrap();
     eventually("they are gone", PATIENCE, async || {
-        (db.number(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid IN ({pids})")).await == 0).then_some(())
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)")
+            .bind(&ended)
+            .fetch_one(&mut db.connect().await)
+            .await
+            .unwrap();
+        (left == 0).then_some(())
     })
     .await;
-    ended
+    ended.len()
 }
 
 /// Waits until the hub's connection of this name has been idle for longer than the hub trusts one.
