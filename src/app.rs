@@ -76,6 +76,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -
         tracing::info!(providers = ?providers.names(), "provider file loaded");
     }
     let mut startup = Startup::open(&config).await?;
+    startup.act_as_hub();
     let outcome = serve_on(&config, identity, &mut startup, provider_config, ready).await;
     // Also if the start failed: the private server must not stay behind.
     startup.close().await;
@@ -99,6 +100,7 @@ async fn serve_on(
         tracing::warn!(version = migrated.version, "the schema was created by a newer hub version; serving with it");
     }
     let memory = startup.memory(config)?;
+    startup.record_noted_acts(config).await?;
     check(startup, memory.as_ref(), &identity, provider_config.as_ref()).await?;
     // Before readiness is announced: a signal without a handler would kill the process.
     let signals = Signals::receive()?;

@@ -212,6 +212,12 @@ pub const TABLE: &[Setting] = &[
         "Deletes provider commands that were settled longer ago than this, and provider sessions that no client \
          wanted for as long. forever: none.",
     ),
+    row(
+        "RECADO_RETENTION_AUDIT",
+        "400d",
+        "Deletes rows of the audit that are older. The delay is at most a tenth of this time, and at most one day: each \
+         deletion leaves a row. forever: none.",
+    ),
     row("RECADO_DELIVERY_FACTS", "1s", "Shortest time between two delivery facts of one connection. 200ms to 1h. off: none are written."),
     row(
         "RECADO_RESUME_WINDOW",
@@ -342,6 +348,7 @@ pub struct Retention {
     pub sessions: Option<Duration>,
     pub devices: Option<Duration>,
     pub upstream: Option<Duration>,
+    pub audit: Option<Duration>,
 }
 
 /// Limits on the provider sessions of this hub.
@@ -430,6 +437,8 @@ pub struct Config {
     pub key: Option<String>,
     pub token: Option<String>,
     pub machine: MachineEnvironment,
+    /// The settings that were given and differ from their defaults, for the audit. No secret and no password.
+    pub given: Values,
 }
 
 /// Variables of the environment that are not settings of the hub.
@@ -534,6 +543,7 @@ impl Config {
                 bytes: read.kept("RECADO_RETENTION_SIZE", "a size such as 500MB or 50GB", parse_bytes),
                 sessions: read.kept("RECADO_RETENTION_SESSIONS", "a time such as 30d", parse_duration),
                 upstream: read.kept("RECADO_RETENTION_UPSTREAM", "a time such as 30d", parse_duration),
+                audit: read.kept("RECADO_RETENTION_AUDIT", "a time such as 400d", parse_duration),
                 devices: read.kept("RECADO_RETENTION_DEVICES", "a time such as 180d, 2d at least", parse_idle),
             },
             delivery_facts: read.optional("RECADO_DELIVERY_FACTS", "off, or a time from 200ms to 1h", parse_facts).flatten(),
@@ -558,10 +568,31 @@ impl Config {
             key: read.text("RECADO_KEY"),
             token: read.text("RECADO_TOKEN"),
             machine,
+            given: given(values),
         };
         config.find_hub();
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
     }
+}
+
+/// The settings that differ from their defaults. A secret is shown as set; an address is shown without its user,
+/// password and query.
+fn given(values: &Values) -> Values {
+    let shown = |setting: &Setting| {
+        if setting.secret {
+            let is_set = [setting.name.to_owned(), format!("{}_FILE", setting.name)].iter().any(|name| values.contains_key(name));
+            return is_set.then(|| "(set)".to_owned());
+        }
+        let value = values.get(setting.name).map(|value| value.trim()).filter(|value| !value.is_empty() && *value != setting.default)?;
+        let Ok(mut url) = url::Url::parse(value) else { return Some(value.to_owned()) };
+        if url.has_host() {
+            let _ = (url.set_username(""), url.set_password(None));
+            url.set_query(None);
+            return Some(url.to_string());
+        }
+        Some(value.to_owned())
+    };
+    TABLE.iter().filter_map(|setting| Some((setting.name.to_owned(), shown(setting)?))).collect()
 }
 
 impl Config {
@@ -724,6 +755,26 @@ mod tests {
     #[test]
     fn the_old_hubs_heartbeat_in_bare_seconds_is_taken() {
         assert_eq!(load(&[("WS_HEARTBEAT_INTERVAL", "30"), ("WS_MAX_CONNECTIONS", "1000")]).unwrap().max_connections, Some(1000));
+    }
+
+    #[test]
+    fn the_audit_is_told_the_settings_and_no_secret() {
+        let given = load(&[
+            ("RECADO_JWT_SECRET", "0123456789012345678901234567890123456789"),
+            ("DATABASE_URL", "postgres://hub:hush@db/recado"),
+            ("RECADO_JWKS_URL", "https://me:hush@idp.example/keys?key=hush"),
+            ("RECADO_JWT_ISSUER", "us"),
+            ("RECADO_JWT_AUDIENCE", "hub"),
+            ("WS_HEARTBEAT_INTERVAL", "30s"),
+            ("RECADO_POLL_INTERVAL", "2s"),
+        ]);
+        let given = given.unwrap().given;
+        let all = format!("{given:?}");
+        assert!(!all.contains("hush") && !all.contains("0123"), "{all}");
+        assert_eq!(given["RECADO_JWKS_URL"], "https://idp.example/keys");
+        assert_eq!(given["DATABASE_URL"], "(set)");
+        assert_eq!(given["RECADO_POLL_INTERVAL"], "2s");
+        assert!(!given.contains_key("WS_HEARTBEAT_INTERVAL"), "it is the default");
     }
 
     #[test]

@@ -116,6 +116,53 @@ pub fn forget_previous(state_dir: &Path, which: KeptSecret) -> Result<usize, Sec
     }
 }
 
+/// The file of acts that a hub records when it starts. It holds no secret.
+const NOTED_ACTS: &str = "audit-pending";
+
+/// Notes an act in the data folder before it is done. A hub records it when it starts, before the act has an effect.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn note_act(state_dir: &Path, line: &str) -> Result<(), SecretError> {
+    let file = state_dir.join(NOTED_ACTS);
+    let append = || {
+        fs::create_dir_all(state_dir)?;
+        let mut noted = OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+        if rustix::process::geteuid().is_root() {
+            let owner = fs::metadata(state_dir)?;
+            std::os::unix::fs::fchown(&noted, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        noted.write_all(format!("{line}\n").as_bytes())?;
+        noted.sync_all()
+    };
+    append().map_err(|error| noted_error(&file, error))
+}
+
+/// The noted acts; `None` if there are none.
+///
+/// # Errors
+/// When they are there and cannot be read.
+pub fn noted_acts(state_dir: &Path) -> Result<Option<String>, SecretError> {
+    let file = state_dir.join(NOTED_ACTS);
+    match File::open(&file).and_then(|noted| io::read_to_string(noted.take(MOST_BYTES))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => text.map(Some).map_err(|error| noted_error(&file, error)),
+    }
+}
+
+/// Removes the noted acts, once they are recorded.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn forget_noted_acts(state_dir: &Path) -> Result<(), SecretError> {
+    let file = state_dir.join(NOTED_ACTS);
+    fs::remove_file(&file).map_err(|error| noted_error(&file, error))
+}
+
+fn noted_error(file: &Path, error: io::Error) -> SecretError {
+    SecretError { path: file.display().to_string(), setting: "RECADO_JWT_SECRET", error }
+}
+
 /// Writes a private file in one step. Root leaves it to the owner of the folder, as which the hub runs.
 fn replace(folder: &Path, file: &Path, text: &str) -> io::Result<()> {
     let aside = file.with_extension(format!("{}.new", std::process::id()));

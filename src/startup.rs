@@ -14,6 +14,7 @@ use crate::providers::file::FileError;
 use crate::providers::{self, Providers, Secret};
 use crate::secrets::{self, KeptSecret, SecretError};
 use crate::store::address::AddressError;
+use crate::store::audit;
 use crate::store::fingerprints::{self, FingerprintMatch, SharedSecret};
 use crate::store::log_identity::{self, LogContinuity, LogMemory};
 use crate::store::{Database, StoreError, migrate, preflight, roles};
@@ -74,7 +75,7 @@ impl Startup {
         if let Some(url) = &config.database_url {
             let listen = config.listen_database_url.as_deref().map(|url| (url, config.listen_database_url_file.clone()));
             let database = Database::from_files((url, config.database_url_file.clone()), listen)?;
-            return Ok(Self { database, private: None });
+            return Ok(Self { database: database.acting_as(audit::command_line()), private: None });
         }
         let settings = server_settings(config)?;
         let environment = environment(config);
@@ -86,7 +87,7 @@ impl Startup {
             private.data_dir().display(),
             private.socket_dir().display()
         ));
-        let database = Database::parse(&private.connection_url(), None)?;
+        let database = Database::parse(&private.connection_url(), None)?.acting_as(audit::command_line());
         Ok(Self { database, private: Some(private) })
     }
 
@@ -181,6 +182,30 @@ impl Startup {
                 name = shared.setting()
             )])),
         }
+    }
+
+    /// Acts for a hub from now on, and no longer for the user of a command line.
+    pub fn act_as_hub(&mut self) {
+        self.database = self.database.clone().acting_as(audit::hub());
+    }
+
+    /// Records the acts that command lines noted in the data folder, because they need no database.
+    ///
+    /// # Errors
+    /// When the database is unavailable, or the notes are there and cannot be read.
+    pub async fn record_noted_acts(&self, config: &Config) -> Result<(), StartupError> {
+        // A user without a home folder has no data folder, and noted nothing.
+        let Ok(folder) = state_dir(config) else { return Ok(()) };
+        let Some(lines) = secrets::noted_acts(&folder)? else { return Ok(()) };
+        let mut connection = self.database.connect("start").await?;
+        let skipped = audit::record_noted(&mut connection, &lines).await?;
+        if skipped > 0 {
+            tracing::warn!(skipped, "lines of the file audit-pending in the data folder cannot be read, and are not in the audit");
+        }
+        if let Err(error) = secrets::forget_noted_acts(&folder) {
+            tracing::warn!(%error, "recorded the noted acts, and could not remove their file; the next start records no act twice");
+        }
+        Ok(())
     }
 
     /// Restarts the private server whenever it has died.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use private_postgres::ServerKeeper;
+use serde_json::json;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::ServeError;
@@ -16,9 +17,10 @@ use crate::delivery::registry::{ConnectionLimits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
+use crate::domain::audit::Act;
 use crate::http::{
     Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins, Server,
-    ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, router,
+    ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -30,6 +32,7 @@ use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRule
 use crate::providers::provider_status::ProviderStatus;
 use crate::providers::{self, Provider, Providers, UpstreamSetup};
 use crate::startup;
+use crate::store::audit::{self, Entry};
 use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
@@ -196,6 +199,9 @@ impl<'a> HubBuilder<'a> {
         if let Some(keeper) = keeper {
             tasks.essential(TaskName::PrivateServer, startup::keep(keeper, stop_following.clone()));
         }
+        record_start(config, &database, instance).await?;
+        let refused = record_refused_attempts(database.clone(), Arc::clone(&hub.refused_attempts), stop_following.clone());
+        tasks.essential(TaskName::Audit, refused);
         let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
         tasks.essential(TaskName::Maintenance, maintenance::run(database, instance, address.to_string(), memory, stop_following));
         for BoundListener { server, address, side } in listeners {
@@ -335,6 +341,7 @@ fn hub(
             .map_or_else(Origins::loopback, Origins::listed)
             .reached_at(config.public_origin.clone())
             .on_loopback(config.bind.is_loopback()),
+        refused_attempts: Arc::default(),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         user_rates: NameRates::new("request", config.user_rate, config.user_rate),
         ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
@@ -359,6 +366,15 @@ fn command_rules(providers: &Providers) -> CommandRules {
     CommandRules { providers: providers.iter().map(rules).collect(), types: providers.iter().flat_map(types).collect(), wait: COMMAND_WAIT }
 }
 
+/// Records the start of a hub, with its version and the settings that differ from their defaults.
+async fn record_start(config: &Config, database: &Database, instance: InstanceId) -> Result<(), ServeError> {
+    let mut connection = database.connect("start").await?;
+    let details = json!({ "version": env!("CARGO_PKG_VERSION"), "settings": config.given });
+    let object = instance.to_string();
+    audit::record(&mut connection, Some(&audit::hub()), &Entry::done(Act::HubStart, &object).with_details(details)).await?;
+    Ok(())
+}
+
 /// Creates the registry, positioned at the log's head.
 async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>, ServeError> {
     let mut connection = database.connect("start").await?;
@@ -374,7 +390,14 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
 
 fn policy(config: &Config) -> RetentionPolicy {
     let kept = config.retention;
-    RetentionPolicy { age: kept.age, bytes: kept.bytes, sessions: kept.sessions, devices: kept.devices, upstream: kept.upstream }
+    RetentionPolicy {
+        age: kept.age,
+        bytes: kept.bytes,
+        sessions: kept.sessions,
+        devices: kept.devices,
+        upstream: kept.upstream,
+        audit: kept.audit,
+    }
 }
 
 /// A listener that is bound and does not accept yet.

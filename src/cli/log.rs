@@ -4,12 +4,15 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::json;
 
 use super::error::CliFailure;
 use super::output::{self, Format};
 use crate::config::{Config, FOREVER, parse_bytes, parse_duration, parse_idle};
+use crate::domain::audit::{Act, Outcome};
 use crate::log::retention::{self, RetentionPolicy};
 use crate::startup::Startup;
+use crate::store::audit::{self, Entry};
 use crate::store::retention::{Partition, partitions};
 use crate::store::{Database, read};
 
@@ -39,6 +42,9 @@ enum LogAction {
         /// (RECADO_RETENTION_UPSTREAM)
         #[arg(long)]
         upstream: Option<String>,
+        /// Delete rows of the audit that are older, such as 400d (RECADO_RETENTION_AUDIT)
+        #[arg(long)]
+        audit: Option<String>,
         /// Delete the stored position of devices not seen for longer, such as 180d, at least 2d
         /// (RECADO_RETENTION_DEVICES)
         #[arg(long)]
@@ -64,16 +70,35 @@ impl LogCommand {
     async fn act(&self, config: &Config, database: &Database, format: Format) -> Result<(), CliFailure> {
         match &self.action {
             LogAction::Info => info(database, format).await,
-            LogAction::Retain { age, size, sessions, devices, upstream } => {
+            LogAction::Retain { age, size, sessions, devices, upstream, audit } => {
                 let kept = config.retention;
                 let policy = RetentionPolicy {
                     age: given(age.as_ref(), kept.age, parse_duration, "time such as 90d")?,
                     bytes: given(size.as_ref(), kept.bytes, parse_bytes, "size such as 50GB")?,
                     sessions: given(sessions.as_ref(), kept.sessions, parse_duration, "time such as 30d")?,
                     upstream: given(upstream.as_ref(), kept.upstream, parse_duration, "time such as 30d")?,
+                    audit: given(audit.as_ref(), kept.audit, parse_duration, "time such as 400d")?,
                     devices: given(devices.as_ref(), kept.devices, parse_idle, "time of 2d or more, such as 180d")?,
                 };
-                output::one(format, &retention::round(database, policy).await?)
+                let mut connection = database.connect("log").await?;
+                let details = json!({
+                    "age_s": policy.age.map(|age| age.as_secs()), "bytes": policy.bytes,
+                    "sessions_s": policy.sessions.map(|age| age.as_secs()), "devices_s": policy.devices.map(|age| age.as_secs()),
+                    "upstream_s": policy.upstream.map(|age| age.as_secs()), "audit_s": policy.audit.map(|age| age.as_secs()),
+                });
+                let begun = Entry { outcome: Outcome::Started, ..Entry::done(Act::LogRetain, "log") }.with_details(details);
+                audit::record(&mut connection, None, &begun).await?;
+                match retention::round(database, policy).await {
+                    Ok(done) => {
+                        let details = serde_json::to_value(&done).unwrap_or_default();
+                        audit::record(&mut connection, None, &Entry::done(Act::LogRetain, "log").with_details(details)).await?;
+                        output::one(format, &done)
+                    }
+                    Err(error) => {
+                        audit::record_failure(&mut connection, Act::LogRetain, "log", &error.to_string()).await;
+                        Err(error.into())
+                    }
+                }
             }
             LogAction::NewId => {
                 let mut connection = database.connect("log").await?;

@@ -11,6 +11,7 @@ macro_rules! eprintln {
 }
 
 mod analyst;
+mod audit;
 mod config;
 mod erase;
 pub mod error;
@@ -114,6 +115,8 @@ enum CliCommand {
     Erase(erase::EraseCommand),
     /// Create, list and drop logins that read the views in SQL
     Analyst(analyst::AnalystCommand),
+    /// List administrative acts, and check that no row was changed
+    Audit(audit::AuditCommand),
     /// Write the log, or a part of it, to a file or stdout
     Export(export::ExportCommand),
     /// Check a provider file and test it; list, reconnect or release provider sessions
@@ -200,6 +203,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Log(log) => log.run(&config, format).await,
         CliCommand::Erase(erase) => erase.run(&config, format).await,
         CliCommand::Analyst(analyst) => analyst.run(&config, format).await,
+        CliCommand::Audit(audit) => audit.run(&config, format).await,
         CliCommand::Export(export) => export.run(&config).await,
         CliCommand::Why(why) => why.run(&config, format).await,
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,

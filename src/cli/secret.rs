@@ -6,8 +6,10 @@ use serde::Serialize;
 use super::error::CliFailure;
 use super::output::{self, Format};
 use crate::config::Config;
-use crate::secrets::{self, KeptSecret};
+use crate::domain::audit::{Act, Outcome};
+use crate::secrets::{self, KeptSecret, SecretError};
 use crate::startup::{self, StartupError};
+use crate::store::audit;
 
 /// Rotate the secrets that the hub keeps in its data folder.
 #[derive(Debug, Args)]
@@ -78,7 +80,7 @@ impl SecretCommand {
         match self.action {
             SecretAction::Rotate { which } => {
                 let folder = kept_folder(config, which)?;
-                secrets::rotate(&folder, which.kept()).map_err(StartupError::from)?;
+                noted(&folder, Act::SecretRotate, which, || secrets::rotate(&folder, which.kept()))?;
                 eprintln!(
                     "{} has a new secret; restart the hub to use it. The old one is accepted until: recado secret forget {0}",
                     which.name()
@@ -87,13 +89,22 @@ impl SecretCommand {
             }
             SecretAction::Forget { which } => {
                 let folder = kept_folder(config, which)?;
-                let count = secrets::forget_previous(&folder, which.kept()).map_err(StartupError::from)?;
+                let count = noted(&folder, Act::SecretForget, which, || secrets::forget_previous(&folder, which.kept()))?;
                 eprintln!("{}: {count} replaced secrets are forgotten; restart the hub to refuse them", which.name());
                 Ok(())
             }
             SecretAction::List => list(config, format),
         }
     }
+}
+
+/// Notes an act before and after it is done. It takes effect when a hub starts, and that hub records the notes first.
+fn noted<T>(folder: &std::path::Path, act: Act, which: WhichSecret, run: impl FnOnce() -> Result<T, SecretError>) -> Result<T, CliFailure> {
+    let note = |outcome| secrets::note_act(folder, &audit::note(act, which.name(), outcome)).map_err(StartupError::from);
+    note(Outcome::Started)?;
+    let done = run();
+    note(if done.is_ok() { Outcome::Done } else { Outcome::Failed })?;
+    Ok(done.map_err(StartupError::from)?)
 }
 
 fn kept_folder(config: &Config, which: WhichSecret) -> Result<std::path::PathBuf, CliFailure> {

@@ -3,6 +3,7 @@
 //! This module depends on no other. Nothing here waits or does I/O, and only new ids read the clock.
 
 mod audience;
+pub mod audit;
 mod command;
 mod ids;
 mod membership;

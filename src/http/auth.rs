@@ -3,11 +3,13 @@
 use axum::http::{HeaderMap, header};
 use chrono::Utc;
 
-use super::connection_slots::{SlotClass, vouch};
+use super::connection_slots::{HERE, SlotClass, vouch};
 use super::key_cache::KeyCache;
 use super::problems::RefusedRequest;
+use crate::domain::audit::{Actor, Via};
 use crate::domain::{Role, ServiceCaller};
 use crate::identity::{Claims, TokenError, TokenRules};
+use crate::metrics::SIGN_INS_REFUSED;
 use crate::store::keys;
 use crate::wire::problem::Problem;
 
@@ -37,6 +39,7 @@ impl Auth {
     /// 401 without a valid key or token, 403 with a user's token, 503 when the database cannot be asked.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
         let bearer = bearer(headers).ok_or_else(|| {
+            SIGN_INS_REFUSED.add("no_credential", 1);
             Problem::new(401, "unauthorized", "send Authorization: Bearer with a service key; recado key create NAME makes one")
         })?;
         if bearer.starts_with(keys::PREFIX) {
@@ -44,13 +47,14 @@ impl Auth {
             if known.is_some() {
                 vouch(SlotClass::Service);
             }
-            return known.ok_or_else(|| Problem::new(401, "unauthorized", "the service key is unknown or was revoked").into());
+            return known.ok_or_else(|| {
+                SIGN_INS_REFUSED.add("unknown_service_key", 1);
+                Problem::new(401, "unauthorized", "the service key is unknown or was revoked").into()
+            });
         }
         let claims = self.tokens.verify(bearer).await.map_err(|error| refused_token(&error))?;
         vouch(if claims.role.is_some() { SlotClass::Service } else { SlotClass::User });
-        let role = claims
-            .role
-            .ok_or_else(|| Problem::new(403, "forbidden", "this is a user's token; a service key or a token with a role is required"))?;
+        let role = claims.role.ok_or_else(|| wrong_role("this is a user's token; a service key or a token with a role is required"))?;
         Ok(ServiceCaller { name: claims.who.user.as_str().to_owned(), role })
     }
 
@@ -63,7 +67,24 @@ impl Auth {
         if caller.role == Role::Admin {
             return Ok(caller);
         }
-        Err(Problem::new(403, "forbidden", "an admin key is required; recado key create NAME --role admin makes one").into())
+        Err(wrong_role("an admin key is required; recado key create NAME --role admin makes one").into())
+    }
+
+    /// Who sent a request that was refused, as far as a valid credential tells: the name for the audit, and the id of a
+    /// user. Counts nothing, and waits for no issuer.
+    pub async fn refused_caller(&self, headers: &HeaderMap) -> (String, Option<String>) {
+        let named = match bearer(headers) {
+            Some(key) if key.starts_with(keys::PREFIX) => {
+                let known = self.keys.caller(key).await.ok().flatten();
+                known.map(|caller| (format!("key:{}", caller.name), None))
+            }
+            Some(token) => self.tokens.check(token).ok().map(|claims| match claims.role {
+                Some(_) => (format!("token:{}", claims.who.user), None),
+                None => ("user".to_owned(), Some(claims.who.user.to_string())),
+            }),
+            None => None,
+        };
+        named.unwrap_or_else(|| ("unknown".to_owned(), None))
     }
 
     /// Authenticates a user: by the token of the header, or by the one in the query if a client cannot set a header
@@ -75,12 +96,13 @@ impl Auth {
         let in_header = bearer(headers);
         if in_header.or(in_query).is_none() {
             let detail = "send Authorization: Bearer with a user's token, or ?token= if the client cannot set headers";
+            SIGN_INS_REFUSED.add("no_credential", 1);
             return Err(Problem::new(401, "unauthorized", detail).into());
         }
         let claims = self.tokens.verify_either(in_header, in_query).await.map_err(|error| refused_token(&error))?;
         vouch(SlotClass::User);
         if claims.role.is_some() {
-            return Err(Problem::new(403, "forbidden", "this is a service's token; a user's token is required").into());
+            return Err(wrong_role("this is a service's token; a user's token is required").into());
         }
         Ok(claims)
     }
@@ -104,6 +126,18 @@ pub fn ticket_counts(tokens: &TokenRules, in_header: Option<&str>) -> bool {
     in_header.is_none_or(|sent| matches!(tokens.check(sent), Err(TokenError::Invalid(_) | TokenError::Unavailable)))
 }
 
+/// Who sent a request, for the audit.
+pub fn actor(headers: &HeaderMap, caller: &ServiceCaller) -> Actor {
+    let has_key = bearer(headers).is_some_and(|bearer| bearer.starts_with(keys::PREFIX));
+    let who = format!("{}:{}", if has_key { "key" } else { "token" }, caller.name);
+    Actor { who, via: Via::Rest, address: client_address(headers) }
+}
+
+/// The client's address, as trusted proxies name it; of IPv6 the network. `None` in a test that calls a handler.
+pub fn client_address(headers: &HeaderMap) -> Option<String> {
+    HERE.try_with(|slot| slot.client(headers).to_string()).ok()
+}
+
 /// The token after `Bearer` (RFC 6750). The scheme may be in any case.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -111,8 +145,19 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
 }
 
+fn wrong_role(detail: &str) -> Problem {
+    SIGN_INS_REFUSED.add("wrong_role", 1);
+    Problem::new(403, "forbidden", detail)
+}
+
+/// Counts a refused token, and makes the HTTP answer to it.
+fn refused_token(error: &TokenError) -> RefusedRequest {
+    SIGN_INS_REFUSED.add(error.reason(), 1);
+    refusal(error)
+}
+
 /// The HTTP answer to an invalid token or ticket.
-pub fn refused_token(error: &TokenError) -> RefusedRequest {
+pub fn refusal(error: &TokenError) -> RefusedRequest {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",

@@ -9,10 +9,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::auth::actor;
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, no_store, pairs};
 use super::state::HubState;
+use crate::domain::audit::Actor;
 use crate::domain::{Audience, BodyHash, MEMBER_TYPE, MemberChange, MemberOp, NewNotification, NotificationId, ServiceCaller};
 use crate::log::appender::DEADLINE;
 use crate::store::members::{self, Member};
@@ -48,7 +50,7 @@ async fn change(
     let (account, user) = member::ids(&account, Some(&user))?;
     let Some(user) = user else { unreachable!("the path names a user") };
     let change = MemberChange { op, user, account };
-    let receipt = hub.appender.append(row(&change, &caller), deadline).await?;
+    let receipt = hub.appender.append(row(&change, &caller, &actor(headers, &caller)), deadline).await?;
     let answer = json!({
         "success": true,
         "seq": receipt.seq,
@@ -61,13 +63,13 @@ async fn change(
 }
 
 /// The row of a change. It is never replayed, and addressed to no user: only hubs read it.
-fn row(change: &MemberChange, caller: &ServiceCaller) -> NewNotification {
+fn row(change: &MemberChange, caller: &ServiceCaller, actor: &Actor) -> NewNotification {
     NewNotification {
         id: NotificationId::new(),
         kind: MEMBER_TYPE.to_owned(),
         title: String::new(),
         message: String::new(),
-        data: Some(member::encode(change)),
+        data: Some(member::encode_by(change, actor)),
         audience: Audience::no_user(),
         ttl_seconds: None,
         replay: false,

@@ -17,7 +17,10 @@ use super::listener_side::ListenerSide;
 use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
-use super::{api_documents, batch, device, history, members, metrics, notify, request, sdk, sse, stats, upgrade, why, ws_ticket};
+use super::{
+    api_documents, audit, batch, device, history, members, metrics, notify, refused_admin, request, sdk, sse, stats, upgrade, why,
+    ws_ticket,
+};
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
@@ -30,6 +33,7 @@ pub fn router(hub: Arc<HubState>, side: ListenerSide, hosts: Hosts) -> Router {
         .router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&hub), refused_admin::watch))
         .layer(cors)
         .layer(middleware::from_fn_with_state((hub.tasks.clone(), hosts), request::frame))
         .with_state(hub)
@@ -62,6 +66,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/readyz", readyz)
         .get("/metrics", metrics::metrics)
         .get("/api/admin/why", why::why)
+        .get("/api/admin/audit", audit::list)
         .get("/openapi.json", api_documents::openapi)
         .get("/asyncapi.json", api_documents::asyncapi)
         .get(sdk::PATH, sdk::recado_js)

@@ -26,6 +26,7 @@ use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{ConnectRequest, NextStep, Subscription};
 use crate::domain::{CommandTag, Seq};
 use crate::identity::TokenError;
+use crate::metrics;
 use crate::providers::command_intake::CommandReceipt;
 use crate::wire::client_frame::{self, ClientFrame};
 use crate::wire::close::CloseCode;
@@ -470,7 +471,10 @@ impl WebSocketTask {
     async fn renew(&mut self, token: &str, text: &str) -> Result<(), CloseCause> {
         let connection = Arc::clone(self.subscription.connection());
         match self.hub.auth.tokens.verify(token).await {
-            Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => Err(CloseCode::IdentityChanged.into()),
+            Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => {
+                metrics::SIGN_INS_REFUSED.add("identity_changed", 1);
+                Err(CloseCode::IdentityChanged.into())
+            }
             // The notifications of this connection were chosen by the old accounts.
             Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
             Ok(claims) => {
@@ -478,9 +482,12 @@ impl WebSocketTask {
                 self.token = TokenClock::until(claims.expires_at);
                 self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
             }
-            // Nothing is known against the token; the client may send it again.
-            Err(error @ TokenError::Unavailable) => self.refuse("unavailable", &error.to_string(), text).await,
-            Err(error @ (TokenError::Expired | TokenError::Invalid(_))) => self.refuse("bad_token", &error.to_string(), text).await,
+            Err(error) => {
+                metrics::SIGN_INS_REFUSED.add(error.reason(), 1);
+                // If nothing is known against the token, the client may send it again.
+                let code = if error == TokenError::Unavailable { "unavailable" } else { "bad_token" };
+                self.refuse(code, &error.to_string(), text).await
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 
-use super::auth::{bearer, refused_token, ticket_counts};
+use super::auth::{bearer, refusal, ticket_counts};
 use super::body_stream;
 use super::connection_slots::{SlotClass, vouch};
 use super::problems::RefusedRequest;
@@ -70,9 +70,7 @@ async fn open(
     check_room(&hub)?;
     let claims = match &ask.ticket {
         // The ticket is redeemed after all other checks: a client that is refused for another reason keeps it.
-        Some(ticket) if ticket_counts(&hub.auth.tokens, bearer(&headers)) => {
-            hub.tickets.redeem(ticket).await?.map_err(|e| refused_token(&e))?
-        }
+        Some(ticket) if ticket_counts(&hub.auth.tokens, bearer(&headers)) => hub.tickets.redeem(ticket).await?.map_err(|e| refusal(&e))?,
         _ => hub.auth.listener(&headers, ask.token.as_deref()).await?,
     };
     vouch(SlotClass::User);

@@ -9,6 +9,7 @@ use super::auth::Auth;
 use super::health::Health;
 use super::origin::Origins;
 use super::rate_limits::{NameRates, UserBudgets};
+use super::refused_attempts::RefusedAttempts;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
@@ -27,6 +28,8 @@ pub struct HubState {
     pub reader: Reader,
     pub auth: Auth,
     pub origins: Origins,
+    /// Refused requests to routes of admins, for the audit.
+    pub refused_attempts: Arc<RefusedAttempts>,
     pub rates: NameRates,
     /// Rate of a user's requests other than streams.
     pub user_rates: NameRates,

@@ -12,6 +12,7 @@ use super::problems::RefusedRequest;
 use super::state::HubState;
 use crate::delivery::{ConnectRequest, ResumeFrom};
 use crate::domain::{ClientId, KeyTag, LogId, NotificationId, Principal, Seq, StartTime};
+use crate::metrics;
 use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
 use crate::wire::type_filter::{TYPES_RULE, TypeFilter};
@@ -101,6 +102,7 @@ pub fn check_origin(hub: &HubState, headers: &HeaderMap) -> Result<(), RefusedRe
         return Ok(());
     }
     hub.origins.log_refused(headers);
+    metrics::SIGN_INS_REFUSED.add("foreign_origin", 1);
     let detail = "pages of this origin may not connect; RECADO_ALLOWED_ORIGINS lists those that may";
     Err(Problem::new(403, "foreign_origin", detail).into())
 }

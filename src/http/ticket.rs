@@ -96,7 +96,20 @@ impl Tickets {
     /// 429 for a ticket that an older hub may have made, when too many of that kind were looked up; 503 when the
     /// database cannot be asked. The inner error tells why the ticket is invalid.
     pub async fn redeem(&self, ticket: &str) -> Result<Result<Claims, TokenError>, RefusedRequest> {
-        let now = Utc::now();
+        let redeemed = self.redeem_at(ticket, Utc::now()).await?;
+        if let Err(error) = redeemed {
+            let is_ours = end(ticket).is_some() && self.is_ours(ticket);
+            let reason = match error {
+                TokenError::Expired => "ticket_expired",
+                _ if is_ours => "ticket_used",
+                _ => "ticket_forged",
+            };
+            metrics::SIGN_INS_REFUSED.add(reason, 1);
+        }
+        Ok(redeemed)
+    }
+
+    async fn redeem_at(&self, ticket: &str, now: DateTime<Utc>) -> Result<Result<Claims, TokenError>, RefusedRequest> {
         let Some(end) = end(ticket) else { return Ok(Err(TokenError::Invalid("malformed ticket"))) };
         let used = if end <= now { TokenError::Expired } else { TokenError::Invalid("the ticket was used before or never issued") };
         let hash = keys::hash(ticket);

@@ -65,10 +65,14 @@ pub async fn ws(
     let checked = match (token(&headers), &ask.ticket) {
         // The ticket is redeemed after all other checks: a client that is refused for another reason keeps it.
         (sent, Some(ticket)) if ticket_counts(&hub.auth.tokens, sent) => hub.tickets.redeem(ticket).await?,
-        (sent, _) => hub.auth.tokens.verify_either(sent, ask.token.as_deref()).await,
+        (sent, _) => {
+            let verified = hub.auth.tokens.verify_either(sent, ask.token.as_deref()).await;
+            verified.inspect_err(|error| metrics::SIGN_INS_REFUSED.add(error.reason(), 1))
+        }
     };
     let admission = match checked {
         Ok(Claims { role: Some(_), .. }) => {
+            metrics::SIGN_INS_REFUSED.add("wrong_role", 1);
             Admission::Refused(CloseCode::Unauthorized, "this is a service's token; a user's token is required".to_owned())
         }
         Err(error @ TokenError::Invalid(_)) => Admission::Refused(CloseCode::Unauthorized, error.to_string()),

@@ -30,7 +30,29 @@ pub enum TokenError {
     Unavailable,
 }
 
+/// Texts of [`TokenError::Invalid`] that have a reason of their own in the metric of refused sign-ins.
+pub(super) const WRONG_ISSUER: &str = "iss is not the configured issuer";
+pub(super) const WRONG_AUDIENCE: &str = "aud does not contain the configured audience";
+pub(super) const UNKNOWN_KEY: &str = "its issuer has published no key with this kid";
+pub(super) const NOT_OUR_SIGNATURE: &str = "the signature or algorithm does not match (expected HS256 with this hub's secret)";
+pub(super) const NO_KEY_FITS: &str = "the signature or algorithm does not match a key of its issuer";
+pub(super) const NO_TOKEN: &str = "there is none";
+
 impl TokenError {
+    /// The reason of a refused sign-in: a value of the metric's label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Unavailable => "keys_unavailable",
+            Self::Invalid(WRONG_ISSUER) => "wrong_issuer",
+            Self::Invalid(WRONG_AUDIENCE) => "wrong_audience",
+            Self::Invalid(UNKNOWN_KEY) => "unknown_key",
+            Self::Invalid(NOT_OUR_SIGNATURE | NO_KEY_FITS) => "bad_signature",
+            Self::Invalid(NO_TOKEN) => "no_credential",
+            Self::Invalid(_) => "invalid_token",
+        }
+    }
+
     pub(super) const fn outcome(self) -> &'static str {
         match self {
             Self::Expired => "expired",

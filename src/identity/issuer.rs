@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::claim_path::ClaimPath;
-use super::claims::{ACCOUNTS_MAX, Claims, TokenError};
+use super::claims::{ACCOUNTS_MAX, Claims, TokenError, WRONG_AUDIENCE, WRONG_ISSUER};
 use super::key_set::KeySet;
 use super::verification_key::VerificationKey;
 use crate::config::JwtRules;
@@ -162,7 +162,7 @@ impl IssuerRules {
         if let Some(issuer) = &self.iss
             && claims.get("iss").and_then(Value::as_str) != Some(issuer)
         {
-            return Err(TokenError::Invalid("iss is not the configured issuer"));
+            return Err(TokenError::Invalid(WRONG_ISSUER));
         }
         if self.audiences.is_empty() {
             return Ok(());
@@ -173,7 +173,7 @@ impl IssuerRules {
             Some(one) => is_ours(one),
             None => false,
         };
-        if ours { Ok(()) } else { Err(TokenError::Invalid("aud does not contain the configured audience")) }
+        if ours { Ok(()) } else { Err(TokenError::Invalid(WRONG_AUDIENCE)) }
     }
 
     fn accounts(&self, claims: &Value) -> Result<Vec<AccountId>, TokenError> {

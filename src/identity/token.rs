@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{Claims, TokenError};
+use super::claims::{Claims, NO_KEY_FITS, NO_TOKEN, NOT_OUR_SIGNATURE, TokenError, UNKNOWN_KEY, WRONG_ISSUER};
 use super::issuer::Issuer;
 use super::key_set::{KeySet, UnknownKey};
 use super::verification_key::{self, VerificationKey, is_secret, name_of};
@@ -103,7 +103,7 @@ impl TokenRules {
                 (checked, _) => checked,
             },
             (None, Some(in_query)) => self.verify(in_query).await,
-            (None, None) => Err(TokenError::Invalid("there is none")),
+            (None, None) => Err(TokenError::Invalid(NO_TOKEN)),
         }
     }
 
@@ -145,13 +145,13 @@ impl TokenRules {
             return match set.unknown_key() {
                 UnknownKey::Ask => TokenCheck::Ask(Arc::clone(set)),
                 UnknownKey::Unavailable => TokenCheck::Done(Err(TokenError::Unavailable)),
-                UnknownKey::Refused => TokenCheck::Done(Err(TokenError::Invalid("its issuer has published no key with this kid"))),
+                UnknownKey::Refused => TokenCheck::Done(Err(TokenError::Invalid(UNKNOWN_KEY))),
             };
         }
         TokenCheck::Done(Err(TokenError::Invalid(match (found, self.issuers.len()) {
-            (false, _) => "iss is not the configured issuer",
-            (true, 1) => "the signature or algorithm does not match (expected HS256 with this hub's secret)",
-            (true, _) => "the signature or algorithm does not match a key of its issuer",
+            (false, _) => WRONG_ISSUER,
+            (true, 1) => NOT_OUR_SIGNATURE,
+            (true, _) => NO_KEY_FITS,
         })))
     }
 }

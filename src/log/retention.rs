@@ -40,6 +40,8 @@ pub struct RetentionPolicy {
     pub devices: Option<Duration>,
     /// Commands that were settled longer ago are deleted, and provider sessions that no user has wanted for as long.
     pub upstream: Option<Duration>,
+    /// Rows of the audit that are older are deleted.
+    pub audit: Option<Duration>,
 }
 
 /// The result of a round.
@@ -59,6 +61,8 @@ pub struct RetentionOutcome {
     pub rows_dropped: u64,
     /// Notifications over their `ttl` whose text was erased.
     pub texts_erased: u64,
+    /// Rows of the audit.
+    pub acts_deleted: u64,
 }
 
 /// Does a round each minute until stopped, even where everything is kept: records of ended instances and texts over
@@ -88,6 +92,7 @@ pub async fn run(database: Database, policy: RetentionPolicy, mut stop: Stop) {
                     instances = done.instances_deleted,
                     rows = done.rows_dropped,
                     texts = done.texts_erased,
+                    acts = done.acts_deleted,
                     "retention deleted old data"
                 );
             }
@@ -108,6 +113,7 @@ fn count(done: &RetentionOutcome) {
         ("instances", done.instances_deleted),
         ("rows", done.rows_dropped),
         ("texts", done.texts_erased),
+        ("acts", done.acts_deleted),
     ];
     for (what, count) in counts {
         RETENTION.add(what, count);
@@ -168,6 +174,9 @@ async fn round_alone(round: &mut RetentionRound, policy: RetentionPolicy) -> Res
     if let Some(age) = policy.upstream {
         done.commands_deleted = round.delete_commands(age).await?;
         done.upstream_sessions_deleted = round.delete_provider_sessions(age).await?;
+    }
+    if let Some(age) = policy.audit {
+        done.acts_deleted = round.delete_acts(age).await?;
     }
     done.instances_deleted = round.delete_instances().await?;
     Ok(done)

@@ -30,6 +30,24 @@ pub static OVER_BUDGET: CounterVec<9> =
 pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket", "unknown_ticket"]);
 /// Checks of tokens, by outcome and algorithm.
 pub static TOKENS: PairCounter = PairCounter::empty();
+/// Refused sign-ins of every transport and of services, by reason. A token that replaces one on an open WebSocket counts.
+pub static SIGN_INS_REFUSED: CounterVec<15> = CounterVec::new([
+    "bad_signature",
+    "expired",
+    "foreign_origin",
+    "identity_changed",
+    "invalid_token",
+    "keys_unavailable",
+    "no_credential",
+    "ticket_expired",
+    "ticket_forged",
+    "ticket_used",
+    "unknown_key",
+    "unknown_service_key",
+    "wrong_audience",
+    "wrong_issuer",
+    "wrong_role",
+]);
 pub static JWKS_FETCHES: CounterVec<7> =
     CounterVec::new(["malformed", "no_usable_key", "ok", "status", "timeout", "too_large", "unreachable"]);
 /// When the oldest key set in use was fetched. Unknown without an issuer that publishes a key set.
@@ -143,6 +161,12 @@ pub fn write(page: &mut PrometheusText) {
         &CREDENTIAL_LOOKUPS.all(),
     );
     page.pairs("recado_tokens_total", "Tokens that were checked, by outcome and algorithm.", ["outcome", "alg"], &TOKENS.all());
+    page.counters(
+        "recado_sign_ins_refused_total",
+        "Sign-ins of users and services that were refused, by reason.",
+        "reason",
+        &SIGN_INS_REFUSED.all(),
+    );
     page.counters("recado_jwks_fetches_total", "Fetches of key sets, by outcome.", "outcome", &JWKS_FETCHES.all());
     page.gauge_if_known(
         "recado_jwks_age_seconds",

@@ -4,7 +4,8 @@ use rand::RngCore;
 use sqlx::PgConnection;
 
 use super::time_limit::{ASK_LIMIT, limited};
-use super::{StoreError, scram};
+use super::{StoreError, audit, scram};
+use crate::domain::audit::Act;
 
 /// Longest name: PostgreSQL truncates longer identifiers.
 pub const NAME_MAX: usize = 63;
@@ -52,7 +53,7 @@ pub async fn create(connection: &mut PgConnection, name: &str, password: &str) -
     let made = sqlx::query_scalar!(r#"SELECT recado.create_analyst($1, $2) AS "left_out!""#, name, verifier).fetch_one(&mut *connection);
     match limited(ASK_LIMIT, async { Ok(made.await) }).await? {
         Ok(left_out) => Ok(left_out),
-        Err(error) => Err(refusal(connection, error, None).await),
+        Err(error) => Err(refusal(connection, error, None).await.recorded(connection, Act::AnalystCreate, name).await),
     }
 }
 
@@ -77,14 +78,27 @@ pub async fn drop(connection: &mut PgConnection, name: &str) -> Result<bool, Ana
     let barred = sqlx::query_scalar!(r#"SELECT recado.bar_analyst($1) AS "barred!""#, name).fetch_one(&mut *connection);
     match limited(ASK_LIMIT, async { Ok(barred.await) }).await? {
         Ok(true) => {}
-        Ok(false) => return Ok(false),
-        Err(error) => return Err(refusal(connection, error, Some(name)).await),
+        Ok(false) => {
+            audit::record_failure(connection, Act::AnalystDrop, name, "no login of this name was created here").await;
+            return Ok(false);
+        }
+        Err(error) => return Err(refusal(connection, error, Some(name)).await.recorded(connection, Act::AnalystDrop, name).await),
     }
     let dropped = sqlx::query_scalar!(r#"SELECT recado.drop_analyst($1) AS "dropped!""#, name).fetch_one(&mut *connection);
     // It waits up to 5 s for each session to end.
     match limited(ASK_LIMIT * 3, async { Ok(dropped.await) }).await? {
         Ok(dropped) => Ok(dropped),
-        Err(error) => Err(refusal(connection, error, Some(name)).await),
+        Err(error) => Err(refusal(connection, error, Some(name)).await.recorded(connection, Act::AnalystDrop, name).await),
+    }
+}
+
+impl AnalystError {
+    /// Records that the act failed. A user without rights may have none for the audit either.
+    async fn recorded(self, connection: &mut PgConnection, act: Act, name: &str) -> Self {
+        if !matches!(self, Self::Store(_)) {
+            audit::record_failure(connection, act, name, &self.to_string()).await;
+        }
+        self
     }
 }
 

@@ -19,6 +19,7 @@ use super::page_scheduler::{PageScheduler, PageTurn};
 use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{StoreError, settings};
 use crate::domain::UserId;
+use crate::domain::audit::Actor;
 
 /// Longest wait for a free reader, and for its answer.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub struct Database {
     /// The route of LISTEN: the same as `main` unless it has its own URL.
     listen: Arc<Route>,
     role: Option<Arc<str>>,
+    actor: Option<Arc<Actor>>,
     durability: Option<Arc<Durability>>,
 }
 
@@ -52,7 +54,7 @@ impl Database {
         };
         let main = route("DATABASE_URL", main)?;
         let listen = listen.map_or_else(|| Ok(Arc::clone(&main)), |listen| route("RECADO_LISTEN_DATABASE_URL", listen))?;
-        Ok(Self { main, listen, role: None, durability: None })
+        Ok(Self { main, listen, role: None, actor: None, durability: None })
     }
 
     /// Whether a server on another machine asks for the password in clear text while TLS is turned off.
@@ -69,6 +71,13 @@ impl Database {
     #[must_use]
     pub fn under_role(mut self, role: Option<Arc<str>>) -> Self {
         self.role = role;
+        self
+    }
+
+    /// Makes every later connection name this actor in the audit.
+    #[must_use]
+    pub fn acting_as(mut self, actor: Actor) -> Self {
+        self.actor = Some(Arc::new(actor));
         self
     }
 
@@ -135,6 +144,7 @@ impl Database {
         let address = route.known();
         settings::SessionSettings {
             role: self.role.clone(),
+            actor: self.actor.clone(),
             is_reader,
             // With a single server, the hub itself detects and reports a standby.
             must_write: address.hosts.len() > 1,

@@ -7,9 +7,11 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::StoreError;
+use super::audit;
 use super::database::Reader;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
+use crate::domain::audit::Act;
 use crate::domain::{Role, ServiceCaller};
 
 /// The prefix of every key, which identifies a leaked key.
@@ -79,6 +81,14 @@ pub fn name_is_good(name: &str) -> bool {
 /// # Errors
 /// See [`KeyError`].
 pub async fn create(connection: &mut PgConnection, name: &str, role: Role, key: &str) -> Result<(), KeyError> {
+    let created = insert(connection, name, role, key).await;
+    if let Err(error @ (KeyError::BadName | KeyError::NameTaken)) = &created {
+        audit::record_failure(connection, Act::KeyCreate, name, &error.to_string()).await;
+    }
+    created
+}
+
+async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str) -> Result<(), KeyError> {
     if !name_is_good(name) {
         return Err(KeyError::BadName);
     }
@@ -104,6 +114,9 @@ pub async fn revoke(connection: &mut PgConnection, name: &str) -> Result<bool, S
     let revoked = sqlx::query!("UPDATE recado.service_key SET revoked_at = clock_timestamp() WHERE name = $1 AND revoked_at IS NULL", name)
         .execute(&mut *connection);
     let was_live = limited(ASK_LIMIT, revoked).await?.rows_affected() > 0;
+    if !was_live {
+        audit::record_failure(connection, Act::KeyRevoke, name, "no valid key has this name").await;
+    }
     // After the commit, so that a hub that receives it reads the new state.
     limited(ASK_LIMIT, sqlx::query("SELECT pg_notify('recado', $1)").bind(KEYS_REVOKED).execute(connection)).await?;
     Ok(was_live)

@@ -21,6 +21,7 @@ pub mod acked_positions;
 pub mod address;
 pub mod analysts;
 pub mod append;
+pub mod audit;
 mod cleartext;
 pub mod database;
 mod database_route;

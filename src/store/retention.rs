@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::device_expiry::{self, ExpiryReach};
 use super::read::{self, LogState};
 use super::time_limit::{ASK_LIMIT, limited};
-use super::{Database, StoreError, lease, providers};
+use super::{Database, StoreError, audit, lease, providers};
 use crate::domain::{InstanceId, Seq};
 
 /// Another instance takes over a round that does not end within this time. Renewed for each partition.
@@ -30,6 +30,10 @@ const STEP_LOG: i32 = 5_000;
 const STEPS: u32 = 20;
 /// Records of instances that ended longer ago are deleted. Until then they tell which instance held a session.
 const INSTANCES: Duration = Duration::from_secs(7 * 86_400);
+/// Most rows of the audit that one statement deletes.
+const STEP_ACTS: i32 = 5_000;
+/// Longest wait of rows of the audit that are old enough.
+const AUDIT_SLACK: Duration = Duration::from_secs(86_400);
 /// Numbers whose keys one statement deletes: some milliseconds, and no more disk at once than a few appends take.
 const STEP_KEYS: i64 = 2_000;
 
@@ -125,6 +129,28 @@ impl RetentionRound {
             steps += 1;
             if self.is_enough(steps) {
                 return Ok(done);
+            }
+        }
+    }
+
+    /// Deletes old rows of the audit. Returns how many. A partial round waits until a day's worth is due, or a tenth of
+    /// the age: each deletion leaves a row.
+    pub async fn delete_acts(&mut self, age: Duration) -> Result<u64, StoreError> {
+        let slack = if self.reach == ExpiryReach::All { Duration::ZERO } else { (age / 10).min(AUDIT_SLACK) };
+        audit::chain(&mut self.connection).await?;
+        let (mut deleted, mut steps) = (0, 0);
+        loop {
+            let step = sqlx::query_scalar!(
+                r#"SELECT recado.retain_audit($1, $2, $3) AS "deleted!""#,
+                age.as_secs_f64(),
+                slack.as_secs_f64(),
+                STEP_ACTS
+            );
+            let rows = u64::from(limited(DETACH_LIMIT, step.fetch_one(&mut self.connection)).await?.unsigned_abs());
+            deleted += rows;
+            steps += 1;
+            if rows < STEP_ACTS.unsigned_abs().into() || self.is_enough(steps) {
+                return Ok(deleted);
             }
         }
     }

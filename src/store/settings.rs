@@ -8,11 +8,14 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::durability::Durability;
+use crate::domain::audit::Actor;
 
 /// The wanted settings of a connection.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     pub role: Option<Arc<str>>,
+    /// Who the session acts for, in the audit.
+    pub actor: Option<Arc<Actor>>,
     /// It reads pages of the log.
     pub is_reader: bool,
     /// The server is one of several, and may be a standby.
@@ -60,6 +63,11 @@ pub async fn apply(connection: &mut PgConnection, wanted: &SessionSettings) -> R
     }
     let compared = settings.len();
     settings.extend(TCP);
+    if let Some(actor) = wanted.actor.as_deref() {
+        settings.push(("recado.actor_who", &actor.who));
+        settings.push(("recado.actor_via", actor.via.as_str()));
+        settings.push(("recado.actor_address", actor.address.as_deref().unwrap_or_default()));
+    }
     let (names, values): (Vec<&str>, Vec<&str>) = settings.iter().copied().unzip();
     // Not kept as a prepared statement, because it runs once.
     let answers: Vec<String> =

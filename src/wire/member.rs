@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::problem::{FieldError, Problem};
+use crate::domain::audit::Actor;
 use crate::domain::{AccountId, MemberChange, MemberOp, UserId};
 
 /// Most members of one page.
@@ -20,6 +21,23 @@ struct ChangeData<'a> {
 pub fn encode(change: &MemberChange) -> String {
     let data = ChangeData { op: change.op.as_str(), user_id: change.user.as_str(), account_id: change.account.as_str() };
     serde_json::to_string(&data).expect("three strings are always JSON")
+}
+
+/// The data of a change's row that names the actor. A trigger of the log records the act by it.
+pub fn encode_by(change: &MemberChange, actor: &Actor) -> String {
+    #[derive(Serialize)]
+    struct ChangeBy<'a> {
+        op: &'a str,
+        user_id: &'a str,
+        account_id: &'a str,
+        by: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
+    }
+    let MemberChange { op, user, account } = change;
+    let (by, from) = (actor.who.as_str(), actor.address.as_deref());
+    let data = ChangeBy { op: op.as_str(), user_id: user.as_str(), account_id: account.as_str(), by, from };
+    serde_json::to_string(&data).expect("five strings are always JSON")
 }
 
 /// Reads the data of a change's row; `None` if it is not a change. The trigger `log_changes_members` ignores such a row
@@ -82,12 +100,17 @@ impl MembersQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::audit::Via;
 
     #[test]
     fn a_change_is_read_as_it_was_written_and_nothing_else_is_a_change() {
         let change = MemberChange { op: MemberOp::Remove, user: UserId::parse("4:2").unwrap(), account: AccountId::parse("a-b").unwrap() };
         assert_eq!(encode(&change), r#"{"op":"remove","user_id":"4:2","account_id":"a-b"}"#);
-        assert_eq!(parse(&encode(&change)), Some(change));
+        assert_eq!(parse(&encode(&change)), Some(change.clone()));
+        let actor = Actor { who: "key:shop".into(), via: Via::Rest, address: Some("192.0.2.1".into()) };
+        let by = encode_by(&change, &actor);
+        assert_eq!(by, r#"{"op":"remove","user_id":"4:2","account_id":"a-b","by":"key:shop","from":"192.0.2.1"}"#);
+        assert_eq!(parse(&by), Some(change), "hubs without the audit read it as well");
         for other in [
             "7",
             "{}",

@@ -12,7 +12,7 @@ use super::retention::retain;
 use super::support::*;
 
 const WEEK: RetentionPolicy =
-    RetentionPolicy { age: None, bytes: None, sessions: None, devices: Some(Duration::from_secs(7 * 86_400)), upstream: None };
+    RetentionPolicy { age: None, bytes: None, sessions: None, devices: Some(Duration::from_secs(7 * 86_400)), upstream: None, audit: None };
 
 /// Makes the stored devices of a user look unused for a month.
 async fn a_month_passes(db: &TestDb, user: &str) {

@@ -11,7 +11,7 @@ use super::support::*;
 
 /// Expires every full partition, whatever its age.
 pub const ALL_FULL: RetentionPolicy =
-    RetentionPolicy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None, upstream: None };
+    RetentionPolicy { age: Some(Duration::ZERO), bytes: None, sessions: None, devices: None, upstream: None, audit: None };
 
 pub async fn retain(db: &TestDb, policy: RetentionPolicy) -> RetentionOutcome {
     retention::round(&Database::parse(&db.url(), None).unwrap(), policy).await.unwrap()

@@ -62,7 +62,14 @@ async fn ask_all(db: &TestDb, faults: &mut Vec<String>) -> BTreeMap<&'static str
     let database = Database::parse(&db.url(), None).unwrap();
     let mut connection = database.connect("test").await.unwrap();
     let mut asked = BTreeMap::new();
-    let month = RetentionPolicy { age: None, bytes: None, sessions: Some(30 * DAY), devices: Some(30 * DAY), upstream: Some(30 * DAY) };
+    let month = RetentionPolicy {
+        age: None,
+        bytes: None,
+        sessions: Some(30 * DAY),
+        devices: Some(30 * DAY),
+        upstream: Some(30 * DAY),
+        audit: None,
+    };
     let provider = ProviderName::parse("game").unwrap();
     let user = UserId::parse("u000000001").unwrap();
     let device = ArrivedDevice { user: user.clone(), client: ClientId::parse("d").unwrap(), session: SessionId::new() };

@@ -1,13 +1,16 @@
 //! Shows provider sessions to admins, and passes the admins' requests to the owners.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::leases::AdminRequest;
 use super::user;
+use crate::domain::audit::Act;
 use crate::domain::{ProviderName, UserId};
 use crate::store::StoreError;
+use crate::store::audit::{self, Entry};
 use crate::store::database::Reader;
 use crate::store::time_limit::{ASK_LIMIT, limited};
 
@@ -121,6 +124,7 @@ pub async fn last_commands(connection: &mut PgConnection, of: &UserId, most: i64
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn ask(connection: &mut PgConnection, of: &UserId, with: Option<&ProviderName>, asked: AdminRequest) -> Result<u64, StoreError> {
+    let mut transaction = limited(ASK_LIMIT, connection.begin()).await?;
     let done = sqlx::query_scalar!(
         r#"WITH asked AS (
                UPDATE recado.upstream_session s
@@ -143,6 +147,16 @@ pub async fn ask(connection: &mut PgConnection, of: &UserId, with: Option<&Provi
         with.map(ProviderName::as_str),
         asked.as_str(),
     )
-    .fetch_one(connection);
-    Ok(limited(ASK_LIMIT, done).await?.unsigned_abs())
+    .fetch_one(&mut *transaction);
+    let done = limited(ASK_LIMIT, done).await?.unsigned_abs();
+    let act = match asked {
+        AdminRequest::Reconnect => Act::UpstreamReconnect,
+        AdminRequest::Release => Act::UpstreamRelease,
+    };
+    let provider = with.map_or("*", ProviderName::as_str);
+    let entry = if done > 0 { Entry::done(act, provider) } else { Entry::failed(act, provider, "the user has no such session") };
+    let entry = Entry { user: Some(of.as_str()), details: json!({ "sessions": done }), ..entry };
+    audit::record(&mut transaction, None, &entry).await?;
+    limited(ASK_LIMIT, transaction.commit()).await?;
+    Ok(done)
 }

@@ -1,0 +1,50 @@
+//! Counts refused requests to the routes of admins, for the audit.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::auth::client_address;
+use super::problems::RefusedRequest;
+use super::refused_attempts::Attempt;
+use super::state::HubState;
+
+/// Whether a route is for admins, or changes what users receive.
+fn is_admins(route: &str) -> bool {
+    route.starts_with("/api/admin/") || route.starts_with("/api/internal/accounts/") || matches!(route, "/stats" | "/api/internal/ws-stats")
+}
+
+/// Counts a refusal of a route for admins. Other routes are passed on.
+pub async fn watch(State(hub): State<Arc<HubState>>, request: Request, next: Next) -> Response {
+    let Some(route) = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).filter(|route| is_admins(route))
+    else {
+        return next.run(request).await;
+    };
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let response = next.run(request).await;
+    let refused = response.extensions().get::<RefusedRequest>().filter(|RefusedRequest(problem)| matches!(problem.status, 401 | 403));
+    if let Some(RefusedRequest(problem)) = refused {
+        let reason = format!("{}: {}", problem.code, problem.detail);
+        let (who, user) = hub.auth.refused_caller(&headers).await;
+        let attempt = Attempt { route: format!("{method} {route}"), reason, who, user, address: client_address(&headers) };
+        hub.refused_attempts.count(attempt, 1);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_of_users_and_of_posts_are_not_watched() {
+        for route in ["/api/admin/why", "/stats", "/api/internal/accounts/{account}/members/{user}"] {
+            assert!(is_admins(route), "{route}");
+        }
+        for route in ["/api/internal/notify", "/ws", "/api/notifications", "/metrics"] {
+            assert!(!is_admins(route), "{route}");
+        }
+    }
+}
