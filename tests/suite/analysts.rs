@@ -14,8 +14,9 @@ use tokio::process::Command;
 use super::retention::{ALL_FULL, log_of};
 use super::support::*;
 
-const VIEWS: &str =
-    "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'recado_views'::regnamespace AND c.relkind = 'v' ORDER BY 1";
+/// The views of analysts. The view `audit` needs a grant of its own (`audit.rs`).
+const VIEWS: &str = "SELECT c.relname::text FROM pg_class c
+     WHERE c.relnamespace = 'recado_views'::regnamespace AND c.relkind = 'v' AND c.relname <> 'audit' ORDER BY 1";
 
 async fn recado(settings: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));

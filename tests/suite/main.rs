@@ -14,6 +14,7 @@ mod acks;
 mod analysts;
 mod answers;
 mod append;
+mod audit;
 mod bad_input;
 mod batch;
 mod browser;
