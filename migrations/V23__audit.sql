@@ -5,7 +5,8 @@
 CREATE TABLE recado.audit (
     audit_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at        timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- key:NAME, token:SUB, os:USER for a command line, hub, login:ROLE for SQL by hand, user or unknown for a refused one.
+    -- key:NAME, token:SUB, os:USER for a command line, hub, login:ROLE for SQL by hand, user or unknown for a refused
+    -- attempt.
     who       text        NOT NULL CONSTRAINT who_has_a_length CHECK (length(who) BETWEEN 1 AND 200),
     -- The login of the database. A caller cannot choose it.
     login     text        NOT NULL DEFAULT session_user,
@@ -14,8 +15,8 @@ CREATE TABLE recado.audit (
     address   text,
     what      text        NOT NULL CONSTRAINT what_is_a_verb CHECK (what ~ '^[a-z][a-z_]*\.[a-z][a-z_]*$'),
     object    text,
-    -- The user whom the act concerns. An erasure of this user removes the id and its salt; the digest stays, so that the
-    -- row's own hash stays valid.
+    -- The user whom the act concerns. An erasure of this user removes the id and its salt; the digest stays, so that
+    -- the row's own hash stays valid.
     user_id   text,
     user_salt bytea,
     user_hash bytea,
@@ -56,8 +57,8 @@ END $$;
 CREATE TRIGGER audit_awaits_chain AFTER INSERT ON recado.audit
     FOR EACH ROW EXECUTE FUNCTION recado.audit_is_unchained();
 
--- Two changes are allowed, and only while the setting is on: an erasure removes a user's id, and retention removes rows.
--- The setting keeps a mistake from being taken for one of them.
+-- Two changes are allowed, and only while the setting is on: an erasure removes a user's id, and retention removes
+-- rows. The setting keeps a mistake from being taken for one of them.
 CREATE FUNCTION recado.refuse_audit_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -211,7 +212,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Removes rows that are older than that, at most `p_most`, from the start of the chain on, and records up to where.
--- Nothing is removed before the oldest row is also older by `p_slack_seconds`: each removal leaves a row. Returns how many.
+-- Nothing is removed before the oldest row is also older by `p_slack_seconds`: each removal leaves a row. Returns how
+-- many.
 CREATE FUNCTION recado.retain_audit(p_seconds double precision, p_slack_seconds double precision, p_most integer) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -30,7 +30,7 @@ pub static OVER_BUDGET: CounterVec<9> =
 pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket", "unknown_ticket"]);
 /// Checks of tokens, by outcome and algorithm.
 pub static TOKENS: PairCounter = PairCounter::empty();
-/// Refused sign-ins of every transport and of services, by reason. A token that replaces one on an open WebSocket counts.
+/// Refused sign-ins of every transport and of services, by reason, and refused tokens for an open WebSocket.
 pub static SIGN_INS_REFUSED: CounterVec<15> = CounterVec::new([
     "bad_signature",
     "expired",

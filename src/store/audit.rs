@@ -2,7 +2,7 @@
 //!
 //! `migrations/V23__audit.sql` has the table and its rules. Acts that change a row of a table are recorded by triggers;
 //! the others call [`record`] in the transaction of the act. Both name who the session acts for
-//! ([`super::Database::acting_as`]), unless the caller names somebody else.
+//! ([`super::Database::acting_as`]), unless the caller names another actor.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};

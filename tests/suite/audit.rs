@@ -408,7 +408,7 @@ async fn an_erased_users_id_leaves_the_audit_and_the_chain_stays_valid() {
 async fn an_earlier_hub_works_on_the_schema_and_its_acts_are_recorded() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).with("RECADO_ACCOUNTS", "table").start().await;
-    // A command line of an earlier version writes a key, and names nobody.
+    // A command line of an earlier version writes a key, without an actor.
     db.run("INSERT INTO recado.service_key (name, role, hash) VALUES ('old', 'service', 'old')").await;
     assert_eq!(db.number("SELECT count(*) FROM recado.audit WHERE object = 'old' AND who = 'login:' || session_user").await, 1);
     // The data of its membership changes, and of those in SQL, names no caller. They work, and are in the log.
