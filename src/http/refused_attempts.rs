@@ -101,6 +101,8 @@ async fn write_down(dedicated: &mut DedicatedConnection, attempts: &RefusedAttem
             attempts.count(attempt, times);
         }
     }
+    // Refusals are rare: the connection is opened for them, and not kept.
+    dedicated.discard();
 }
 
 async fn write(dedicated: &mut DedicatedConnection, attempt: &Attempt, times: i32) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use recado::domain::Role;
 use recado::domain::audit::Act;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -427,9 +427,8 @@ async fn only_an_auditor_reads_the_view() {
     let created = does(&db, &["analyst", "create", &analyst, "-o", "json"]).await;
     let password = serde_json::from_str::<Value>(&created).unwrap()["password"].as_str().unwrap().to_owned();
     let read = async || {
-        let mut connection = sqlx::Connection::connect(&db.url_of(&analyst, &password)).await.unwrap();
-        let connection: &mut sqlx::PgConnection = &mut connection;
-        sqlx::query("SELECT what, object FROM recado_views.audit WHERE what = 'analyst.create'").fetch_all(connection).await
+        let mut connection = PgConnection::connect(&db.url_of(&analyst, &password)).await.unwrap();
+        sqlx::query("SELECT what, object FROM recado_views.audit WHERE what = 'analyst.create'").fetch_all(&mut connection).await
     };
     assert!(read().await.unwrap_err().to_string().contains("permission denied"));
     db.run(&format!("GRANT SELECT ON recado_views.audit TO {analyst}")).await;
