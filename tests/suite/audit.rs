@@ -7,7 +7,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use recado::domain::Role;
-use recado::domain::audit::Act;
+use recado::domain::audit::{Act, Outcome};
+use recado::store::audit;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::process::Command;
@@ -168,6 +169,22 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "audit.retain",
     ];
     assert_eq!(tested.iter().copied().collect::<BTreeSet<_>>(), Act::ALL.iter().map(|act| act.as_str()).collect());
+}
+
+/// A hub that ends between the record and the removal of the file leaves the notes to the next one.
+#[tokio::test]
+async fn a_noted_act_is_recorded_once_and_a_broken_note_stops_no_hub() {
+    let db = TestDb::new().await;
+    let notes = format!(
+        "{}\nnot a note\n{}\n",
+        audit::note(Act::SecretRotate, "jwt", Outcome::Started),
+        audit::note(Act::SecretRotate, "jwt", Outcome::Done)
+    );
+    let mut connection = db.connect().await;
+    for _ in 0..2 {
+        assert_eq!(audit::record_noted(&mut connection, &notes).await.unwrap(), 1, "one line is no note");
+    }
+    assert_eq!(of(&acts(&db).await, "secret.rotate"), [("jwt", "started"), ("jwt", "done")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
