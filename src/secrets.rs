@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rand::RngCore;
-use rustix::fs::{OFlags, StatVfsMountFlags};
+use rustix::fs::{FlockOperation, OFlags, StatVfsMountFlags};
 
 /// Minimum length of a secret in bytes (RFC 7518 section 3.2).
 pub const LEAST_BYTES: usize = 32;
@@ -118,6 +118,8 @@ pub fn forget_previous(state_dir: &Path, which: KeptSecret) -> Result<usize, Sec
 
 /// The file of acts that a hub records when it starts. It holds no secret.
 const NOTED_ACTS: &str = "audit-pending";
+/// The same acts while a hub records them.
+const TAKEN_ACTS: &str = "audit-pending.taken";
 
 /// Notes an act in the data folder before it is done. A hub records it when it starts, before the act has an effect.
 ///
@@ -127,7 +129,15 @@ pub fn note_act(state_dir: &Path, line: &str) -> Result<(), SecretError> {
     let file = state_dir.join(NOTED_ACTS);
     let append = || {
         fs::create_dir_all(state_dir)?;
-        let mut noted = OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+        let mut noted = loop {
+            let noted = OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+            rustix::fs::flock(&noted, FlockOperation::LockExclusive)?;
+            // A hub that took the notes before this lock has moved the file away: what is appended there is lost.
+            let (opened, present) = (noted.metadata()?, fs::metadata(&file));
+            if present.is_ok_and(|present| (present.dev(), present.ino()) == (opened.dev(), opened.ino())) {
+                break noted;
+            }
+        };
         if rustix::process::geteuid().is_root() {
             let owner = fs::metadata(state_dir)?;
             std::os::unix::fs::fchown(&noted, Some(owner.uid()), Some(owner.gid()))?;
@@ -138,24 +148,34 @@ pub fn note_act(state_dir: &Path, line: &str) -> Result<(), SecretError> {
     append().map_err(|error| noted_error(&file, error))
 }
 
-/// The noted acts; `None` if there are none.
+/// Takes the noted acts; `None` if there are none. They stay in a file until [`forget_noted_acts`]: after a crash, the
+/// next call returns them again.
 ///
 /// # Errors
-/// When they are there and cannot be read.
-pub fn noted_acts(state_dir: &Path) -> Result<Option<String>, SecretError> {
-    let file = state_dir.join(NOTED_ACTS);
-    match File::open(&file).and_then(|noted| io::read_to_string(noted.take(MOST_BYTES))) {
+/// When they are there and cannot be read or moved.
+pub fn take_noted_acts(state_dir: &Path) -> Result<Option<String>, SecretError> {
+    let (file, taken) = (state_dir.join(NOTED_ACTS), state_dir.join(TAKEN_ACTS));
+    let take = || {
+        if !taken.exists() {
+            let noted = File::open(&file)?;
+            // Waits for a command that is writing its note.
+            rustix::fs::flock(&noted, FlockOperation::LockExclusive)?;
+            fs::rename(&file, &taken)?;
+        }
+        io::read_to_string(File::open(&taken)?.take(MOST_BYTES))
+    };
+    match take() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         text => text.map(Some).map_err(|error| noted_error(&file, error)),
     }
 }
 
-/// Removes the noted acts, once they are recorded.
+/// Removes the taken acts, once they are recorded.
 ///
 /// # Errors
 /// When the file cannot be removed.
 pub fn forget_noted_acts(state_dir: &Path) -> Result<(), SecretError> {
-    let file = state_dir.join(NOTED_ACTS);
+    let file = state_dir.join(TAKEN_ACTS);
     fs::remove_file(&file).map_err(|error| noted_error(&file, error))
 }
 
@@ -342,6 +362,47 @@ mod tests {
         assert_eq!(jwt_secret(folder.path()).unwrap(), first);
         let mode = fs::metadata(folder.path().join("secrets/jwt-secret")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_noted_act_is_taken_once_and_again_after_a_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("not/there/yet");
+        let take = || take_noted_acts(&state_dir).unwrap();
+        assert_eq!(take(), None);
+        note_act(&state_dir, "one").unwrap();
+        note_act(&state_dir, "two").unwrap();
+        assert_eq!(take().as_deref(), Some("one\ntwo\n"));
+        note_act(&state_dir, "three").unwrap();
+        assert_eq!(take().as_deref(), Some("one\ntwo\n"), "they were not recorded");
+        forget_noted_acts(&state_dir).unwrap();
+        assert_eq!(take().as_deref(), Some("three\n"));
+        forget_noted_acts(&state_dir).unwrap();
+        assert_eq!(take(), None);
+    }
+
+    /// A note that is written while a hub takes the notes is in what it takes, or waits for the next hub.
+    #[test]
+    fn no_note_is_lost_to_a_hub_that_takes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state_dir, mut seen) = (folder.path(), Vec::new());
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4)
+                .map(|writer| scope.spawn(move || (0..100).for_each(|n| note_act(state_dir, &format!("{writer}-{n}")).unwrap())))
+                .collect();
+            loop {
+                let is_last = writers.iter().all(std::thread::ScopedJoinHandle::is_finished);
+                if let Some(lines) = take_noted_acts(state_dir).unwrap() {
+                    seen.extend(lines.lines().map(str::to_owned));
+                    forget_noted_acts(state_dir).unwrap();
+                } else if is_last {
+                    break;
+                }
+            }
+        });
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 400);
     }
 
     #[test]

@@ -196,14 +196,18 @@ impl Startup {
     pub async fn record_noted_acts(&self, config: &Config) -> Result<(), StartupError> {
         // A user without a home folder has no data folder, and noted nothing.
         let Ok(folder) = state_dir(config) else { return Ok(()) };
-        let Some(lines) = secrets::noted_acts(&folder)? else { return Ok(()) };
-        let mut connection = self.database.connect("start").await?;
-        let skipped = audit::record_noted(&mut connection, &lines).await?;
-        if skipped > 0 {
-            tracing::warn!(skipped, "lines of the file audit-pending in the data folder cannot be read, and are not in the audit");
-        }
-        if let Err(error) = secrets::forget_noted_acts(&folder) {
-            tracing::warn!(%error, "recorded the noted acts, and could not remove their file; the next start records no act twice");
+        // A second time for notes that were written while the first ones waited for a hub.
+        for _ in 0..2 {
+            let Some(lines) = secrets::take_noted_acts(&folder)? else { return Ok(()) };
+            let mut connection = self.database.connect("start").await?;
+            let skipped = audit::record_noted(&mut connection, &lines).await?;
+            if skipped > 0 {
+                tracing::warn!(skipped, "lines of the file audit-pending in the data folder cannot be read, and are not in the audit");
+            }
+            if let Err(error) = secrets::forget_noted_acts(&folder) {
+                tracing::warn!(%error, "recorded the noted acts, and could not remove their file; the next start records no act twice");
+                return Ok(());
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::store::log_identity::LogMemory;
 use crate::store::{Database, StoreError, append, tickets};
 use crate::tasks::Stop;
 
-/// Interval between checks of the partitions. Two of five million rows are ready ahead; an append that finds none makes
+/// Interval between checks of the partitions, and between extensions of the audit's hash chain. Two of five million rows are ready ahead; an append that finds none makes
 /// one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
@@ -75,12 +75,13 @@ async fn round(
         if made > 0 {
             tracing::info!(made, "made partitions ahead of the log");
         }
+        *partitions_at = Instant::now() + PARTITIONS;
+        // Last: a failure repeats nothing before the next minute.
         let ChainEnd { chained, link, hash } = audit::chain(dedicated.get().await?).await?;
         if chained > 0 {
-            // In a log that is collected elsewhere, these lines prove the end of the chain to who doubts the database.
+            // In a log that is collected elsewhere, these lines prove the end of the chain without the database.
             tracing::info!(chained, link, hash, "chained rows of the audit");
         }
-        *partitions_at = Instant::now() + PARTITIONS;
     }
     Ok(())
 }

@@ -9,8 +9,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Entries that the hub creates in a state folder. A volume brings its own `lost+found`.
-const OURS: [&str; 9] =
-    ["audit-pending", "data", "run", "gate.lock", "users.lock", "secrets", "postgres-bin", "log-watermark", "lost+found"];
+const OURS: [&str; 10] = [
+    "audit-pending",
+    "audit-pending.taken",
+    "data",
+    "run",
+    "gate.lock",
+    "users.lock",
+    "secrets",
+    "postgres-bin",
+    "log-watermark",
+    "lost+found",
+];
 
 /// A system user that a process of root can become.
 #[derive(Debug, Clone, PartialEq, Eq)]
