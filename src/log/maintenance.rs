@@ -13,8 +13,8 @@ use crate::store::log_identity::LogMemory;
 use crate::store::{Database, StoreError, append, tickets};
 use crate::tasks::Stop;
 
-/// Interval between checks of the partitions, and between extensions of the audit's hash chain. Two of five million rows are ready ahead; an append that finds none makes
-/// one itself.
+/// Interval between checks of the partitions, and between extensions of the audit's hash chain. Two partitions of five
+/// million rows are ready ahead; an append that finds none makes one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
 /// Runs the chores until stopped, then records that the instance has stopped. `memory` stores the end of the log.
