@@ -20,19 +20,18 @@ function makeKey(algorithm) {
   return { key: privateKey, pem: publicKey.export({ type: 'spki', format: 'pem' }) };
 }
 
-function makeToken(algorithm, key, { keyid, aud = audience, expiresIn = '10m' } = {}) {
-  const options = keyid ? { keyid } : {};
+function plainToken(algorithm, key) {
   // docs: begin
-  const token = jwt.sign({ account_id: 7 }, key, {
-    algorithm,
-    issuer,
-    audience: aud,
-    subject: '42',
-    expiresIn,
-    ...options,
-  });
+  const options = { algorithm, issuer, audience, subject: '42', expiresIn: '10m' };
+  const token = jwt.sign({ account_id: 7 }, key, options);
   // docs: end
   return token;
+}
+
+/** A token with a kid, and options that replace the usual ones. */
+function makeToken(algorithm, key, other) {
+  const options = { algorithm, issuer, audience, subject: '42', expiresIn: '10m' };
+  return jwt.sign({ account_id: 7 }, key, { ...options, ...other });
 }
 
 const secrets = {};
@@ -45,10 +44,10 @@ for (const alg of algorithms.split(' ')) {
     const { key, secret, pem } = makeKey(alg);
     const another = makeKey(alg);
     const made = {
-      plain: makeToken(alg, key),
-      named: makeToken(alg, key, { keyid, aud: [elsewhere, audience] }),
+      plain: plainToken(alg, key),
+      named: makeToken(alg, key, { keyid, audience: [elsewhere, audience] }),
       expired: makeToken(alg, key, { keyid, expiresIn: -60 }),
-      audience: makeToken(alg, key, { keyid, aud: elsewhere }),
+      audience: makeToken(alg, key, { keyid, audience: elsewhere }),
       key: makeToken(alg, another.key, { keyid }),
     };
     if (alg === 'RS256' || alg === 'PS256') made.algorithm = makeToken('RS512', key, { keyid });

@@ -21,13 +21,20 @@ def make_key(algorithm):
     return ed25519.Ed25519PrivateKey.generate() if algorithm == "EdDSA" else rsa.generate_private_key(65537, 2048)
 
 
-def make_token(algorithm, key, kid=None, **other):
+def plain_token(algorithm, key):
     # docs: begin
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "42", "account_id": 7, "iat": now, "exp": now + 600}
-    token = jwt.encode(claims | other, key, algorithm, headers={"kid": kid} if kid else None)
+    token = jwt.encode(claims, key, algorithm)
     # docs: end
     return token
+
+
+def make_token(algorithm, key, kid, **other):
+    """A token with a kid, and claims that replace the usual ones."""
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "42", "account_id": 7, "iat": now, "exp": now + 600}
+    return jwt.encode({**claims, **other}, key, algorithm, headers={"kid": kid})
 
 
 secret_keys, published, tokens, cannot = {}, [], [], {}
@@ -36,7 +43,7 @@ for name in ALGORITHMS:
         key, another = make_key(name), make_key(name)
         many = {"aud": ["https://other.example.com", AUDIENCE], "nbf": int(time.time())}
         made = {
-            "plain": make_token(name, key),
+            "plain": plain_token(name, key),
             "named": make_token(name, key, name, **many),
             "expired": make_token(name, key, name, exp=int(time.time()) - 60),
             "audience": make_token(name, key, name, aud="https://other.example.com"),
