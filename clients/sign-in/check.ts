@@ -31,7 +31,9 @@ for (const [name, load, any, fresh] of pages) {
   const getToken = async (reason: TokenReason) => stubs.made?.getToken({ reason, signal: AbortSignal.timeout(1000) });
   stubs.session.state = 'signed in';
   const expected = { first: any, again: any, expiring: fresh, refused: fresh } as const;
-  for (const [reason, token] of Object.entries(expected)) assert.equal(await getToken(reason as TokenReason), token, `${name}: ${reason}`);
+  for (const [reason, token] of Object.entries(expected)) {
+    assert.equal(await getToken(reason as TokenReason), token, `${name}: ${reason}`);
+  }
   for (const reason of Object.keys(expected) as TokenReason[]) {
     stubs.session.state = 'signed out';
     assert.equal(await getToken(reason), null, `${name}: a user who has signed out stops the client`);

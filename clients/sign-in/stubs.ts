@@ -91,7 +91,8 @@ export function createClient(): { auth: Part<SupabaseAuth, 'getSession' | 'refre
   const answer = async (isForced: boolean) => {
     if (session.state === 'offline') return { data: { session: null, user: null }, error: offline() };
     const token = tokenOf(isForced);
-    if (token === null) return { data: { session: null, user: null }, error: isForced ? new Error('Auth session missing!') : null };
+    const missing = isForced ? new Error('Auth session missing!') : null;
+    if (token === null) return { data: { session: null, user: null }, error: missing };
     return { data: { session: { access_token: token }, user: null }, error: null };
   };
   return {

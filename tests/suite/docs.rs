@@ -381,6 +381,36 @@ fn pages_that_name_libraries_name_the_tested_versions() {
     assert_eq!(missing, Vec::<&(String, String)>::new(), "missing in docs/guides/identity-frontend.md");
 }
 
+#[test]
+fn the_reasons_for_a_refused_token_are_texts_of_the_hub() {
+    let page = read(&root().join("docs/guides/identity-frontend.md"));
+    let (_, section) = page.split_once("\n## If the hub refuses the token\n").expect("the section");
+    let reasons: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).skip(1).collect();
+    assert!(reasons.len() > 6, "{reasons:?}");
+    let sources: String = std::fs::read_dir(root().join("src/identity")).unwrap().map(|file| read(&file.unwrap().path())).collect();
+    let unknown: Vec<_> = reasons.iter().filter(|reason| !sources.contains(**reason)).collect();
+    assert_eq!(unknown, Vec::<&&str>::new(), "docs/guides/identity-frontend.md: the hub says none of these");
+}
+
+/// Names of counters and times in a text.
+fn metrics_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("recado_") && (word.ends_with("_total") || word.ends_with("_seconds")))
+}
+
+#[test]
+fn metrics_that_pages_name_exist() {
+    let known = read(&root().join("docs/reference/metrics.md"));
+    let known: Vec<&str> = metrics_in(&known).collect();
+    let mut unknown = Vec::new();
+    // The changelog names old ones.
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let text = read(page);
+        unknown.extend(metrics_in(&text).filter(|name| !known.contains(name)).map(|name| format!("{}: {name}", page.display())));
+    }
+    assert_eq!(unknown, Vec::<String>::new(), "not in docs/reference/metrics.md");
+}
+
 /// Longest line of prose, in characters. Tables, code, headings and links of a line of their own may be longer.
 const PROSE_COLUMNS: usize = 120;
 /// Most words of the sentence that says what a page is for.

@@ -104,7 +104,8 @@ public class MakeTokens {
             try {
                 JWSAlgorithm algorithm = JWSAlgorithm.parse(name);
                 Object key = makeKey(algorithm);
-                tokens(algorithm, key).forEach((kind, token) -> tokens.add(Map.of("alg", name, "case", kind, "token", token)));
+                tokens(algorithm, key)
+                        .forEach((kind, token) -> tokens.add(Map.of("alg", name, "case", kind, "token", token)));
                 if (key instanceof JWK) published.add((JWK) key);
                 else secrets.put(name, key);
             } catch (JOSEException | RuntimeException error) {

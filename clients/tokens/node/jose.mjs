@@ -51,7 +51,8 @@ for (const alg of algorithms.split(' ')) {
       made.algorithm = await makeToken('RS512', await importJWK(same, 'RS512'), { kid });
     }
     if (alg === 'ES256') {
-      made.none = new UnsecuredJWT().setIssuer(issuer).setAudience(audience).setSubject('42').setExpirationTime('10m').encode();
+      const unsigned = new UnsecuredJWT().setIssuer(issuer).setAudience(audience).setSubject('42');
+      made.none = unsigned.setExpirationTime('10m').encode();
     }
     for (const [name, token] of Object.entries(made)) tokens.push({ alg, case: name, token });
     if (secret) secrets[alg] = secret;
