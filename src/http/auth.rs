@@ -116,6 +116,7 @@ pub fn refused_token(error: &TokenError) -> RefusedRequest {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",
+        TokenError::Revoked => "token_revoked",
         TokenError::Unavailable => return Problem::new(503, "unavailable", error.to_string()).retry_after(KEYS_RETRY_S).into(),
     };
     Problem::new(401, code, error.to_string()).into()
