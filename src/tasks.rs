@@ -48,13 +48,13 @@ impl Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TaskName {
     Accept,
+    AccessWatch,
     AckFlusher,
     AckProber,
     Audit,
     Appender,
     Http,
     KeySets,
-    KeyWatch,
     Keys,
     Listener,
     Maintenance,
@@ -77,13 +77,13 @@ impl TaskName {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
+            Self::AccessWatch => "access watch",
             Self::AckFlusher => "ack flusher",
             Self::AckProber => "ack prober",
             Self::Audit => "audit",
             Self::Appender => "appender",
             Self::Http => "http",
             Self::KeySets => "key sets",
-            Self::KeyWatch => "key watch",
             Self::Keys => "keys",
             Self::Listener => "listener",
             Self::Maintenance => "maintenance",

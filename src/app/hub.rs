@@ -19,8 +19,8 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins, Server,
-    ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins,
+    Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -37,7 +37,7 @@ use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
 use crate::store::{Database, listener, read};
-use crate::tasks::{Stop, Stopper, TaskName, Tasks};
+use crate::tasks::{Stopper, TaskName, Tasks};
 use crate::wire::close::CloseCode;
 
 /// Committed batches of this instance that the tailer has not read. When full, the tailer reads the table instead.
@@ -153,6 +153,8 @@ impl<'a> HubBuilder<'a> {
         let (writing_down, stop_writing) = Stopper::new();
         let (holding, stop_holding) = Stopper::new();
 
+        // Before a client can connect.
+        let access = AccessWatch::begin(database.clone(), instance, Arc::clone(&registry), hub.auth.clone()).await?;
         let listeners = listen(config, &hub, &tasks).await?;
         let address = listeners[0].address;
 
@@ -190,9 +192,9 @@ impl<'a> HubBuilder<'a> {
                 close_removed_keys(Arc::clone(&registry), changes, config.drain_window, stop_following.clone()),
             );
         }
-        let keys_revoked = Arc::new(Notify::new());
-        tasks.essential(TaskName::KeyWatch, watch_keys(hub.auth.clone(), Arc::clone(&keys_revoked), stop_following.clone()));
-        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, keys_revoked };
+        let access_changed = Arc::new(Notify::new());
+        tasks.essential(TaskName::AccessWatch, access.run(Arc::clone(&access_changed), stop_following.clone()));
+        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, access_changed };
         tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop_following.clone()));
         tasks.essential(TaskName::AckFlusher, ack_flusher.run(stop_writing));
         tasks.essential(TaskName::Retention, retention::run(database.clone(), policy(config), stop_following.clone()));
@@ -276,16 +278,6 @@ struct Stoppers {
     appending: Stopper,
     following: Stopper,
     writing_down: Stopper,
-}
-
-/// Clears the key cache after any hub's command line has revoked a key.
-async fn watch_keys(auth: Auth, revoked: Arc<Notify>, mut stop: Stop) {
-    loop {
-        tokio::select! {
-            () = revoked.notified() => auth.forget_keys(),
-            () = stop.wait() => return,
-        }
-    }
 }
 
 /// The hub's shared state, and what its tasks need to run.

@@ -106,6 +106,11 @@ impl HubClient {
         self.repeat(|| self.http.delete(format!("{}{path}", self.url))).await
     }
 
+    /// Posts JSON, with the retries of [`HubClient::put`].
+    pub async fn post(&self, path: &str, body: &Value) -> Result<HubAnswer, CliFailure> {
+        self.repeat(|| self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
     /// Posts JSON under an idempotency key, and retries while the outcome is unknown or the hub refuses temporarily.
     pub async fn insist(&self, path: &str, idempotency_key: &str, body: &str) -> Result<HubAnswer, CliFailure> {
         self.repeat(|| {

@@ -31,7 +31,7 @@ enum KeyAction {
     },
     /// List the keys, without the keys themselves
     List,
-    /// Revoke a key: hubs refuse it at once, and a hub that misses the message within 10 s
+    /// Revoke a key: hubs refuse it at once, and within 5 s if a NOTIFY is lost
     Revoke { name: String },
 }
 

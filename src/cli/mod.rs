@@ -27,6 +27,7 @@ mod migrate;
 mod notify;
 mod notify_stdin;
 pub mod output;
+mod revoke;
 mod secret;
 mod serve;
 mod stats;
@@ -101,6 +102,12 @@ enum CliCommand {
     Notify(notify::NotifyCommand),
     /// Add, remove and list the members of an account
     Member(member::MemberCommand),
+    /// Refuse a user's older tokens, and close the user's connections
+    Revoke(revoke::RevokeCommand),
+    /// List and lift revocations of users
+    Revocation(revoke::RevocationCommand),
+    /// Close one session, or those of a user or of an account
+    Close(revoke::CloseCommand),
     /// Listen as a user, and resume after every break
     Listen(listen::ListenCommand),
     /// Print a user's notifications, page by page
@@ -198,6 +205,9 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Key(key) => key.run(&config, format).await,
         CliCommand::Notify(notify) => notify.run(&config, format).await,
         CliCommand::Member(member) => member.run(&config, format).await,
+        CliCommand::Revoke(revoke) => revoke.run(&config, format).await,
+        CliCommand::Revocation(revocation) => revocation.run(&config, format).await,
+        CliCommand::Close(close) => close.run(&config, format).await,
         CliCommand::Listen(listen) => listen.run(&config, format).await,
         CliCommand::History(history) => history.run(&config, format).await,
         CliCommand::Log(log) => log.run(&config, format).await,

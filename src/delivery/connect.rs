@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::registry::{Connection, Full, Position, Registration};
 use super::shared_handles::Delivery;
@@ -11,7 +11,7 @@ use super::stream_state::StreamState;
 use super::subscription::Subscription;
 use crate::backoff::Backoff;
 use crate::domain::resume::{self, KeptPosition, SettledConnection};
-use crate::domain::{ClientId, KeyTag, LogId, NotificationId, Principal, Seq, StartTime};
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime, TokenOrigin};
 use crate::metrics;
 use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
 use crate::store::resume::{ConnectionBegin, KeptConnection};
@@ -45,8 +45,7 @@ pub enum ResumeFrom {
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
     pub who: Principal,
-    /// The published key of the client's token, if a published key checked it.
-    pub key: Option<KeyTag>,
+    pub origin: TokenOrigin,
     pub client: ClientId,
     pub transport: &'static str,
     pub since: ResumeFrom,
@@ -166,7 +165,7 @@ impl Delivery {
             request.who.accounts.clear();
         }
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
-        connection.set_key(request.key);
+        connection.set_origin(request.origin);
         connection.types.clone_from(&request.types);
         // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
@@ -405,13 +404,7 @@ impl Delivery {
         if place > head {
             return Ok(None);
         }
-        let end = Instant::now() + CATCH_UP_LIMIT;
-        while self.registry.position().dispatched < place {
-            if Instant::now() > end {
-                return Err(ConnectError::Behind);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        timeout(CATCH_UP_LIMIT, self.registry.dispatched(place)).await.map_err(|_| ConnectError::Behind)?;
         Ok(Some(self.registry.retake(registration.connection())))
     }
 }

@@ -1,7 +1,10 @@
 //! Holds this instance's connections and the dispatched number under one lock.
 
+mod access;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +17,7 @@ use super::event::SharedNotification;
 use super::positions::{PositionChange, Positions};
 use super::send_queue::{CloseOrder, SendQueue};
 use crate::domain::{
-    AccountId, Audience, ClientId, KeyTag, LogId, MemberChange, MemberInterval, MemberOp, Principal, Seq, SessionId, UserId,
+    AccountId, Audience, ClientId, KeyTag, LogId, MemberChange, MemberInterval, MemberOp, Principal, Seq, SessionId, TokenOrigin, UserId,
 };
 use crate::metrics;
 use crate::store::providers::{CommandOutcome, SessionView};
@@ -27,9 +30,6 @@ const TURN: usize = 1024;
 /// Reconnect delay for a connection that was closed to make room for a newer one of its device. With a short delay, two
 /// pages could push each other out forever, because an `EventSource` reconnects by itself.
 const REPLACED_AFTER_MS: u64 = 60_000;
-/// Most removed keys that are remembered. They matter for the moment between the check of a token and its connection,
-/// and for tickets of 30 s; no issuer removes as many in that time.
-const REMOVED_KEYS: usize = 10_000;
 /// Longest wait between two turns for threads that want the lock.
 const LET_IN: Duration = Duration::from_micros(200);
 
@@ -60,8 +60,8 @@ pub struct Connection {
     pub is_kept: bool,
     /// The types that the client asked for; `None` for all.
     pub types: Option<TypeFilter>,
-    /// The published key of the client's newest token: a set bit above its 32. Zero: none.
-    key: AtomicU64,
+    /// Of the client's newest token.
+    origin: Mutex<TokenOrigin>,
     /// The accounts of the table `recado.member`. Written under the registry's lock.
     table_accounts: Mutex<TableAccounts>,
     positions: Mutex<Positions>,
@@ -81,23 +81,21 @@ impl Connection {
             send_queue: SendQueue::default(),
             is_kept: false,
             types: None,
-            key: AtomicU64::new(0),
+            origin: Mutex::default(),
             table_accounts: Mutex::new(TableAccounts::Ignored),
             positions: Mutex::default(),
             last_activity_ms: AtomicU64::new(0),
         }
     }
 
-    /// The published key of the client's newest token, if a published key checked it.
-    pub fn key(&self) -> Option<KeyTag> {
-        let key = self.key.load(Ordering::Relaxed);
-        // The upper half only tells that there is a key.
-        (key != 0).then_some(KeyTag((key & u64::from(u32::MAX)) as u32))
+    /// The origin of the client's newest token.
+    pub fn origin(&self) -> TokenOrigin {
+        *self.origin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before the connection joins. Later, see [`Registry::renew_key`].
-    pub(super) fn set_key(&self, key: Option<KeyTag>) {
-        self.key.store(key.map_or(0, |KeyTag(tag)| 1 << 32 | u64::from(tag)), Ordering::Relaxed);
+    /// Before the connection joins. Later, see [`Registry::renew_token`].
+    pub(super) fn set_origin(&self, origin: TokenOrigin) {
+        *self.origin.lock().unwrap_or_else(PoisonError::into_inner) = origin;
     }
 
     /// Makes the accounts of the table count, once [`Registry::enter`] has told them.
@@ -245,6 +243,8 @@ pub struct Registry {
     waiting: AtomicUsize,
     /// Signals that a row for many connections was dispatched.
     to_many: Notify,
+    /// Wakes those who wait for a dispatched number.
+    advanced: Notify,
 }
 
 #[derive(Debug)]
@@ -297,7 +297,7 @@ impl Registry {
             closing: None,
             removed_keys: HashSet::new(),
         };
-        Arc::new(Self { limits, state: Mutex::new(inside), waiting: AtomicUsize::new(0), to_many: Notify::new() })
+        Arc::new(Self { limits, state: Mutex::new(inside), waiting: AtomicUsize::new(0), to_many: Notify::new(), advanced: Notify::new() })
     }
 
     /// Held briefly, never across an await.
@@ -372,40 +372,6 @@ impl Registry {
         connections
     }
 
-    /// Notes which published keys were removed and added, and returns the connections of removed keys.
-    pub fn change_keys(&self, removed: &[KeyTag], added: &[KeyTag]) -> Vec<Arc<Connection>> {
-        {
-            let keys = &mut self.inside().removed_keys;
-            if keys.len() + removed.len() > REMOVED_KEYS {
-                keys.clear();
-            }
-            keys.extend(removed);
-            keys.retain(|key| !added.contains(key));
-        }
-        let mut connections = Vec::new();
-        self.each(|connection| {
-            if connection.key().is_some_and(|key| removed.contains(&key)) {
-                connections.push(Arc::clone(connection));
-            }
-        });
-        connections
-    }
-
-    /// Whether the issuer of this key has removed it.
-    pub fn is_removed(&self, key: Option<KeyTag>) -> bool {
-        key.is_some_and(|key| self.inside().removed_keys.contains(&key))
-    }
-
-    /// Notes the key of a newer token of this connection.
-    pub fn renew_key(&self, connection: &Connection, key: Option<KeyTag>) {
-        // Under the lock: a removal sees either the new key, or is seen here.
-        let inside = self.inside();
-        connection.set_key(key);
-        if key.is_some_and(|key| inside.removed_keys.contains(&key)) {
-            connection.send_queue.end(CloseOrder { close: CloseCode::TokenExpired, after_ms: 0 });
-        }
-    }
-
     /// Adds a connection. From now on every row above the returned position enters its send queue.
     ///
     /// If the user has reached the connection limit, the oldest connection of the same device is closed: its client
@@ -438,7 +404,7 @@ impl Registry {
         if let Some(close) = inside.closing {
             connection.send_queue.end(CloseOrder { close, after_ms: 0 });
         }
-        if connection.key().is_some_and(|key| inside.removed_keys.contains(&key)) {
+        if connection.origin().key.is_some_and(|key| inside.removed_keys.contains(&key)) {
             connection.send_queue.end(CloseOrder { close: CloseCode::TokenExpired, after_ms: 0 });
         }
         let position = inside.begin(&connection);
@@ -479,6 +445,7 @@ impl Registry {
         while !self.turn(&mut round, TURN) {
             self.let_others_in();
         }
+        self.advanced.notify_waiters();
         if to_many {
             self.to_many.notify_one();
         }
@@ -502,6 +469,19 @@ impl Registry {
             left = left.saturating_sub(1);
         }
         true
+    }
+
+    /// Waits until everything up to `seq` is dispatched. Safe to drop.
+    pub(super) async fn dispatched(&self, seq: Seq) {
+        loop {
+            let mut advanced = pin!(self.advanced.notified());
+            // From now on no step is missed.
+            advanced.as_mut().enable();
+            if self.position().dispatched >= seq {
+                return;
+            }
+            advanced.await;
+        }
     }
 
     /// Returns once a row for many connections was dispatched since the last call. For one task only.
@@ -538,6 +518,7 @@ impl Registry {
     pub(super) fn restart_at(&self, position: Position) {
         let mut inside = self.inside();
         inside.position = position;
+        self.advanced.notify_waiters();
         metrics::HEAD_SEEN.set(position.dispatched.get());
         for (_, connection) in &inside.connections {
             connection.send_queue.end(CloseOrder { close: CloseCode::ServerError, after_ms: 0 });

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use chrono::{DateTime, Utc};
+
 use super::control_queue::{ControlFrame, ControlQueue};
 use super::event::SharedNotification;
 use crate::domain::Seq;
@@ -33,6 +35,8 @@ struct SendQueueState {
     /// The connection reads rows up to here from the table.
     from: Seq,
     close: Option<CloseOrder>,
+    /// The end of a newer token, which came in a request of its own.
+    renewed: Option<DateTime<Utc>>,
     /// Created with the first control frame: most connections never have one.
     control: Option<Box<ControlQueue>>,
     asking: ProbeState,
@@ -67,6 +71,7 @@ pub struct CloseOrder {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueState {
     pub ending: Option<CloseOrder>,
+    pub renewed: bool,
     pub control: bool,
     pub events: bool,
     pub overflowed: bool,
@@ -75,7 +80,7 @@ pub(super) struct QueueState {
 
 impl QueueState {
     fn is_empty(self) -> bool {
-        self.ending.is_none() && !self.control && !self.events && !self.overflowed && !self.ask
+        self.ending.is_none() && !self.renewed && !self.control && !self.events && !self.overflowed && !self.ask
     }
 }
 
@@ -83,6 +88,7 @@ impl SendQueueState {
     fn look(&self) -> QueueState {
         QueueState {
             ending: self.close,
+            renewed: self.renewed.is_some(),
             control: self.control.as_ref().is_some_and(|queue| !queue.is_empty()),
             events: !self.events.is_empty(),
             overflowed: self.overflowed,
@@ -195,6 +201,15 @@ impl SendQueue {
         });
     }
 
+    /// Tells the connection the end of a newer token. Of several, the last one counts.
+    pub fn renew(&self, expires_at: DateTime<Utc>) {
+        self.change(|state| state.renewed = Some(expires_at));
+    }
+
+    pub(super) fn take_renewal(&self) -> Option<DateTime<Utc>> {
+        self.state().renewed.take()
+    }
+
     /// Turns pings on for this connection: after each broadcast from now on, and once for rows that wait already.
     pub(super) fn will_ask(&self) {
         let mut state = self.state();
@@ -233,8 +248,8 @@ impl SendQueue {
         std::mem::take(&mut self.state().is_probed)
     }
 
-    /// Returns once the queue has a row, a control frame, a close order or an overflow. For one task only. Safe to drop
-    /// and call again.
+    /// Returns once the queue has a row, a control frame, a close order, a newer token or an overflow. For one task
+    /// only. Safe to drop and call again.
     pub(super) async fn filled(&self) {
         poll_fn(|context| self.poll_filled(context)).await;
     }

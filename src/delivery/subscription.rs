@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -30,6 +31,8 @@ pub enum NextStep {
     Frames,
     /// Ping the client for what it received; only after [`Subscription::will_ask`] was called.
     Ask,
+    /// A newer token came in a request of its own, with this end.
+    Renewed(DateTime<Utc>),
     /// Close the connection.
     End(CloseOrder),
 }
@@ -126,6 +129,11 @@ impl Subscription {
             let outbox = self.registration.connection().send_queue.look();
             if let Some(ending) = outbox.ending {
                 return NextStep::End(ending);
+            }
+            if outbox.renewed
+                && let Some(expires_at) = self.registration.connection().send_queue.take_renewal()
+            {
+                return NextStep::Renewed(expires_at);
             }
             if self.announcement.is_some() || outbox.control {
                 return NextStep::Frames;

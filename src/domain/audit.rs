@@ -27,9 +27,12 @@ pub enum Act {
     SecretChange,
     SecretForget,
     SecretRotate,
+    SessionClose,
     UpstreamReconnect,
     UpstreamRelease,
     UserErase,
+    UserLift,
+    UserRevoke,
 }
 
 impl Act {
@@ -53,9 +56,12 @@ impl Act {
         Self::SecretChange,
         Self::SecretForget,
         Self::SecretRotate,
+        Self::SessionClose,
         Self::UpstreamReconnect,
         Self::UpstreamRelease,
         Self::UserErase,
+        Self::UserLift,
+        Self::UserRevoke,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -79,9 +85,12 @@ impl Act {
             Self::SecretChange => "secret.change",
             Self::SecretForget => "secret.forget",
             Self::SecretRotate => "secret.rotate",
+            Self::SessionClose => "session.close",
             Self::UpstreamReconnect => "upstream.reconnect",
             Self::UpstreamRelease => "upstream.release",
             Self::UserErase => "user.erase",
+            Self::UserLift => "user.lift",
+            Self::UserRevoke => "user.revoke",
         }
     }
 }

@@ -23,7 +23,7 @@ pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, L
 pub use membership::{MEMBER_TYPE, MemberChange, MemberInterval, MemberOp};
 pub use notification::{BodyHash, IdempotencyKey, NewNotification, Notification};
 pub use origin::CommitOrigin;
-pub use principal::{KeyTag, Principal, Role, ServiceCaller};
+pub use principal::{KeyTag, Principal, Role, ServiceCaller, TokenOrigin};
 pub use provider::{ProviderName, ProviderNameError};
 pub use seq::Seq;
 pub use start_time::StartTime;

@@ -1,5 +1,7 @@
 //! Defines who calls the hub: a user who connects, or a service that posts.
 
+use chrono::{DateTime, Utc};
+
 use super::topic::{EVERYONE_TOPIC, account_topic, user_topic};
 use super::{AccountId, UserId};
 
@@ -31,6 +33,16 @@ impl Principal {
 /// hub would only keep a connection open, or close it, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyTag(pub u32);
+
+/// What is remembered of the token that admitted a connection, so that the connection ends when the token no longer
+/// counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenOrigin {
+    /// The published key that checked the token; `None` for a key that the configuration holds.
+    pub key: Option<KeyTag>,
+    /// When the token was issued (`iat`), if it says so.
+    pub issued_at: Option<DateTime<Utc>>,
+}
 
 /// The permissions of a service key or service token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,7 +151,7 @@ fn wrong_role(detail: &str) -> Problem {
 }
 
 /// Counts a refused token, and makes the HTTP answer to it.
-fn refused_token(error: &TokenError) -> RefusedRequest {
+pub fn refused_token(error: &TokenError) -> RefusedRequest {
     SIGN_INS_REFUSED.add(error.reason(), 1);
     refusal(error)
 }
@@ -161,6 +161,7 @@ pub fn refusal(error: &TokenError) -> RefusedRequest {
     let code = match error {
         TokenError::Expired => "token_expired",
         TokenError::Invalid(_) => "unauthorized",
+        TokenError::Revoked => "token_revoked",
         TokenError::Unavailable => return Problem::new(503, "unavailable", error.to_string()).retry_after(KEYS_RETRY_S).into(),
     };
     Problem::new(401, code, error.to_string()).into()

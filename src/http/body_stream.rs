@@ -12,11 +12,13 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use futures_util::stream;
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout};
 
+use super::auth::refused_token;
 use super::deadline::within;
 use super::problems::RefusedRequest;
 use super::server::Hangup;
@@ -25,7 +27,7 @@ use super::stream::{TokenClock, connect, hello};
 use super::stream_request::StreamRequest;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{NextStep, Subscription};
-use crate::identity::Claims;
+use crate::identity::{Claims, TokenError};
 use crate::metrics;
 use crate::tasks::TaskName;
 use crate::wire::close::CloseCode;
@@ -72,7 +74,7 @@ pub async fn open(
     form: StreamFormat,
 ) -> Result<Response, RefusedRequest> {
     let names_last = request.names_last;
-    let admitted = connect(&hub, request.of(claims.who, claims.key, form.transport())).await.map_err(refused)?;
+    let admitted = connect(&hub, request.of(claims.who, claims.origin, form.transport())).await.map_err(refused)?;
     if names_last && matches!(admitted.resume, ResumeOutcome::Ok { .. }) {
         admitted.subscription.ack_start();
     }
@@ -94,6 +96,7 @@ pub async fn open(
 
 fn refused(close: CloseCode) -> RefusedRequest {
     match close {
+        CloseCode::TokenRevoked => refused_token(&TokenError::Revoked),
         CloseCode::TooManyConnections => {
             let detail = "this user has reached the limit of connections; close one, or connect again later";
             Problem::new(429, "too_many_connections", detail).retry_after(10).into()
@@ -177,6 +180,7 @@ impl BodyStream {
                         self.subscription.take_probe();
                         Ok(())
                     }
+                    NextStep::Renewed(expires_at) => self.renewed(expires_at).await,
                     NextStep::End(ending) => Err(BodyStreamEnd::Ended(ending)),
                 },
                 () = clock.as_mut() => self.keep_time().await,
@@ -212,6 +216,14 @@ impl BodyStream {
             self.heartbeat_at = now + self.hub.sockets.heartbeat;
             self.heartbeat(&mut piece);
         }
+        self.send(piece).await
+    }
+
+    /// Goes on with the end of a newer token, which came in a request of its own.
+    async fn renewed(&mut self, expires_at: DateTime<Utc>) -> Result<(), BodyStreamEnd> {
+        self.token = TokenClock::until(expires_at);
+        let mut piece = String::new();
+        self.form.control(&mut piece, "auth_ok", None, &ServerFrame::AuthOk { expires_at }.encode());
         self.send(piece).await
     }
 

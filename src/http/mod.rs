@@ -3,6 +3,8 @@
 //! This room has no way to hand a notification to a connection: a post goes to the log, and every delivered frame
 //! comes from a [`crate::delivery::Subscription`].
 
+mod access;
+mod access_watch;
 mod address;
 mod anonymous_budget;
 mod api_documents;
@@ -46,6 +48,7 @@ mod request;
 mod router;
 mod sdk;
 mod server;
+mod session_auth;
 mod socket;
 mod sse;
 mod state;
@@ -59,6 +62,7 @@ mod why;
 mod write_timeout;
 mod ws_ticket;
 
+pub use access_watch::AccessWatch;
 pub use address::TrustedProxies;
 pub use auth::Auth;
 pub use connection_slots::{AddressBudgets, ConnectionSlots};

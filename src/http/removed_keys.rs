@@ -46,7 +46,7 @@ async fn act(registry: &Registry, change: &KeyChange, window: Duration) {
     for (at, connection) in connections.into_iter().enumerate() {
         sleep_until(begun + window * u32::try_from(at).unwrap_or(u32::MAX) / count).await;
         // It may have sent a newer token meanwhile.
-        if registry.is_removed(connection.key()) {
+        if registry.is_removed(connection.origin().key) {
             connection.send_queue.end(CloseOrder { close: CloseCode::TokenExpired, after_ms: 0 });
         }
     }

@@ -18,8 +18,8 @@ use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
 use super::{
-    api_documents, audit, batch, device, history, members, metrics, notify, refused_admin, request, sdk, sse, stats, upgrade, why,
-    ws_ticket,
+    access, api_documents, audit, batch, device, history, members, metrics, notify, refused_admin, request, sdk, session_auth, sse, stats,
+    upgrade, why, ws_ticket,
 };
 use crate::wire::problem::Problem;
 
@@ -59,6 +59,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/api/notifications/stream", sse::stream)
         .get("/api/whoami", device::whoami)
         .post("/api/ws-ticket", ws_ticket::ws_ticket)
+        .post("/api/session/{id}/auth", session_auth::renew)
         .get("/ws", upgrade::ws)
         .get("/", upgrade::root)
         .get("/health", health)
@@ -67,6 +68,10 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/metrics", metrics::metrics)
         .get("/api/admin/why", why::why)
         .get("/api/admin/audit", audit::list)
+        .get("/api/admin/revocations", access::list)
+        .post("/api/admin/revocations", access::revoke)
+        .delete("/api/admin/revocations/{user}", access::lift)
+        .post("/api/admin/sessions/close", access::close)
         .get("/openapi.json", api_documents::openapi)
         .get("/asyncapi.json", api_documents::asyncapi)
         .get(sdk::PATH, sdk::recado_js)

@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 
+use super::access_watch::end_if_revoked;
 use super::command_queue::CommandQueue;
 use super::line_message::LineMessage;
 use super::rate_limits::TokenBucket;
@@ -201,6 +202,7 @@ impl WebSocketTask {
                 ready = self.subscription.ready() => match ready {
                     NextStep::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
                     NextStep::Ask => self.send_due_ping().await,
+                    NextStep::Renewed(expires_at) => self.renewed(expires_at).await,
                     NextStep::End(CloseOrder { close, after_ms }) => Err(CloseCause::Close { close, after_ms: Some(after_ms) }),
                 },
                 // Before the socket: a client that never stops sending must not stop the clocks.
@@ -478,9 +480,9 @@ impl WebSocketTask {
             // The notifications of this connection were chosen by the old accounts.
             Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
             Ok(claims) => {
-                self.hub.delivery.registry.renew_key(&connection, claims.key);
-                self.token = TokenClock::until(claims.expires_at);
-                self.say(&ServerFrame::AuthOk { expires_at: claims.expires_at }).await
+                self.hub.delivery.registry.renew_token(&connection, claims.origin);
+                end_if_revoked(self.hub.auth.tokens.revocations(), &connection);
+                self.renewed(claims.expires_at).await
             }
             Err(error) => {
                 metrics::SIGN_INS_REFUSED.add(error.reason(), 1);
@@ -489,6 +491,12 @@ impl WebSocketTask {
                 self.refuse(code, &error.to_string(), text).await
             }
         }
+    }
+
+    /// Goes on with the end of a newer token.
+    async fn renewed(&mut self, expires_at: DateTime<Utc>) -> Result<(), CloseCause> {
+        self.token = TokenClock::until(expires_at);
+        self.say(&ServerFrame::AuthOk { expires_at }).await
     }
 
     /// Refuses a frame; `text` is the frame.

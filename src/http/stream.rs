@@ -28,7 +28,15 @@ pub async fn connect(hub: &HubState, opening: ConnectRequest) -> Result<Admitted
         return Err(CloseCode::RateLimited);
     }
     match timeout(CONNECT_LIMIT, hub.delivery.connect(opening)).await {
-        Ok(Ok(connected)) => Ok(connected),
+        Ok(Ok(connected)) => {
+            // The token was checked before the connection was registered. A revocation that became known in between saw
+            // neither a token to refuse nor a connection to close.
+            let connection = connected.subscription.connection();
+            if hub.auth.tokens.revocations().refuse(&connection.who.user, connection.origin()) {
+                return Err(CloseCode::TokenRevoked);
+            }
+            Ok(connected)
+        }
         Ok(Err(ConnectError::UserFull)) => Err(CloseCode::TooManyConnections),
         Ok(Err(error)) => {
             tracing::warn!(%error, "connect failed");

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::problems::RefusedRequest;
 use super::state::HubState;
 use crate::delivery::{ConnectRequest, ResumeFrom};
-use crate::domain::{ClientId, KeyTag, LogId, NotificationId, Principal, Seq, StartTime};
+use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime, TokenOrigin};
 use crate::metrics;
 use crate::wire::history::seq;
 use crate::wire::problem::{FieldError, Problem};
@@ -87,9 +87,9 @@ impl StreamRequest {
         }
     }
 
-    pub fn of(self, who: Principal, key: Option<KeyTag>, transport: &'static str) -> ConnectRequest {
+    pub fn of(self, who: Principal, origin: TokenOrigin, transport: &'static str) -> ConnectRequest {
         let Self { client, since, log_id, last_id, types, is_of_device, .. } = self;
-        ConnectRequest { who, key, client, transport, since, log_id, last_id, types, is_of_device }
+        ConnectRequest { who, origin, client, transport, since, log_id, last_id, types, is_of_device }
     }
 }
 

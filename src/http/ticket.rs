@@ -25,7 +25,7 @@ use rand::RngCore;
 
 use super::problems::RefusedRequest;
 use super::rate_limits::TokenBucket;
-use crate::domain::KeyTag;
+use crate::domain::{KeyTag, TokenOrigin};
 use crate::identity::{Claims, OwnSecrets, TokenError};
 use crate::metrics;
 use crate::store::tickets::{self, TakenTicket, TicketGrant};
@@ -84,8 +84,8 @@ impl Tickets {
     pub async fn issue(&self, claims: Claims) -> Result<(String, DateTime<Utc>), StoreError> {
         // Whole seconds, because the ticket contains the end.
         let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
-        let ticket = self.mint(expires_at, claims.key);
-        let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at };
+        let ticket = self.mint(expires_at, claims.origin.key);
+        let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at, token_issued_at: claims.origin.issued_at };
         tickets::keep(&self.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
         Ok((ticket, expires_at))
     }
@@ -128,7 +128,7 @@ impl Tickets {
         if is_ours {
             self.remember(hash, now);
         }
-        let TicketGrant { who, token_expires_at } = match taken {
+        let TicketGrant { who, token_expires_at, token_issued_at } = match taken {
             TakenTicket::Good(pass) => pass,
             TakenTicket::Late => return Ok(Err(TokenError::Expired)),
             TakenTicket::Unknown => return Ok(Err(used)),
@@ -138,7 +138,8 @@ impl Tickets {
         }
         // A ticket of an older hub has random bits there, which are the tag of no key.
         let key = if is_ours { tag(ticket) } else { None };
-        Ok(Ok(Claims { who, expires_at: token_expires_at, role: None, key }))
+        let origin = TokenOrigin { key, issued_at: token_issued_at };
+        Ok(Ok(Claims { who, expires_at: token_expires_at, role: None, origin }))
     }
 
     fn spent(&self) -> MutexGuard<'_, HashMap<[u8; 32], DateTime<Utc>>> {

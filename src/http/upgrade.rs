@@ -78,11 +78,12 @@ pub async fn ws(
         Err(error @ TokenError::Invalid(_)) => Admission::Refused(CloseCode::Unauthorized, error.to_string()),
         // The client comes back, as after any failure of the hub's own.
         Err(error @ TokenError::Unavailable) => Admission::Refused(CloseCode::ServerError, error.to_string()),
+        Err(TokenError::Revoked) => Admission::Refused(CloseCode::TokenRevoked, String::new()),
         Err(TokenError::Expired) => Admission::Refused(CloseCode::TokenExpired, String::new()),
-        Ok(Claims { who, expires_at, role: None, key }) => {
+        Ok(Claims { who, expires_at, role: None, origin }) => {
             vouch(SlotClass::User);
             let (ack_mode, message_layout) = (wish.ack_mode, wish.message_layout);
-            Admission::Open { opening: Box::new(wish.of(who, key, "websocket")), expires_at, ack_mode, message_layout }
+            Admission::Open { opening: Box::new(wish.of(who, origin, "websocket")), expires_at, ack_mode, message_layout }
         }
     };
     Ok(admit(upgrade, hub, admission))

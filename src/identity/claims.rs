@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::domain::{KeyTag, Principal, Role};
+use crate::domain::{Principal, Role, TokenOrigin};
 
 /// Maximum number of accounts of one user.
 pub const ACCOUNTS_MAX: usize = 100;
@@ -14,8 +14,7 @@ pub struct Claims {
     pub expires_at: DateTime<Utc>,
     /// Set in a service's or an admin's token. Such a token opens no stream.
     pub role: Option<Role>,
-    /// The published key that checked the token; `None` for a key that the configuration holds.
-    pub key: Option<KeyTag>,
+    pub origin: TokenOrigin,
 }
 
 /// Why a token is refused. The texts are for the token's issuer and contain nothing of the token.
@@ -25,6 +24,9 @@ pub enum TokenError {
     Expired,
     #[error("the token is refused: {0}")]
     Invalid(&'static str),
+    /// An admin has revoked the user's tokens of before some time, and this is one of them.
+    #[error("the token was revoked; sign in again")]
+    Revoked,
     /// Nothing is known against the token.
     #[error("the token cannot be checked: the keys of its issuer could not be fetched; try again later")]
     Unavailable,
@@ -43,6 +45,7 @@ impl TokenError {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::Unavailable => "keys_unavailable",
             Self::Invalid(WRONG_ISSUER) => "wrong_issuer",
             Self::Invalid(WRONG_AUDIENCE) => "wrong_audience",
@@ -57,6 +60,7 @@ impl TokenError {
         match self {
             Self::Expired => "expired",
             Self::Invalid(_) => "refused",
+            Self::Revoked => "revoked",
             Self::Unavailable => "unavailable",
         }
     }

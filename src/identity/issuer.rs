@@ -13,7 +13,7 @@ use super::claims::{ACCOUNTS_MAX, Claims, TokenError, WRONG_AUDIENCE, WRONG_ISSU
 use super::key_set::KeySet;
 use super::verification_key::VerificationKey;
 use crate::config::JwtRules;
-use crate::domain::{AccountId, KeyTag, Principal, Role, UserId};
+use crate::domain::{AccountId, KeyTag, Principal, Role, TokenOrigin, UserId};
 use crate::wire::json;
 
 /// Allowed difference between the clocks of the hub and of an issuer, unless the issuer has its own.
@@ -102,7 +102,9 @@ impl IssuerRules {
         let user = user.ok_or(TokenError::Invalid("the user claim (sub) is missing or not a valid user id"))?;
         let accounts = self.accounts(&claims)?;
         let role = self.role(&claims)?;
-        Ok(Claims { who: Principal { user, accounts }, expires_at, role, key })
+        // Only revocations ask for it. Whatever is no time counts as none, and is refused once the user is revoked.
+        let issued_at = claims.get("iat").and_then(time);
+        Ok(Claims { who: Principal { user, accounts }, expires_at, role, origin: TokenOrigin { key, issued_at } })
     }
 
     /// The text of an id. Databases number users and accounts, so a whole number counts as its decimal text. A number

@@ -9,7 +9,8 @@
 //!
 //! A check goes: the header names an algorithm and perhaps a `kid`; the unproved `iss` selects issuers; their keys with
 //! that algorithm and that `kid` are tried; the first key that fits proves the claims; the rules of its issuer decide
-//! about them. What happens when a key is unknown, or an issuer cannot be reached, is told in `key_set.rs`.
+//! about them. At last, a token is refused if an admin has revoked its user's tokens of that time. What happens when a
+//! key is unknown, or an issuer cannot be reached, is told in `key_set.rs`.
 //!
 //! The invariants: a secret never checks a token of a public algorithm, and a public key never one of a secret's. A key
 //! of one issuer proves nothing about tokens of another. A token of an issuer that is not trusted for roles is refused
@@ -22,6 +23,7 @@ mod issuer;
 mod key_set;
 mod mint;
 mod pem;
+mod revocations;
 mod token;
 mod verification_key;
 
@@ -35,6 +37,7 @@ pub use file::{FileReaders, IdentityFile, IdentityFileError, parse};
 pub use issuer::{Issuer, IssuerRules};
 pub use key_set::{KeyChange, KeySet, KeySetRules, check_address};
 pub use mint::{mint, mint_with};
+pub use revocations::Revocations;
 pub use token::{TOKEN_MAX_BYTES, TokenRules};
 pub use verification_key::VerificationKey;
 

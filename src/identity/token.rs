@@ -8,14 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::claims::{Claims, NO_KEY_FITS, NO_TOKEN, NOT_OUR_SIGNATURE, TokenError, UNKNOWN_KEY, WRONG_ISSUER};
 use super::issuer::Issuer;
 use super::key_set::{KeySet, UnknownKey};
+use super::revocations::Revocations;
 use super::verification_key::{self, VerificationKey, is_secret, name_of};
 use super::{Identity, OwnSecrets};
 use crate::config::JwtRules;
+use crate::domain::KeyTag;
 use crate::metrics;
 use crate::wire::json;
 
@@ -28,6 +31,7 @@ const TRIES: usize = 4;
 #[derive(Clone)]
 pub struct TokenRules {
     issuers: Arc<[Issuer]>,
+    revocations: Revocations,
 }
 
 /// The names of a token's header that the hub reads. `jku`, `x5u`, `jwk` and `x5c` are not among them: a token does not
@@ -55,7 +59,12 @@ impl TokenRules {
     }
 
     pub(super) fn of(issuers: Vec<Issuer>) -> Self {
-        Self { issuers: issuers.into() }
+        Self { issuers: issuers.into(), revocations: Revocations::default() }
+    }
+
+    /// The users whose older tokens are refused. All clones share them.
+    pub const fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Checks a token by the keys that are here. See [`TokenRules::verify`].
@@ -115,6 +124,11 @@ impl TokenRules {
         }
     }
 
+    /// Judges claims that a key of this issuer has proved.
+    fn judge(&self, issuer: &Issuer, claims: &RawValue, key: Option<KeyTag>, now: DateTime<Utc>) -> Result<Claims, TokenError> {
+        issuer.rules.claims(claims, key, now).and_then(|claims| self.revocations.check(claims))
+    }
+
     fn check_by_issuers(&self, header: &TokenHeader, token: &str, now: DateTime<Utc>) -> TokenCheck {
         // With one issuer nothing has to be chosen. With several, the token's own word chooses whose keys are tried;
         // the claims are checked once a key of that issuer has proved them.
@@ -128,13 +142,13 @@ impl TokenRules {
             }
             found = true;
             if let Some(key) = issuer.keys_for(header).find_map(|key| Some((key.verify(token)?, None))) {
-                return TokenCheck::Done(issuer.rules.claims(&key.0, key.1, now));
+                return TokenCheck::Done(self.judge(issuer, &key.0, key.1, now));
             }
             let Some(set) = issuer.published.as_ref().filter(|_| !is_secret(header.algorithm) || ignores_algorithm()) else { continue };
             let keys = set.keys();
             let candidates = candidates(keys.as_deref().unwrap_or_default(), header);
             if let Some((text, tag)) = candidates.iter().find_map(|key| Some((key.verify(token)?, key.tag))) {
-                return TokenCheck::Done(issuer.rules.claims(&text, Some(tag), now));
+                return TokenCheck::Done(self.judge(issuer, &text, Some(tag), now));
             }
             let is_known = |kid: &String| keys.iter().flat_map(|keys| keys.iter()).any(|key| key.kid.as_ref() == Some(kid));
             if keys.is_none() || header.kid.as_ref().is_some_and(|kid| !is_known(kid)) {
@@ -355,7 +369,7 @@ mod tests {
                 let mut claims = json!({"sub":"1","exp":soon()});
                 claims[name] = seconds.into();
                 let checked = rules.check(&sign(&Header::default(), &claims));
-                // `iat` is not read.
+                // `iat` decides about revocations only.
                 assert_eq!(matches!(checked, Err(TokenError::Invalid(_))), name != "iat", "{name} {seconds}: {checked:?}");
             }
         }

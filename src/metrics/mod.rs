@@ -31,7 +31,7 @@ pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket",
 /// Checks of tokens, by outcome and algorithm.
 pub static TOKENS: PairCounter = PairCounter::empty();
 /// Refused sign-ins of every transport and of services, by reason, and refused tokens for an open WebSocket.
-pub static SIGN_INS_REFUSED: CounterVec<15> = CounterVec::new([
+pub static SIGN_INS_REFUSED: CounterVec<16> = CounterVec::new([
     "bad_signature",
     "expired",
     "foreign_origin",
@@ -39,6 +39,7 @@ pub static SIGN_INS_REFUSED: CounterVec<15> = CounterVec::new([
     "invalid_token",
     "keys_unavailable",
     "no_credential",
+    "revoked",
     "ticket_expired",
     "ticket_forged",
     "ticket_used",

@@ -101,12 +101,11 @@ async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str
     }
 }
 
-/// The message to the hubs, on the channel of the log, that a key was revoked. It names no key: a hub that receives it
-/// reads the table. Older hubs ignore it.
-pub const KEYS_REVOKED: &str = "keys revoked";
+/// The message to hubs of an earlier version, on the channel of the log, that a key was revoked. Hubs of this version
+/// read the access changes, to which a trigger adds each revocation.
+const KEYS_REVOKED: &str = "keys revoked";
 
-/// Revokes a key. Returns whether there was one. A hub that receives the message refuses the key at once, any other
-/// within 10 s.
+/// Revokes a key. Returns whether there was one. Hubs refuse the key at once, and within 5 s if a NOTIFY is lost.
 ///
 /// # Errors
 /// When the database is unavailable or slow.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::keys::KEYS_REVOKED;
+use super::access::ACCESS_CHANGED;
 use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
@@ -73,8 +73,8 @@ pub struct ListenerOutputs {
     /// The appender's view of other instances.
     pub others: OtherInstances,
     pub upstream: UpstreamHints,
-    /// Woken when a service key was revoked, and when a revocation may have been missed.
-    pub keys_revoked: Arc<Notify>,
+    /// Woken when access was taken back, and when a NOTIFY of that may have been missed.
+    pub access_changed: Arc<Notify>,
 }
 
 /// Listens until stopped.
@@ -100,7 +100,7 @@ pub async fn run(database: Database, readers: ListenerOutputs, mut stop: Stop) {
 
 /// Runs one connection until it fails.
 async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Backoff, after_another: bool) -> Result<(), StoreError> {
-    let ListenerOutputs { hints, others, upstream, keys_revoked } = readers;
+    let ListenerOutputs { hints, others, upstream, access_changed } = readers;
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
         let _ = hints.try_send(LogHint::Listening);
@@ -117,8 +117,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
     }
     send_hint(upstream, &providers::ProviderHint::Everything);
     if after_another {
-        // A revocation in between was missed. Before the first connection no key was known.
-        keys_revoked.notify_one();
+        access_changed.notify_one();
     }
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
@@ -127,7 +126,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
                     send_hint(upstream, &hint);
                 }
             }
-            Ok(Ok(Some(notification))) if notification.payload() == KEYS_REVOKED => keys_revoked.notify_one(),
+            Ok(Ok(Some(notification))) if notification.payload() == ACCESS_CHANGED => access_changed.notify_one(),
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
                     if let LogHint::Grown { head, origin } = &hint {

@@ -17,6 +17,7 @@
 //! While the hub serves, every wait on the database has a limit. A connection that missed one is closed, never reused:
 //! the answer to the old query may still be on its way. An idle connection is pinged before it is used ([`liveness`]).
 
+pub mod access;
 pub mod acked_positions;
 pub mod address;
 pub mod analysts;

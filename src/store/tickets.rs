@@ -20,6 +20,8 @@ pub struct TicketGrant {
     pub who: Principal,
     /// When the token that the ticket was made with expires.
     pub token_expires_at: DateTime<Utc>,
+    /// When that token was issued, if it says so.
+    pub token_issued_at: Option<DateTime<Utc>>,
 }
 
 /// The result of using a ticket.
@@ -40,13 +42,14 @@ pub enum TakenTicket {
 pub async fn keep(reader: &Reader, hash: &[u8; 32], grant: &TicketGrant, life: Duration) -> Result<(), StoreError> {
     let mut checkout = reader.checkout().await?;
     let kept = sqlx::query!(
-        "INSERT INTO recado.ticket (hash, user_id, account_ids, token_expires_at, expires_at)
-         VALUES ($1, $2, $3::text::text[], $4, clock_timestamp() + make_interval(secs => $5))",
+        "INSERT INTO recado.ticket (hash, user_id, account_ids, token_expires_at, expires_at, token_issued_at)
+         VALUES ($1, $2, $3::text::text[], $4, clock_timestamp() + make_interval(secs => $5), $6)",
         &hash[..],
         grant.who.user.as_str(),
         array_text(&grant.who.accounts),
         grant.token_expires_at,
         life.as_secs_f64(),
+        grant.token_issued_at,
     )
     .execute(checkout.connection());
     limited(ASK_LIMIT, kept).await?;
@@ -63,7 +66,7 @@ pub async fn take(reader: &Reader, hash: &[u8; 32]) -> Result<TakenTicket, Store
     let mut checkout = reader.checkout().await?;
     let taken = sqlx::query!(
         r#"DELETE FROM recado.ticket WHERE hash = $1
-           RETURNING user_id, account_ids, token_expires_at, expires_at > clock_timestamp() AS "is_good!""#,
+           RETURNING user_id, account_ids, token_expires_at, token_issued_at, expires_at > clock_timestamp() AS "is_good!""#,
         &hash[..]
     )
     .fetch_optional(checkout.connection());
@@ -76,7 +79,11 @@ pub async fn take(reader: &Reader, hash: &[u8; 32]) -> Result<TakenTicket, Store
     let accounts: Option<Vec<AccountId>> = row.account_ids.iter().map(|account| AccountId::parse(account).ok()).collect();
     let who = UserId::parse(&row.user_id).ok().zip(accounts);
     // Stored values were parsed before. A row from any other writer grants nothing.
-    let grant = who.map(|(user, accounts)| TicketGrant { who: Principal { user, accounts }, token_expires_at: row.token_expires_at });
+    let grant = who.map(|(user, accounts)| TicketGrant {
+        who: Principal { user, accounts },
+        token_expires_at: row.token_expires_at,
+        token_issued_at: row.token_issued_at,
+    });
     Ok(grant.map_or(TakenTicket::Unknown, TakenTicket::Good))
 }
 

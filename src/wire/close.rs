@@ -19,6 +19,10 @@ pub enum CloseCode {
     RateLimited,
     /// The token expired.
     TokenExpired,
+    /// An admin has revoked the user's tokens of before some time, and this connection's is one of them.
+    TokenRevoked,
+    /// An admin has closed the session.
+    ClosedByAdmin,
     /// The query of a browser's connection breaks a rule.
     BadQuery,
     /// The token is missing, invalid, or not valid for this route.
@@ -43,7 +47,7 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All codes, for the table in the docs and its test.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Draining,
         Self::SlowConsumer,
         Self::NoPong,
@@ -51,6 +55,8 @@ impl CloseCode {
         Self::SessionReplaced,
         Self::RateLimited,
         Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::ClosedByAdmin,
         Self::BadQuery,
         Self::Unauthorized,
         Self::IdentityChanged,
@@ -71,7 +77,8 @@ impl CloseCode {
             Self::ServerError => 4003,
             Self::SessionReplaced => 4004,
             Self::RateLimited => 4029,
-            Self::TokenExpired => 4401,
+            Self::TokenExpired | Self::TokenRevoked => 4401,
+            Self::ClosedByAdmin => 4505,
             Self::BadQuery => 4510,
             Self::Unauthorized => 4500,
             Self::IdentityChanged => 4501,
@@ -95,6 +102,8 @@ impl CloseCode {
             Self::SessionReplaced => "session_replaced",
             Self::RateLimited => "rate_limited",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
+            Self::ClosedByAdmin => "closed_by_admin",
             Self::BadQuery => "bad_query",
             Self::Unauthorized => "unauthorized",
             Self::IdentityChanged => "identity_changed",
@@ -145,10 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn every_code_and_word_stands_once() {
+    fn every_word_stands_once_and_every_code_but_that_of_tokens() {
+        // A client does the same after both, so that clients of before the second one do so too.
+        assert_eq!(CloseCode::TokenRevoked.code(), CloseCode::TokenExpired.code());
         let codes: HashSet<_> = CloseCode::ALL.iter().map(|c| c.code()).collect();
         let words: HashSet<_> = CloseCode::ALL.iter().map(|c| c.reason()).collect();
-        assert_eq!((codes.len(), words.len()), (CloseCode::ALL.len(), CloseCode::ALL.len()));
+        assert_eq!((codes.len(), words.len()), (CloseCode::ALL.len() - 1, CloseCode::ALL.len()));
         assert!(CloseCode::ALL.iter().all(|c| c.reason().len() <= 123), "RFC 6455 section 5.5 leaves 123 bytes for a reason");
     }
 }

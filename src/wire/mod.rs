@@ -4,6 +4,7 @@
 //! service posts ([`notify`], [`batch`], [`cloudevents`]), what a client sends ([`client_frame`]), and what the hub
 //! sends ([`server_frame`], [`close`], [`problem`]).
 
+pub mod access;
 pub mod audit;
 pub mod batch;
 mod borrowed_str;

@@ -83,6 +83,16 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     assert!(!folder.path().join("audit-pending").exists(), "the hub has recorded the notes");
     assert_eq!((member(&hub, "PUT", "ann", hub.key()).await, member(&hub, "DELETE", "ann", hub.key()).await), (200, 200));
     assert_eq!(member(&hub, "PUT", "ann", "rck_no").await, 401);
+    let admin = service_token("operator", Role::Admin);
+    for (path, body) in [
+        ("/api/admin/revocations", json!({ "user_id": "bob", "reason": "lost a laptop" })),
+        ("/api/admin/sessions/close", json!({ "account_id": "7" })),
+    ] {
+        let url = format!("http://{}{path}", hub.address);
+        assert_eq!(http_client().post(url).bearer_auth(&admin).json(&body).send().await.unwrap().status(), 200, "{path}");
+    }
+    let url = format!("http://{}/api/admin/revocations/bob", hub.address);
+    assert_eq!(http_client().delete(url).bearer_auth(&admin).send().await.unwrap().status(), 200);
     let post = hub.post(&note("to be erased").to_user("ann")).await;
     does(&db, &["erase", "--seq", &post.seq.to_string(), "--reason", "case 1"]).await;
     does(&db, &["erase", "--user", "ann", "--reason", "case 2"]).await;
@@ -107,6 +117,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("secret.rotate", vec![("jwt", "started"), ("jwt", "done")]),
         ("secret.forget", vec![("jwt", "started"), ("jwt", "done")]),
         ("secret.change", vec![("jwt", "done")]),
+        ("session.close", vec![("account/7", "done")]),
         ("member.add", vec![("account/7", "done")]),
         ("member.remove", vec![("account/7", "done")]),
         ("notification.erase", vec![("erasure/1", "started"), ("erasure/1", "done")]),
@@ -130,6 +141,11 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     }
     let added = first("member.add");
     assert_eq!((&added["who"], &added["via"], &added["address"]), (&json!("key:shop"), &json!("rest"), &json!("127.0.0.1")));
+    for what in ["user.revoke", "user.lift"] {
+        let act = first(what);
+        assert_eq!((&act["who"], &act["via"], &act["user_id"]), (&json!("token:operator"), &json!("rest"), &json!("bob")), "{act}");
+    }
+    assert_eq!(first("user.revoke")["reason"], "lost a laptop");
     assert!(first("secret.rotate")["details"]["acted_at"].is_string());
     let start = &first("hub.start")["details"];
     assert_eq!((&start["version"], &start["settings"]["RECADO_POLL_INTERVAL"]), (&json!(env!("CARGO_PKG_VERSION")), &json!("2s")));
@@ -164,6 +180,9 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "member.remove",
         "notification.erase",
         "user.erase",
+        "user.lift",
+        "user.revoke",
+        "session.close",
         "admin.request",
         "hub.start",
         "audit.retain",

@@ -343,25 +343,72 @@ fn a_block_that_is_quoted_from_a_program_is_what_the_program_has() {
     }
 }
 
-/// Names and versions of the libraries of `clients/interop`, as its three lists of packages pin them.
-fn tested_libraries() -> Vec<(String, String)> {
-    let folder = root().join("clients/interop");
+/// Names and versions of the packages that a `package.json` pins.
+fn npm_libraries(folder: &Path) -> Vec<(String, String)> {
     let npm: serde_json::Value = serde_json::from_str(&read(&folder.join("package.json"))).unwrap();
-    let npm = npm["dependencies"].as_object().unwrap().iter().map(|(name, version)| (name.clone(), version.as_str().unwrap().to_owned()));
+    let pinned = npm["dependencies"].as_object().unwrap().iter();
+    pinned.map(|(name, version)| (name.clone(), version.as_str().unwrap().to_owned())).collect()
+}
+
+/// Names and versions of the libraries of a test of clients, as its lists of packages pin them.
+fn tested_libraries(test: &str) -> Vec<(String, String)> {
+    let folder = root().join("clients").join(test);
+    let npm = npm_libraries(&folder).into_iter();
     let pip = read(&folder.join("python/requirements.txt"));
     let pip = pip.lines().map(|line| line.split_once("==").expect("exact versions"));
     let go = read(&folder.join("go/go.mod"));
     let go = go.lines().filter_map(|line| line.strip_prefix("require ")?.split_once(" v"));
-    npm.chain(pip.chain(go).map(|(name, version)| (name.to_owned(), version.to_owned()))).collect()
+    let pom = std::fs::read_to_string(folder.join("java/pom.xml")).unwrap_or_default();
+    let element = |text: &str, name: &str| Some(text.split_once(&format!("<{name}>"))?.1.split_once('<')?.0.to_owned());
+    let maven = pom.split("<dependency>").skip(1).filter_map(|text| Some((element(text, "artifactId")?, element(text, "version")?)));
+    npm.chain(pip.chain(go).map(|(name, version)| (name.to_owned(), version.to_owned()))).chain(maven).collect()
 }
 
 #[test]
-fn the_page_of_other_clients_names_the_tested_versions() {
-    let page = read(&root().join("docs/guides/other-clients.md"));
-    let libraries = tested_libraries();
-    assert!(libraries.len() > 12, "{libraries:?}");
-    let missing = libraries.iter().filter(|(name, version)| !page.contains(&format!("`{name}` {version}")));
-    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "missing in docs/guides/other-clients.md");
+fn pages_that_name_libraries_name_the_tested_versions() {
+    for (test, page, at_least) in [("interop", "other-clients.md", 13), ("tokens", "identity-services.md", 7)] {
+        let text = read(&root().join("docs/guides").join(page));
+        let libraries = tested_libraries(test);
+        assert!(libraries.len() >= at_least, "{libraries:?}");
+        let missing = libraries.iter().filter(|(name, version)| !text.contains(&format!("`{name}` {version}")));
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "missing in docs/guides/{page}");
+    }
+    // The SDKs are those of the pages, their types, and what compiles and runs them.
+    let page = read(&root().join("docs/guides/identity-frontend.md"));
+    let sdks: Vec<(String, String)> = npm_libraries(&root().join("clients/sign-in"));
+    let sdks = sdks.iter().filter(|(name, _)| !name.starts_with("@types/") && !name.starts_with("react") && name != "typescript");
+    let missing: Vec<_> = sdks.filter(|(name, version)| !page.contains(&format!("`{name}` {version}"))).collect();
+    assert_eq!(missing, Vec::<&(String, String)>::new(), "missing in docs/guides/identity-frontend.md");
+}
+
+#[test]
+fn the_reasons_for_a_refused_token_are_texts_of_the_hub() {
+    let page = read(&root().join("docs/guides/identity-frontend.md"));
+    let (_, section) = page.split_once("\n## If the hub refuses the token\n").expect("the section");
+    let reasons: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).skip(1).collect();
+    assert!(reasons.len() > 6, "{reasons:?}");
+    let sources: String = std::fs::read_dir(root().join("src/identity")).unwrap().map(|file| read(&file.unwrap().path())).collect();
+    let unknown: Vec<_> = reasons.iter().filter(|reason| !sources.contains(**reason)).collect();
+    assert_eq!(unknown, Vec::<&&str>::new(), "docs/guides/identity-frontend.md: the hub says none of these");
+}
+
+/// Names of counters and times in a text.
+fn metrics_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("recado_") && (word.ends_with("_total") || word.ends_with("_seconds")))
+}
+
+#[test]
+fn metrics_that_pages_name_exist() {
+    let known = read(&root().join("docs/reference/metrics.md"));
+    let known: Vec<&str> = metrics_in(&known).collect();
+    let mut unknown = Vec::new();
+    // The changelog names old ones.
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let text = read(page);
+        unknown.extend(metrics_in(&text).filter(|name| !known.contains(name)).map(|name| format!("{}: {name}", page.display())));
+    }
+    assert_eq!(unknown, Vec::<String>::new(), "not in docs/reference/metrics.md");
 }
 
 /// Longest line of prose, in characters. Tables, code, headings and links of a line of their own may be longer.

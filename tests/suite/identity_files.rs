@@ -1,7 +1,7 @@
 //! Promise: the identity file that the guide shows for a provider accepts the tokens of that provider.
 //!
-//! The files are read from docs/guides/identity.md. The tokens have the shape of the real ones: headers, claims and
-//! lifetimes as each provider documents them.
+//! The files are read from the guides for operators and for services. The tokens have the shape of the real ones:
+//! headers, claims and lifetimes as each provider documents them.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 use super::support::issuer::{IssuerKey, KeyServer, now};
 use super::support::*;
 
-/// The example of this name: a `toml` block of the guide that begins with `# NAME.toml`.
+/// The example of this name: a `toml` block of a guide that begins with `# NAME.toml`.
 fn example(name: &str) -> String {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/identity.md")).unwrap();
+    let page = ["identity.md", "identity-services.md"]
+        .map(|page| std::fs::read_to_string(format!("{}/docs/guides/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap())
+        .concat();
     let begin = format!("```toml\n# {name}.toml\n");
-    let (_, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("the guide has no example {name}.toml"));
+    let (_, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("the guides have no example {name}.toml"));
     rest.split_once("```").unwrap().0.to_owned()
 }
 
@@ -185,4 +187,81 @@ async fn tokens_shaped_as_those_of_real_providers_are_accepted_by_the_files_of_t
     first.close().await;
     hub.post(&note("while away").to_user("auth0|507f1f77bcf86cd799439011")).await;
     assert_eq!(auth0.connect(&hub).await.until("while away").await.len(), 1, "it resumes by its position");
+}
+
+/// An issuer that makes tokens for services: its example, and the claims of a service's token without the role.
+fn service_cases() -> Vec<(&'static str, Value)> {
+    let (iat, hour) = (now(), now() + 3600);
+    vec![
+        (
+            "auth0-services",
+            json!({
+                "iss": "https://example.eu.auth0.com/", "sub": "my_service_id@clients", "aud": "https://hub.example.com", "iat": iat,
+                "exp": iat + 86_400, "gty": "client-credentials", "azp": "my_service_id"
+            }),
+        ),
+        (
+            "keycloak-services",
+            json!({
+                "exp": iat + 300, "iat": iat, "iss": "https://sso.example.com/realms/shop", "aud": ["recado", "account"],
+                "sub": "5b1d5a0e-3b0a-4d8c-9d6f-2d6d1a4a6a5e", "typ": "Bearer", "azp": "shop-api", "client_id": "shop-api",
+                "preferred_username": "service-account-shop-api", "scope": "profile email"
+            }),
+        ),
+        (
+            "cognito-services",
+            json!({
+                "sub": "9exampleservice", "token_use": "access", "scope": "hub/post", "auth_time": iat, "exp": hour, "iat": iat,
+                "iss": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_example", "version": 2,
+                "jti": "aaaaaaaa-bbbb-cccc-dddd-example", "client_id": "9exampleservice"
+            }),
+        ),
+        ("fastapi-services", json!({"user_id": "shop-api", "exp": hour})),
+    ]
+}
+
+/// The claim that holds the role, as the example says.
+fn role_claim(file: &str) -> &str {
+    file.lines().find_map(|line| line.strip_prefix("role = \"")).map_or("recado_role", |rest| rest.trim_end_matches('"'))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_post_with_the_tokens_of_their_provider_by_the_files_of_the_guide() {
+    let db = TestDb::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "the-secret-of-the-fastapi-backend-0123456789";
+    let secret_file = folder.path().join("secret");
+    std::fs::write(&secret_file, secret).unwrap();
+    std::fs::set_permissions(&secret_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let key = IssuerKey::new(Algorithm::RS256, "k");
+    let server = KeyServer::start(&[&key]).await;
+    let (mut trusting, mut distrusting) = (String::new(), String::new());
+    for (name, _) in service_cases() {
+        let mut text = example(name).replace("/run/secrets/backend-jwt", secret_file.to_str().unwrap());
+        if let Some(url) = text.lines().find(|line| line.starts_with("jwks_url = ")).map(str::to_owned) {
+            text = text.replace(&url, &format!("jwks_url = \"{}\"", server.url()));
+        }
+        assert!(text.contains("\nroles = true\n"), "{name}");
+        distrusting.push_str(&text.replace("\nroles = true\n", "\n"));
+        trusting.push_str(&text);
+    }
+    for (file, with_role, expected) in [(&trusting, true, 201), (&distrusting, true, 401), (&trusting, false, 403)] {
+        let path = folder.path().join("identity.toml");
+        std::fs::write(&path, file).unwrap();
+        let hub = TestHub::on(&db).with("RECADO_IDENTITY_FILE", path.to_str().unwrap()).start().await;
+        eventually("the hub has all keys", PATIENCE, async || hub.is_ready().await.then_some(())).await;
+        for (name, mut claims) in service_cases() {
+            if with_role {
+                claims[role_claim(&example(name))] = json!("service");
+            }
+            let token = if name.starts_with("fastapi") {
+                let backend = EncodingKey::from_secret(secret.as_bytes()).unwrap();
+                jsonwebtoken::encode(&Header::default(), &claims, &backend).unwrap()
+            } else {
+                key.sign_text(&json!({"alg": "RS256", "typ": "JWT", "kid": "k"}).to_string(), &claims.to_string())
+            };
+            let answer = hub.post_as(&token, &note(name).to_user("42")).await.unwrap();
+            assert_eq!(answer.status, expected, "{name}, with a role: {with_role}: {}", answer.body);
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod access;
 mod acks;
 mod analysts;
 mod answers;

@@ -8,7 +8,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 
 /** Entry points and the most bytes of each, gzipped; react and compat come on top of the core. README.md says why not 8 KiB. */
-const LIMITS = { index: 9.5 * 1024, react: 1552, compat: 1536 };
+const LIMITS = { index: 9.6 * 1024, react: 1552, compat: 1536 };
 const problems = [];
 
 function run(name, ...args) {

@@ -333,7 +333,7 @@ export class RecadoClient {
         this.#group?.say({ w: 'refused', id, code: error.code, message: error.message });
       },
       ackable: () => this.#acks.ready(this.#o.ack ?? 'auto'),
-      postAck: (seq) => this.#request('api/notifications/ack', {}, { client_id: clientId, seq }),
+      post: (path, body) => this.#request(path, {}, body),
     });
   }
 

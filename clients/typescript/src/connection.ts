@@ -30,7 +30,8 @@ export interface ConnectionHost {
   refused(id: string, error: RecadoError): void;
   /** Highest number that may be acknowledged; 0 for none. */
   ackable(): number;
-  postAck(seq: number): Promise<void>;
+  /** Posts to a path of the hub, with the present token. */
+  post(path: string, body: object): Promise<unknown>;
 }
 
 /** Longest wait for the first frame. */
@@ -91,6 +92,7 @@ export function openConnection(host: ConnectionHost): Connection {
   let messages = 0;
   let upAt = 0;
   let heartbeatMs = 30_000;
+  let session = '';
   let acked = 0;
   let posting = false;
   let pingedAt = 0;
@@ -187,7 +189,7 @@ export function openConnection(host: ConnectionHost): Connection {
       acked = seq;
       scheduleAck();
     };
-    host.postAck(seq).then(posted, (error: RecadoError) => {
+    host.post('api/notifications/ack', { client_id: host.clientId, seq }).then(posted, (error: RecadoError) => {
       posting = false;
       if (run !== runs) return;
       if (!error.retryable) host.error(error);
@@ -274,6 +276,7 @@ export function openConnection(host: ConnectionHost): Connection {
     upAt = Date.now();
     acked = 0;
     heartbeatMs = hello.heartbeat_ms;
+    session = hello.session_id;
     sendCommands();
   }
 
@@ -301,7 +304,7 @@ export function openConnection(host: ConnectionHost): Connection {
     after('refresh', Math.max(0, afterMs), () => void refresh());
   }
 
-  /** Replaces the token: in band by WebSocket, by a reconnect on SSE, which has no way back to the hub. */
+  /** Replaces the token: in band by WebSocket, by a request on SSE, which has no way back to the hub. */
   async function refresh(): Promise<void> {
     const signal = abort?.signal;
     const run = runs;
@@ -312,9 +315,11 @@ export function openConnection(host: ConnectionHost): Connection {
       if (run !== runs) return;
       if (token === null) return finish('unauthorized', 'no_token');
       if (link?.send({ type: 'auth', token })) return;
-      breakNow('expiring');
+      await host.post(`api/session/${session}/auth`, {});
     } catch (error) {
       if (run !== runs) return;
+      // Other accounts, or a hub of before that route: a new connection takes the token.
+      if (!(error as RecadoError).retryable) return breakNow('expiring');
       host.error(error as RecadoError);
       refreshSoon(REPEAT_MS);
     }

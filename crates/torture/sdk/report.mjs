@@ -2,13 +2,26 @@
 import { createHash } from 'node:crypto';
 import { writeSync } from 'node:fs';
 
+/** Nothing wakes who waits here: a wait is a pause of the whole thread. */
+const pause = new Int32Array(new SharedArrayBuffer(4));
+
 /**
  * Writes a fact. It is in the pipe when the call returns, so the facts of all threads are in the order in which they
  * happened, and a thread that is killed afterwards has reported it. A line has less than 4 KiB: the kernel does not mix
  * such lines of several threads.
  */
 export function report(fact) {
-  writeSync(1, `${JSON.stringify(fact)}\n`);
+  const line = `${JSON.stringify(fact)}\n`;
+  for (;;) {
+    try {
+      writeSync(1, line);
+      return;
+    } catch (error) {
+      // The pipe is full: its reader had no processor for a moment. The kernel took all of the line or nothing.
+      if (error.code !== 'EAGAIN') throw error;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+  }
 }
 
 /** JSON with sorted keys: two texts of the same values are equal. */

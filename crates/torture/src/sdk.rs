@@ -212,10 +212,18 @@ impl SdkDevices {
         Ok(self.stdin.write_all(b"{\"do\":\"stay\"}\n").await?)
     }
 
+    /// Returns when the program ends by itself, which it never should.
+    pub async fn died(&mut self) -> RunError {
+        match self.child.wait().await {
+            Ok(status) => format!("the Node program of the SDK devices ended too early: {status}; see sdk.log").into(),
+            Err(error) => error.into(),
+        }
+    }
+
     /// Ends the program. An error: it had ended before.
     pub async fn end(mut self) -> Result<(), RunError> {
-        if let Some(status) = self.child.try_wait()? {
-            return Err(format!("the Node program of the SDK devices ended too early: {status}; see sdk.log").into());
+        if self.child.try_wait()?.is_some() {
+            return Err(self.died().await);
         }
         self.ends.store(true, Ordering::SeqCst);
         drop(self.stdin);

@@ -187,7 +187,14 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
     watching.spawn(machine::watch_the_others(Arc::clone(&stage)));
     watching.spawn(machine::watch_the_hubs(Arc::clone(&stage)));
     let until = Instant::now() + Duration::from_secs(plan.seconds);
-    let outcome = disturb(plan, &stage, until).await;
+    let outcome = match sdk.as_mut() {
+        // What a run sees of the others for the rest of its time would be no result.
+        Some(sdk) => tokio::select! {
+            outcome = disturb(plan, &stage, until) => outcome,
+            died = sdk.died() => Err(died),
+        },
+        None => disturb(plan, &stage, until).await,
+    };
     let outcome = match outcome {
         Ok(()) => finish(&stage, &mut writers, sdk.as_mut()).await,
         broken => broken,

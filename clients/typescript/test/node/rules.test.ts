@@ -209,8 +209,8 @@ describe.each(TRANSPORTS)('by %s', (transport) => {
     await one.untilState('live');
     expect(one.asked).toEqual(['first', 'expiring']);
     const sessions = (await hub.connections(user)).map((c) => c.sessionId);
-    if (transport === 'websocket') expect(sessions).toEqual([session]);
-    else expect(one.states).toEqual(['connecting', 'replaying', 'live', 'connecting', 'replaying', 'live']);
+    expect(sessions).toEqual([session]);
+    expect(one.states).toEqual(['connecting', 'replaying', 'live']);
   });
 
   test('rule 7: a hub that stops says when to come back', async () => {

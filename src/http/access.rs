@@ -1,0 +1,72 @@
+//! Serves the routes that take access back: revocations of users, and the closing of sessions.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::auth::actor;
+use super::problems::RefusedRequest;
+use super::query::{QueryPairs, no_store, pairs};
+use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
+use super::state::HubState;
+use crate::domain::UserId;
+use crate::store::access::{self, ListedRevocation, SessionsOf};
+use crate::wire::access::{CloseBody, RevocationBody};
+use crate::wire::member::MembersQuery;
+use crate::wire::problem::{FieldError, Problem};
+use crate::wire::server_frame::timestamp;
+
+/// `POST /api/admin/revocations`.
+pub async fn revoke(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
+    let caller = hub.auth.admin(&headers).await?;
+    media(&headers, &[Media::Json])?;
+    let RevocationBody { user, before, reason } = RevocationBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
+    let not_before = access::revoke(&hub.reader, &user, before, &reason, &actor(&headers, &caller)).await?;
+    tracing::info!(by = caller.name, "revoked a user");
+    Ok((no_store(), Json(json!({ "success": true, "user_id": user, "not_before": timestamp(not_before) }))).into_response())
+}
+
+/// `DELETE /api/admin/revocations/{user}`.
+pub async fn lift(State(hub): State<Arc<HubState>>, Path(user): Path<String>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
+    let caller = hub.auth.admin(&headers).await?;
+    let user = UserId::parse(&user).map_err(|error| {
+        let errors = vec![FieldError::new("/user", error.to_string())];
+        Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors)
+    })?;
+    let lifted = access::lift(&hub.reader, &user, &actor(&headers, &caller)).await?;
+    tracing::info!(by = caller.name, lifted, "lifted a revocation");
+    Ok((no_store(), Json(json!({ "success": true, "user_id": user, "lifted": lifted }))).into_response())
+}
+
+/// `GET /api/admin/revocations`.
+pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
+    hub.auth.admin(&headers).await?;
+    let MembersQuery { after, limit } = MembersQuery::parse(&pairs(query)?)?;
+    // One more tells whether another page follows.
+    let mut found = access::list(&hub.reader, after.as_ref(), limit + 1).await?;
+    let is_last = i64::try_from(found.len()).is_ok_and(|found| found <= limit);
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next = if is_last { None } else { found.last().map(|revocation| revocation.user.clone()) };
+    let listed = |ListedRevocation { user, not_before, reason, by, at }: &ListedRevocation| json!({ "user_id": user, "not_before": timestamp(*not_before), "reason": reason, "revoked_by": by, "revoked_at": timestamp(*at) });
+    let answer = json!({ "revocations": found.iter().map(listed).collect::<Vec<_>>(), "next": next });
+    Ok((no_store(), Json(answer)).into_response())
+}
+
+/// `POST /api/admin/sessions/close`.
+pub async fn close(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
+    let caller = hub.auth.admin(&headers).await?;
+    media(&headers, &[Media::Json])?;
+    let sessions = match CloseBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)? {
+        CloseBody::Session(session) => SessionsOf::Session(session),
+        CloseBody::User(user) => SessionsOf::User(user),
+        CloseBody::Account(account) => SessionsOf::Account(account),
+    };
+    let open = access::close(&hub.reader, &sessions, &actor(&headers, &caller)).await?;
+    tracing::info!(by = caller.name, open, "closes sessions");
+    Ok((no_store(), Json(json!({ "success": true, "sessions": open }))).into_response())
+}

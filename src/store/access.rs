@@ -1,0 +1,304 @@
+//! Reads and writes changes of access, and newer tokens for streams.
+//!
+//! `migrations/V20__access.sql` defines the tables. Each hub applies the changes in the order of their revisions.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreError;
+use super::database::Reader;
+use super::repeated_read::again_if_lost;
+use super::time_limit::{ASK_LIMIT, limited};
+use crate::domain::audit::Actor;
+use crate::domain::{AccountId, InstanceId, KeyTag, SessionId, TokenOrigin, UserId};
+
+/// The NOTIFY that tells of a change, or of a newer token.
+pub const ACCESS_CHANGED: &str = "access";
+/// Most changes that one read returns. The next read returns the next ones.
+const CHANGES_AT_ONCE: i64 = 1000;
+
+/// What a hub has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessChange {
+    /// Refuse the user's tokens that were issued before this time, and close their connections.
+    RevokeUser(UserId, DateTime<Utc>),
+    LiftRevocation(UserId),
+    Close(SessionsOf),
+    /// Ask for every service key again.
+    ChangeKeys,
+}
+
+/// Which sessions are to be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionsOf {
+    Session(SessionId),
+    User(UserId),
+    Account(AccountId),
+}
+
+impl SessionsOf {
+    /// The kind in the database, and the text of the id.
+    fn parts(&self) -> (&'static str, String) {
+        match self {
+            Self::Session(session) => ("session", session.to_string()),
+            Self::User(user) => ("user", user.to_string()),
+            Self::Account(account) => ("account", account.to_string()),
+        }
+    }
+}
+
+/// Changes that were read, and the revision of the last one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AccessChanges {
+    Next(i64, Vec<AccessChange>),
+    /// The changes since the last read are no longer kept, or the database is an older one: read [`everything`].
+    Lost,
+}
+
+/// Reads the changes above a revision.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn changes(connection: &mut PgConnection, after: i64) -> Result<AccessChanges, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT s.revision AS "last!", c.revision AS "revision?", c.kind AS "kind?", c.subject AS "subject?", c.not_before
+             FROM recado.access_state s
+             LEFT JOIN (SELECT * FROM recado.access_change WHERE revision > $1 ORDER BY revision LIMIT $2) c ON true
+            ORDER BY c.revision"#,
+        after,
+        CHANGES_AT_ONCE,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let last = rows.first().map_or(0, |row| row.last);
+    let (mut at, mut changes) = (after, Vec::new());
+    for row in rows {
+        let (Some(revision), Some(kind), Some(subject)) = (row.revision, row.kind, row.subject) else { continue };
+        if revision != at + 1 {
+            return Ok(AccessChanges::Lost);
+        }
+        at = revision;
+        match change(&kind, &subject, row.not_before) {
+            Some(change) => changes.push(change),
+            // Of a newer hub. Ids were checked when the change was written.
+            None => tracing::warn!(revision, kind, "unknown access change; passed over"),
+        }
+    }
+    let is_behind = at == after && last != after;
+    Ok(if is_behind { AccessChanges::Lost } else { AccessChanges::Next(at, changes) })
+}
+
+fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>) -> Option<AccessChange> {
+    let user = || UserId::parse(subject).ok();
+    Some(match kind {
+        "revoke_user" => AccessChange::RevokeUser(user()?, not_before?),
+        "lift_revocation" => AccessChange::LiftRevocation(user()?),
+        "close_session" => AccessChange::Close(SessionsOf::Session(SessionId(Uuid::parse_str(subject).ok()?))),
+        "close_user" => AccessChange::Close(SessionsOf::User(user()?)),
+        "close_account" => AccessChange::Close(SessionsOf::Account(AccountId::parse(subject).ok()?)),
+        "change_keys" => AccessChange::ChangeKeys,
+        _ => return None,
+    })
+}
+
+/// All revocations, and the revision up to which they hold.
+#[derive(Debug, Default)]
+pub struct AllRevocations {
+    pub revision: i64,
+    pub users: Vec<(UserId, DateTime<Utc>)>,
+}
+
+/// Reads all revocations.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn everything(connection: &mut PgConnection) -> Result<AllRevocations, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT s.revision, r.user_id AS "user_id?", r.not_before AS "not_before?"
+             FROM recado.access_state s LEFT JOIN recado.revocation r ON true"#
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let revision = rows.first().map_or(0, |row| row.revision);
+    let users = rows.into_iter().filter_map(|row| Some((UserId::parse(&row.user_id?).ok()?, row.not_before?)));
+    Ok(AllRevocations { revision, users: users.collect() })
+}
+
+/// Refuses the user's tokens that were issued before a time; `None` means now, by the database's clock. Returns the
+/// time that counts: an earlier revocation of the user may refuse more.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn revoke(
+    reader: &Reader,
+    user: &UserId,
+    before: Option<DateTime<Utc>>,
+    reason: &str,
+    actor: &Actor,
+) -> Result<DateTime<Utc>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let revoked = sqlx::query_scalar!(
+        r#"SELECT recado.revoke_user($1, $2, $3, $4, $5, $6) AS "not_before!""#,
+        user.as_str(),
+        before,
+        reason,
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let not_before = limited(ASK_LIMIT, revoked.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(not_before)
+}
+
+/// Lifts a revocation. Returns whether there was one.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn lift(reader: &Reader, user: &UserId, actor: &Actor) -> Result<bool, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let lifted = sqlx::query_scalar!(
+        r#"SELECT recado.lift_revocation($1, $2, $3, $4) AS "lifted!""#,
+        user.as_str(),
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let lifted = limited(ASK_LIMIT, lifted.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(lifted)
+}
+
+/// Closes sessions on all hubs. Returns how many were open, as far as the hubs have stored them.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn close(reader: &Reader, sessions: &SessionsOf, actor: &Actor) -> Result<i64, StoreError> {
+    let (kind, subject) = sessions.parts();
+    let mut checkout = reader.checkout().await?;
+    let closed = sqlx::query_scalar!(
+        r#"SELECT recado.close_sessions($1, $2, $3, $4, $5) AS "open!""#,
+        kind,
+        subject,
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let open = limited(ASK_LIMIT, closed.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(open)
+}
+
+/// A revocation in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRevocation {
+    pub user: String,
+    pub not_before: DateTime<Utc>,
+    pub reason: String,
+    pub by: String,
+    pub at: DateTime<Utc>,
+}
+
+/// Lists revocations in the order of their users, after `after`, at most `most`.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn list(reader: &Reader, after: Option<&UserId>, most: i64) -> Result<Vec<ListedRevocation>, StoreError> {
+    again_if_lost(reader, || async {
+        let mut checkout = reader.checkout().await?;
+        let rows = sqlx::query_as!(
+            ListedRevocation,
+            r#"SELECT user_id AS "user", not_before, reason, revoked_by AS by, revoked_at AS at FROM recado.revocation
+                WHERE user_id > $1 ORDER BY user_id LIMIT $2"#,
+            after.map_or("", |user| user.as_str()),
+            most,
+        )
+        .fetch_all(checkout.connection());
+        let rows = limited(ASK_LIMIT, rows).await?;
+        checkout.done();
+        Ok(rows)
+    })
+    .await
+}
+
+/// A newer token for an open stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRenewal {
+    pub session: SessionId,
+    pub user: UserId,
+    pub expires_at: DateTime<Utc>,
+    pub origin: TokenOrigin,
+}
+
+/// What became of a newer token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenewalOutcome {
+    /// The hub that serves the session will take it.
+    Left,
+    /// No open session of this user has this id.
+    Unknown,
+    /// The session has other accounts by its token.
+    OtherAccounts,
+}
+
+/// Leaves a newer token for the hub that serves the session. Of several, the last one counts.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[AccountId]) -> Result<RenewalOutcome, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let accounts: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+    let row = sqlx::query!(
+        r#"WITH found AS (
+               SELECT s.instance_id, s.account_ids @> $3 AND s.account_ids <@ $3 AS has_accounts
+                 FROM recado.session s WHERE s.session_id = $1 AND s.user_id = $2 AND s.ended_at IS NULL),
+           left_there AS (
+               INSERT INTO recado.token_renewal AS r (session_id, instance_id, user_id, expires_at, issued_at, key_tag)
+               SELECT $1, f.instance_id, $2, $4, $5, $6 FROM found f WHERE f.has_accounts
+               ON CONFLICT (session_id) DO UPDATE
+                  SET instance_id = excluded.instance_id, expires_at = excluded.expires_at, issued_at = excluded.issued_at,
+                      key_tag = excluded.key_tag, made_at = excluded.made_at)
+           SELECT has_accounts AS "has_accounts!", pg_notify('recado', $7) IS NULL AS told FROM found"#,
+        renewal.session.0,
+        renewal.user.as_str(),
+        &accounts,
+        renewal.expires_at,
+        renewal.origin.issued_at,
+        renewal.origin.key.map(|KeyTag(tag)| i64::from(tag)),
+        ACCESS_CHANGED,
+    )
+    .fetch_optional(checkout.connection());
+    let row = limited(ASK_LIMIT, row).await?;
+    checkout.done();
+    Ok(match row.map(|row| row.has_accounts) {
+        None => RenewalOutcome::Unknown,
+        Some(false) => RenewalOutcome::OtherAccounts,
+        Some(true) => RenewalOutcome::Left,
+    })
+}
+
+/// Takes the newer tokens that were left for this hub, and removes those that their hub did not take within a minute.
+///
+/// # Errors
+/// When the database is unavailable or slow. Tokens of a lost answer are lost; their streams end with the older ones.
+pub async fn take_renewals(connection: &mut PgConnection, instance: InstanceId) -> Result<Vec<TokenRenewal>, StoreError> {
+    let rows = sqlx::query!(
+        r#"DELETE FROM recado.token_renewal WHERE instance_id = $1 OR made_at < clock_timestamp() - interval '1 minute'
+           RETURNING session_id, user_id, expires_at, issued_at, key_tag, instance_id = $1 AS "is_ours!""#,
+        instance.0
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let renewal = |session: Uuid, user: &str, expires_at, issued_at, key: Option<i64>| {
+        let key = key.and_then(|tag| u32::try_from(tag).ok()).map(KeyTag);
+        Some(TokenRenewal {
+            session: SessionId(session),
+            user: UserId::parse(user).ok()?,
+            expires_at,
+            origin: TokenOrigin { key, issued_at },
+        })
+    };
+    let ours = rows.into_iter().filter(|row| row.is_ours);
+    Ok(ours.filter_map(|row| renewal(row.session_id, &row.user_id, row.expires_at, row.issued_at, row.key_tag)).collect())
+}

@@ -1,0 +1,141 @@
+//! Reads requests that take access back.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::problem::{FieldError, Problem};
+use crate::domain::{AccountId, SessionId, UserId};
+
+/// Longest reason, in characters.
+const REASON_MAX: usize = 500;
+
+/// The body of `POST /api/admin/revocations`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RevocationBody {
+    pub user: UserId,
+    /// `None`: now.
+    pub before: Option<DateTime<Utc>>,
+    pub reason: String,
+}
+
+/// Whose sessions the body of `POST /api/admin/sessions/close` names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CloseBody {
+    Session(SessionId),
+    User(UserId),
+    Account(AccountId),
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], form: &str) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            Problem::new(422, "invalid_field", format!("the body is {form} and nothing else"))
+        } else {
+            Problem::new(400, "malformed_json", format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
+        }
+    })
+}
+
+fn broken(errors: Vec<FieldError>) -> Problem {
+    Problem::new(422, "invalid_field", "the body breaks the rules listed in errors").with_errors(errors)
+}
+
+impl RevocationBody {
+    /// Reads `{"user_id":"…","before":"2026-11-29T12:00:00Z","reason":"…"}`; the last two may be absent.
+    ///
+    /// # Errors
+    /// 400 for malformed JSON, 422 with every broken rule.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            user_id: String,
+            before: Option<String>,
+            reason: Option<String>,
+        }
+        let Fields { user_id, before, reason } = read(body, r#"{"user_id":"…","before":"…","reason":"…"}"#)?;
+        let mut errors = Vec::new();
+        let user = UserId::parse(&user_id).map_err(|error| errors.push(FieldError::new("/user_id", error.to_string())));
+        let before = before.as_deref().map(time).transpose();
+        let before = before.map_err(|detail| errors.push(FieldError::new("/before", detail)));
+        let reason = reason.unwrap_or_default();
+        if reason.chars().count() > REASON_MAX || reason.contains('\0') {
+            errors.push(FieldError::new("/reason", format!("must have at most {REASON_MAX} characters, and no NUL")));
+        }
+        match (user, before) {
+            (Ok(user), Ok(before)) if errors.is_empty() => Ok(Self { user, before, reason }),
+            _ => Err(broken(errors)),
+        }
+    }
+}
+
+/// Reads a time of RFC 3339 with the precision of the database.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc)).ok();
+    // The database has years up to 294276, RFC 3339 up to 9999.
+    time.ok_or_else(|| "must be a time such as 2026-11-29T12:00:00Z (RFC 3339)".to_owned())
+}
+
+impl CloseBody {
+    /// Reads `{"session_id":"…"}`, `{"user_id":"…"}` or `{"account_id":"…"}`.
+    ///
+    /// # Errors
+    /// 400 for malformed JSON, 422 for any other body.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            session_id: Option<String>,
+            user_id: Option<String>,
+            account_id: Option<String>,
+        }
+        let fields = read(body, r#"{"session_id":"…"}, {"user_id":"…"} or {"account_id":"…"}"#)?;
+        let wrong = |name: &str, detail: &str| broken(vec![FieldError::new(format!("/{name}"), detail.to_owned())]);
+        match fields {
+            Fields { session_id: Some(id), user_id: None, account_id: None } => {
+                Uuid::parse_str(&id).map(|id| Self::Session(SessionId(id))).map_err(|_| wrong("session_id", "must be a UUID"))
+            }
+            Fields { session_id: None, user_id: Some(id), account_id: None } => {
+                UserId::parse(&id).map(Self::User).map_err(|error| wrong("user_id", &error.to_string()))
+            }
+            Fields { session_id: None, user_id: None, account_id: Some(id) } => {
+                AccountId::parse(&id).map(Self::Account).map_err(|error| wrong("account_id", &error.to_string()))
+            }
+            _ => Err(Problem::new(422, "invalid_field", "the body must have exactly one of session_id, user_id and account_id")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_names_a_user_and_perhaps_a_time_and_a_reason() {
+        let read = |text: &str| RevocationBody::parse(text.as_bytes());
+        let whole = read(r#"{"user_id":"ann","before":"2026-11-29T13:00:00+01:00","reason":"left"}"#).unwrap();
+        assert_eq!((whole.user.as_str(), whole.reason.as_str()), ("ann", "left"));
+        assert_eq!(whole.before.unwrap().to_rfc3339(), "2026-11-29T12:00:00+00:00");
+        let short = read(r#"{"user_id":"ann"}"#).unwrap();
+        assert_eq!((short.before, short.reason.as_str()), (None, ""));
+        for (text, status) in [("", 400), ("[]", 422), ("{}", 422), (r#"{"user_id":7}"#, 422), (r#"{"user_id":"ann","x":1}"#, 422)] {
+            assert_eq!(read(text).unwrap_err().status, status, "{text}");
+        }
+        let all = read(&format!(r#"{{"user_id":"a b","before":"soon","reason":"{}"}}"#, "x".repeat(501))).unwrap_err();
+        assert_eq!(all.errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), ["/user_id", "/before", "/reason"]);
+    }
+
+    #[test]
+    fn sessions_are_closed_by_one_id() {
+        let read = |text: &str| CloseBody::parse(text.as_bytes());
+        assert_eq!(read(r#"{"user_id":"ann"}"#), Ok(CloseBody::User(UserId::parse("ann").unwrap())));
+        assert_eq!(read(r#"{"account_id":"7"}"#), Ok(CloseBody::Account(AccountId::parse("7").unwrap())));
+        assert!(matches!(read(r#"{"session_id":"01a22930-4bdb-7001-9423-bfcc54f7d963"}"#), Ok(CloseBody::Session(_))));
+        for bad in
+            [r#"{}"#, r#"{"user_id":"ann","account_id":"7"}"#, r#"{"session_id":"1"}"#, r#"{"user_id":"a b"}"#, r#"{"account_id":""}"#]
+        {
+            assert_eq!(read(bad).unwrap_err().status, 422, "{bad}");
+        }
+    }
+}
