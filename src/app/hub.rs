@@ -17,8 +17,8 @@ use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::http::{
-    Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins, Server,
-    ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, router,
+    Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates, Origins,
+    Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, router,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -197,7 +197,10 @@ impl<'a> HubBuilder<'a> {
             tasks.essential(TaskName::PrivateServer, startup::keep(keeper, stop_following.clone()));
         }
         let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
-        tasks.essential(TaskName::Maintenance, maintenance::run(database, instance, address.to_string(), memory, stop_following));
+        tasks.essential(
+            TaskName::Maintenance,
+            maintenance::run(database, instance, address.to_string(), memory, hub.auth.key_uses(), stop_following),
+        );
         for BoundListener { server, address, side } in listeners {
             tracing::info!(%address, ?side, %instance, "serving");
             tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
@@ -336,6 +339,7 @@ fn hub(
             .reached_at(config.public_origin.clone())
             .on_loopback(config.bind.is_loopback()),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
+        key_rates: KeyRates::default(),
         user_rates: NameRates::new("request", config.user_rate, config.user_rate),
         ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),

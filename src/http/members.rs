@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, no_store, pairs};
+use super::scopes::check_member;
 use super::state::HubState;
 use crate::domain::{Audience, BodyHash, MEMBER_TYPE, MemberChange, MemberOp, NewNotification, NotificationId, ServiceCaller};
 use crate::log::appender::DEADLINE;
@@ -47,6 +48,7 @@ async fn change(
     check_rate(hub, &caller)?;
     let (account, user) = member::ids(&account, Some(&user))?;
     let Some(user) = user else { unreachable!("the path names a user") };
+    check_member(&caller, &account, Some(&user))?;
     let change = MemberChange { op, user, account };
     let receipt = hub.appender.append(row(&change, &caller), deadline).await?;
     let answer = json!({
@@ -86,6 +88,7 @@ pub async fn list_members(
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let (account, _) = member::ids(&account, None)?;
+    check_member(&caller, &account, None)?;
     let MembersQuery { after, limit } = MembersQuery::parse(&pairs(query)?)?;
     // One more tells whether another page follows.
     let mut found = members::of_account(&hub.reader, &account, after.as_ref(), limit + 1).await?;
