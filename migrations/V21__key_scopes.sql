@@ -1,7 +1,7 @@
 -- Limits what a service key and a login that posts in SQL may do.
 
--- The defaults limit nothing: a key that exists, and a key that an earlier version creates, keeps all its rights. A list
--- that is NULL does not limit.
+-- The defaults limit nothing: a key that exists, and a key that an earlier version creates, keeps all its rights. A
+-- list that is NULL does not limit.
 ALTER TABLE recado.service_key
     -- Types that may be posted. A `*` at the end stands for any rest.
     ADD COLUMN types text[] CONSTRAINT types_are_a_list CHECK (cardinality(types) BETWEEN 1 AND 1000 AND array_position(types, NULL) IS NULL),
@@ -50,7 +50,7 @@ COMMENT ON TABLE recado.producer_scope IS 'What a login may post with recado.not
 REVOKE ALL ON recado.producer_scope FROM PUBLIC;
 
 -- Raises RC016 if the login lacks a scope, and RC017 if its rights have expired. The rules are those of service keys
--- (src/domain/scopes.rs). p_type: NULL for a membership change. p_users: the users that are named; a single NULL for none.
+-- (src/domain/scopes.rs). p_type: NULL for a membership change. p_users: the users that are named, or a single NULL.
 CREATE FUNCTION recado.check_producer(
     p_call text, p_type text, p_everyone boolean, p_account text, p_users text[], p_is_list boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -67,6 +67,7 @@ mod retention;
 mod returning;
 mod roles;
 mod rolled_back;
+mod scopes;
 mod secrets;
 mod sessions;
 mod shared_ids;
