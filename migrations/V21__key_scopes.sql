@@ -324,7 +324,8 @@ BEGIN
     RETURN id;
 END $$;
 
--- Lets a login post in SQL, and change memberships if p_members. Called by an administrator's command.
+-- Lets a login post in SQL, and with p_members change memberships. Takes nothing that the login has. Called by an
+-- administrator's command.
 CREATE FUNCTION recado.grant_producer(p_login text, p_members boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -336,8 +337,6 @@ BEGIN
     EXECUTE format('GRANT %I TO %I', role, p_login);
     IF p_members THEN
         EXECUTE format('GRANT EXECUTE ON FUNCTION recado.add_member(text, text), recado.remove_member(text, text) TO %I', p_login);
-    ELSE
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION recado.add_member(text, text), recado.remove_member(text, text) FROM %I', p_login);
     END IF;
 END $$;
 

@@ -53,12 +53,14 @@ impl ProducerCommand {
         let mut connection = database.connect("producer").await?;
         match &self.action {
             ProducerAction::Grant { login, scopes } => {
+                // Only the option gives that right: a login with other scopes, or none, does not get it by default.
+                let with_members = scopes.wants_members();
                 let scopes = scopes.scopes()?;
                 // The scopes first: the login is never without them.
                 if let Some(scopes) = &scopes {
                     producers::limit(&mut connection, login, scopes).await?;
                 }
-                producers::grant(&mut connection, login, scopes.is_some_and(|scopes| scopes.members)).await?;
+                producers::grant(&mut connection, login, with_members).await?;
                 eprintln!("{login} may post with recado.notify");
                 Ok(())
             }

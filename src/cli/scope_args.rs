@@ -1,6 +1,6 @@
 //! Reads the options that limit a service key or a login that posts in SQL.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use clap::Args;
 
 use super::error::CliFailure;
@@ -66,6 +66,11 @@ pub struct KeyScopeArgs {
 }
 
 impl PostScopeArgs {
+    /// Whether changes of members were asked for.
+    pub fn wants_members(&self) -> bool {
+        self.members
+    }
+
     /// The scopes. `None` if no option was given.
     pub fn scopes(&self) -> Result<Option<Scopes>, CliFailure> {
         let lists = [("--type", &self.types), ("--account", &self.accounts), ("--user", &self.users)];
@@ -139,9 +144,9 @@ fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
         Err(_) => parse_duration(text).and_then(|time| Utc::now().checked_add_signed(chrono::Duration::from_std(time).ok()?)),
     };
     let moment = moment.ok_or("must be a time from now such as 90d or 12h, or a moment such as 2027-01-31T00:00:00Z")?;
-    // PostgreSQL keeps microseconds, and no year beyond this one is meant.
-    if moment <= Utc::now() || moment.timestamp() > i64::from(u32::MAX) * 60 {
-        return Err("must be in the future, and within a lifetime".to_owned());
+    // RFC 3339 has four digits for a year.
+    if moment <= Utc::now() || moment.year() > 9999 {
+        return Err("must be in the future, and before the year 10000".to_owned());
     }
     Ok(moment)
 }
@@ -238,7 +243,7 @@ mod tests {
             ("--expires soon", "such as 90d"),
             ("--expires 0d", "in the future"),
             ("--expires 2001-01-01T00:00:00Z", "in the future"),
-            ("--expires 99999999d", "in the future"),
+            ("--expires 9999999d", "before the year 10000"),
             ("--broadcast --no-broadcast", "cannot be used with"),
             ("--read --no-read", "cannot be used with"),
         ] {

@@ -31,7 +31,10 @@ impl KeyUses {
 
     /// Notes that the key with this name was used now.
     pub fn note(&self, name: &str) {
-        let now = Instant::now();
+        self.note_at(name, Instant::now());
+    }
+
+    fn note_at(&self, name: &str, now: Instant) {
         let mut uses = self.uses();
         match uses.get_mut(name) {
             Some(noted) if now.duration_since(noted.noted_at) < SPACING => {}
@@ -74,32 +77,30 @@ impl KeyUses {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_key_in_use_is_taken_once_a_minute_and_again_after_a_failure() {
-        let uses = KeyUses::default();
+    #[test]
+    fn a_key_in_use_is_taken_once_a_minute_and_again_after_a_failure() {
+        let (uses, begun) = (KeyUses::default(), Instant::now());
         assert!(uses.take().is_empty());
-        uses.note("shop");
-        uses.note("shop");
+        uses.note_at("shop", begun);
+        uses.note_at("shop", begun);
         assert_eq!(uses.take(), ["shop"]);
-        uses.note("shop");
+        uses.note_at("shop", begun + SPACING / 2);
         assert!(uses.take().is_empty(), "a minute is not over");
         uses.put_back(&["shop".to_owned(), "unknown".to_owned()]);
         assert_eq!(uses.take(), ["shop"]);
-        tokio::time::advance(SPACING).await;
         assert!(uses.take().is_empty(), "it was not used again");
-        uses.note("shop");
+        uses.note_at("shop", begun + SPACING);
         assert_eq!(uses.take(), ["shop"]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn remembered_names_are_bounded() {
-        let uses = KeyUses::default();
+    #[test]
+    fn remembered_names_are_bounded() {
+        let (uses, begun) = (KeyUses::default(), Instant::now());
         for n in 0..REMEMBERED + 5 {
-            uses.note(&n.to_string());
+            uses.note_at(&n.to_string(), begun);
         }
         assert_eq!(uses.take().len(), REMEMBERED);
-        tokio::time::advance(SPACING).await;
-        uses.note("new");
+        uses.note_at("new", begun + SPACING);
         assert_eq!((uses.take(), uses.uses().len()), (vec!["new".to_owned()], 1));
     }
 }
