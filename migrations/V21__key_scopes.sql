@@ -29,7 +29,7 @@ BEGIN
      WHERE k.key_id IN (SELECT l.key_id
                           FROM recado.service_key l
                          WHERE l.name = ANY (p_names) AND l.revoked_at IS NULL
-                           AND (l.last_used_at IS NULL OR l.last_used_at < clock_timestamp() - interval '1 minute')
+                           AND (l.last_used_at IS NULL OR l.last_used_at < statement_timestamp() - interval '1 minute')
                            FOR NO KEY UPDATE SKIP LOCKED);
 END $$;
 
@@ -64,7 +64,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF s.expires_at <= clock_timestamp() THEN
+    IF s.expires_at <= statement_timestamp() THEN
         RAISE EXCEPTION USING ERRCODE = 'RC017',
             MESSAGE = format('recado.%s: the rights of this login expired at %s', p_call,
                              to_char(s.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
@@ -82,17 +82,17 @@ BEGIN
             argument := 'broadcast'; missing := 'broadcast';
         END IF;
     ELSIF s.accounts IS NOT NULL AND p_account IS NULL THEN
-        argument := 'account_id'; missing := 'account (this login is limited to accounts: name one of them)';
+        argument := 'account_id'; missing := 'account:* (it names no account)';
     ELSIF s.accounts IS NOT NULL AND p_account <> ALL (s.accounts) THEN
         argument := 'account_id'; missing := 'account:' || p_account;
     ELSIF s.users IS NOT NULL AND array_position(p_users, NULL) IS NOT NULL THEN
-        argument := 'user_id'; missing := 'user (this login is limited to users: name some of them)';
+        argument := 'user_id'; missing := 'user:* (it names no user)';
     ELSIF stranger IS NOT NULL THEN
         argument := CASE WHEN p_is_list THEN 'user_ids' ELSE 'user_id' END; missing := 'user:' || stranger;
     END IF;
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'RC016', COLUMN = argument,
-            MESSAGE = format('recado.%s: this login lacks the scope %s', p_call, missing),
+            MESSAGE = format('recado.%s: this call needs the scope %s, which the login lacks', p_call, missing),
             HINT = 'Nothing was written. An administrator changes the scopes: recado producer limit LOGIN.';
     END IF;
 END $$;

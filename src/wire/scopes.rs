@@ -27,8 +27,8 @@ pub fn errors(missing: &[MissingScope<'_>], words: PostWords, pointer: &str) -> 
 pub fn refusal(mut errors: Vec<FieldError>, done: &str) -> Problem {
     errors.truncate(ERRORS_MAX);
     let detail = match errors.as_slice() {
-        [one] => format!("this key may not do this: it {}; {done}", one.detail),
-        _ => format!("this key lacks the scopes listed in errors; {done}"),
+        [one] => format!("this request {}, which the key lacks; {done}", one.detail),
+        _ => format!("this request needs scopes that the key lacks, listed in errors; {done}"),
     };
     Problem::new(403, "scope_missing", detail).with_errors(errors)
 }
@@ -37,13 +37,13 @@ fn scope(missing: &MissingScope<'_>) -> String {
     match missing {
         MissingScope::Type(kind) => format!("type:{kind}"),
         MissingScope::Account(account) => format!("account:{account}"),
-        MissingScope::AnyAccount => "account: the key is limited to accounts, so name one of them".to_owned(),
+        MissingScope::AnyAccount => "account:* (it names no account)".to_owned(),
         MissingScope::User(user) | MissingScope::UserOfList(user) => format!("user:{user}"),
-        MissingScope::AnyUser => "user: the key is limited to users, so name some of them".to_owned(),
+        MissingScope::AnyUser => "user:* (it names no user)".to_owned(),
         MissingScope::Broadcast => "broadcast".to_owned(),
         MissingScope::Members => "members".to_owned(),
         MissingScope::Read => "read".to_owned(),
-        MissingScope::Admin => "admin, which a key with limits lacks".to_owned(),
+        MissingScope::Admin => "admin (a key without limits)".to_owned(),
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(pointers(PostWords::CloudEvent, ""), ["/type", "/accountid", "/userids"]);
         let one = refusal(errors(&missing[..1], PostWords::Notification, ""), "nothing was appended");
         assert_eq!((one.status, one.code), (403, "scope_missing"));
-        assert_eq!(one.detail, "this key may not do this: it needs the scope type:order_created; nothing was appended");
+        assert_eq!(one.detail, "this request needs the scope type:order_created, which the key lacks; nothing was appended");
         let several = refusal(errors(&missing, PostWords::Notification, ""), "nothing was appended");
         assert_eq!((several.errors.len(), several.errors[1].detail.as_str()), (3, "needs the scope account:7"));
     }
