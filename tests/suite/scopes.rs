@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
+use super::ndjson::Sender;
 use super::support::*;
 
 const NOTIFY: &str = "/api/internal/notify";
@@ -302,6 +303,33 @@ async fn the_last_use_is_written_once_a_minute_and_refuses_nothing() {
     hub.stats().await;
     keys::note_use(&mut db.connect().await, &["boss".to_owned()]).await.unwrap();
     hub.post(&note("n").to_user("ann")).await;
+}
+
+/// A stream may be open for days. Its key is looked up again for each batch of its lines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_stream_follows_a_change_of_scopes_and_the_end_of_its_key() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let past = Some(chrono::Utc::now() - chrono::Duration::seconds(1));
+    for (name, limits, code) in [
+        ("narrower", Scopes { types: list(&["other"]), ..narrow() }, "scope_missing"),
+        ("ended", Scopes { expires_at: past, ..Scopes::everything() }, "unauthorized"),
+        ("elsewhere", Scopes { networks: list(&["192.0.2.0/24"]), ..Scopes::everything() }, "forbidden"),
+    ] {
+        let bearer = service(&db, name, &Scopes::everything()).await;
+        let mut stream = Sender::open(&hub, &bearer, None).await;
+        stream.line(&note("before").to_user("ann")).await;
+        stream.seq().await;
+        assert!(keys::limit(&mut db.connect().await, name, &limits).await.unwrap());
+        let error = eventually("the stream ends", PATIENCE, async || {
+            stream.line(&note("after").to_user("ann")).await;
+            let answer = stream.next().await.expect("an answer to each line");
+            answer["error"].is_object().then(|| answer["error"].clone())
+        })
+        .await;
+        assert_eq!(error["code"], code, "{error}");
+        assert_eq!(stream.next().await, None, "this is the last line");
+    }
 }
 
 fn recado(db: &TestDb, args: &[&str]) -> Command {
