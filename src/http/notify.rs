@@ -77,7 +77,7 @@ pub fn check_rate(hub: &HubState, caller: &ServiceCaller) -> Result<(), RefusedR
     let Err(over) = take_rate(hub, caller) else { return Ok(()) };
     metrics::OVER_BUDGET.add("publish", 1);
     let detail = match over {
-        OverRate::OfKey(rate) => format!("this key exceeds its rate of {rate} posts per second; nothing was appended"),
+        OverRate::OfKey(rate) => format!("this key exceeds its rate of {rate} per second; nothing was appended"),
         OverRate::OfHub => "this service exceeds its rate RECADO_PUBLISH_RATE; nothing was appended".to_owned(),
     };
     Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())

@@ -228,7 +228,7 @@ async fn a_key_ends_at_its_time() {
 async fn a_key_has_a_rate_of_its_own() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).with("RECADO_PUBLISH_RATE", "1000").start().await;
-    let slow = service(&db, "slow", &Scopes { rate: Some(2), ..Scopes::everything() }).await;
+    let slow = service(&db, "slow", &Scopes { rate: Some(1), ..Scopes::everything() }).await;
     let fast = service(&db, "fast", &Scopes::everything()).await;
     let mut refused = None;
     for n in 0..6 {
@@ -238,9 +238,9 @@ async fn a_key_has_a_rate_of_its_own() {
             refused = Some(answer);
         }
     }
-    let refused = refused.expect("six posts at once are above two a second");
+    let refused = refused.expect("six posts at once are above one a second");
     assert_eq!(refused.code(), "rate_limited");
-    assert!(refused.body["detail"].as_str().unwrap().contains("its rate of 2 posts per second"), "{}", refused.body);
+    assert!(refused.body["detail"].as_str().unwrap().contains("its rate of 1 per second"), "{}", refused.body);
     // Each item of a batch counts: after five items the next post waits.
     let bulk = service(&db, "bulk", &Scopes { rate: Some(2), ..Scopes::everything() }).await;
     let items: Vec<String> = (0..9).map(|n| note(&n.to_string()).to_user("ann").body()).collect();
