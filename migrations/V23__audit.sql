@@ -267,13 +267,36 @@ END $$;
 
 -- Acts that change a row of a table are recorded by triggers: no program can forget it, also not an earlier version.
 
+-- The scopes of a key or a login, without what does not limit it. Ids of users are not recorded: an erasure could not
+-- remove them.
+CREATE FUNCTION recado.audited_scopes(p_row jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'types', p_row -> 'types', 'accounts', p_row -> 'accounts', 'users', jsonb_array_length(nullif(p_row -> 'users', 'null')),
+        'broadcast', p_row -> 'broadcast', 'members', p_row -> 'members', 'read', p_row -> 'read', 'rate', p_row -> 'rate',
+        'expires_at', p_row -> 'expires_at', 'networks', p_row -> 'networks'));
+$$;
+
+CREATE FUNCTION recado.audit_producer_scope() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM recado.audit('producer.unlimit', old.login);
+    ELSE
+        PERFORM recado.audit('producer.limit', new.login, recado.audited_scopes(to_jsonb(new)));
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER producer_scope_is_audited AFTER INSERT OR UPDATE OR DELETE ON recado.producer_scope
+    FOR EACH ROW EXECUTE FUNCTION recado.audit_producer_scope();
+
 CREATE FUNCTION recado.audit_service_key() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     columns text[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        PERFORM recado.audit('key.create', new.name, jsonb_build_object('role', new.role));
+        PERFORM recado.audit('key.create', new.name, jsonb_build_object('role', new.role, 'scopes', recado.audited_scopes(to_jsonb(new))));
     ELSIF TG_OP = 'DELETE' THEN
         PERFORM recado.audit('key.delete', old.name, jsonb_build_object('role', old.role));
     ELSE
@@ -283,9 +306,10 @@ BEGIN
         -- The names of other changed columns. Values may be secret: the hash is one of them.
         SELECT array_agg(n.key ORDER BY n.key) INTO columns
           FROM jsonb_each(to_jsonb(new)) n
-         WHERE n.value IS DISTINCT FROM to_jsonb(old) -> n.key AND NOT (n.key = 'revoked_at' AND old.revoked_at IS NULL);
+         WHERE n.value IS DISTINCT FROM to_jsonb(old) -> n.key AND NOT (n.key = 'revoked_at' AND old.revoked_at IS NULL)
+           AND n.key <> 'last_used_at';
         IF columns IS NOT NULL THEN
-            PERFORM recado.audit('key.change', new.name, jsonb_build_object('columns', to_jsonb(columns)));
+            PERFORM recado.audit('key.change', new.name, jsonb_build_object('columns', to_jsonb(columns), 'scopes', recado.audited_scopes(to_jsonb(new))));
         END IF;
     END IF;
     RETURN NULL;
@@ -454,7 +478,7 @@ END $$;
 
 REVOKE ALL ON FUNCTION recado.audit_is_unchained(), recado.refuse_audit_change(), recado.refuse_audit_statement(),
     recado.audit(text, text, jsonb, text, text, text, text, text, text, integer), recado.audit_content(recado.audit),
-    recado.chain_audit(), recado.audit_anchor(), recado.verify_audit(), recado.erase_audit(text),
+    recado.chain_audit(), recado.audited_scopes(jsonb), recado.audit_producer_scope(), recado.audit_anchor(), recado.verify_audit(), recado.erase_audit(text),
     recado.retain_audit(double precision, double precision, integer), recado.audit_service_key(), recado.audit_log_id(),
     recado.audit_secret(), recado.audit_erasure(), recado.audit_member_change(), recado.erase_rows(text, bigint, bigint),
     recado.erase_traces(text), recado.create_analyst(text, text), recado.limit_analyst(text, integer), recado.bar_analyst(text),

@@ -19,8 +19,8 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, ListenerSide, NameRates, Origins,
-    Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates,
+    Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -205,7 +205,10 @@ impl<'a> HubBuilder<'a> {
         let refused = record_refused_attempts(database.clone(), Arc::clone(&hub.refused_attempts), stop_following.clone());
         tasks.essential(TaskName::Audit, refused);
         let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
-        tasks.essential(TaskName::Maintenance, maintenance::run(database, instance, address.to_string(), memory, stop_following));
+        tasks.essential(
+            TaskName::Maintenance,
+            maintenance::run(database, instance, address.to_string(), memory, hub.auth.key_uses(), stop_following),
+        );
         for BoundListener { server, address, side } in listeners {
             tracing::info!(%address, ?side, %instance, "serving");
             tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
@@ -335,6 +338,7 @@ fn hub(
             .on_loopback(config.bind.is_loopback()),
         refused_attempts: Arc::default(),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
+        key_rates: KeyRates::default(),
         user_rates: NameRates::new("request", config.user_rate, config.user_rate),
         ticket_rates: NameRates::new("ticket", TICKET_BURST, 1),
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),

@@ -27,7 +27,9 @@ mod migrate;
 mod notify;
 mod notify_stdin;
 pub mod output;
+mod producer;
 mod revoke;
+mod scope_args;
 mod secret;
 mod serve;
 mod stats;
@@ -94,7 +96,7 @@ enum CliCommand {
     Migrate(migrate::Migrate),
     /// Print a token for a user, made from the hub's own secret
     Token(token::TokenCommand),
-    /// Create, list and revoke service keys
+    /// Create, limit, list and revoke service keys
     Key(key::KeyCommand),
     /// Rotate the secrets that the hub keeps in its data folder
     Secret(secret::SecretCommand),
@@ -124,6 +126,8 @@ enum CliCommand {
     Analyst(analyst::AnalystCommand),
     /// List administrative acts, and check that no row was changed
     Audit(audit::AuditCommand),
+    /// Grant, limit and list the logins that post in SQL
+    Producer(producer::ProducerCommand),
     /// Write the log, or a part of it, to a file or stdout
     Export(export::ExportCommand),
     /// Check a provider file and test it; list, reconnect or release provider sessions
@@ -214,6 +218,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Erase(erase) => erase.run(&config, format).await,
         CliCommand::Analyst(analyst) => analyst.run(&config, format).await,
         CliCommand::Audit(audit) => audit.run(&config, format).await,
+        CliCommand::Producer(producer) => producer.run(&config, format).await,
         CliCommand::Export(export) => export.run(&config).await,
         CliCommand::Why(why) => why.run(&config, format).await,
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,

@@ -1,9 +1,11 @@
 //! Defines who calls the hub: a user who connects, or a service that posts.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use super::topic::{EVERYONE_TOPIC, account_topic, user_topic};
-use super::{AccountId, UserId};
+use super::{AccountId, ScopeJudge, UserId};
 
 /// A user with a valid token, whose notifications a connection gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,4 +77,6 @@ impl Role {
 pub struct ServiceCaller {
     pub name: String,
     pub role: Role,
+    /// What the key may do; `None` for everything that its role allows. A token has no scopes.
+    pub scopes: Option<Arc<ScopeJudge>>,
 }

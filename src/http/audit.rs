@@ -14,7 +14,7 @@ use crate::store::audit;
 use crate::wire::audit::{AuditQuery, body};
 
 pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
-    hub.auth.admin(&headers).await?;
+    hub.auth.reader(&headers).await?;
     let AuditQuery { filter, limit } = AuditQuery::parse(&pairs(query)?)?;
     // One more tells whether another page follows.
     let mut rows = audit::page(&hub.reader, &filter, limit + 1).await?;

@@ -6,10 +6,12 @@ use chrono::Utc;
 use super::connection_slots::{HERE, SlotClass, vouch};
 use super::key_cache::KeyCache;
 use super::problems::RefusedRequest;
+use super::scopes;
 use crate::domain::audit::{Actor, Via};
 use crate::domain::{Role, ServiceCaller};
 use crate::identity::{Claims, TokenError, TokenRules};
 use crate::metrics::SIGN_INS_REFUSED;
+use crate::store::key_uses::KeyUses;
 use crate::store::keys;
 use crate::wire::problem::Problem;
 
@@ -28,15 +30,21 @@ impl Auth {
         Self { tokens, keys }
     }
 
-    /// Makes every cached key be looked up again, after a key was revoked on any hub.
+    /// Makes every cached key be looked up again, after a key was revoked or limited on any hub.
     pub fn forget_keys(&self) {
         self.keys.doubt_all();
+    }
+
+    /// The service keys that were used on this hub.
+    pub fn key_uses(&self) -> KeyUses {
+        self.keys.uses.clone()
     }
 
     /// Authenticates a service.
     ///
     /// # Errors
-    /// 401 without a valid key or token, 403 with a user's token, 503 when the database cannot be asked.
+    /// 401 without a valid key or token, 403 with a user's token or from an address that the key does not allow, 503
+    /// when the database cannot be asked.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
         let bearer = bearer(headers).ok_or_else(|| {
             SIGN_INS_REFUSED.add("no_credential", 1);
@@ -44,25 +52,46 @@ impl Auth {
         })?;
         if bearer.starts_with(keys::PREFIX) {
             let known = self.keys.caller(bearer).await?;
-            if known.is_some() {
-                vouch(SlotClass::Service);
-            }
-            return known.ok_or_else(|| {
+            let known = known.ok_or_else(|| {
                 SIGN_INS_REFUSED.add("unknown_service_key", 1);
-                Problem::new(401, "unauthorized", "the service key is unknown or was revoked").into()
-            });
+                Problem::new(401, "unauthorized", "the service key is unknown or was revoked")
+            })?;
+            if let Some(key) = &known.scopes {
+                scopes::admit(key, headers).inspect_err(|RefusedRequest(refused)| {
+                    SIGN_INS_REFUSED.add(if refused.status == 401 { "expired" } else { "foreign_address" }, 1);
+                })?;
+            }
+            vouch(SlotClass::Service);
+            self.keys.uses.note(&known.name);
+            return Ok(known);
         }
         let claims = self.tokens.verify(bearer).await.map_err(|error| refused_token(&error))?;
         vouch(if claims.role.is_some() { SlotClass::Service } else { SlotClass::User });
         let role = claims.role.ok_or_else(|| wrong_role("this is a user's token; a service key or a token with a role is required"))?;
-        Ok(ServiceCaller { name: claims.who.user.as_str().to_owned(), role })
+        Ok(ServiceCaller { name: claims.who.user.as_str().to_owned(), role, scopes: None })
     }
 
-    /// Authenticates an admin.
+    /// Authenticates an admin for a route that administers. For a route that reads, see [`Auth::reader`].
     ///
     /// # Errors
-    /// As [`Auth::caller`], and 403 for a service that is not an admin.
+    /// As [`Auth::caller`], and 403 for a service that is not an admin, or whose key has limits.
     pub async fn admin(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
+        let caller = self.with_admin_role(headers).await?;
+        scopes::check_admin(&caller)?;
+        Ok(caller)
+    }
+
+    /// Authenticates an admin for a route that reads.
+    ///
+    /// # Errors
+    /// As [`Auth::caller`], and 403 for a service that is not an admin, or whose key lacks the scope `read`.
+    pub async fn reader(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
+        let caller = self.with_admin_role(headers).await?;
+        scopes::check_read(&caller)?;
+        Ok(caller)
+    }
+
+    async fn with_admin_role(&self, headers: &HeaderMap) -> Result<ServiceCaller, RefusedRequest> {
         let caller = self.caller(headers).await?;
         if caller.role == Role::Admin {
             return Ok(caller);
@@ -130,11 +159,11 @@ pub fn ticket_counts(tokens: &TokenRules, in_header: Option<&str>) -> bool {
 pub fn actor(headers: &HeaderMap, caller: &ServiceCaller) -> Actor {
     let has_key = bearer(headers).is_some_and(|bearer| bearer.starts_with(keys::PREFIX));
     let who = format!("{}:{}", if has_key { "key" } else { "token" }, caller.name);
-    Actor { who, via: Via::Rest, address: client_address(headers) }
+    Actor { who, via: Via::Rest, address: audited_address(headers) }
 }
 
 /// The client's address, as trusted proxies name it; of IPv6 the network. `None` in a test that calls a handler.
-pub fn client_address(headers: &HeaderMap) -> Option<String> {
+pub fn audited_address(headers: &HeaderMap) -> Option<String> {
     HERE.try_with(|slot| slot.client(headers).to_string()).ok()
 }
 

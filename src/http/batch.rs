@@ -16,13 +16,15 @@ use tokio::time::{Instant, timeout};
 
 use super::batch_item::{BatchItem, wished_item};
 use super::ndjson;
-use super::notify::{check_rate, header_key};
+use super::notify::{charge_rate, check_rate, header_key};
 use super::problems::RefusedRequest;
 use super::request::{Media, RequestId, media, whole_body};
+use super::scopes::check_items;
 use super::state::HubState;
 use crate::log::appender::{DEADLINE, Receipt, Refusal};
 use crate::wire::batch;
 use crate::wire::problem::{FieldError, Problem};
+use crate::wire::scopes::PostWords;
 
 /// Maximum length of a batch's body, in bytes.
 const BODY_MAX_BYTES: usize = 8 << 20;
@@ -80,16 +82,17 @@ async fn post(
             .into());
     };
     let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
-    let (items, root) = match media {
-        Media::CloudEvents => (batch::parse_events(&bytes)?, ""),
-        _ => (batch::parse(&bytes)?, "/items"),
+    let (items, root, words) = match media {
+        Media::CloudEvents => (batch::parse_events(&bytes)?, "", PostWords::CloudEvent),
+        _ => (batch::parse(&bytes)?, "/items", PostWords::Notification),
     };
+    check_items(&caller, &items, words, root)?;
     if items.is_empty() {
         return Ok(answer(Vec::new()));
     }
     // The deadline starts here: a body of this size may take time to arrive.
     let deadline = Instant::now() + DEADLINE;
-    hub.rates.charge(&caller.name, items.len().saturating_sub(1));
+    charge_rate(&hub, &caller, items.len().saturating_sub(1));
     let wishes = items.into_iter().enumerate().map(|(at, item)| wished_item(item, at, header_key.as_deref(), &caller)).collect();
     let receipts = hub.appender.append_all(wishes, deadline).await.map_err(|refusal| refused(refusal, root))?;
     Ok(answer(receipts))

@@ -354,6 +354,11 @@ pub fn vouch(standing: SlotClass) {
     let _ = HERE.try_with(|slot| slot.vouch(standing));
 }
 
+/// The address of the client of the current request. `None` in a task other than the connection's.
+pub fn client_address(headers: &HeaderMap) -> Option<IpAddr> {
+    HERE.try_with(|slot| slot.places.trusted.client(slot.peer(), headers).to_canonical()).ok()
+}
+
 impl ConnectionSlot {
     pub fn peer(&self) -> IpAddr {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)

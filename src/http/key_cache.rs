@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::domain::ServiceCaller;
 use crate::metrics;
+use crate::store::key_uses::KeyUses;
 use crate::store::{Reader, StoreError, keys};
 use crate::tasks::Stop;
 
@@ -48,6 +49,8 @@ type Hash = [u8; 32];
 pub struct KeyCache {
     shared: Arc<KeyCacheState>,
     asks: mpsc::Sender<KeyLookup>,
+    /// The keys that were used, for maintenance to write.
+    pub uses: KeyUses,
 }
 
 /// The task that looks keys up.
@@ -62,7 +65,7 @@ struct KeyCacheState {
     seen: Mutex<HashMap<Hash, CachedKey>>,
     /// When the last statement failed; `None` if it succeeded.
     failed_at: Mutex<Option<Instant>>,
-    /// Counts revocations. A result that was looked up before a revocation is not stored after it.
+    /// Counts revocations and changes of scopes. A result that was looked up before one is not stored after it.
     revocations: AtomicU64,
 }
 
@@ -81,8 +84,8 @@ struct CachedKey {
     at: Instant,
     /// Whether the task has been asked to refresh the key.
     is_asked: bool,
-    /// A key was revoked since the look-up, perhaps this one, so the next request asks the database. If the database
-    /// does not answer, the key still counts as known.
+    /// A key was revoked or limited since the look-up, perhaps this one, so the next request asks the database. If the
+    /// database does not answer, the key still counts as known.
     is_doubted: bool,
 }
 
@@ -105,7 +108,7 @@ impl KeyCache {
     pub fn new(reader: Reader) -> (Self, KeyLooker) {
         let (sender, asks) = mpsc::channel(WAITING);
         let shared = Arc::new(KeyCacheState::default());
-        (Self { shared: Arc::clone(&shared), asks: sender }, KeyLooker { shared, asks, reader })
+        (Self { shared: Arc::clone(&shared), asks: sender, uses: KeyUses::default() }, KeyLooker { shared, asks, reader })
     }
 
     /// The owner of a key; `None` for a key that is not, or no longer, valid.
@@ -151,7 +154,7 @@ impl KeyCache {
         if is_fresh { CacheLookup::Answer(Some(caller)) } else { CacheLookup::Ask(Some(caller)) }
     }
 
-    /// Requires a look-up for every key: one was revoked, or may have been revoked while this hub was not listening.
+    /// Requires a look-up for every key: one was revoked or limited, or may have been while this hub was not listening.
     pub fn doubt_all(&self) {
         self.shared.revocations.fetch_add(1, Ordering::SeqCst);
         self.shared.seen().values_mut().for_each(|seen| seen.is_doubted = true);
@@ -240,7 +243,7 @@ mod tests {
     use crate::tasks::Stopper;
 
     fn caller() -> ServiceCaller {
-        ServiceCaller { name: "shop".to_owned(), role: Role::Service }
+        ServiceCaller { name: "shop".to_owned(), role: Role::Service, scopes: None }
     }
 
     /// A database that accepts connections and never answers.

@@ -13,6 +13,7 @@ use super::auth::actor;
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, no_store, pairs};
+use super::scopes::check_member;
 use super::state::HubState;
 use crate::domain::audit::Actor;
 use crate::domain::{Audience, BodyHash, MEMBER_TYPE, MemberChange, MemberOp, NewNotification, NotificationId, ServiceCaller};
@@ -49,6 +50,7 @@ async fn change(
     check_rate(hub, &caller)?;
     let (account, user) = member::ids(&account, Some(&user))?;
     let Some(user) = user else { unreachable!("the path names a user") };
+    check_member(&caller, &account, Some(&user))?;
     let change = MemberChange { op, user, account };
     let receipt = hub.appender.append(row(&change, &caller, &actor(headers, &caller)), deadline).await?;
     let answer = json!({
@@ -88,6 +90,7 @@ pub async fn list_members(
     let caller = hub.auth.caller(&headers).await?;
     check_rate(&hub, &caller)?;
     let (account, _) = member::ids(&account, None)?;
+    check_member(&caller, &account, None)?;
     let MembersQuery { after, limit } = MembersQuery::parse(&pairs(query)?)?;
     // One more tells whether another page follows.
     let mut found = members::of_account(&hub.reader, &account, after.as_ref(), limit + 1).await?;

@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::batch_item::{BatchItem, wished_item};
 use super::body_stream::STREAM_CACHING;
+use super::notify::{charge_rate, take_rate};
 use super::problems::RefusedRequest;
+use super::scopes::check_post;
 use super::state::HubState;
 use crate::domain::NewNotification;
 use crate::log::appender::{DEADLINE, Receipt, Refusal};
@@ -27,6 +29,7 @@ use crate::wire::batch::{ITEM_MAX_BYTES, ITEMS_MAX, LISTED_USERS_MAX};
 use crate::wire::lines::{LineSplitter, NumberedLine};
 use crate::wire::notify::{self, NotifyBody, USER_IDS_MAX};
 use crate::wire::problem::Problem;
+use crate::wire::scopes::PostWords;
 
 /// Maximum bytes of a batch.
 const BATCH_MAX_BYTES: usize = 1 << 20;
@@ -185,24 +188,35 @@ impl NdjsonIntake {
         (answers, end)
     }
 
-    /// Appends as many as possible: all, or those before the first whose key belongs to another body.
-    async fn commit(&mut self, bodies: Vec<NotifyBody>) -> Result<(Vec<Receipt>, Option<(usize, Problem)>), Problem> {
+    /// Appends as many as possible: all, or those before the first that lacks a scope, or whose key belongs to another
+    /// body.
+    async fn commit(&mut self, mut bodies: Vec<NotifyBody>) -> Result<(Vec<Receipt>, Option<(usize, Problem)>), Problem> {
         if bodies.is_empty() {
             return Ok((Vec::new(), None));
         }
         // Checked for each batch: a stream must not outlive its key.
         let caller = self.hub.auth.caller(&self.headers).await.map_err(|RefusedRequest(problem)| problem)?;
-        while !self.hub.rates.take(&caller.name) {
+        // Lines before the first one that lacks a scope are appended, as before any other bad line.
+        let mut conflict = None;
+        if let Some((at, problem)) =
+            bodies.iter().enumerate().find_map(|(at, body)| Some((at, check_post(&caller, body, PostWords::Notification).err()?)))
+        {
+            bodies.truncate(at);
+            conflict = Some((at, problem));
+        }
+        if bodies.is_empty() {
+            return Ok((Vec::new(), conflict));
+        }
+        while take_rate(&self.hub, &caller).is_err() {
             if self.hub.health.is_stopping() {
                 return Err(draining());
             }
             sleep(PAUSE).await;
         }
-        self.hub.rates.charge(&caller.name, bodies.len() - 1);
+        charge_rate(&self.hub, &caller, bodies.len() - 1);
         let key = self.key.as_deref();
         let wishes = bodies.into_iter().enumerate().map(|(at, body)| wished_item(body, self.items + at, key, &caller));
         let mut wishes: Vec<NewNotification> = wishes.collect();
-        let mut conflict = None;
         let deadline = Instant::now() + DEADLINE;
         while !wishes.is_empty() {
             match self.hub.appender.append_all(wishes.clone(), deadline).await {

@@ -15,12 +15,15 @@ use tokio::time::Instant;
 
 use super::problems::RefusedRequest;
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
+use super::scopes::check_post;
 use super::state::HubState;
 use crate::domain::{Audience, BodyHash, IdempotencyKey, NewNotification, NotificationId, Seq, ServiceCaller, UserId};
 use crate::log::appender::{DEADLINE, Receipt};
+use crate::metrics;
 use crate::wire::cloudevents;
 use crate::wire::notify::{self, NotifyBody};
 use crate::wire::problem::Problem;
+use crate::wire::scopes::PostWords;
 use crate::wire::server_frame::timestamp;
 
 #[derive(Serialize)]
@@ -50,11 +53,12 @@ async fn post(hub: Arc<HubState>, headers: HeaderMap, body: Body, taken: &[Media
     let asked = Instant::now();
     let bytes = whole_body(&headers, body, BODY_MAX_BYTES).await?;
     deadline += asked.elapsed();
-    let mut body = match media {
-        Media::CloudEvent => cloudevents::parse(&bytes)?,
-        _ if headers.contains_key("ce-specversion") => cloudevents::parse_binary(event_headers(&headers), &bytes)?,
-        _ => notify::parse(&bytes)?,
+    let (mut body, words) = match media {
+        Media::CloudEvent => (cloudevents::parse(&bytes)?, PostWords::CloudEvent),
+        _ if headers.contains_key("ce-specversion") => (cloudevents::parse_binary(event_headers(&headers), &bytes)?, PostWords::CloudEvent),
+        _ => (notify::parse(&bytes)?, PostWords::Notification),
     };
+    check_post(&caller, &body, words)?;
     body.idempotency_key = one_key(header_key, body.idempotency_key)?;
     let receipt = hub.appender.append(wished(body, &caller), deadline).await?;
     Ok(answer(receipt))
@@ -70,11 +74,51 @@ fn event_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
 /// # Errors
 /// 429 for a service over its rate.
 pub fn check_rate(hub: &HubState, caller: &ServiceCaller) -> Result<(), RefusedRequest> {
-    if hub.rates.allow(&caller.name) {
+    let Err(over) = take_rate(hub, caller) else { return Ok(()) };
+    metrics::OVER_BUDGET.add("publish", 1);
+    let detail = match over {
+        OverRate::OfKey(rate) => format!("this key exceeds its rate of {rate} per second; nothing was appended"),
+        OverRate::OfHub => "this service exceeds its rate RECADO_PUBLISH_RATE; nothing was appended".to_owned(),
+    };
+    Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
+}
+
+/// The rate that a service exceeds.
+pub enum OverRate {
+    /// The key's own, in posts per second.
+    OfKey(u32),
+    /// The rate of every service.
+    OfHub,
+}
+
+/// Takes one post from the rates of a service.
+///
+/// # Errors
+/// The rate that has none left. Nothing is taken then.
+pub fn take_rate(hub: &HubState, caller: &ServiceCaller) -> Result<(), OverRate> {
+    let own = own_rate(caller);
+    if let Some(rate) = own.filter(|rate| !hub.key_rates.take(&caller.name, *rate)) {
+        return Err(OverRate::OfKey(rate));
+    }
+    if hub.rates.take(&caller.name) {
         return Ok(());
     }
-    let detail = "this service exceeds its rate RECADO_PUBLISH_RATE; nothing was appended";
-    Err(Problem::new(429, "rate_limited", detail).retry_after(1).into())
+    if let Some(rate) = own {
+        hub.key_rates.give_back(&caller.name, rate);
+    }
+    Err(OverRate::OfHub)
+}
+
+/// Counts the items of a request after the first, which [`take_rate`] counted.
+pub fn charge_rate(hub: &HubState, caller: &ServiceCaller, more: usize) {
+    hub.rates.charge(&caller.name, more);
+    if let Some(rate) = own_rate(caller) {
+        hub.key_rates.charge(&caller.name, rate, more);
+    }
+}
+
+fn own_rate(caller: &ServiceCaller) -> Option<u32> {
+    caller.scopes.as_ref().and_then(|scopes| scopes.rate())
 }
 
 fn answer(receipt: Receipt) -> Response {

@@ -52,6 +52,17 @@ impl TokenBucket {
         Some(Duration::from_secs_f64(-self.tokens / self.per_second))
     }
 
+    /// Changes the rate. What was refilled at the former rate counts.
+    fn retune(&mut self, burst: u32, per_second: f64) {
+        if self.per_second == per_second && self.burst == f64::from(burst) {
+            return;
+        }
+        let now = Instant::now();
+        let refilled = self.tokens + now.duration_since(self.at).as_secs_f64() * self.per_second;
+        (self.burst, self.per_second, self.at) = (f64::from(burst), per_second, now);
+        self.tokens = refilled.min(self.burst);
+    }
+
     /// Takes some more tokens, which may not be there yet: the next requests wait until they are.
     pub fn charge(&mut self, more: usize) {
         self.tokens -= more as f64;
@@ -111,18 +122,65 @@ impl NameRates {
     }
 
     fn with_bucket<T>(&self, name: &str, act: impl FnOnce(&mut TokenBucket) -> T) -> T {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(name) {
-            return act(bucket);
-        }
+        with_bucket(&self.buckets, name, || TokenBucket::new(self.burst, f64::from(self.per_second)), act)
+    }
+}
+
+fn with_bucket<T>(
+    buckets: &Mutex<HashMap<String, TokenBucket>>,
+    name: &str,
+    make: impl FnOnce() -> TokenBucket,
+    act: impl FnOnce(&mut TokenBucket) -> T,
+) -> T {
+    let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bucket) = buckets.get_mut(name) {
+        return act(bucket);
+    }
+    if buckets.len() >= NAMES_REMEMBERED {
+        buckets.retain(|_, bucket| !bucket.is_full());
+        // All of these names are active at this moment. Limiting none is better than growing without bound.
         if buckets.len() >= NAMES_REMEMBERED {
-            buckets.retain(|_, bucket| !bucket.is_full());
-            // All of these names are active at this moment. Limiting none is better than growing without bound.
-            if buckets.len() >= NAMES_REMEMBERED {
-                buckets.clear();
-            }
+            buckets.clear();
         }
-        act(buckets.entry(name.to_owned()).or_insert_with(|| TokenBucket::new(self.burst, f64::from(self.per_second))))
+    }
+    act(buckets.entry(name.to_owned()).or_insert_with(make))
+}
+
+/// The rates of single service keys on this instance. Each key brings its own rate, which may change at any time.
+#[derive(Debug, Default)]
+pub struct KeyRates {
+    buckets: Mutex<HashMap<String, TokenBucket>>,
+}
+
+impl KeyRates {
+    /// Takes one post of a key with this rate, if there is one.
+    pub fn take(&self, name: &str, per_second: u32) -> bool {
+        self.with_bucket(name, per_second, TokenBucket::take)
+    }
+
+    /// Returns a post that was taken without need.
+    pub fn give_back(&self, name: &str, per_second: u32) {
+        self.with_bucket(name, per_second, TokenBucket::give_back);
+    }
+
+    /// Counts the items of a request after the first.
+    pub fn charge(&self, name: &str, per_second: u32, more: usize) {
+        if more > 0 {
+            self.with_bucket(name, per_second, |bucket| bucket.charge(more));
+        }
+    }
+
+    fn with_bucket<T>(&self, name: &str, per_second: u32, act: impl FnOnce(&mut TokenBucket) -> T) -> T {
+        let rate = f64::from(per_second);
+        with_bucket(
+            &self.buckets,
+            name,
+            || TokenBucket::new(per_second, rate),
+            |bucket| {
+                bucket.retune(per_second, rate);
+                act(bucket)
+            },
+        )
     }
 }
 
@@ -190,6 +248,22 @@ mod tests {
         let unlimited = NameRates::new("publish", 0, 0);
         unlimited.charge("shop", 1000);
         assert!(unlimited.allow("shop") && unlimited.buckets.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn each_key_brings_its_rate_and_a_new_rate_counts_at_once() {
+        let rates = KeyRates::default();
+        assert_eq!([rates.take("shop", 2), rates.take("shop", 2), rates.take("shop", 2), rates.take("till", 1)], [true, true, false, true]);
+        assert!(!rates.take("shop", 100), "a higher rate brings no burst, only a faster refill");
+        rates.give_back("shop", 100);
+        assert!(rates.take("shop", 100));
+        let rates = KeyRates::default();
+        rates.charge("bulk", 100, 0);
+        assert!(rates.buckets.lock().unwrap().is_empty());
+        assert!(rates.take("bulk", 100));
+        assert!(rates.take("bulk", 1) && !rates.take("bulk", 1), "a lower rate cuts what is left");
+        rates.charge("late", 5, 6);
+        assert!(!rates.take("late", 5), "a batch may overdraw");
     }
 
     #[test]

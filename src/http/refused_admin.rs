@@ -6,7 +6,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::auth::client_address;
+use super::auth::audited_address;
 use super::problems::RefusedRequest;
 use super::refused_attempts::Attempt;
 use super::state::HubState;
@@ -28,7 +28,7 @@ pub async fn watch(State(hub): State<Arc<HubState>>, request: Request, next: Nex
     if let Some(RefusedRequest(problem)) = refused {
         let reason = format!("{}: {}", problem.code, problem.detail);
         let (who, user) = hub.auth.refused_caller(&headers).await;
-        let attempt = Attempt { route: format!("{method} {route}"), reason, who, user, address: client_address(&headers) };
+        let attempt = Attempt { route: format!("{method} {route}"), reason, who, user, address: audited_address(&headers) };
         hub.refused_attempts.count(attempt, 1);
     }
     response

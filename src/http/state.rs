@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::auth::Auth;
 use super::health::Health;
 use super::origin::Origins;
-use super::rate_limits::{NameRates, UserBudgets};
+use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
@@ -31,6 +31,8 @@ pub struct HubState {
     /// Refused requests to routes of admins, for the audit.
     pub refused_attempts: Arc<RefusedAttempts>,
     pub rates: NameRates,
+    /// Rates of single keys, below the rate of every service.
+    pub key_rates: KeyRates,
     /// Rate of a user's requests other than streams.
     pub user_rates: NameRates,
     pub ticket_rates: NameRates,

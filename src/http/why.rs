@@ -14,7 +14,7 @@ use crate::store;
 use crate::wire::why::{WhyQuery, body};
 
 pub async fn why(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
-    hub.auth.admin(&headers).await?;
+    hub.auth.reader(&headers).await?;
     let WhyQuery { user, seq } = WhyQuery::parse(&pairs(query)?)?;
     let facts = store::why::facts(&hub.reader, &user, seq).await?;
     Ok((no_store(), Json(body(&facts, &facts.why()))).into_response())

@@ -1,4 +1,4 @@
-//! Runs chores that any instance may do at any time: its heartbeat, dead instances, partitions ahead, old tickets.
+//! Runs chores of an instance: its heartbeat, dead instances, partitions ahead, old tickets, uses of keys.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use crate::store::audit::{self, ChainEnd};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::durability::Durability;
 use crate::store::instances::{self, SIGN_OF_LIFE};
+use crate::store::key_uses::KeyUses;
+use crate::store::keys;
 use crate::store::log_identity::LogMemory;
 use crate::store::{Database, StoreError, append, tickets};
 use crate::tasks::Stop;
@@ -17,8 +19,16 @@ use crate::tasks::Stop;
 /// million rows are ready ahead; an append that finds none makes one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
-/// Runs the chores until stopped, then records that the instance has stopped. `memory` stores the end of the log.
-pub async fn run(database: Database, instance: InstanceId, address: String, mut memory: Option<LogMemory>, mut stop: Stop) {
+/// Runs the chores until stopped, then records that the instance has stopped. `memory` stores the end of the log, and
+/// `key_uses` collects the keys that requests have used.
+pub async fn run(
+    database: Database,
+    instance: InstanceId,
+    address: String,
+    mut memory: Option<LogMemory>,
+    key_uses: KeyUses,
+    mut stop: Stop,
+) {
     let durability = database.durability().cloned();
     let mut dedicated = DedicatedConnection::new(database, "maintenance");
     let mut partitions_at = Instant::now();
@@ -28,7 +38,7 @@ pub async fn run(database: Database, instance: InstanceId, address: String, mut 
             None => Ok(()),
         };
         let done = match looked {
-            Ok(()) => round(&mut dedicated, instance, &address, &mut partitions_at).await,
+            Ok(()) => round(&mut dedicated, instance, &address, &mut partitions_at, &key_uses).await,
             Err(error) => Err(error),
         };
         if let Err(error) = done {
@@ -63,6 +73,7 @@ async fn round(
     instance: InstanceId,
     address: &str,
     partitions_at: &mut Instant,
+    key_uses: &KeyUses,
 ) -> Result<(), StoreError> {
     instances::alive(dedicated.get().await?, instance, address).await?;
     let ended = instances::bury_the_dead(dedicated.get().await?).await?;
@@ -83,5 +94,21 @@ async fn round(
             tracing::info!(chained, link, hash, "chained rows of the audit");
         }
     }
-    Ok(())
+    write_key_uses(dedicated, key_uses).await
+}
+
+/// Writes which keys were used. Last in a round, because it matters least.
+async fn write_key_uses(dedicated: &mut DedicatedConnection, key_uses: &KeyUses) -> Result<(), StoreError> {
+    let names = key_uses.take();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let written = match dedicated.get().await {
+        Ok(connection) => keys::note_use(connection, &names).await,
+        Err(error) => Err(error),
+    };
+    if written.is_err() {
+        key_uses.put_back(&names);
+    }
+    written
 }

@@ -31,9 +31,10 @@ pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket",
 /// Checks of tokens, by outcome and algorithm.
 pub static TOKENS: PairCounter = PairCounter::empty();
 /// Refused sign-ins of every transport and of services, by reason, and refused tokens for an open WebSocket.
-pub static SIGN_INS_REFUSED: CounterVec<16> = CounterVec::new([
+pub static SIGN_INS_REFUSED: CounterVec<17> = CounterVec::new([
     "bad_signature",
     "expired",
+    "foreign_address",
     "foreign_origin",
     "identity_changed",
     "invalid_token",

@@ -1,7 +1,9 @@
-//! Creates, revokes and checks service keys, which are stored as hashes.
+//! Creates, limits, revokes and checks service keys, which are stored as hashes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -12,7 +14,7 @@ use super::database::Reader;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::audit::Act;
-use crate::domain::{Role, ServiceCaller};
+use crate::domain::{Role, ScopeJudge, Scopes, ServiceCaller};
 
 /// The prefix of every key, which identifies a leaked key.
 pub const PREFIX: &str = "rck_";
@@ -76,24 +78,47 @@ pub fn name_is_good(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// Stores a key under a name that no live key has.
+/// Stores a key without scopes under a name that no live key has.
 ///
 /// # Errors
 /// See [`KeyError`].
 pub async fn create(connection: &mut PgConnection, name: &str, role: Role, key: &str) -> Result<(), KeyError> {
-    let created = insert(connection, name, role, key).await;
+    create_scoped(connection, name, role, key, &Scopes::everything()).await
+}
+
+/// Stores a key with its scopes under a name that no live key has.
+///
+/// # Errors
+/// See [`KeyError`].
+pub async fn create_scoped(connection: &mut PgConnection, name: &str, role: Role, key: &str, scopes: &Scopes) -> Result<(), KeyError> {
+    let created = insert(connection, name, role, key, scopes).await;
     if let Err(error @ (KeyError::BadName | KeyError::NameTaken)) = &created {
         audit::record_failure(connection, Act::KeyCreate, name, &error.to_string()).await;
     }
     created
 }
 
-async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str) -> Result<(), KeyError> {
+async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str, scopes: &Scopes) -> Result<(), KeyError> {
     if !name_is_good(name) {
         return Err(KeyError::BadName);
     }
-    let made = sqlx::query!("INSERT INTO recado.service_key (name, role, hash) VALUES ($1, $2, $3)", name, role.as_str(), &hash(key)[..])
-        .execute(connection);
+    let made = sqlx::query!(
+        "INSERT INTO recado.service_key (name, role, hash, types, accounts, users, broadcast, members, read, rate, expires_at, networks)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text[]::cidr[])",
+        name,
+        role.as_str(),
+        &hash(key)[..],
+        scopes.types.as_deref(),
+        scopes.accounts.as_deref(),
+        scopes.users.as_deref(),
+        scopes.broadcast,
+        scopes.members,
+        scopes.read,
+        stored_rate(scopes),
+        scopes.expires_at,
+        scopes.networks.as_deref(),
+    )
+    .execute(connection);
     match limited(ASK_LIMIT, async { Ok(made.await) }).await? {
         Ok(_) => Ok(()),
         Err(error) if error.as_database_error().and_then(|e| e.constraint()) == Some("one_live_key_a_name") => Err(KeyError::NameTaken),
@@ -101,8 +126,42 @@ async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str
     }
 }
 
+fn stored_rate(scopes: &Scopes) -> Option<i32> {
+    scopes.rate.map(|rate| i32::try_from(rate).unwrap_or(i32::MAX))
+}
+
+/// Replaces the scopes of a live key. Returns whether there is one. Hubs follow as they do after [`revoke`].
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn limit(connection: &mut PgConnection, name: &str, scopes: &Scopes) -> Result<bool, StoreError> {
+    let changed = sqlx::query!(
+        "UPDATE recado.service_key
+            SET types = $2, accounts = $3, users = $4, broadcast = $5, members = $6, read = $7, rate = $8, expires_at = $9,
+                networks = $10::text[]::cidr[]
+          WHERE name = $1 AND revoked_at IS NULL",
+        name,
+        scopes.types.as_deref(),
+        scopes.accounts.as_deref(),
+        scopes.users.as_deref(),
+        scopes.broadcast,
+        scopes.members,
+        scopes.read,
+        stored_rate(scopes),
+        scopes.expires_at,
+        scopes.networks.as_deref(),
+    )
+    .execute(&mut *connection);
+    let was_live = limited(ASK_LIMIT, changed).await?.rows_affected() > 0;
+    if !was_live {
+        audit::record_failure(connection, Act::KeyChange, name, "no valid key has this name").await;
+    }
+    tell_hubs(connection).await?;
+    Ok(was_live)
+}
+
 /// The message to hubs of an earlier version, on the channel of the log, that a key was revoked. Hubs of this version
-/// read the access changes, to which a trigger adds each revocation.
+/// read the access changes, to which a trigger adds each revocation and each change of scopes.
 const KEYS_REVOKED: &str = "keys revoked";
 
 /// Revokes a key. Returns whether there was one. Hubs refuse the key at once, and within 5 s if a NOTIFY is lost.
@@ -116,9 +175,23 @@ pub async fn revoke(connection: &mut PgConnection, name: &str) -> Result<bool, S
     if !was_live {
         audit::record_failure(connection, Act::KeyRevoke, name, "no valid key has this name").await;
     }
-    // After the commit, so that a hub that receives it reads the new state.
-    limited(ASK_LIMIT, sqlx::query("SELECT pg_notify('recado', $1)").bind(KEYS_REVOKED).execute(connection)).await?;
+    tell_hubs(connection).await?;
     Ok(was_live)
+}
+
+/// Called after the commit, so that a hub that receives it reads the new state.
+async fn tell_hubs(connection: &mut PgConnection) -> Result<(), StoreError> {
+    limited(ASK_LIMIT, sqlx::query("SELECT pg_notify('recado', $1)").bind(KEYS_REVOKED).execute(connection)).await?;
+    Ok(())
+}
+
+/// Records that the live keys with these names were used, at most once a minute for each key.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn note_use(connection: &mut PgConnection, names: &[String]) -> Result<(), StoreError> {
+    limited(ASK_LIMIT, sqlx::query!("SELECT recado.note_key_use($1)", names).execute(connection)).await?;
+    Ok(())
 }
 
 /// A key in a list, without the key itself.
@@ -126,8 +199,29 @@ pub async fn revoke(connection: &mut PgConnection, name: &str) -> Result<bool, S
 pub struct ListedKey {
     pub name: String,
     pub role: String,
-    pub created_at: chrono::DateTime<chrono::Utc>,
-    pub revoked_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    #[serde(flatten)]
+    pub scopes: Scopes,
+    /// Written once a minute at most, so it may be up to two minutes late.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// The scopes in a row. A macro, because each query has a row type of its own.
+macro_rules! scopes_of {
+    ($row:ident) => {
+        Scopes {
+            types: $row.types,
+            accounts: $row.accounts,
+            users: $row.users,
+            broadcast: $row.broadcast,
+            members: $row.members,
+            read: $row.read,
+            rate: $row.rate.and_then(|rate| u32::try_from(rate).ok()),
+            expires_at: $row.expires_at,
+            networks: $row.networks,
+        }
+    };
 }
 
 /// Lists all keys, live ones first.
@@ -135,15 +229,27 @@ pub struct ListedKey {
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedKey>, StoreError> {
-    let rows = sqlx::query_as!(
-        ListedKey,
-        "SELECT name, role, created_at, revoked_at FROM recado.service_key ORDER BY revoked_at IS NOT NULL, name, created_at LIMIT 1000"
+    let rows = sqlx::query!(
+        "SELECT name, role, created_at, revoked_at, types, accounts, users, broadcast, members, read, rate, expires_at,
+                networks::text[] AS networks, last_used_at
+           FROM recado.service_key
+          ORDER BY revoked_at IS NOT NULL, name, created_at
+          LIMIT 1000"
     )
     .fetch_all(connection);
-    limited(ASK_LIMIT, rows).await
+    let listed = limited(ASK_LIMIT, rows).await?.into_iter().map(|row| ListedKey {
+        scopes: scopes_of!(row),
+        name: row.name,
+        role: row.role,
+        created_at: row.created_at,
+        revoked_at: row.revoked_at,
+        last_used_at: row.last_used_at,
+    });
+    Ok(listed.collect())
 }
 
-/// Finds the callers that these keys belong to. Keys that are not valid, or no longer, are left out.
+/// Finds the callers that these keys belong to, with their scopes. Keys that are not valid, or no longer, are left out.
+/// An expired key is not left out, so that the refusal can say why.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
@@ -151,12 +257,20 @@ pub async fn find_all(reader: &Reader, hashes: &[[u8; 32]]) -> Result<HashMap<[u
     let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.to_vec()).collect();
     again_if_lost(reader, || async {
         let mut checkout = reader.checkout().await?;
-        let rows = sqlx::query!("SELECT hash, name, role FROM recado.service_key WHERE hash = ANY ($1) AND revoked_at IS NULL", &hashes)
-            .fetch_all(checkout.connection());
+        let rows = sqlx::query!(
+            "SELECT hash, name, role, types, accounts, users, broadcast, members, read, rate, expires_at, networks::text[] AS networks
+               FROM recado.service_key
+              WHERE hash = ANY ($1) AND revoked_at IS NULL",
+            &hashes
+        )
+        .fetch_all(checkout.connection());
         let rows = limited(ASK_LIMIT, rows).await?;
         checkout.done();
-        let caller = |name, role: &str| Role::parse(role).map(|role| ServiceCaller { name, role });
-        Ok(rows.into_iter().filter_map(|row| Some((row.hash.try_into().ok()?, caller(row.name, &row.role)?))).collect())
+        let found = rows.into_iter().filter_map(|row| {
+            let scopes = ScopeJudge::new(&scopes_of!(row)).map(Arc::new);
+            Some((row.hash.try_into().ok()?, ServiceCaller { role: Role::parse(&row.role)?, name: row.name, scopes }))
+        });
+        Ok(found.collect())
     })
     .await
 }

@@ -19,6 +19,7 @@ pub mod node_service;
 pub mod notify;
 pub mod problem;
 pub mod readiness;
+pub mod scopes;
 pub mod server_frame;
 pub mod stats;
 pub mod stream_format;

@@ -62,6 +62,14 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     fails(&db, &["key", "create", "till"]).await;
     does(&db, &["key", "revoke", "till"]).await;
     fails(&db, &["key", "revoke", "till"]).await;
+    fails(&db, &["key", "limit", "till", "--type", "order_*"]).await;
+    let producer = format!("{}_prod", db.name);
+    db.run(&format!("CREATE ROLE {producer} LOGIN")).await;
+    does(&db, &["producer", "grant", &producer]).await;
+    does(&db, &["producer", "limit", &producer, "--type", "order_*"]).await;
+    does(&db, &["producer", "limit", &producer, "--unlimited"]).await;
+    does(&db, &["producer", "revoke", &producer]).await;
+    db.run(&format!("DROP ROLE {producer}")).await;
     let analyst = format!("{}_ana", db.name);
     does(&db, &["analyst", "create", &analyst, "--connections", "2"]).await;
     fails(&db, &["analyst", "create", &analyst]).await;
@@ -105,7 +113,11 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     for (what, expected) in [
         ("key.create", vec![("shop", "done"), ("boss", "done"), ("till", "done"), ("till", "failed")]),
         ("key.revoke", vec![("till", "done"), ("till", "failed")]),
-        ("key.change", vec![("till", "done")]),
+        ("key.change", vec![("till", "failed"), ("till", "done")]),
+        ("producer.grant", vec![(producer.as_str(), "done")]),
+        ("producer.limit", vec![(producer.as_str(), "done")]),
+        ("producer.unlimit", vec![(producer.as_str(), "done")]),
+        ("producer.revoke", vec![(producer.as_str(), "done")]),
         ("key.delete", vec![("till", "done")]),
         ("analyst.create", vec![(analyst.as_str(), "done"), (&analyst, "failed")]),
         ("analyst.limit", vec![(analyst.as_str(), "done")]),
@@ -165,6 +177,10 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "key.revoke",
         "key.change",
         "key.delete",
+        "producer.grant",
+        "producer.limit",
+        "producer.unlimit",
+        "producer.revoke",
         "analyst.create",
         "analyst.limit",
         "analyst.bar",

@@ -69,6 +69,7 @@ mod retention;
 mod returning;
 mod roles;
 mod rolled_back;
+mod scopes;
 mod secrets;
 mod sessions;
 mod shared_ids;

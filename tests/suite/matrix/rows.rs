@@ -823,6 +823,25 @@ pub const ROWS: &[MatrixRow] = &[
     ),
     row("S9b", "a service key is revoked while two hubs know it", "both refuse it at once", &["cli::a_key_is_made_used_and_revoked"]),
     row(
+        "S9c",
+        "a service key gets other scopes while two hubs know it",
+        "both follow at once",
+        &["scopes::keys_are_made_limited_and_listed_on_the_command_line"],
+    ),
+    row(
+        "S9d",
+        "a service key with scopes leaks",
+        "it posts what its scopes name, from its networks, until it expires, and nothing else by any route",
+        &[
+            "scopes::a_post_is_refused_with_each_scope_that_it_lacks",
+            "scopes::a_batch_is_refused_whole_and_a_stream_from_its_first_bad_line",
+            "scopes::events_are_refused_in_their_own_words",
+            "scopes::members_and_the_routes_that_read_need_their_scopes",
+            "scopes::a_key_is_used_from_its_networks_as_a_trusted_proxy_names_them",
+            "scopes::a_key_ends_at_its_time",
+        ],
+    ),
+    row(
         "N5",
         "1,000 guessed tickets or keys a second",
         "a guess ends without a statement, or in a statement that is shared and paced; services and users notice nothing",
