@@ -1,7 +1,8 @@
 -- Lets an analyst's login read the rows of some accounts only. Such a login is a tenant.
 --
--- A tenant reads the schema recado_tenant, which has the views of recado_views under the same names, and has no right to
--- recado_views. So a view that a later migration adds to recado_views is hidden from tenants until it gets a twin here.
+-- A tenant reads the schema recado_tenant, which has the views of recado_views under the same names, and has no right
+-- to recado_views. So a view that a later migration adds to recado_views is hidden from tenants until it gets a twin
+-- here.
 --
 -- Views, not row-level security: RLS asks for the rights of a view's owner, and a superuser has no rows hidden. After
 -- `pg_restore --no-owner` every view would show everything. The condition of a view is part of the view.
@@ -10,7 +11,8 @@
 -- means keep other rows from them:
 -- 1. Masks, for the log and the commands. Each column but seq and the time of the row is NULL unless the row is the
 --    tenant's. Conditions on seq and the time still reach the partitions and the indexes. A security_barrier view would
---    stop ORDER BY seq LIMIT n and joins at its border. Masks also hide statistics: EXPLAIN guesses about an expression.
+--    stop ORDER BY seq LIMIT n and joins at its border. Masks also hide statistics: EXPLAIN guesses about an
+--    expression.
 -- 2. A fence (`OFFSET 0` in a security_barrier view), for the smaller tables. No condition goes below it, so EXPLAIN
 --    ANALYZE cannot count the rows of another user.
 
@@ -27,8 +29,8 @@ CREATE SCHEMA recado_tenant;
 COMMENT ON SCHEMA recado_tenant IS 'The views of recado_views for tenants: each shows only what belongs to the accounts of the login.';
 
 -- The views differ from those of recado_views in their conditions. Placeholders:
---   {accounts}  the accounts of the login, an array; empty for other logins. session_user, because SET ROLE and functions
---               with the rights of their owner change current_user.
+--   {accounts}  the accounts of the login, an array; empty for other logins. session_user, because SET ROLE and
+--               functions with the rights of their owner change current_user.
 --   {log}       the log with the column `ok`: the row goes to an account of the login, or to everyone.
 --   {mine}      the session `s` had one of the accounts: by its token, or by a membership that overlaps it.
 --   {now}       the session `s`, the last one of a device or user, has one of the accounts now.
@@ -49,8 +51,8 @@ DECLARE
                                 OR s.follows_members AND EXISTS (
                                    SELECT FROM recado.member b
                                     WHERE b.user_id = s.user_id AND b.account_id = ANY ({accounts}) AND b.until_seq IS NULL))';
-    -- Whether the session `s` was sent the row `l`. The row goes to one account, or to everyone: then any account of the
-    -- login counts.
+    -- Whether the session `s` was sent the row `l`. The row goes to one account, or to everyone: then any account of
+    -- the login counts.
     hit      constant text := '(SELECT l.ok AND (s.account_ids && o.accounts OR s.follows_members AND EXISTS (
                                        SELECT FROM recado.member b
                                         WHERE b.user_id = s.user_id AND b.account_id = ANY (o.accounts) AND b.since_seq < l.seq
@@ -169,7 +171,8 @@ BEGIN
                             ORDER BY b.seq
                             LIMIT 10000)) b) u
              WHERE u.unacked > 0$sql$),
-        -- The masks need both: the row is the tenant's, and so is the session. The join alone may come after a condition.
+        -- The masks need both: the row is the tenant's, and so is the session. The join alone may come after a
+        -- condition.
         ('deliveries', '', $sql$
             SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.client_id, d.session_id, d.transport,
                    p.sent_at, a.acked_at,
@@ -212,8 +215,8 @@ BEGIN
                                           WHERE r.user_id = d.user_id AND r.client_id = d.client_id AND r.log_id = d.log_id AND r.acked_seq >= d.seq
                                           ORDER BY r.acked_seq, r.acked_at
                                           LIMIT 8) f) a ON true$sql$),
-        -- A command belongs to the accounts of the connection that it came on. A provider session belongs to a user in all
-        -- accounts: upstream_sessions has no twin. Only the equality proves that the command is the tenant's.
+        -- A command belongs to the accounts of the connection that it came on. A provider session belongs to a user in
+        -- all accounts: upstream_sessions has no twin. Only the equality proves that the command is the tenant's.
         ('upstream_commands', '', $sql$
             SELECT CASE WHEN h.session_id = c.session_id THEN c.command_id END AS command_id,
                    CASE WHEN h.session_id = c.session_id THEN c.provider END AS provider,
@@ -235,8 +238,8 @@ BEGIN
             replace(replace(replace(replace(replace(v.definition, '{log}', log), '{mine}', mine), '{now}', now_has), '{hit}', hit), '{accounts}', accounts));
     END LOOP;
 
-    -- The views that read no table with rows of their own: as they are, but on the tenant's notifications and deliveries.
-    -- With this path, pg_get_viewdef names the schema of everything.
+    -- The views that read no table with rows of their own: as they are, but on the tenant's notifications and
+    -- deliveries. With this path, pg_get_viewdef names the schema of everything.
     PERFORM set_config('search_path', 'pg_catalog', true);
     FOR v IN SELECT k.relname AS name, pg_get_viewdef(k.oid) AS definition
                FROM pg_class k
@@ -263,8 +266,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- The fast way to some addresses. A condition on `address` of the view inbox uses no index: EXPLAIN ANALYZE would count the
--- rows of an address of another account. This function looks up the addresses that belong to the login, and no others.
+-- The fast way to some addresses. A condition on `address` of the view inbox uses no index: EXPLAIN ANALYZE would count
+-- the rows of an address of another account. This function looks up the addresses that belong to the login, and no
+-- others.
 CREATE FUNCTION recado_tenant.inbox_of(addresses text[], since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT 'infinity')
 RETURNS TABLE (address text, seq bigint, id uuid, created_at timestamptz, type text, title text, message text, expires_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -325,8 +329,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT recado.equip_tenant(t) FROM recado.tenants() t;
 $$;
 
--- Limits a login to these accounts, in place of those it had. Returns false if create_analyst made no login of this name for
--- this database. A login that could still read something else is refused: it was granted that by somebody.
+-- Limits a login to these accounts, in place of those it had. Returns false if create_analyst made no login of this
+-- name for this database. A login that could still read something else is refused: another grant gives it that.
 CREATE FUNCTION recado.limit_to_accounts(p_name text, p_accounts text[]) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -403,7 +407,8 @@ BEGIN
         WHEN insufficient_privilege THEN NULL;  -- they run out of rights instead
     END;
     DELETE FROM recado.analyst_account a WHERE a.login = p_name;
-    -- Large objects are what a login can make without any right. What it owns may be dropped by whoever is a member of it.
+    -- Large objects are what a login can make without any right. What it owns may be dropped by whoever is a member of
+    -- it.
     BEGIN
         IF NOT pg_has_role(current_user, p_name, 'USAGE') THEN
             EXECUTE format('GRANT %I TO %I', p_name, current_user);

@@ -1,6 +1,6 @@
 //! Manages logins of analysts, which can only read views.
 //!
-//! An unlimited login reads `recado_views`. A tenant's login reads `recado_tenant`: the same views, of its accounts only.
+//! An unlimited login reads `recado_views`. A tenant's login reads `recado_tenant`: the same views, of its accounts.
 
 use rand::RngCore;
 use sqlx::PgConnection;

@@ -1,4 +1,4 @@
-//! Tests that a tenant's login sees what belongs to its accounts, and learns nothing of other accounts.
+//! Tests that a tenant sees its accounts, and learns nothing of others.
 
 use std::collections::BTreeMap;
 
@@ -635,7 +635,7 @@ async fn the_command_creates_limits_lists_and_drops_tenants() {
     assert_eq!(db.number("SELECT count(*) FROM recado.analyst_account").await, 0);
 }
 
-/// A grant that somebody made elsewhere would undo the limit without a word.
+/// A grant from elsewhere would undo the limit without a word.
 #[tokio::test]
 async fn a_login_that_would_still_read_more_is_not_limited() {
     let db = told().await;
@@ -918,7 +918,8 @@ async fn the_questions_of_the_guide_take_a_tenant_at_most_twice_as_long() {
                         .unwrap_or_else(|error| panic!("{sql}: {error}"));
                     took[at] = begun.elapsed().as_secs_f64() * 1000.0;
                 }
-                // The first round fills the caches. A millisecond is added on both sides: the plan of a short question takes as long.
+                // The first round fills the caches. A millisecond is added on both sides, for
+                // the plan of a short question takes as long.
                 if round > 0 {
                     ratios.push((took[1] + 1.0) / (took[0] + 1.0));
                     times.push((took[0], took[1]));
