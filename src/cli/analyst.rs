@@ -1,4 +1,4 @@
-//! Runs `recado analyst`: manages logins that can only read the views.
+//! Runs `recado analyst`: manages logins that can only read the views, of all accounts or of some.
 //!
 //! It works while a hub is running, with the same settings.
 
@@ -8,12 +8,15 @@ use serde::Serialize;
 use super::error::CliFailure;
 use super::output::{self, Format};
 use crate::config::Config;
+use crate::domain::AccountId;
 use crate::startup::Startup;
 use crate::store::analysts::{self, AnalystError};
 use crate::store::{Database, read};
 
-/// Create, list and drop logins that read the views in SQL.
+/// Create, limit, list and drop logins that read the views in SQL.
 #[derive(Debug, Args)]
+#[command(after_help = "A login with --account is a tenant: it reads the schema recado_tenant, which shows what belongs to its accounts. \
+Any other login reads recado_views, which shows everything.")]
 pub struct AnalystCommand {
     #[command(subcommand)]
     action: AnalystAction,
@@ -27,6 +30,19 @@ enum AnalystAction {
         /// Maximum number of concurrent connections, such as the size of a tool's pool
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
         connections: u16,
+        /// Show only what belongs to this account; may be given several times
+        #[arg(long = "account", value_name = "ACCOUNT", value_parser = |text: &str| AccountId::parse(text))]
+        accounts: Vec<AccountId>,
+    },
+    /// Limit a login to these accounts, in place of those it had, and end its sessions
+    Limit {
+        name: String,
+        /// An account that the login sees; may be given several times
+        #[arg(long = "account", value_name = "ACCOUNT", value_parser = |text: &str| AccountId::parse(text), required_unless_present = "none")]
+        accounts: Vec<AccountId>,
+        /// No account: the login sees nothing until it is limited to one
+        #[arg(long, conflicts_with = "accounts")]
+        none: bool,
     },
     /// List the logins that may read the views
     #[command(visible_alias = "list")]
@@ -53,9 +69,13 @@ impl AnalystCommand {
         let database = startup.database.clone().under_role(None);
         let mut connection = database.connect("analyst").await?;
         match &self.action {
-            AnalystAction::Create { name, connections } => {
+            AnalystAction::Create { name, connections, accounts } => {
                 let password = analysts::mint_password();
-                for setting in analysts::create(&mut connection, name, &password).await? {
+                let left_out = match accounts.as_slice() {
+                    [] => analysts::create(&mut connection, name, &password).await?,
+                    accounts => analysts::create_limited(&mut connection, name, &password, accounts).await?,
+                };
+                for setting in left_out {
                     eprintln!("no limit: this user may not set {setting} for a role");
                 }
                 analysts::limit(&mut connection, name, *connections).await?;
@@ -69,6 +89,13 @@ impl AnalystCommand {
                     _ => output::one(format, &CreatedAnalyst { name, password: &password, url: &url, psql: &psql }),
                 }
             }
+            AnalystAction::Limit { name, accounts, .. } => {
+                if !analysts::limit_to_accounts(&mut connection, name, accounts).await? {
+                    return Err(unknown(name));
+                }
+                eprintln!("{name} reads the schema recado_tenant, and sees {}", seen(accounts));
+                Ok(())
+            }
             AnalystAction::Ls => output::rows(format, &analysts::list(&mut connection).await?),
             AnalystAction::Drop { name } => drop_login(&database, name).await,
         }
@@ -79,16 +106,28 @@ async fn drop_login(database: &Database, name: &str) -> Result<(), CliFailure> {
     // Without the statement limit of a hub: dropping waits for sessions to end.
     let mut connection = database.connect("analyst").await?;
     if !analysts::drop(&mut connection, name).await? {
-        return Err(CliFailure::other(format!("no login {name:?} was created here; recado analyst ls shows the logins")));
+        return Err(unknown(name));
     }
     eprintln!("{name} is dropped");
     Ok(())
 }
 
+fn unknown(name: &str) -> CliFailure {
+    CliFailure::other(format!("no login {name:?} was created here; recado analyst ls shows the logins"))
+}
+
+fn seen(accounts: &[AccountId]) -> String {
+    match accounts {
+        [] => "nothing: it has no account".to_owned(),
+        [one] => format!("account {one}"),
+        more => format!("accounts {}", more.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 impl From<AnalystError> for CliFailure {
     fn from(error: AnalystError) -> Self {
         match error {
-            AnalystError::NotAllowed(_) => Self::refused(error.to_string()),
+            AnalystError::NotAllowed(_) | AnalystError::ReadsMore(_) => Self::refused(error.to_string()),
             AnalystError::Store(error) => error.into(),
             AnalystError::BadName | AnalystError::NameTaken => Self::other(error.to_string()),
         }

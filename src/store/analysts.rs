@@ -1,10 +1,13 @@
-//! Manages logins of analysts, which can only read the views of `recado_views`.
+//! Manages logins of analysts, which can only read views.
+//!
+//! An unlimited login reads `recado_views`. A tenant's login reads `recado_tenant`: the same views, of its accounts.
 
 use rand::RngCore;
 use sqlx::PgConnection;
 
 use super::time_limit::{ASK_LIMIT, limited};
 use super::{StoreError, audit, scram};
+use crate::domain::AccountId;
 use crate::domain::audit::Act;
 
 /// Longest name: PostgreSQL truncates longer identifiers.
@@ -20,6 +23,9 @@ pub enum AnalystError {
     /// Says which right is missing, and how it is given.
     #[error("{0}")]
     NotAllowed(String),
+    /// The login of a tenant was granted more elsewhere. Nothing was changed.
+    #[error("{0}: nothing was changed; REVOKE the grant or the membership that gives the login this right, or create another login")]
+    ReadsMore(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -55,6 +61,56 @@ pub async fn create(connection: &mut PgConnection, name: &str, password: &str) -
         Ok(left_out) => Ok(left_out),
         Err(error) => Err(refusal(connection, error, None).await.recorded(connection, Act::AnalystCreate, name).await),
     }
+}
+
+/// Creates a login that sees only what belongs to `accounts`, in one transaction. Returns as [`create`].
+///
+/// # Errors
+/// See [`AnalystError`].
+pub async fn create_limited(
+    connection: &mut PgConnection,
+    name: &str,
+    password: &str,
+    accounts: &[AccountId],
+) -> Result<Vec<String>, AnalystError> {
+    if !name_is_good(name) {
+        return Err(AnalystError::BadName);
+    }
+    let verifier = scram::verifier(password);
+    let made = sqlx::query_scalar!(r#"SELECT recado.create_analyst($1, $2, $3) AS "left_out!""#, name, verifier, &texts(accounts))
+        .fetch_one(&mut *connection);
+    match limited(ASK_LIMIT, async { Ok(made.await) }).await? {
+        Ok(left_out) => Ok(left_out),
+        Err(error) => Err(refusal(connection, error, None).await.recorded(connection, Act::AnalystCreate, name).await),
+    }
+}
+
+/// Limits a login to these accounts, in place of those it had, and ends its sessions. Without accounts it sees nothing.
+/// Returns false when Recado made no login of this name for this database.
+///
+/// # Errors
+/// See [`AnalystError`].
+pub async fn limit_to_accounts(connection: &mut PgConnection, name: &str, accounts: &[AccountId]) -> Result<bool, AnalystError> {
+    let set =
+        sqlx::query_scalar!(r#"SELECT recado.limit_to_accounts($1, $2) AS "limited!""#, name, &texts(accounts)).fetch_one(&mut *connection);
+    match limited(ASK_LIMIT, async { Ok(set.await) }).await? {
+        Ok(true) => {}
+        Ok(false) => {
+            audit::record_failure(connection, Act::AnalystLimit, name, "no login of this name was created here").await;
+            return Ok(false);
+        }
+        Err(error) => return Err(refusal(connection, error, Some(name)).await.recorded(connection, Act::AnalystLimit, name).await),
+    }
+    // After the commit: a new session has the new rights alone. It waits up to 5 s for each session to end.
+    let ended = sqlx::query!("SELECT recado.end_sessions_of($1)", name).execute(&mut *connection);
+    match limited(ASK_LIMIT * 3, async { Ok(ended.await) }).await? {
+        Ok(_) => Ok(true),
+        Err(error) => Err(refusal(connection, error, Some(name)).await),
+    }
+}
+
+fn texts(accounts: &[AccountId]) -> Vec<String> {
+    accounts.iter().map(ToString::to_string).collect()
 }
 
 /// Limits how many connections a login can have at once.
@@ -106,6 +162,7 @@ impl AnalystError {
 async fn refusal(connection: &mut PgConnection, error: sqlx::Error, login: Option<&str>) -> AnalystError {
     match error.as_database_error().and_then(|e| e.code()).as_deref() {
         Some("42710") => AnalystError::NameTaken,
+        Some("55000") => AnalystError::ReadsMore(error.as_database_error().map(|e| e.message().to_owned()).unwrap_or_default()),
         Some("42501") => {
             let said = error.as_database_error().map(|e| e.message().to_owned()).unwrap_or_default();
             match rights(connection, login).await {
@@ -179,6 +236,8 @@ pub struct Analyst {
     pub connections: i64,
     /// Made by `recado analyst create`. `recado analyst drop` drops only such logins.
     pub made_here: bool,
+    /// The accounts of a tenant; `None` for a login that reads everything.
+    pub accounts: Option<Vec<String>>,
 }
 
 /// Lists the logins that can read the views.
@@ -188,13 +247,17 @@ pub struct Analyst {
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<Analyst>, StoreError> {
     let rows = sqlx::query_as!(
         Analyst,
-        r#"SELECT r.rolname::text AS "name!",
+        r#"WITH tenant AS (SELECT recado.tenants() AS name)
+           SELECT r.rolname::text AS "name!",
                   (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid) AS "connections!",
-                  coalesce(shobj_description(r.oid, 'pg_authid') = 'recado analyst', false) AS "made_here!"
-             FROM pg_roles g
-             JOIN pg_auth_members m ON m.roleid = g.oid
-             JOIN pg_roles r ON r.oid = m.member
-            WHERE g.rolname = recado.role_name('analyst') AND r.rolcanlogin AND NOT r.rolsuper
+                  coalesce(shobj_description(r.oid, 'pg_authid') = 'recado analyst', false) AS "made_here!",
+                  CASE WHEN NOT l.reads_everything THEN
+                       ARRAY(SELECT a.account_id FROM recado.analyst_account a WHERE a.login = r.rolname ORDER BY 1) END AS accounts
+             FROM pg_roles r
+            CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_auth_members m
+                                                 JOIN pg_roles g ON g.oid = m.roleid
+                                                WHERE m.member = r.oid AND g.rolname = recado.role_name('analyst')) AS reads_everything) l
+            WHERE r.rolcanlogin AND NOT r.rolsuper AND (l.reads_everything OR r.rolname IN (SELECT t.name FROM tenant t))
             ORDER BY 1
             LIMIT 1000"#
     )

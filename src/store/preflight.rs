@@ -33,7 +33,9 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<PreflightFindings,
                   current_setting('server_encoding') AS "encoding!",
                   current_setting('default_transaction_isolation') AS "isolation!",
                   current_setting('default_transaction_read_only') = 'on' AS "read_only!",
-                  pg_is_in_recovery() AS "standby!",
+                  pg_is_in_recovery() AS "standby!", session_user::text AS "login!",
+                  coalesce((SELECT shobj_description(r.oid, 'pg_authid') = 'recado analyst' FROM pg_roles r WHERE r.rolname = session_user), false)
+                      AS "analyst!",
                   abs(extract(epoch FROM clock_timestamp()) - $1::double precision)::double precision AS "clock_off!""#,
         unix_now(),
     )
@@ -55,7 +57,13 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<PreflightFindings,
     if server.version < 150_000 {
         unfit.push(format!("the server is PostgreSQL {}; 15 or newer is needed", server.version_text));
     }
-    if server.standby || server.read_only {
+    if server.analyst {
+        unfit.push(format!(
+            "{} is the login of an analyst, which only reads views: set DATABASE_URL to the hub's own login (an analyst exports a view with \\copy \
+             of psql)",
+            server.login
+        ));
+    } else if server.standby || server.read_only {
         unfit.push(
             "the server takes no writes (a standby, or default_transaction_read_only is on); point DATABASE_URL at the primary".to_owned(),
         );

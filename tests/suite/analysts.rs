@@ -18,22 +18,22 @@ use super::support::*;
 const VIEWS: &str = "SELECT c.relname::text FROM pg_class c
      WHERE c.relnamespace = 'recado_views'::regnamespace AND c.relkind = 'v' AND c.relname <> 'audit' ORDER BY 1";
 
-async fn recado(settings: &[(&str, &str)], args: &[&str]) -> Output {
+pub(super) async fn recado(settings: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
     command.args(args).env_clear().kill_on_drop(true).env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("RECADO_FETCH_POSTGRES", "off").env("RECADO_ALLOW_UNSAFE_DURABILITY", "on").envs(settings.iter().copied());
     tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("the command ends").unwrap()
 }
 
-async fn names(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+pub(super) async fn names(connection: &mut PgConnection, sql: &str) -> Vec<String> {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-async fn attempt(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn attempt(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(drop)
 }
 
-async fn code_of(connection: &mut PgConnection, sql: &str) -> String {
+pub(super) async fn code_of(connection: &mut PgConnection, sql: &str) -> String {
     match attempt(connection, sql).await {
         Ok(()) => "done".to_owned(),
         Err(error) => error.as_database_error().and_then(|e| e.code()).map_or_else(|| error.to_string(), Into::into),

@@ -80,6 +80,7 @@ mod sse;
 mod stalls;
 mod stop;
 mod tables;
+mod tenants;
 mod tickets;
 mod token_cost;
 mod token_forgery;

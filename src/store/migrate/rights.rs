@@ -34,7 +34,7 @@ pub(super) async fn strangers(connection: &mut PgConnection) -> Result<Vec<Strin
         Stranger,
         r#"
         WITH me AS (SELECT oid, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-        spaces AS (SELECT * FROM pg_catalog.pg_namespace WHERE nspname IN ('recado', 'recado_views')),
+        spaces AS (SELECT * FROM pg_catalog.pg_namespace WHERE nspname IN ('recado', 'recado_views', 'recado_tenant')),
         trusted AS (
             SELECT r.oid
               FROM pg_catalog.pg_roles r, me
