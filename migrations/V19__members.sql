@@ -21,6 +21,21 @@ REVOKE ALL ON recado.member FROM PUBLIC;
 -- Whether the accounts of recado.member count for this connection, in addition to account_ids.
 ALTER TABLE recado.session ADD COLUMN follows_members boolean NOT NULL DEFAULT false;
 
+-- The types that the client of this connection asked for, as in its query; NULL: all, or not known of a hub of an
+-- earlier version.
+ALTER TABLE recado.session ADD COLUMN types text;
+
+-- Whether a client that asked for these types receives this one (src/wire/type_filter.rs).
+CREATE FUNCTION recado_views.takes(types text, type text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT pg_catalog.starts_with(type, 'upstream_') OR EXISTS (
+        SELECT FROM pg_catalog.unnest(pg_catalog.string_to_array(types, ',')) AS t (pattern)
+         WHERE CASE WHEN pg_catalog.right(pattern, 1) OPERATOR(pg_catalog.=) '*'
+                    THEN pg_catalog.starts_with(type, pg_catalog.left(pattern, -1)) ELSE pattern OPERATOR(pg_catalog.=) type END);
+$$;
+COMMENT ON FUNCTION recado_views.takes(text, text) IS 'Whether a client that asked for these types receives notifications of this type.';
+REVOKE ALL ON FUNCTION recado_views.takes(text, text) FROM PUBLIC;
+
 -- Applies a membership change in the transaction that appends its row, whichever function appends it. A row that is not
 -- such a change has no effect: hubs of an earlier version do not refuse the type in a post.
 CREATE FUNCTION recado.apply_member_change() RETURNS trigger
@@ -172,11 +187,12 @@ REVOKE ALL ON FUNCTION recado.apply_member_change(), recado.keep_members_in_log(
 CREATE OR REPLACE VIEW recado_views.sessions AS
 SELECT s.session_id, s.user_id, s.account_ids, s.client_id, s.transport, s.instance_id, s.from_seq, s.sent_seq, s.acked_seq,
        s.connected_at, s.last_activity_at, s.ended_at, s.end_reason, s.ended_at IS NULL AS is_live,
-       coalesce(s.ended_at, s.last_activity_at) - s.connected_at AS lasted, s.log_id = m.log_id AS is_of_this_log, s.follows_members
+       coalesce(s.ended_at, s.last_activity_at) - s.connected_at AS lasted, s.log_id = m.log_id AS is_of_this_log, s.follows_members,
+       s.types
   FROM recado.session s
  CROSS JOIN recado.meta m;
 
--- As in V6, but for the last line of the condition on accounts.
+-- As in V6, but for members of accounts, and for the types that a connection asked for.
 CREATE OR REPLACE VIEW recado_views.deliveries AS
 SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.client_id, d.session_id, d.transport,
        p.sent_at, a.acked_at,
@@ -194,6 +210,7 @@ SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.clie
                                           AND (b.until_seq IS NULL OR b.until_seq > l.seq)))
                                AND (l.replay OR l.created_at >= s.connected_at)
                                AND (l.expires_at IS NULL OR l.expires_at > s.connected_at)
+                               AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
          UNION ALL
         SELECT l.seq, l.id, l.created_at, l.type, l.title, CASE WHEN l.topic = '*' THEN 'everyone' ELSE 'account' END,
                s.user_id, s.client_id, s.session_id, s.transport, s.log_id
@@ -206,6 +223,7 @@ SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.clie
                                           AND (b.until_seq IS NULL OR b.until_seq > l.seq)))
                                AND (l.replay OR l.created_at >= s.connected_at)
                                AND (l.expires_at IS NULL OR l.expires_at > s.connected_at)
+                               AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
          WHERE l.user_id IS NULL AND l.user_ids IS NULL) d
   JOIN recado.meta m ON m.log_id = d.log_id
   LEFT JOIN LATERAL (SELECT r.sent_at
@@ -220,12 +238,13 @@ SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.clie
                               ORDER BY r.acked_seq, r.acked_at
                               LIMIT 8) f) a ON true;
 
--- As in V6, but that each address has a range of numbers: an account of recado.member counts within its interval.
+-- As in V6, but that each address has a range of numbers: an account of recado.member counts within its interval. What
+-- the device's last connection did not ask for counts as acknowledged.
 CREATE OR REPLACE VIEW recado_views.unacked AS
 SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at AS since, u.oldest_type, u.oldest_title
   FROM recado.cursor c
   JOIN recado.meta m ON m.log_id = c.log_id
-  LEFT JOIN LATERAL (SELECT s.account_ids, s.follows_members FROM recado.session s
+  LEFT JOIN LATERAL (SELECT s.account_ids, s.follows_members, s.types FROM recado.session s
                       WHERE s.user_id = c.user_id AND s.client_id = c.client_id
                       ORDER BY s.connected_at DESC LIMIT 1) s ON true
  CROSS JOIN LATERAL (
@@ -246,6 +265,7 @@ SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at
                  FROM recado.log l
                 WHERE l.topic = t.topic AND l.replay AND l.topic <> 'l' AND l.seq > c.acked_seq AND l.seq > t.low AND l.seq < t.high
                   AND (l.expires_at IS NULL OR l.expires_at > now())
+                  AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
                 ORDER BY l.seq
                 LIMIT 10000)
               UNION ALL
@@ -254,6 +274,7 @@ SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at
                 CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = b.seq LIMIT 1) l
                 WHERE b.topic = t.topic AND b.seq > c.acked_seq AND b.seq > t.low AND b.seq < t.high
                   AND (l.expires_at IS NULL OR l.expires_at > now())
+                  AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
                 ORDER BY b.seq
                 LIMIT 10000)) b) u
  WHERE u.unacked > 0;
@@ -275,16 +296,19 @@ COMMENT ON COLUMN recado_views.members.until_seq IS 'The number of the change th
 COMMENT ON COLUMN recado_views.members.until_at IS 'When the user was removed; NULL while the user is a member.';
 COMMENT ON COLUMN recado_views.members.is_member IS 'Whether the user is a member now.';
 COMMENT ON COLUMN recado_views.sessions.follows_members IS 'Whether the accounts of the view members count as well, each within its interval.';
+COMMENT ON COLUMN recado_views.sessions.types IS 'The types that the client asked for, separated by commas; NULL: all.';
 COMMENT ON COLUMN recado_views.sessions.account_ids IS 'The user''s accounts, by the token of this connection.';
 
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
         GRANT SELECT ON recado.member TO recado_hub;
+        GRANT EXECUTE ON FUNCTION recado_views.takes(text, text) TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.connection_begin(text, text, uuid, bigint, uuid, uuid, text[], text, boolean) TO recado_hub;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_analyst') THEN
         GRANT SELECT ON recado_views.members TO recado_analyst;
+        GRANT EXECUTE ON FUNCTION recado_views.takes(text, text) TO recado_analyst;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;

@@ -73,6 +73,8 @@ pub struct SessionSeen {
     pub accounts: Vec<String>,
     /// Whether the accounts of the table `recado.member` count as well.
     pub follows_members: bool,
+    /// Whether the client asked for notifications of this type.
+    pub takes_type: bool,
     pub from: Seq,
     pub sent: Seq,
     pub connected_at: DateTime<Utc>,
@@ -137,6 +139,8 @@ pub enum DeviceVerdict {
     OtherAccount,
     /// The user was not a member of the account then, by the table `recado.member`.
     NotMember,
+    /// The device's sessions asked for other types only.
+    OtherTypes,
     /// The device asked for a stream that begins after it.
     BeganAfter,
     /// The device's first position is after it.
@@ -215,6 +219,9 @@ impl WhyFacts {
             let follows = sessions.iter().any(|s| s.follows_members);
             return if follows { DeviceVerdict::NotMember } else { DeviceVerdict::OtherAccount };
         }
+        if !sessions.is_empty() && !sessions.iter().any(|s| s.takes_type && self.concerns(row, s)) {
+            return DeviceVerdict::OtherTypes;
+        }
         if !row.replay {
             return DeviceVerdict::NotReplayed;
         }
@@ -246,7 +253,7 @@ impl WhyFacts {
     fn may_be_sent(&self, row: &WhyRow, session: &SessionSeen, at: DateTime<Utc>) -> bool {
         let was_live = session.connected_at <= row.created_at;
         let is_replayed = row.replay && row.expires_at.is_none_or(|end| at < end);
-        session.from < self.seq && self.concerns(row, session) && (was_live || is_replayed)
+        session.from < self.seq && session.takes_type && self.concerns(row, session) && (was_live || is_replayed)
     }
 
     fn sending(&self, session: &SessionSeen) -> SentOn {

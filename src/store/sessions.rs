@@ -29,6 +29,8 @@ pub struct SessionFact {
     pub is_kept: bool,
     /// Whether the accounts of the table `recado.member` count.
     pub follows_members: bool,
+    /// The types that the client asked for, as in its query; `None` for all.
+    pub types: Option<String>,
     pub connected: Instant,
     pub last_activity: Instant,
     /// When it ended, and why; `None` while it is open.
@@ -60,6 +62,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let own: Vec<i64> = facts.iter().map(|f| f.own_acked.get()).collect();
     let kept: Vec<bool> = facts.iter().map(|f| f.is_kept).collect();
     let follows: Vec<bool> = facts.iter().map(|f| f.follows_members).collect();
+    let types: Vec<Option<&str>> = facts.iter().map(|f| f.types.as_deref()).collect();
     let now = Instant::now();
     let age = |at: Instant| i64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(i64::MAX);
     let connected: Vec<i64> = facts.iter().map(|f| age(f.connected)).collect();
@@ -69,22 +72,22 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let stored = sqlx::query!(
         r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
                                             from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason,
-                                            own_acked_seq, is_kept, follows_members)
+                                            own_acked_seq, is_kept, follows_members, types)
            SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
                   f.from_seq, f.sent_seq, f.acked_seq, statement_timestamp() - f.connected_age * interval '1 microsecond',
                   statement_timestamp() - f.active_age * interval '1 microsecond',
                   statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason, f.own_acked_seq, f.is_kept,
-                  f.follows_members
+                  f.follows_members, f.types
              FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
                          $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[],
-                         $15::bigint[], $16::boolean[], $17::boolean[])
+                         $15::bigint[], $16::boolean[], $17::boolean[], $18::text[])
                   AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
                         acked_seq, connected_age, active_age, ended_age, end_reason, own_acked_seq, is_kept,
-                        follows_members)
+                        follows_members, types)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
               SET from_seq = excluded.from_seq, sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
-                  own_acked_seq = excluded.own_acked_seq,
+                  own_acked_seq = excluded.own_acked_seq, types = excluded.types,
                   is_kept = excluded.is_kept AND (s.is_kept OR s.end_reason IS NOT DISTINCT FROM 'instance_lost'),
                   last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
                   ended_at = CASE WHEN excluded.ended_at IS NOT NULL THEN greatest(excluded.ended_at, s.connected_at) END,
@@ -107,6 +110,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
         &own,
         &kept,
         &follows,
+        &types as _,
     )
     .execute(connection);
     limited(ASK_LIMIT, stored).await?;

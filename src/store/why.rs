@@ -35,8 +35,8 @@ pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<WhyFacts,
     let connection = checkout.connection();
     limited(ASK_LIMIT, sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection)).await?;
     let mut facts = log_row(connection, user, seq).await?;
-    let since = facts.row.as_ref().map_or(facts.now, |row| row.created_at);
-    facts.sessions = sessions(connection, user, facts.log_id, since, seq).await?;
+    let (since, kind) = facts.row.as_ref().map_or((facts.now, String::new()), |row| (row.created_at, row.kind.clone()));
+    facts.sessions = sessions(connection, user, facts.log_id, since, seq, &kind).await?;
     let clients: BTreeSet<&str> = facts.sessions.iter().map(|s| s.client.as_str()).collect();
     facts.devices = devices(connection, user, facts.log_id, seq, &Vec::from_iter(clients)).await?;
     (facts.ever_connected, facts.accounts, facts.follows_members) = accounts(connection, user).await?;
@@ -109,10 +109,12 @@ async fn sessions(
     log_id: LogId,
     since: DateTime<Utc>,
     seq: Seq,
+    kind: &str,
 ) -> Result<Vec<SessionSeen>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT s.session_id AS "session_id!", s.instance_id AS "instance_id!", s.client_id AS "client_id!", s.transport AS "transport!",
-                  s.account_ids AS "account_ids!", s.follows_members AS "follows_members!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
+                  s.account_ids AS "account_ids!", s.follows_members AS "follows_members!",
+                  (s.types IS NULL OR recado_views.takes(s.types, $7)) AS "takes_type!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
                   s.ended_at, s.end_reason, f.sent_seq AS "reached_seq?", f.sent_at AS "reached_at?"
              FROM ((SELECT a.*
                       FROM recado.session a
@@ -140,6 +142,7 @@ async fn sessions(
         seq.get(),
         MANY,
         SESSIONS_SINCE,
+        kind,
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;
@@ -150,6 +153,7 @@ async fn sessions(
         transport: row.transport,
         accounts: row.account_ids,
         follows_members: row.follows_members,
+        takes_type: row.takes_type,
         from: Seq::from_db(row.from_seq),
         sent: Seq::from_db(row.sent_seq),
         connected_at: row.connected_at,

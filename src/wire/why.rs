@@ -85,6 +85,7 @@ fn verdict_word(verdict: DeviceVerdict) -> &'static str {
         DeviceVerdict::NotReplayed => "not_replayed",
         DeviceVerdict::OtherAccount => "other_account",
         DeviceVerdict::NotMember => "not_member",
+        DeviceVerdict::OtherTypes => "other_types",
         DeviceVerdict::BeganAfter => "began_after",
         DeviceVerdict::NewSince => "new_since",
         DeviceVerdict::NoLongerKnown => "no_longer_known",
@@ -243,6 +244,7 @@ fn one_device(facts: &WhyFacts, row: &WhyRow, device: &DeviceWhy) -> String {
         DeviceVerdict::NotMember => {
             format!("{name} was not sent it: the user was not a member of the account then; {}.", membership(facts))
         }
+        DeviceVerdict::OtherTypes => format!("{name} was not sent it: it asked for other types only."),
         DeviceVerdict::BeganAfter => format!("{name} was not sent it: its stream was requested to begin after it."),
         DeviceVerdict::NewSince => format!("{name} was not sent it: it first connected later, and its stream began after it."),
         DeviceVerdict::NoLongerKnown => format!("The position of {name} is after it; whether {name} was sent it is no longer known."),

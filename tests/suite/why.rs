@@ -319,3 +319,32 @@ async fn in_a_long_log_with_many_sessions_and_facts_no_table_is_read_whole() {
         .unwrap();
     assert_eq!(whole, [""; 0], "read whole");
 }
+
+/// What went wrong: `why` and the views counted what a filter had left out as sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_connection_did_not_ask_for_was_not_sent() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let mut some = TestClient::of("ann").device("some").query("types", "order_*,stock").query("ack", "client").connect(&hub).await;
+    let mut all = TestClient::of("ann").device("all").query("ack", "client").connect(&hub).await;
+    let other = hub.post(&note("other").raw("type", "\"invoice\"").to_user("ann")).await.seq;
+    let order = hub.post(&note("order").raw("type", "\"order_paid\"").to_user("ann")).await.seq;
+    some.until_seq_past_others(order).await;
+    all.until_seq(order).await;
+    becomes(&hub, &db, "ann", order, &[("all", "sent"), ("some", "sent")]).await;
+    becomes(&hub, &db, "ann", other, &[("all", "sent"), ("some", "other_types")]).await;
+    let answer = ask(&hub, &db, "ann", other).await;
+    assert!(answer["text"].as_str().unwrap().contains("some was not sent it: it asked for other types only."), "{answer}");
+    let delivered = "SELECT count(*) FROM recado_views.deliveries WHERE client_id = 'some'";
+    assert_eq!(db.number(delivered).await, 1);
+    assert_eq!(db.number("SELECT count(*) FROM recado_views.deliveries WHERE client_id = 'all'").await, 2);
+    // Nor does it wait for an acknowledgement.
+    assert_eq!(db.number("SELECT unacked FROM recado_views.unacked WHERE client_id = 'some'").await, 1);
+    assert_eq!(db.number("SELECT unacked FROM recado_views.unacked WHERE client_id = 'all'").await, 2);
+    assert_eq!(db.number("SELECT count(*) FROM recado_views.sessions WHERE types = 'order_*,stock'").await, 1);
+    // The function agrees with the hub's filter.
+    for (types, kind, takes) in [("a,b*", "a", true), ("a,b*", "ab", false), ("a,b*", "bc", true), ("*", "x", true), ("a", "upstream_gap", true)] {
+        let sql = format!("SELECT recado_views.takes('{types}', '{kind}')::int::bigint");
+        assert_eq!(db.number(&sql).await, i64::from(takes), "{types} {kind}");
+    }
+}

@@ -37,6 +37,7 @@ fn session(connected: i64, from: i64, sent: i64) -> SessionSeen {
         transport: "websocket".into(),
         accounts: vec!["7".into()],
         follows_members: false,
+        takes_type: true,
         from: Seq::from_db(from),
         sent: Seq::from_db(sent),
         connected_at: at(connected),
