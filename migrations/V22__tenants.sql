@@ -53,7 +53,7 @@ DECLARE
                                     WHERE b.user_id = s.user_id AND b.account_id = ANY ({accounts}) AND b.until_seq IS NULL))';
     -- Whether the session `s` was sent the row `l`. The row goes to one account, or to everyone: then any account of
     -- the login counts.
-    hit      constant text := '(SELECT l.ok AND (s.account_ids && o.accounts OR s.follows_members AND EXISTS (
+    hit      constant text := '(SELECT l.ok AND (s.types IS NULL OR recado_views.takes(s.types, l.type)) AND (s.account_ids && o.accounts OR s.follows_members AND EXISTS (
                                        SELECT FROM recado.member b
                                         WHERE b.user_id = s.user_id AND b.account_id = ANY (o.accounts) AND b.since_seq < l.seq
                                           AND (b.until_seq IS NULL OR b.until_seq > l.seq))) AS ok
@@ -106,10 +106,10 @@ BEGIN
         ('sessions', 'WITH (security_barrier)', $sql$
             SELECT f.session_id, f.user_id, f.account_ids, f.client_id, f.transport, f.instance_id, f.from_seq, f.sent_seq, f.acked_seq,
                    f.connected_at, f.last_activity_at, f.ended_at, f.end_reason, f.ended_at IS NULL AS is_live,
-                   coalesce(f.ended_at, f.last_activity_at) - f.connected_at AS lasted, f.is_of_this_log, f.follows_members
+                   coalesce(f.ended_at, f.last_activity_at) - f.connected_at AS lasted, f.is_of_this_log, f.follows_members, f.types
               FROM (SELECT s.session_id, s.user_id, ARRAY(SELECT a FROM unnest(s.account_ids) a WHERE a = ANY ({accounts})) AS account_ids,
                            s.client_id, s.transport, s.instance_id, s.from_seq, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at,
-                           s.ended_at, s.end_reason, s.log_id = (SELECT e.log_id FROM recado.meta e) AS is_of_this_log, s.follows_members
+                           s.ended_at, s.end_reason, s.log_id = (SELECT e.log_id FROM recado.meta e) AS is_of_this_log, s.follows_members, s.types
                       FROM recado.session s
                      WHERE {mine} OFFSET 0) f$sql$),
         ('members', 'WITH (security_barrier)', $sql$
@@ -136,7 +136,7 @@ BEGIN
                                   WHERE s.user_id = c.user_id AND s.client_id = c.client_id AND {mine}) s ON true$sql$),
         ('unacked', 'WITH (security_barrier)', $sql$
             SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at AS since, u.oldest_type, u.oldest_title
-              FROM (SELECT x.user_id, x.client_id, x.acked_seq, s.follows_members,
+              FROM (SELECT x.user_id, x.client_id, x.acked_seq, s.follows_members, s.types,
                            ARRAY(SELECT a FROM unnest(s.account_ids) a WHERE a = ANY ({accounts})) AS account_ids
                       FROM recado.cursor x
                       JOIN recado.meta m ON m.log_id = x.log_id
@@ -160,6 +160,7 @@ BEGIN
                              FROM recado.log l
                             WHERE l.topic = t.topic AND l.replay AND l.topic <> 'l' AND l.seq > c.acked_seq AND l.seq > t.low AND l.seq < t.high
                               AND (l.expires_at IS NULL OR l.expires_at > now())
+                              AND (c.types IS NULL OR recado_views.takes(c.types, l.type))
                             ORDER BY l.seq
                             LIMIT 10000)
                           UNION ALL
@@ -168,6 +169,7 @@ BEGIN
                             CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = b.seq LIMIT 1) l
                             WHERE b.topic = t.topic AND b.seq > c.acked_seq AND b.seq > t.low AND b.seq < t.high
                               AND (l.expires_at IS NULL OR l.expires_at > now())
+                              AND (c.types IS NULL OR recado_views.takes(c.types, l.type))
                             ORDER BY b.seq
                             LIMIT 10000)) b) u
              WHERE u.unacked > 0$sql$),
@@ -304,9 +306,9 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA recado_tenant, recado_views TO %I', p_name);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA recado_tenant TO %I', p_name);
     EXECUTE format('GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA recado_tenant TO %I', p_name);
-    -- Only the functions that read `data`. The views call them with the rights of the reader.
+    -- Only the functions that the views call: they do so with the rights of the reader.
     EXECUTE format('GRANT EXECUTE ON FUNCTION recado_views.jsonb_of(json), recado_views.text_of(jsonb, text),
-                        recado_views.number_of(jsonb, text), recado_views.integer_of(jsonb, text) TO %I', p_name);
+                        recado_views.number_of(jsonb, text), recado_views.integer_of(jsonb, text), recado_views.takes(text, text) TO %I', p_name);
     BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), p_name);
     EXCEPTION

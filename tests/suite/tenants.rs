@@ -34,6 +34,7 @@ fn rules() -> BTreeMap<&'static str, Rule> {
             Rule::Where("v.address = '*' OR v.address LIKE 'a/%' AND substr(v.address, 3) = ANY ({a}) OR split_part(v.address, '/', 3) = ANY ({a})"),
         ),
         ("members", Rule::Where("v.account_id = ANY ({a})")),
+        ("audit", Rule::Hidden),
         ("upstream_sessions", Rule::Hidden),
         (
             "daily_counts",
@@ -332,6 +333,7 @@ async fn a_tenant_has_rights_to_its_views_and_four_functions_alone() {
             "recado_views.integer_of(jsonb,text)",
             "recado_views.jsonb_of(json)",
             "recado_views.number_of(jsonb,text)",
+            "recado_views.takes(text,text)",
             "recado_views.text_of(jsonb,text)",
         ]
     );

@@ -343,7 +343,9 @@ async fn what_a_connection_did_not_ask_for_was_not_sent() {
     assert_eq!(db.number("SELECT unacked FROM recado_views.unacked WHERE client_id = 'all'").await, 2);
     assert_eq!(db.number("SELECT count(*) FROM recado_views.sessions WHERE types = 'order_*,stock'").await, 1);
     // The function agrees with the hub's filter.
-    for (types, kind, takes) in [("a,b*", "a", true), ("a,b*", "ab", false), ("a,b*", "bc", true), ("*", "x", true), ("a", "upstream_gap", true)] {
+    for (types, kind, takes) in
+        [("a,b*", "a", true), ("a,b*", "ab", false), ("a,b*", "bc", true), ("*", "x", true), ("a", "upstream_gap", true)]
+    {
         let sql = format!("SELECT recado_views.takes('{types}', '{kind}')::int::bigint");
         assert_eq!(db.number(&sql).await, i64::from(takes), "{types} {kind}");
     }
