@@ -179,7 +179,7 @@ async fn no_condition_compares_a_column_with_a_volatile_time() {
     files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"), &mut found);
     let db = TestDb::new().await;
     let functions =
-        "SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace IN ('recado'::regnamespace, 'recado_views'::regnamespace)";
+        "SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace::regnamespace::text IN ('recado', 'recado_views', 'recado_tenant')";
     let functions: Vec<(String, String)> = sqlx::query_as(functions).fetch_all(&mut db.connect().await).await.unwrap();
     assert!(functions.len() > 20);
     for (name, source) in &functions {
