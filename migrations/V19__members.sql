@@ -303,7 +303,6 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
         GRANT SELECT ON recado.member TO recado_hub;
-        GRANT EXECUTE ON FUNCTION recado_views.takes(text, text) TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.connection_begin(text, text, uuid, bigint, uuid, uuid, text[], text, boolean) TO recado_hub;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_analyst') THEN

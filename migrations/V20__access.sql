@@ -41,7 +41,7 @@ DECLARE
 BEGIN
     UPDATE recado.access_state s SET revision = s.revision + 1 RETURNING s.revision INTO n;
     INSERT INTO recado.access_change (revision, kind, subject, not_before) VALUES (n, p_kind, p_subject, p_not_before);
-    DELETE FROM recado.access_change c WHERE c.made_at < clock_timestamp() - interval '1 day';
+    DELETE FROM recado.access_change c WHERE c.made_at < statement_timestamp() - interval '1 day';
     PERFORM pg_notify('recado', 'access');
     RETURN n;
 END $$;

@@ -284,7 +284,7 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
 /// When the database is unavailable or slow. Tokens of a lost answer are lost; their streams end with the older ones.
 pub async fn take_renewals(connection: &mut PgConnection, instance: InstanceId) -> Result<Vec<TokenRenewal>, StoreError> {
     let rows = sqlx::query!(
-        r#"DELETE FROM recado.token_renewal WHERE instance_id = $1 OR made_at < clock_timestamp() - interval '1 minute'
+        r#"DELETE FROM recado.token_renewal WHERE instance_id = $1 OR made_at < statement_timestamp() - interval '1 minute'
            RETURNING session_id, user_id, expires_at, issued_at, key_tag, instance_id = $1 AS "is_ours!""#,
         instance.0
     )

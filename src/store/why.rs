@@ -114,7 +114,9 @@ async fn sessions(
     let rows = sqlx::query!(
         r#"SELECT s.session_id AS "session_id!", s.instance_id AS "instance_id!", s.client_id AS "client_id!", s.transport AS "transport!",
                   s.account_ids AS "account_ids!", s.follows_members AS "follows_members!",
-                  (s.types IS NULL OR recado_views.takes(s.types, $7)) AS "takes_type!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
+                  (s.types IS NULL OR starts_with($7, 'upstream_') OR EXISTS (
+                      SELECT FROM unnest(string_to_array(s.types, ',')) AS t (pattern)
+                       WHERE CASE WHEN right(pattern, 1) = '*' THEN starts_with($7, left(pattern, -1)) ELSE pattern = $7 END)) AS "takes_type!", s.from_seq AS "from_seq!", s.sent_seq AS "sent_seq!", s.connected_at AS "connected_at!",
                   s.ended_at, s.end_reason, f.sent_seq AS "reached_seq?", f.sent_at AS "reached_at?"
              FROM ((SELECT a.*
                       FROM recado.session a

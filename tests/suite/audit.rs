@@ -91,7 +91,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     assert!(!folder.path().join("audit-pending").exists(), "the hub has recorded the notes");
     assert_eq!((member(&hub, "PUT", "ann", hub.key()).await, member(&hub, "DELETE", "ann", hub.key()).await), (200, 200));
     assert_eq!(member(&hub, "PUT", "ann", "rck_no").await, 401);
-    let admin = service_token("operator", Role::Admin);
+    let admin = db.admin_key();
     for (path, body) in [
         ("/api/admin/revocations", json!({ "user_id": "bob", "reason": "lost a laptop" })),
         ("/api/admin/sessions/close", json!({ "account_id": "7" })),
@@ -155,7 +155,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     assert_eq!((&added["who"], &added["via"], &added["address"]), (&json!("key:shop"), &json!("rest"), &json!("127.0.0.1")));
     for what in ["user.revoke", "user.lift"] {
         let act = first(what);
-        assert_eq!((&act["who"], &act["via"], &act["user_id"]), (&json!("token:operator"), &json!("rest"), &json!("bob")), "{act}");
+        assert_eq!((&act["who"], &act["via"], &act["user_id"]), (&json!("key:boss"), &json!("rest"), &json!("bob")), "{act}");
     }
     assert_eq!(first("user.revoke")["reason"], "lost a laptop");
     assert!(first("secret.rotate")["details"]["acted_at"].is_string());
