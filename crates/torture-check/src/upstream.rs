@@ -28,6 +28,10 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
     }
 }
 
+/// Users who come and go with an attack: the greedy user, and the one whose key is removed. In between, no connection
+/// wants their provider sessions. Those end, and messages that the provider sends meanwhile are no gap.
+const BRIEF_USERS: [&str; 2] = ["greedy", "removed-key"];
+
 /// How often a session moved from one hub process to another.
 pub fn take_overs(history: &[super::FactEntry]) -> usize {
     self::history(&Index::of(history)).take_overs()
@@ -78,9 +82,7 @@ fn history(index: &Index<'_>) -> UpstreamHistory {
                 let (user, id, state) = (user.clone(), command.clone(), state.clone());
                 history.commands.push(CommandRow { user, id, state, term: *term, settled: *settled });
             }
-            // The greedy user comes and goes with its attacks. In between, no connection wants its provider session.
-            // The session ends, and messages that the provider sends meanwhile are no gap.
-            RunFact::UpEntry { user, .. } if user == "greedy" => {}
+            RunFact::UpEntry { user, .. } if BRIEF_USERS.contains(&user.as_str()) => {}
             RunFact::UpEntry { seq, user, said } => history.log.push(ProviderRow { seq: *seq, user: user.clone(), said: *said }),
             RunFact::CommandGiven { command, .. } => drop(history.given.insert(command.clone())),
             RunFact::CommandTold { command, status } => history.told.push(CommandTold { id: command.clone(), status: status.clone() }),
