@@ -2,7 +2,7 @@
 
 use super::{head, refused};
 use recado::delivery::ResumeFrom;
-use recado::domain::{Principal, UserId};
+use recado::domain::{Principal, TokenOrigin, UserId};
 use recado::http::fuzz_entry;
 use recado::wire::history::{AckBody, HistoryQuery, LIMIT_MAX, PageOrder};
 
@@ -18,7 +18,7 @@ pub fn stream_query(input: &[u8]) {
     };
     let who = || Principal { user: UserId::parse("42").expect("a user id"), accounts: Vec::new() };
     let (ack_mode, message_layout, names_last) = (wish.ack_mode, wish.message_layout, wish.names_last);
-    let opening = wish.of(who(), None, "sse");
+    let opening = wish.of(who(), TokenOrigin::default(), "sse");
     assert!(!names_last || matches!(opening.since, ResumeFrom::Seq(_)));
     if let Some(header) = header {
         // Of several positions the highest counts.
@@ -41,7 +41,7 @@ pub fn stream_query(input: &[u8]) {
     }
     let again = fuzz_entry::wish(&written, None).expect("a query").expect("one that was taken before");
     assert_eq!((again.ack_mode, again.message_layout), (ack_mode, message_layout));
-    assert_eq!(format!("{:?}", again.of(who(), None, "sse")), format!("{opening:?}"));
+    assert_eq!(format!("{:?}", again.of(who(), TokenOrigin::default(), "sse")), format!("{opening:?}"));
 }
 
 pub fn history_query(input: &[u8]) {
