@@ -388,7 +388,7 @@ impl Registry {
         let others: Vec<usize> = inside.by_user.get(&connection.who.user).cloned().unwrap_or_default();
         if self.limits.single {
             for key in others {
-                inside.connections[key].send_queue.end(CloseOrder { close: CloseCode::SessionReplaced, after_ms: 0 });
+                inside.connections[key].send_queue.end(CloseOrder { close: CloseCode::SessionReplaced, after_ms: REPLACED_AFTER_MS });
             }
         } else if others.len() >= self.limits.per_user {
             let older = inside.oldest_of_device(&others, &connection.client);

@@ -27,6 +27,10 @@ use crate::wire::close::CloseCode;
 /// Longest time between two reads. With the limit of a statement, a change is applied within five seconds.
 const READ_EVERY: Duration = Duration::from_secs(2);
 
+/// When a client comes back that does so whatever the reason: an `EventSource` without the code to stop. Long, so that
+/// closing a session has an effect on it.
+const CLOSED_AFTER_MS: u64 = 3_600_000;
+
 /// The task that follows the changes.
 pub struct AccessWatch {
     dedicated: DedicatedConnection,
@@ -131,7 +135,7 @@ impl AccessWatch {
                 };
                 tracing::info!(connections = connections.len(), "an admin closes sessions");
                 for connection in connections {
-                    connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: 0 });
+                    connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: CLOSED_AFTER_MS });
                 }
             }
             AccessChange::ChangeKeys => self.auth.forget_keys(),

@@ -239,6 +239,12 @@ async fn one_session_or_those_of_a_user_or_an_account_are_closed_and_may_come_ag
     assert_eq!(TestClient::over(socket).ended(PATIENCE).await, ClientEnd::Code(4500, "unauthorized".into()));
     assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
 
+    // A page without the code to stop comes back late, not at once.
+    let mut page = EventSourcePage::of("ann").device("page").open(&deaf).await;
+    close(&here, json!({ "user_id": "ann" })).await;
+    assert_eq!(page.named("goodbye").await["reason"], "closed_by_admin");
+    assert_eq!(page.retry, Some(3_600_000));
+
     let mut in_7 = TestClient::of("ann").account("7").connect(&deaf).await;
     let mut in_8 = TestClient::of("bob").account("8").connect(&deaf).await;
     close(&here, json!({ "account_id": "7" })).await;
