@@ -267,10 +267,14 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_URL",
         "",
-        "Hub that notify, listen, history, stats, why, healthcheck and recado-bench talk to. Absent: the hub on this machine, by \
-         RECADO_BIND and PORT; notify, stats, why and healthcheck use RECADO_INTERNAL_BIND if it is set.",
+        "Hub that notify, listen, history, stats, why, member, revoke, revocation, close, healthcheck and recado-bench talk to. \
+         Absent: the hub on this machine, by RECADO_BIND and PORT; all but listen and history use RECADO_INTERNAL_BIND if it is set.",
     ),
-    secret("RECADO_KEY", "Service key of notify, stats and why. Absent: a token made from the secret on this machine."),
+    secret(
+        "RECADO_KEY",
+        "Key of notify and member, and an admin's key of stats, why, revoke, revocation and close. Absent: a token made from the \
+         secret on this machine.",
+    ),
     secret("RECADO_TOKEN", "Token of listen. Absent: made from the secret on this machine, for --user."),
 ];
 

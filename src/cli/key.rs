@@ -34,7 +34,7 @@ enum KeyAction {
         #[command(flatten)]
         scopes: KeyScopeArgs,
     },
-    /// Replace the scopes of a key: hubs follow at once, and a hub that misses the message within 10 s
+    /// Replace the scopes of a key: hubs follow at once, and within 5 s if a NOTIFY is lost
     #[command(after_help = SCOPES_HELP)]
     Limit {
         name: String,
