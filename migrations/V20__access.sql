@@ -8,7 +8,8 @@ CREATE TABLE recado.revocation (
     reason     text        NOT NULL DEFAULT '',
     revoked_by text        NOT NULL,
     revoked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT not_before_is_finite CHECK (isfinite(not_before))
+    -- RFC 3339 writes years of four digits.
+    CONSTRAINT not_before_can_be_written CHECK (not_before BETWEEN '0001-01-01Z' AND '9999-12-31Z')
 );
 COMMENT ON TABLE recado.revocation IS 'Users whose older tokens are refused. Written by recado.revoke_user and recado.lift_revocation alone.';
 REVOKE ALL ON recado.revocation FROM PUBLIC;
@@ -17,6 +18,7 @@ REVOKE ALL ON recado.revocation FROM PUBLIC;
 -- when a NOTIFY says so. They are kept for a day; a hub that was away for longer reads everything again.
 CREATE TABLE recado.access_change (
     revision   bigint      PRIMARY KEY,
+    change_id  uuid        NOT NULL,
     kind       text        NOT NULL,
     subject    text        NOT NULL,
     not_before timestamptz,
@@ -24,12 +26,16 @@ CREATE TABLE recado.access_change (
     CONSTRAINT kind_is_known
         CHECK (kind IN ('revoke_user', 'lift_revocation', 'close_session', 'close_user', 'close_account', 'change_keys'))
 );
+-- Serves the removal of old changes.
+CREATE INDEX access_change_made ON recado.access_change (made_at);
 REVOKE ALL ON recado.access_change FROM PUBLIC;
 
--- One row: the revision of the last change. Its lock puts changes in order, so that no hub sees a later one first.
+-- One row: the revision of the last change, and its id. Its lock puts changes in order, so that no hub sees a later one
+-- first. The id tells a hub that a restored database gave the number to another change.
 CREATE TABLE recado.access_state (
     is_only  boolean PRIMARY KEY DEFAULT true CHECK (is_only),
-    revision bigint  NOT NULL DEFAULT 0
+    revision bigint  NOT NULL DEFAULT 0,
+    change_id uuid   NOT NULL DEFAULT gen_random_uuid()
 );
 INSERT INTO recado.access_state DEFAULT VALUES;
 REVOKE ALL ON recado.access_state FROM PUBLIC;
@@ -37,16 +43,17 @@ REVOKE ALL ON recado.access_state FROM PUBLIC;
 CREATE FUNCTION recado.note_access_change(p_kind text, p_subject text, p_not_before timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    n bigint;
+    n  bigint;
+    id uuid;
 BEGIN
-    UPDATE recado.access_state s SET revision = s.revision + 1 RETURNING s.revision INTO n;
-    INSERT INTO recado.access_change (revision, kind, subject, not_before) VALUES (n, p_kind, p_subject, p_not_before);
-    DELETE FROM recado.access_change c WHERE c.made_at < statement_timestamp() - interval '1 day';
+    UPDATE recado.access_state s SET revision = s.revision + 1, change_id = gen_random_uuid() RETURNING s.revision, s.change_id INTO n, id;
+    INSERT INTO recado.access_change (revision, change_id, kind, subject, not_before) VALUES (n, id, p_kind, p_subject, p_not_before);
     PERFORM pg_notify('recado', 'access');
     RETURN n;
 END $$;
 
--- Refuses the user's tokens that were issued before `p_not_before` (NULL: now), closes the connections that came with
+-- Refuses the user's tokens that were issued before `p_not_before` (NULL: from the next whole second on, because tokens
+-- name whole seconds), closes the connections that came with
 -- them, and deletes the user's tickets. An earlier revocation of the user stays if it refuses more. Returns the time
 -- before which tokens are refused. The last three parameters are for recado.audit: who asks, how, and from where.
 CREATE FUNCTION recado.revoke_user(
@@ -54,7 +61,7 @@ CREATE FUNCTION recado.revoke_user(
     p_who text DEFAULT NULL, p_via text DEFAULT NULL, p_address text DEFAULT NULL) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    before timestamptz := coalesce(p_not_before, clock_timestamp());
+    before timestamptz := coalesce(p_not_before, date_trunc('second', clock_timestamp()) + interval '1 second');
 BEGIN
     INSERT INTO recado.revocation AS r (user_id, not_before, reason, revoked_by) VALUES (p_user_id, before, p_reason, coalesce(p_who, 'login:' || session_user))
         ON CONFLICT (user_id) DO UPDATE
@@ -142,7 +149,16 @@ CREATE UNLOGGED TABLE recado.token_renewal (
 CREATE INDEX token_renewal_of_instance ON recado.token_renewal (instance_id);
 REVOKE ALL ON recado.token_renewal FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION recado.note_access_change(text, text, timestamptz), recado.revoke_user(text, timestamptz, text, text, text, text),
+-- Removes changes that are older than a day, and newer tokens that no hub took. The last change stays: hubs compare its
+-- id.
+CREATE FUNCTION recado.trim_access_changes() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM recado.access_change c
+     WHERE c.made_at < statement_timestamp() - interval '1 day' AND c.revision < (SELECT s.revision FROM recado.access_state s);
+    DELETE FROM recado.token_renewal r WHERE r.made_at < statement_timestamp() - interval '1 minute';
+$$;
+
+REVOKE ALL ON FUNCTION recado.note_access_change(text, text, timestamptz), recado.trim_access_changes(), recado.revoke_user(text, timestamptz, text, text, text, text),
     recado.lift_revocation(text, text, text, text), recado.close_sessions(text, text, text, text, text),
     recado.note_key_change() FROM PUBLIC;
 
@@ -151,7 +167,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
         GRANT SELECT ON recado.revocation, recado.access_change, recado.access_state TO recado_hub;
         GRANT SELECT, INSERT, UPDATE, DELETE ON recado.token_renewal TO recado_hub;
-        GRANT EXECUTE ON FUNCTION recado.revoke_user(text, timestamptz, text, text, text, text),
+        GRANT EXECUTE ON FUNCTION recado.trim_access_changes(), recado.revoke_user(text, timestamptz, text, text, text, text),
             recado.lift_revocation(text, text, text, text), recado.close_sessions(text, text, text, text, text) TO recado_hub;
     END IF;
 EXCEPTION

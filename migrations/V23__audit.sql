@@ -32,6 +32,8 @@ COMMENT ON TABLE recado.audit IS 'Administrative acts. Append-only: see docs/gui
 CREATE INDEX audit_at ON recado.audit (at);
 -- Serves erasures.
 CREATE INDEX audit_user ON recado.audit (user_id) WHERE user_id IS NOT NULL;
+-- Serves a list without refused requests, which strangers can make many of.
+CREATE INDEX audit_acts ON recado.audit (what, audit_id) WHERE what <> 'admin.request';
 
 -- The hash chain. Rows are chained some time after their commit, so that no act waits for another one's transaction.
 CREATE TABLE recado.audit_chain (
@@ -380,6 +382,10 @@ DECLARE
     traces bigint;
 BEGIN
     traces := recado.erase_traces_unaudited(p_user_id) + recado.erase_audit(p_user_id);
+    -- The rows stay: hubs read all of them in order. A revocation stays whole, and its change goes within a day:
+    -- erasing a user gives no access back.
+    UPDATE recado.access_change c SET subject = '-' WHERE c.subject = p_user_id AND c.kind IN ('close_user', 'lift_revocation');
+    DELETE FROM recado.token_renewal r WHERE r.user_id = p_user_id;
     IF traces > 0 AND coalesce(current_setting('recado.open_erasure', true), '') = '' THEN
         PERFORM recado.audit('user.erase', NULL, jsonb_build_object('traces', traces));
     END IF;

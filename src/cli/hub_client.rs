@@ -10,6 +10,7 @@ use super::token;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::domain::{Principal, Role};
+use crate::identity::COMMAND_LINE_SUBJECT;
 
 /// Time limit for an answer. The hub promises one within five seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ impl HubClient {
         let bearer = match (role, &config.key) {
             (None, _) => None,
             (Some(_), Some(key)) => Some(key.clone()),
-            (Some(role), None) => Some(token::mint(config, &token::principal("local", &[])?, Some(role), TOKEN_TTL)?),
+            (Some(role), None) => Some(token::mint(config, &token::principal(COMMAND_LINE_SUBJECT, &[])?, Some(role), TOKEN_TTL)?),
         };
         let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).no_proxy().build();
         Ok(Self { http: http.map_err(|error| CliFailure::other(error.to_string()))?, url: config.internal_url.clone(), bearer })

@@ -10,15 +10,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::auth::Auth;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
-use crate::domain::InstanceId;
+use crate::domain::{InstanceId, UserId};
 use crate::identity::Revocations;
-use crate::store::access::{self, AccessChange, AccessChanges, AllRevocations, SessionsOf, TokenRenewal};
+use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
@@ -26,6 +27,11 @@ use crate::wire::close::CloseCode;
 
 /// Longest time between two reads. With the limit of a statement, a change is applied within five seconds.
 const READ_EVERY: Duration = Duration::from_secs(2);
+/// Shortest time between two reads.
+const SPACING: Duration = Duration::from_millis(50);
+/// How long the connections of a revoked user may be left open for the sake of their clients. The clocks of hub and
+/// database may differ.
+const WHOLE_SECOND: Duration = Duration::from_millis(1500);
 
 /// When a client comes back that does so whatever the reason: an `EventSource` without the code to stop. Long, so that
 /// closing a session has an effect on it.
@@ -38,7 +44,9 @@ pub struct AccessWatch {
     registry: Arc<Registry>,
     auth: Auth,
     /// The last change that was applied.
-    revision: i64,
+    revision: AccessRevision,
+    /// Users whose connections are to be closed, and when.
+    due: Vec<(Instant, UserId)>,
 }
 
 impl AccessWatch {
@@ -48,7 +56,7 @@ impl AccessWatch {
     /// When the database is unavailable or slow.
     pub async fn begin(database: Database, instance: InstanceId, registry: Arc<Registry>, auth: Auth) -> Result<Self, StoreError> {
         let dedicated = DedicatedConnection::new(database, "access");
-        let mut watch = Self { dedicated, instance, registry, auth, revision: 0 };
+        let mut watch = Self { dedicated, instance, registry, auth, revision: AccessRevision::default(), due: Vec::new() };
         watch.read_everything().await?;
         Ok(watch)
     }
@@ -57,10 +65,17 @@ impl AccessWatch {
     pub async fn run(mut self, hints: Arc<Notify>, mut stop: Stop) {
         let mut is_failing = false;
         loop {
+            let next = self
+                .due
+                .iter()
+                .map(|(at, _)| *at)
+                .min()
+                .map_or_else(|| Instant::now() + READ_EVERY, |at| at.min(Instant::now() + READ_EVERY));
             tokio::select! {
-                _ = timeout(READ_EVERY, hints.notified()) => {}
+                _ = timeout_at(next, hints.notified()) => {}
                 () = stop.wait() => return,
             }
+            self.close_due();
             match self.read().await {
                 Ok(()) => is_failing = false,
                 Err(error) => {
@@ -71,7 +86,24 @@ impl AccessWatch {
                     is_failing = true;
                 }
             }
+            // Any login of the database can send the NOTIFY.
+            tokio::time::sleep(SPACING).await;
         }
+    }
+
+    fn close_due(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
+        self.due = later;
+        for (_, user) in due {
+            self.close_revoked(&user);
+        }
+    }
+
+    fn close_revoked(&self, user: &UserId) {
+        let connections = self.registry.of_user(user);
+        tracing::info!(connections = connections.len(), "a user was revoked");
+        connections.iter().for_each(|connection| end_if_revoked(self.revocations(), connection));
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
@@ -80,16 +112,15 @@ impl AccessWatch {
                 AccessChanges::Next(revision, changes) => {
                     let is_last = changes.is_empty() && revision == self.revision;
                     self.revision = revision;
-                    changes.into_iter().for_each(|change| self.apply(change));
+                    for change in changes {
+                        self.apply(change);
+                    }
                     if is_last {
                         break;
                     }
                 }
                 AccessChanges::Lost => {
-                    tracing::warn!(
-                        revision = self.revision,
-                        "access changes since this revision are no longer kept; reading all revocations"
-                    );
+                    tracing::warn!("access changes since this revision are no longer kept; reading all revocations");
                     self.read_everything().await?;
                 }
             }
@@ -113,7 +144,7 @@ impl AccessWatch {
         self.auth.tokens.revocations()
     }
 
-    fn apply(&self, change: AccessChange) {
+    fn apply(&mut self, change: AccessChange) {
         match change {
             AccessChange::RevokeUser(user, not_before) => {
                 #[cfg(feature = "mutants")]
@@ -122,9 +153,14 @@ impl AccessWatch {
                     return;
                 }
                 self.revocations().revoke(user.clone(), not_before);
-                let connections = self.registry.of_user(&user);
-                tracing::info!(connections = connections.len(), "a user was revoked");
-                connections.iter().for_each(|connection| end_if_revoked(self.revocations(), connection));
+                // A client fetches a new token once its connection is closed, and gives up after some refusals. A token
+                // names the whole second in which it was issued. So connections are closed when that second is over.
+                let left = (not_before - Utc::now()).to_std().unwrap_or_default();
+                if left.is_zero() || left > WHOLE_SECOND {
+                    self.close_revoked(&user);
+                } else {
+                    self.due.push((Instant::now() + left + SPACING, user));
+                }
             }
             AccessChange::LiftRevocation(user) => self.revocations().lift(&user),
             AccessChange::Close(sessions) => {

@@ -26,7 +26,9 @@ pub async fn watch(State(hub): State<Arc<HubState>>, request: Request, next: Nex
     let response = next.run(request).await;
     let refused = response.extensions().get::<RefusedRequest>().filter(|RefusedRequest(problem)| matches!(problem.status, 401 | 403));
     if let Some(RefusedRequest(problem)) = refused {
-        let reason = format!("{}: {}", problem.code, problem.detail);
+        // The detail of a missing scope names the user of the request. An erasure could not remove that id.
+        let reason =
+            if problem.code == "scope_missing" { problem.code.to_owned() } else { format!("{}: {}", problem.code, problem.detail) };
         let (who, user) = hub.auth.refused_caller(&headers).await;
         let attempt = Attempt { route: format!("{method} {route}"), reason, who, user, address: audited_address(&headers) };
         hub.refused_attempts.count(attempt, 1);

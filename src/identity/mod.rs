@@ -38,7 +38,7 @@ pub use issuer::{Issuer, IssuerRules};
 pub use key_set::{KeyChange, KeySet, KeySetRules, check_address};
 pub use mint::{mint, mint_with};
 pub use revocations::Revocations;
-pub use token::{TOKEN_MAX_BYTES, TokenRules};
+pub use token::{COMMAND_LINE_SUBJECT, TOKEN_MAX_BYTES, TokenRules};
 pub use verification_key::VerificationKey;
 
 use crate::config::JwtRules;

@@ -12,7 +12,7 @@ use crate::store::instances::{self, SIGN_OF_LIFE};
 use crate::store::key_uses::KeyUses;
 use crate::store::keys;
 use crate::store::log_identity::LogMemory;
-use crate::store::{Database, StoreError, append, tickets};
+use crate::store::{Database, StoreError, access, append, tickets};
 use crate::tasks::Stop;
 
 /// Interval between checks of the partitions, and between extensions of the audit's hash chain. Two partitions of five
@@ -86,6 +86,7 @@ async fn round(
         if made > 0 {
             tracing::info!(made, "made partitions ahead of the log");
         }
+        access::trim(dedicated.get().await?).await?;
         *partitions_at = Instant::now() + PARTITIONS;
         // Last: a failure repeats nothing before the next minute.
         let ChainEnd { chained, link, hash } = audit::chain(dedicated.get().await?).await?;

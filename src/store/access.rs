@@ -17,6 +17,8 @@ use crate::domain::{AccountId, InstanceId, KeyTag, SessionId, TokenOrigin, UserI
 pub const ACCESS_CHANGED: &str = "access";
 /// Most changes that one read returns. The next read returns the next ones.
 const CHANGES_AT_ONCE: i64 = 1000;
+/// Revocations of one page.
+const REVOCATIONS_AT_ONCE: i64 = 10_000;
 
 /// What a hub has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +50,18 @@ impl SessionsOf {
     }
 }
 
+/// A change's number and id. A restored database gives the numbers of lost changes again, with other ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AccessRevision {
+    number: i64,
+    change: Uuid,
+}
+
 /// Changes that were read, and the revision of the last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AccessChanges {
-    Next(i64, Vec<AccessChange>),
-    /// The changes since the last read are no longer kept, or the database is an older one: read [`everything`].
+    Next(AccessRevision, Vec<AccessChange>),
+    /// The changes since the last read are no longer kept, or the database is another one: read [`everything`].
     Lost,
 }
 
@@ -60,33 +69,44 @@ pub enum AccessChanges {
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn changes(connection: &mut PgConnection, after: i64) -> Result<AccessChanges, StoreError> {
+pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Result<AccessChanges, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT s.revision AS "last!", c.revision AS "revision?", c.kind AS "kind?", c.subject AS "subject?", c.not_before
+        r#"SELECT s.revision AS "last!", s.change_id AS "last_change!", c.revision AS "revision?", c.change_id AS "change_id?",
+                  c.kind AS "kind?", c.subject AS "subject?", c.not_before
              FROM recado.access_state s
-             LEFT JOIN (SELECT * FROM recado.access_change WHERE revision > $1 ORDER BY revision LIMIT $2) c ON true
+             LEFT JOIN (SELECT * FROM recado.access_change WHERE revision >= $1 ORDER BY revision LIMIT $2) c ON true
             ORDER BY c.revision"#,
-        after,
+        after.number,
         CHANGES_AT_ONCE,
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;
-    let last = rows.first().map_or(0, |row| row.last);
+    let Some(last) = rows.first().map(|row| AccessRevision { number: row.last, change: row.last_change }) else {
+        return Ok(AccessChanges::Lost);
+    };
+    if last == after {
+        return Ok(AccessChanges::Next(after, Vec::new()));
+    }
     let (mut at, mut changes) = (after, Vec::new());
+    // Before the first change of all there is no row to compare.
+    let mut is_known = after.number == 0;
     for row in rows {
-        let (Some(revision), Some(kind), Some(subject)) = (row.revision, row.kind, row.subject) else { continue };
-        if revision != at + 1 {
+        let (Some(number), Some(id), Some(kind), Some(subject)) = (row.revision, row.change_id, row.kind, row.subject) else { continue };
+        if number == after.number {
+            is_known = id == after.change;
+            continue;
+        }
+        if !is_known || number != at.number + 1 {
             return Ok(AccessChanges::Lost);
         }
-        at = revision;
+        at = AccessRevision { number, change: id };
         match change(&kind, &subject, row.not_before) {
             Some(change) => changes.push(change),
-            // Of a newer hub. Ids were checked when the change was written.
-            None => tracing::warn!(revision, kind, "unknown access change; passed over"),
+            // Of a newer hub, or of a user who was erased. Ids were checked when the change was written.
+            None => tracing::debug!(number, kind, "access change passed over"),
         }
     }
-    let is_behind = at == after && last != after;
-    Ok(if is_behind { AccessChanges::Lost } else { AccessChanges::Next(at, changes) })
+    Ok(if at == after { AccessChanges::Lost } else { AccessChanges::Next(at, changes) })
 }
 
 fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>) -> Option<AccessChange> {
@@ -105,24 +125,33 @@ fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>) -> Optio
 /// All revocations, and the revision up to which they hold.
 #[derive(Debug, Default)]
 pub struct AllRevocations {
-    pub revision: i64,
+    pub revision: AccessRevision,
     pub users: Vec<(UserId, DateTime<Utc>)>,
 }
 
-/// Reads all revocations.
+/// Reads all revocations, page by page. Changes that are made meanwhile are read again as changes, which does no harm.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn everything(connection: &mut PgConnection) -> Result<AllRevocations, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT s.revision, r.user_id AS "user_id?", r.not_before AS "not_before?"
-             FROM recado.access_state s LEFT JOIN recado.revocation r ON true"#
-    )
-    .fetch_all(connection);
-    let rows = limited(ASK_LIMIT, rows).await?;
-    let revision = rows.first().map_or(0, |row| row.revision);
-    let users = rows.into_iter().filter_map(|row| Some((UserId::parse(&row.user_id?).ok()?, row.not_before?)));
-    Ok(AllRevocations { revision, users: users.collect() })
+    let state = sqlx::query!("SELECT revision, change_id FROM recado.access_state").fetch_one(&mut *connection);
+    let state = limited(ASK_LIMIT, state).await?;
+    let revision = AccessRevision { number: state.revision, change: state.change_id };
+    let mut users: Vec<(UserId, DateTime<Utc>)> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let rows = sqlx::query!(
+            "SELECT user_id, not_before FROM recado.revocation WHERE user_id > $1 ORDER BY user_id LIMIT $2",
+            after,
+            REVOCATIONS_AT_ONCE
+        )
+        .fetch_all(&mut *connection);
+        let rows = limited(ASK_LIMIT, rows).await?;
+        let Some(last) = rows.last() else { return Ok(AllRevocations { revision, users }) };
+        after.clone_from(&last.user_id);
+        // An id in a row that was written by hand may be none.
+        users.extend(rows.into_iter().filter_map(|row| Some((UserId::parse(&row.user_id).ok()?, row.not_before))));
+    }
 }
 
 /// Refuses the user's tokens that were issued before a time; `None` means now, by the database's clock. Returns the
@@ -258,8 +287,9 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
                SELECT $1, f.instance_id, $2, $4, $5, $6 FROM found f WHERE f.has_accounts
                ON CONFLICT (session_id) DO UPDATE
                   SET instance_id = excluded.instance_id, expires_at = excluded.expires_at, issued_at = excluded.issued_at,
-                      key_tag = excluded.key_tag, made_at = excluded.made_at)
-           SELECT has_accounts AS "has_accounts!", pg_notify('recado', $7) IS NULL AS told FROM found"#,
+                      key_tag = excluded.key_tag, made_at = excluded.made_at
+               RETURNING pg_notify('recado', $7))
+           SELECT has_accounts AS "has_accounts!" FROM found"#,
         renewal.session.0,
         renewal.user.as_str(),
         &accounts,
@@ -278,14 +308,13 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
     })
 }
 
-/// Takes the newer tokens that were left for this hub, and removes those that their hub did not take within a minute.
+/// Takes the newer tokens that were left for this hub.
 ///
 /// # Errors
 /// When the database is unavailable or slow. Tokens of a lost answer are lost; their streams end with the older ones.
 pub async fn take_renewals(connection: &mut PgConnection, instance: InstanceId) -> Result<Vec<TokenRenewal>, StoreError> {
     let rows = sqlx::query!(
-        r#"DELETE FROM recado.token_renewal WHERE instance_id = $1 OR made_at < statement_timestamp() - interval '1 minute'
-           RETURNING session_id, user_id, expires_at, issued_at, key_tag, instance_id = $1 AS "is_ours!""#,
+        "DELETE FROM recado.token_renewal WHERE instance_id = $1 RETURNING session_id, user_id, expires_at, issued_at, key_tag",
         instance.0
     )
     .fetch_all(connection);
@@ -299,6 +328,14 @@ pub async fn take_renewals(connection: &mut PgConnection, instance: InstanceId) 
             origin: TokenOrigin { key, issued_at },
         })
     };
-    let ours = rows.into_iter().filter(|row| row.is_ours);
-    Ok(ours.filter_map(|row| renewal(row.session_id, &row.user_id, row.expires_at, row.issued_at, row.key_tag)).collect())
+    Ok(rows.into_iter().filter_map(|row| renewal(row.session_id, &row.user_id, row.expires_at, row.issued_at, row.key_tag)).collect())
+}
+
+/// Removes changes that every hub has read, and newer tokens that no hub took.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn trim(connection: &mut PgConnection) -> Result<(), StoreError> {
+    limited(ASK_LIMIT, sqlx::query!("SELECT recado.trim_access_changes()").execute(connection)).await?;
+    Ok(())
 }

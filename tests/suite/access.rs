@@ -89,6 +89,43 @@ fn closed() -> ClientEnd {
     ClientEnd::Code(4505, "closed_by_admin".into())
 }
 
+async fn try_run(db: &TestDb, sql: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(sql).execute(&mut db.connect().await).await.map(drop)
+}
+
+/// A client of the SDK's kind: it fetches a new token once its connection is closed, and is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_fetches_a_new_token_at_once_is_let_in() {
+    let db = TestDb::new().await;
+    let hub = builder(&db).start().await;
+    for _ in 0..3 {
+        let mut ann = TestClient::of("ann").bearer(&issued("ann", 0)).connect(&hub).await;
+        revoke(&hub, json!({ "user_id": "ann" })).await;
+        assert_eq!(ann.ended(PATIENCE).await, revoked());
+        assert_eq!(status(&hub, &issued("ann", 0)).await.0, 200);
+    }
+}
+
+/// Erasing a user removes the id from closings, and does not give access back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erased_user_stays_revoked_and_stands_in_no_closing() {
+    let db = TestDb::new().await;
+    let hub = builder(&db).start().await;
+    let old = issued("ann", -1);
+    revoke(&hub, json!({ "user_id": "ann" })).await;
+    close(&hub, json!({ "user_id": "ann" })).await;
+    builder(&db).run(&["erase", "--user", "ann", "--reason", "asked"]).await;
+    assert_eq!(db.number("SELECT count(*) FROM recado.access_change WHERE subject = 'ann' AND kind <> 'revoke_user'").await, 0);
+    eventually("it is known", PROMISED, async || (status(&hub, &old).await.0 == 401).then_some(())).await;
+    assert_eq!(status(&builder(&db).start().await, &old).await.0, 401);
+    // Old changes go, but for the last one.
+    db.run("UPDATE recado.access_change SET made_at = made_at - interval '2 days'; SELECT recado.trim_access_changes()").await;
+    assert_eq!(db.number("SELECT count(*) FROM recado.access_change").await, 1);
+    let mut bob = TestClient::of("bob").connect(&hub).await;
+    close(&hub, json!({ "user_id": "bob" })).await;
+    assert_eq!(bob.ended(PATIENCE).await, closed());
+}
+
 /// A follower of a user's history.
 async fn follow(hub: &TestHub, bearer: &str) -> reqwest::Response {
     let url = format!("http://{}/api/notifications?follow=true&after=0", hub.address);
@@ -206,6 +243,12 @@ async fn a_revocation_names_the_time_before_which_tokens_are_refused() {
     let bob = issued("bob", -1);
     db.run("SELECT recado.revoke_user('bob', NULL, 'in SQL')").await;
     eventually("bob is refused", PROMISED, async || (status(&hub, &bob).await.0 == 401).then_some(())).await;
+    // A time that no client could write, and the command line's own subject.
+    assert!(try_run(&db, "SELECT recado.revoke_user('bob', '290000-01-01')").await.is_err());
+    revoke(&hub, json!({ "user_id": "local", "before": at(10) })).await;
+    let local = service_token("local", Role::Admin);
+    eventually("a user of that name is refused", PROMISED, async || (status(&hub, &issued("local", 0)).await.0 == 401).then_some(())).await;
+    assert_eq!(ask(&hub, "DELETE", "/api/admin/revocations/local", &local, None).await.0, 200);
     // The subject of a service's token can be revoked as well.
     let service = service_token("shop", Role::Service);
     assert_eq!(hub.post_as(&service, &note("x").to_user("bob")).await.unwrap().status, 201);
@@ -301,6 +344,17 @@ async fn a_hub_that_missed_changes_reads_them_all() {
     proxy.cut(Cut::Rst);
     assert_eq!(ann.ended(PATIENCE).await, revoked());
     assert_eq!(status(&cut_off, &issued("eve", -1)).await, (401, "token_revoked".into()));
+    // A failover that lost the last commit, and another change with the same number.
+    let bob = issued("bob", -1);
+    assert_eq!(status(&cut_off, &bob).await.0, 200);
+    proxy.cut(Cut::Rst);
+    proxy.set(ProxyFlow::Hole);
+    db.run("DELETE FROM recado.access_change WHERE revision = (SELECT revision FROM recado.access_state)").await;
+    db.run("UPDATE recado.access_state SET revision = revision - 1").await;
+    revoke(&here, json!({ "user_id": "bob" })).await;
+    proxy.set(ProxyFlow::Pass);
+    proxy.cut(Cut::Rst);
+    eventually("the change is noticed", PATIENCE, async || (status(&cut_off, &bob).await.0 == 401).then_some(())).await;
     // A database that was restored from a backup is behind the hub.
     db.run("DELETE FROM recado.revocation; UPDATE recado.access_state SET revision = 0").await;
     eventually("what is no longer revoked counts", PATIENCE, async || (status(&cut_off, &old).await.0 == 200).then_some(())).await;

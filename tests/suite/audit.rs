@@ -557,3 +557,17 @@ async fn refused_sign_ins_are_counted_by_reason_at_every_door() {
     }
     assert_eq!((metric("ticket_used").await, metric("ticket_forged").await), (1.0, 2.0));
 }
+
+/// The answer to a missing scope names the user of the request. An erasure could not remove that id from the audit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_for_a_missing_scope_names_no_user() {
+    let db = TestDb::new().await;
+    let key = does(&db, &["key", "create", "crm", "--user", "42", "--members"]).await;
+    let hub = TestHub::on(&db).start().await;
+    assert_eq!(member(&hub, "PUT", "secret-43", key.trim()).await, 403);
+    eventually("the refusal is recorded", PATIENCE, async || {
+        (db.number("SELECT count(*) FROM recado.audit WHERE what = 'admin.request' AND reason = 'scope_missing'").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(db.number("SELECT count(*) FROM recado.audit a WHERE a::text LIKE '%secret-43%'").await, 0);
+}

@@ -13,6 +13,8 @@ const SHOWN: i64 = 5;
 
 /// The migration that creates the schema `recado_views`.
 const VIEWS_COME_WITH: i32 = 6;
+/// The migration that makes the schema of tenants.
+const TENANTS_COME_WITH: i32 = 22;
 
 /// The rights of the database user.
 pub(super) struct Rights {
@@ -20,6 +22,7 @@ pub(super) struct Rights {
     database: String,
     pub(super) schema_exists: bool,
     views_exist: bool,
+    tenants_exist: bool,
     may_use_schema: bool,
     pub(super) may_change_schema: bool,
     may_create_schemas: bool,
@@ -100,6 +103,7 @@ pub(super) async fn of(connection: &mut PgConnection) -> Result<Rights, StoreErr
         r#"WITH spaces AS (SELECT to_regnamespace('recado') AS recado, to_regnamespace('recado_views') AS views)
            SELECT current_user::text AS "user!", current_database()::text AS "database!",
                   s.recado IS NOT NULL AS "schema_exists!", s.views IS NOT NULL AS "views_exist!",
+                  to_regnamespace('recado_tenant') IS NOT NULL AS "tenants_exist!",
                   coalesce(has_schema_privilege(s.recado, 'USAGE'), true) AS "may_use_schema!",
                   coalesce(has_schema_privilege(s.recado, 'CREATE'), has_database_privilege(current_database(), 'CREATE')) AS "may_change_schema!",
                   has_database_privilege(current_database(), 'CREATE') AS "may_create_schemas!",
@@ -130,7 +134,9 @@ impl Rights {
     /// Checks the rights to apply these migrations. An error names the missing right.
     pub(super) fn suffice(&self, last: i32, newest: i32) -> Result<(), String> {
         let Self { user, database, .. } = self;
-        let new_schema = !self.schema_exists || (last < VIEWS_COME_WITH && !self.views_exist);
+        let new_schema = !self.schema_exists
+            || (last < VIEWS_COME_WITH && !self.views_exist)
+            || (last < TENANTS_COME_WITH && newest >= TENANTS_COME_WITH && !self.tenants_exist);
         if new_schema && !self.may_create_schemas {
             return Err(format!(
                 "user {user} may not create a schema in database {database}: run recado migrate as the database's owner, \
