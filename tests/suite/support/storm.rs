@@ -181,12 +181,13 @@ impl ChaosStorm {
         self.addresses.set(self.stations.iter().map(|station| &station.hub));
     }
 
-    /// Causes faults, one after the other and some at the same time, from a shuffled deck that holds each kind.
-    pub async fn rage(&mut self, length: Duration) {
+    /// Causes faults, one after the other and some at the same time, from a shuffled deck that holds each kind. Goes on
+    /// until there were so many take-overs, but for three times the length at most.
+    pub async fn rage(&mut self, length: Duration, take_overs: usize) {
         self.everyone_is_connected(PATIENCE).await;
-        let end = Instant::now() + length;
+        let (end, latest) = (Instant::now() + length, Instant::now() + length * 3);
         let mut deck: Vec<StormFault> = Vec::new();
-        while Instant::now() < end {
+        while Instant::now() < end || Instant::now() < latest && self.take_overs().await < take_overs {
             self.mend_what_is_due().await;
             let free: Vec<usize> = (0..self.stations.len()).filter(|at| self.stations[*at].fault.is_none()).collect();
             if !free.is_empty() {
@@ -340,6 +341,13 @@ impl ChaosStorm {
             (self.db.number(&sql).await.unsigned_abs() >= said).then_some(())
         })
         .await;
+    }
+
+    /// How often a session has moved from one hub to another so far.
+    async fn take_overs(&self) -> usize {
+        let moved = "SELECT count(*) FROM (SELECT owner, lag(owner) OVER (PARTITION BY user_id ORDER BY at) AS before FROM public.claim) c
+                      WHERE owner <> before";
+        usize::try_from(self.db.number(moved).await).unwrap()
     }
 
     /// Everything that was observed. Ends the players.
