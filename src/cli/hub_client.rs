@@ -24,6 +24,9 @@ pub struct HubClient {
     bearer: Option<String>,
 }
 
+/// Entries of one request of a list.
+const PAGE: usize = 1000;
+
 /// How often a request with an unknown outcome is sent; the idempotency key makes that safe.
 const TRIES: u32 = 5;
 
@@ -95,6 +98,19 @@ impl HubClient {
 
     pub async fn get(&self, path: &str) -> Result<HubAnswer, CliFailure> {
         self.send(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    /// Reads a list page by page. `name` is the member of the answer that holds the list.
+    pub async fn list(&self, path: &str, name: &str) -> Result<Vec<Value>, CliFailure> {
+        let (mut all, mut after): (Vec<Value>, String) = Default::default();
+        loop {
+            let page = self.get(&format!("{path}?limit={PAGE}{after}")).await?.into_success()?;
+            all.extend(page[name].as_array().cloned().unwrap_or_default());
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// Sends a PUT without a body. It is retried as [`HubClient::insist`] retries a post: a repeat has no effect.

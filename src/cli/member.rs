@@ -1,16 +1,12 @@
 //! Runs `recado member`: adds, removes and lists the members of an account, through a hub.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use super::error::CliFailure;
 use super::hub_client::HubClient;
 use super::output::{self, Format};
 use crate::config::Config;
 use crate::domain::{AccountId, Role, UserId};
-
-/// Members of one request of a list.
-const PAGE: usize = 1000;
 
 /// Add, remove and list the members of an account.
 #[derive(Debug, Args)]
@@ -59,20 +55,7 @@ impl MemberCommand {
         match &self.action {
             MemberAction::Add(member) => output::one(format, &client.put(&member.path()).await?.into_success()?),
             MemberAction::Remove(member) => output::one(format, &client.delete(&member.path()).await?.into_success()?),
-            MemberAction::List { account } => list(&client, account, format).await,
-        }
-    }
-}
-
-async fn list(client: &HubClient, account: &AccountId, format: Format) -> Result<(), CliFailure> {
-    let mut members: Vec<Value> = Vec::new();
-    let mut after = String::new();
-    loop {
-        let page = client.get(&format!("{}?limit={PAGE}{after}", members_of(account))).await?.into_success()?;
-        members.extend(page["members"].as_array().cloned().unwrap_or_default());
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return output::rows(format, &members),
+            MemberAction::List { account } => output::rows(format, &client.list(&members_of(account), "members").await?),
         }
     }
 }

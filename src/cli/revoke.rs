@@ -10,8 +10,6 @@ use super::output::{self, Format};
 use crate::config::Config;
 use crate::domain::{AccountId, Role, UserId};
 
-/// Revocations of one request of a list.
-const PAGE: usize = 1000;
 const REVOCATIONS: &str = "/api/admin/revocations";
 
 /// Refuse a user's tokens that were issued before now, and close the user's connections.
@@ -69,7 +67,7 @@ impl RevocationCommand {
     pub async fn run(&self, config: &Config, format: Format) -> Result<(), CliFailure> {
         let client = HubClient::new(config, Some(Role::Admin))?;
         match &self.action {
-            RevocationAction::List => list(&client, format).await,
+            RevocationAction::List => output::rows(format, &client.list(REVOCATIONS, "revocations").await?),
             RevocationAction::Lift { user } => {
                 let answer = client.delete(&format!("{REVOCATIONS}/{user}")).await?.into_success()?;
                 if answer["lifted"] == Value::Bool(false) {
@@ -77,19 +75,6 @@ impl RevocationCommand {
                 }
                 output::one(format, &answer)
             }
-        }
-    }
-}
-
-async fn list(client: &HubClient, format: Format) -> Result<(), CliFailure> {
-    let mut revocations: Vec<Value> = Vec::new();
-    let mut after = String::new();
-    loop {
-        let page = client.get(&format!("{REVOCATIONS}?limit={PAGE}{after}")).await?.into_success()?;
-        revocations.extend(page["revocations"].as_array().cloned().unwrap_or_default());
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return output::rows(format, &revocations),
         }
     }
 }

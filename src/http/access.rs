@@ -11,13 +11,13 @@ use serde_json::json;
 
 use super::auth::actor;
 use super::problems::RefusedRequest;
-use super::query::{QueryPairs, no_store, pairs};
+use super::query::{QueryPairs, cut_page, no_store, pairs};
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::state::HubState;
 use crate::domain::UserId;
 use crate::store::access::{self, ListedRevocation, SessionsOf};
 use crate::wire::access::{CloseBody, RevocationBody};
-use crate::wire::member::MembersQuery;
+use crate::wire::member::UserPageQuery;
 use crate::wire::problem::{FieldError, Problem};
 use crate::wire::server_frame::timestamp;
 
@@ -46,13 +46,18 @@ pub async fn lift(State(hub): State<Arc<HubState>>, Path(user): Path<String>, he
 /// `GET /api/admin/revocations`.
 pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     hub.auth.reader(&headers).await?;
-    let MembersQuery { after, limit } = MembersQuery::parse(&pairs(query)?)?;
-    // One more tells whether another page follows.
+    let UserPageQuery { after, limit } = UserPageQuery::parse(&pairs(query)?)?;
     let mut found = access::list(&hub.reader, after.as_ref(), limit + 1).await?;
-    let is_last = i64::try_from(found.len()).is_ok_and(|found| found <= limit);
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = if is_last { None } else { found.last().map(|revocation| revocation.user.clone()) };
-    let listed = |ListedRevocation { user, not_before, reason, by, at }: &ListedRevocation| json!({ "user_id": user, "not_before": timestamp(*not_before), "reason": reason, "revoked_by": by, "revoked_at": timestamp(*at) });
+    let next = cut_page(&mut found, limit, |revocation| revocation.user.clone());
+    let listed = |revocation: &ListedRevocation| {
+        json!({
+            "user_id": revocation.user,
+            "not_before": timestamp(revocation.not_before),
+            "reason": revocation.reason,
+            "revoked_by": revocation.by,
+            "revoked_at": timestamp(revocation.at),
+        })
+    };
     let answer = json!({ "revocations": found.iter().map(listed).collect::<Vec<_>>(), "next": next });
     Ok((no_store(), Json(answer)).into_response())
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::auth::Auth;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
-use crate::domain::{InstanceId, UserId};
+use crate::domain::{InstanceId, TokenOrigin, UserId};
 use crate::identity::Revocations;
 use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
 use crate::store::dedicated_connection::DedicatedConnection;
@@ -188,14 +188,19 @@ impl AccessWatch {
 
 /// Gives a newer token to an open stream of this hub.
 pub fn renew(registry: &Registry, revocations: &Revocations, connection: &Connection, renewal: &TokenRenewal) {
-    registry.renew_token(connection, renewal.origin);
-    // It may have been revoked on its way.
-    end_if_revoked(revocations, connection);
+    take_token(registry, revocations, connection, renewal.origin);
     connection.send_queue.renew(renewal.expires_at);
 }
 
+/// Notes the origin of a newer token. The connection ends if the token no longer counts.
+pub fn take_token(registry: &Registry, revocations: &Revocations, connection: &Connection, origin: TokenOrigin) {
+    registry.renew_token(connection, origin);
+    // It may have been revoked on its way.
+    end_if_revoked(revocations, connection);
+}
+
 /// Ends a connection whose token was revoked.
-pub fn end_if_revoked(revocations: &Revocations, connection: &Connection) {
+fn end_if_revoked(revocations: &Revocations, connection: &Connection) {
     if revocations.refuse(&connection.who.user, connection.origin()) {
         connection.send_queue.end(CloseOrder { close: CloseCode::TokenRevoked, after_ms: 0 });
     }

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use super::auth::actor;
 use super::notify::check_rate;
 use super::problems::RefusedRequest;
-use super::query::{QueryPairs, no_store, pairs};
+use super::query::{QueryPairs, cut_page, no_store, pairs};
 use super::scopes::check_member;
 use super::state::HubState;
 use crate::domain::audit::Actor;
 use crate::domain::{Audience, BodyHash, MEMBER_TYPE, MemberChange, MemberOp, NewNotification, NotificationId, ServiceCaller};
 use crate::log::appender::DEADLINE;
 use crate::store::members::{self, Member};
-use crate::wire::member::{self, MembersQuery};
+use crate::wire::member::{self, UserPageQuery};
 use crate::wire::server_frame::timestamp;
 
 pub async fn add_member(
@@ -91,12 +91,9 @@ pub async fn list_members(
     check_rate(&hub, &caller)?;
     let (account, _) = member::ids(&account, None)?;
     check_member(&caller, &account, None)?;
-    let MembersQuery { after, limit } = MembersQuery::parse(&pairs(query)?)?;
-    // One more tells whether another page follows.
+    let UserPageQuery { after, limit } = UserPageQuery::parse(&pairs(query)?)?;
     let mut found = members::of_account(&hub.reader, &account, after.as_ref(), limit + 1).await?;
-    let is_last = i64::try_from(found.len()).is_ok_and(|found| found <= limit);
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = if is_last { None } else { found.last().map(|member| member.user.clone()) };
+    let next = cut_page(&mut found, limit, |member| member.user.clone());
     let listed = |member: &Member| json!({ "user_id": member.user, "since_seq": member.since, "since": member.since_at.map(timestamp) });
     let answer = json!({ "account_id": account, "members": found.iter().map(listed).collect::<Vec<_>>(), "next": next });
     Ok((no_store(), Json(answer)).into_response())

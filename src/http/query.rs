@@ -23,3 +23,14 @@ pub fn token(pairs: &[(String, String)]) -> Option<&str> {
 pub fn no_store() -> [(HeaderName, HeaderValue); 1] {
     [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]
 }
+
+/// Cuts a page of at most `limit` from what was read. One row more was asked for: it tells whether another page
+/// follows. Returns where that begins, by the last row of this one.
+pub fn cut_page<T, N>(found: &mut Vec<T>, limit: i64, place: impl Fn(&T) -> N) -> Option<N> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if found.len() <= limit {
+        return None;
+    }
+    found.truncate(limit);
+    found.last().map(place)
+}

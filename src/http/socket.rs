@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 
-use super::access_watch::end_if_revoked;
+use super::access_watch::take_token;
 use super::command_queue::CommandQueue;
 use super::line_message::LineMessage;
 use super::rate_limits::TokenBucket;
@@ -480,8 +480,7 @@ impl WebSocketTask {
             // The notifications of this connection were chosen by the old accounts.
             Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
             Ok(claims) => {
-                self.hub.delivery.registry.renew_token(&connection, claims.origin);
-                end_if_revoked(self.hub.auth.tokens.revocations(), &connection);
+                take_token(&self.hub.delivery.registry, self.hub.auth.tokens.revocations(), &connection, claims.origin);
                 self.renewed(claims.expires_at).await
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::problem::{FieldError, Problem};
+use super::problem::{FieldError, Problem, read_body};
 use crate::domain::{AccountId, SessionId, UserId};
 
 /// Longest reason, in characters.
@@ -27,16 +27,6 @@ pub enum CloseBody {
     Account(AccountId),
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8], form: &str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() {
-            Problem::new(422, "invalid_field", format!("the body is {form} and nothing else"))
-        } else {
-            Problem::new(400, "malformed_json", format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
-        }
-    })
-}
-
 fn broken(errors: Vec<FieldError>) -> Problem {
     Problem::new(422, "invalid_field", "the body breaks the rules listed in errors").with_errors(errors)
 }
@@ -54,7 +44,8 @@ impl RevocationBody {
             before: Option<String>,
             reason: Option<String>,
         }
-        let Fields { user_id, before, reason } = read(body, r#"{"user_id":"…","before":"…","reason":"…"}"#)?;
+        let Fields { user_id, before, reason } =
+            read_body(body, r#"the body is {"user_id":"…","before":"…","reason":"…"} and nothing else"#)?;
         let mut errors = Vec::new();
         let user = UserId::parse(&user_id).map_err(|error| errors.push(FieldError::new("/user_id", error.to_string())));
         let before = before.as_deref().map(time).transpose();
@@ -90,7 +81,7 @@ impl CloseBody {
             user_id: Option<String>,
             account_id: Option<String>,
         }
-        let fields = read(body, r#"{"session_id":"…"}, {"user_id":"…"} or {"account_id":"…"}"#)?;
+        let fields = read_body(body, r#"the body is {"session_id":"…"}, {"user_id":"…"} or {"account_id":"…"} and nothing else"#)?;
         let wrong = |name: &str, detail: &str| broken(vec![FieldError::new(format!("/{name}"), detail.to_owned())]);
         match fields {
             Fields { session_id: Some(id), user_id: None, account_id: None } => {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::notify::ERRORS_MAX;
-use super::problem::{FieldError, Problem};
+use super::problem::{FieldError, Problem, read_body};
 use super::type_filter::{TYPES_RULE, TypeFilter};
 use super::{TYPE_RULE, is_type};
 use crate::domain::{ClientId, LogId, Seq, StartTime};
@@ -154,14 +154,8 @@ impl AckBody {
             client_id: Option<String>,
             seq: i64,
         }
-        let body: AckFields = serde_json::from_slice(body).map_err(|error| {
-            if error.is_data() {
-                let detail = "an acknowledgement is {\"client_id\":\"…\",\"seq\":N} and nothing else, with N a whole number";
-                Problem::new(422, "invalid_field", detail)
-            } else {
-                Problem::new(400, "malformed_json", format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
-            }
-        })?;
+        let form = "an acknowledgement is {\"client_id\":\"…\",\"seq\":N} and nothing else, with N a whole number";
+        let body: AckFields = read_body(body, form)?;
         let client = body.client_id.as_deref().map_or_else(|| Ok(ClientId::default_device()), ClientId::parse);
         match (client, Seq::new(body.seq)) {
             (Ok(client), Some(seq)) => Ok(Self { client, seq }),

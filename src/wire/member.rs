@@ -63,15 +63,15 @@ pub fn ids(account: &str, user: Option<&str>) -> Result<(AccountId, Option<UserI
     }
 }
 
-/// The query of a list of members.
+/// The query of a list in the order of user ids: members, or revocations.
 #[derive(Debug, PartialEq, Eq)]
-pub struct MembersQuery {
+pub struct UserPageQuery {
     /// The page begins after this user.
     pub after: Option<UserId>,
     pub limit: i64,
 }
 
-impl MembersQuery {
+impl UserPageQuery {
     /// # Errors
     /// 422 with every broken rule.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self, Problem> {
@@ -127,9 +127,9 @@ mod tests {
     fn the_query_of_a_list_is_strict() {
         let parse = |pairs: &[(&str, &str)]| {
             let pairs: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            MembersQuery::parse(&pairs).map_err(|problem| problem.errors.into_iter().map(|e| e.pointer).collect::<Vec<_>>())
+            UserPageQuery::parse(&pairs).map_err(|problem| problem.errors.into_iter().map(|e| e.pointer).collect::<Vec<_>>())
         };
-        assert_eq!(parse(&[]).unwrap(), MembersQuery { after: None, limit: 100 });
+        assert_eq!(parse(&[]).unwrap(), UserPageQuery { after: None, limit: 100 });
         assert_eq!(parse(&[("limit", "5"), ("after", "ann")]).unwrap().after.unwrap().as_str(), "ann");
         assert_eq!(parse(&[("limit", "0"), ("after", "-"), ("x", "")]).unwrap_err(), ["/limit", "/after", ""]);
         assert_eq!(parse(&[("limit", "1"), ("limit", "1001")]).unwrap_err(), ["/limit"]);

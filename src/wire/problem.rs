@@ -1,6 +1,6 @@
 //! Defines the answer to a refused request: RFC 9457 problem details.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{LogId, Seq};
 
@@ -129,4 +129,17 @@ fn title(status: u16) -> &'static str {
         503 => "Service Unavailable",
         _ => "Internal Server Error",
     }
+}
+/// Reads a body of JSON. `form` says what the body must be.
+///
+/// # Errors
+/// 400 for malformed JSON, 422 with `form` for any other JSON.
+pub fn read_body<'a, T: Deserialize<'a>>(body: &'a [u8], form: &str) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            Problem::new(422, "invalid_field", form)
+        } else {
+            Problem::new(400, "malformed_json", format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
+        }
+    })
 }
