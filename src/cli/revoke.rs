@@ -81,8 +81,10 @@ impl RevocationCommand {
 
 /// Close one session, or all sessions of a user or of an account, on every hub.
 #[derive(Debug, Args)]
-#[command(after_help = "Takes effect within 5 s. Clients do not come back by themselves (close code 4505); a person may connect again. \
-recado revoke keeps a user out.")]
+#[command(
+    after_help = "Takes effect within 5 s. Clients that follow the close codes do not come back by themselves (4505); a person may connect again. \
+recado revoke keeps a user out."
+)]
 pub struct CloseCommand {
     #[command(flatten)]
     sessions: CloseArgs,
