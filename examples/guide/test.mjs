@@ -52,17 +52,18 @@ after(async () => {
   await example?.stop();
 });
 
-/** A shell that runs blocks one after another, as a reader pastes them. */
+/** A shell at a terminal that runs blocks one after another, as a reader pastes them. */
 class Terminal {
   output = '';
   #child;
   #count = 0;
-  #database;
+  database;
 
   constructor(folder, env) {
-    this.#database = join(folder, 'hub/data/postmaster.pid');
-    // A process group of its own: the shell, and what it started in the background.
-    this.#child = spawn('bash', ['-u'], { cwd: folder, env, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+    this.database = join(folder, 'hub/data/postmaster.pid');
+    // A program in the background that reads from a terminal is stopped. So the shell has one, as a reader's has.
+    const shell = ['--quiet', '--flush', '--command', 'bash --norc --noprofile -i', '/dev/null'];
+    this.#child = spawn('script', shell, { cwd: folder, env: { ...env, TERM: 'dumb' }, stdio: ['pipe', 'pipe', 'pipe'] });
     for (const stream of [this.#child.stdout, this.#child.stderr])
       stream.on('data', (piece) => void (this.output += piece));
   }
@@ -76,10 +77,12 @@ class Terminal {
     assert.ok(this.output.includes(`${mark}0.`), this.output);
   }
 
-  /** Ends the shell, the hub and the page, and waits until the hub has stopped its database. */
+  /** Ends the shell, and with it what runs in its background, and waits until the hub has stopped its database. */
   async end() {
-    process.kill(-this.#child.pid, 'SIGTERM');
-    await until('the database has stopped', () => !existsSync(this.#database));
+    // What a failed test has left. A stopped program does not take the first signal.
+    this.#child.stdin.write('kill $(jobs -pr); kill -9 $(jobs -ps); exit\n');
+    await until('the database has stopped', () => !existsSync(this.database));
+    this.#child.kill();
   }
 }
 
@@ -108,8 +111,9 @@ test('the guide leads from an empty folder to a toast', async () => {
   terminal = new Terminal(folder, env);
   await terminal.run(`cp -R ${ROOT}/examples/support/.prepared/client repository/clients/typescript`);
   const shell = page.filter(({ language }) => language === 'sh').map(({ body }) => here(body));
-  assert.equal(shell.length, 4);
-  for (const block of shell.slice(0, 3)) await terminal.run(block);
+  assert.equal(shell.length, 6);
+  const [start, install, startPage, post, killHub, endAll] = shell;
+  for (const block of [start, install, startPage]) await terminal.run(block);
   const address = `http://127.0.0.1:${pagePort}`;
   await until('the page answers', () =>
     fetch(address).then(
@@ -124,12 +128,18 @@ test('the guide leads from an empty folder to a toast', async () => {
     one.waitForEvent('framereceived', ({ payload }) => payload.includes('caught_up')),
   );
   await Promise.all([tab.goto(address), caughtUp]);
-  await terminal.run(shell[3]);
+  await terminal.run(post);
   await expectToasts(tab, ['Order placed: Lamp, order 1']);
   await tab.goto('about:blank');
-  await terminal.run(shell[3]);
-  await terminal.run(shell[3]);
+  await terminal.run(post);
+  await terminal.run(post);
   await tab.goto(address);
   await expectToasts(tab, Array(2).fill('Order placed: Lamp, order 1'));
+  example.isHubAway = true;
+  await terminal.run(killHub);
+  await expectToasts(tab, Array(3).fill('Order placed: Lamp, order 1'));
   assert.deepEqual(example.errors, []);
+  await tab.close();
+  await terminal.run(endAll);
+  await until('the hub and the page have ended', () => !existsSync(terminal.database));
 });
