@@ -6,17 +6,22 @@ mod adversaries;
 mod book;
 mod cast;
 mod devices;
+mod evidence;
+mod faults;
 mod hubs;
 mod issuer;
 mod machine;
 mod nemesis;
+mod plan;
 mod postgres;
 mod producers;
 mod provider;
+mod quotas;
 mod sdk;
 mod secrets;
 mod stage;
 mod witness;
+mod world;
 mod writers;
 
 use std::path::PathBuf;
@@ -32,9 +37,9 @@ use recado_torture_check::{CheckLimits, LOWERED_AT_MOST, QuietLatency, Violation
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use nemesis::NemesisFault;
+use faults::NemesisFault;
+use plan::RunPlan;
 use sdk::{SdkMutant, SdkProgram, SdkUse};
-use stage::RunPlan;
 
 /// Why a run has no verdict: the machine or this program failed. This is not a violation.
 pub type RunError = Box<dyn std::error::Error + Send + Sync>;
