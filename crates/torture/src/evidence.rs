@@ -50,11 +50,11 @@ pub async fn held(world: &RunWorld, browsers: &[(String, String)]) -> Result<(),
 }
 
 /// After all clients have left: collects the log, the positions, the secrets and the resources.
-pub async fn gather(world: &RunWorld, has_sdk: bool) -> Result<(), RunError> {
+pub async fn gather(world: &RunWorld) -> Result<(), RunError> {
     // The hubs detect that all clients have left, and write the last acknowledgements.
     sleep(Duration::from_secs(3)).await;
     resources(world).await?;
-    witness::testify(&world.postgres.url, &world.book, &world.site.roll, has_sdk).await?;
+    witness::testify(&world.postgres.url, &world.book, &world.site.roll, world.sdk.is_some()).await?;
     let mut places = Vec::new();
     for hub in &world.hubs {
         places.push((format!("the log of hub {}", hub.number), std::fs::read_to_string(&hub.log)?));

@@ -51,10 +51,12 @@ pub enum NemesisFault {
     Forger,
     /// An issuer removes a key with which connections came in.
     KeyRemoval,
+    /// kill -9 of the Node program with all devices of the TypeScript SDK, and its restart.
+    SdkKill,
 }
 
 impl NemesisFault {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::HubKill,
         Self::HubKillAll,
         Self::HubRestart,
@@ -79,6 +81,7 @@ impl NemesisFault {
         Self::Eraser,
         Self::Forger,
         Self::KeyRemoval,
+        Self::SdkKill,
     ];
 
     /// Whether both faults may be active at once: one must break a process, the other a network connection.
@@ -121,6 +124,7 @@ impl NemesisFault {
             Self::Eraser => "eraser",
             Self::Forger => "forger",
             Self::KeyRemoval => "key-removal",
+            Self::SdkKill => "sdk-kill",
         }
     }
 }

@@ -114,6 +114,7 @@ impl Nemesis {
             | NemesisFault::KeyRemoval => "all hubs".to_owned(),
             NemesisFault::PostgresKill | NemesisFault::StrangerLocks | NemesisFault::Eraser => "postgres".to_owned(),
             NemesisFault::ProviderFlap => "the provider".to_owned(),
+            NemesisFault::SdkKill => "the SDK devices".to_owned(),
             _ => format!("hub {}", lot.hub),
         };
         let (book, name) = (Arc::clone(&self.world.book), lot.fault.name().to_owned());
@@ -230,6 +231,10 @@ impl Nemesis {
                 let mut random = StdRng::seed_from_u64(length.as_nanos() as u64);
                 adversaries::erase_some(&world.postgres.url, &world.book, &mut random, length).await
             }
+            NemesisFault::SdkKill => match &world.sdk {
+                Some(sdk) => sdk.kill_and_start(length / 2).await,
+                None => Ok(None),
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use crate::world::share;
 /// Records the minimum counts: a run without enough events proves nothing. The minimum grows with the length of the
 /// run: a tenth of the throughput of two idle cores, and less if other programs used them, so that a busy machine
 /// causes no violation.
-pub fn note(plan: &RunPlan, book: &Recorder, has_sdk: bool) {
+pub fn note(plan: &RunPlan, book: &Recorder) {
     let seconds = plan.seconds;
     let share = share(book);
     let quota = |what: &str, wanted: u64, which: &dyn Fn(&RunFact) -> bool| {
@@ -37,9 +37,11 @@ pub fn note(plan: &RunPlan, book: &Recorder, has_sdk: bool) {
         quota("outcomes that were not known", 1, &|fact| matches!(fact, RunFact::PostInfo { .. }));
         quota("places of another log", 1, &|fact| matches!(fact, RunFact::Liar { .. }));
     }
-    if has_sdk {
+    if plan.sdk.is_some() {
         quota("clients of the SDK", seconds / 4, &|fact| matches!(fact, RunFact::SdkOpen { .. }));
         quota("notifications that the handlers of the SDK finished", seconds * 20, &|fact| matches!(fact, RunFact::SdkHandled { .. }));
+        quota("commands of the SDK", seconds / 8, &|fact| matches!(fact, RunFact::CommandGiven { sdk: true, .. }));
+        quota("commands that the SDK refused", seconds / 60, &|fact| matches!(fact, RunFact::CommandRefused { .. }));
         quota("tabs that came to lead", seconds / 10, &|fact| matches!(fact, RunFact::SdkLeads { .. }));
         quota(
             "connections of the SDK by SSE",

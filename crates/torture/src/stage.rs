@@ -51,14 +51,14 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
     for number in 0..PRODUCERS {
         writers.spawn(Producer::new(Arc::clone(&world.desk), number, plan.seed, world.postgres.url.clone()).run());
     }
-    let mut sdk = sdk_devices(plan, &mut world).await?;
+    add_sdk_devices(plan, &mut world).await?;
     let world = Arc::new(world);
     let mut watching = JoinSet::new();
     watching.spawn(machine::watch_the_clock(Arc::clone(&world.book)));
     watching.spawn(machine::watch_the_others(Arc::clone(&world)));
     watching.spawn(machine::watch_the_hubs(Arc::clone(&world)));
     let until = Instant::now() + Duration::from_secs(plan.seconds);
-    let outcome = match sdk.as_mut() {
+    let outcome = match &world.sdk {
         // What a run sees of the others for the rest of its time would be no result.
         Some(sdk) => tokio::select! {
             outcome = disturb(plan, &world, until) => outcome,
@@ -67,21 +67,20 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
         None => disturb(plan, &world, until).await,
     };
     let outcome = match outcome {
-        Ok(()) => finish(&world, &mut writers, sdk.as_mut()).await,
+        Ok(()) => finish(&world, &mut writers).await,
         broken => broken,
     };
     drop(devices);
     drop(watching);
-    let has_sdk = sdk.is_some();
-    let outcome = match sdk {
+    let outcome = match &world.sdk {
         Some(sdk) => outcome.and(sdk.end().await),
         None => outcome,
     };
     let gathered = match &outcome {
-        Ok(()) => evidence::gather(&world, has_sdk).await,
+        Ok(()) => evidence::gather(&world).await,
         Err(_) => Ok(()),
     };
-    quotas::note(plan, &world.book, has_sdk);
+    quotas::note(plan, &world.book);
     for hub in &world.hubs {
         hub.kill().await?;
     }
@@ -99,8 +98,8 @@ async fn disturb(plan: &RunPlan, world: &Arc<RunWorld>, until: Instant) -> Resul
 }
 
 /// After the last fault, without new posts: settles the open ones, and waits until every device has everything.
-async fn finish(world: &RunWorld, writers: &mut JoinSet<()>, mut sdk: Option<&mut SdkDevices>) -> Result<(), RunError> {
-    if let Some(sdk) = &mut sdk {
+async fn finish(world: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunError> {
+    if let Some(sdk) = &world.sdk {
         sdk.stay().await?;
     }
     world.floor.staying.store(true, Ordering::SeqCst);
@@ -123,23 +122,25 @@ async fn finish(world: &RunWorld, writers: &mut JoinSet<()>, mut sdk: Option<&mu
         println!("devices that did not reach the head in time: {late:?}");
     }
     world.book.note(RunFact::Drained { head });
-    match sdk {
-        Some(sdk) => evidence::held(world, &sdk.browsers).await,
+    match &world.sdk {
+        Some(sdk) => evidence::held(world, &sdk.browsers()).await,
         None => Ok(()),
     }
 }
 
 /// Starts the devices of the SDK, if the run has any.
-async fn sdk_devices(plan: &RunPlan, world: &mut RunWorld) -> Result<Option<SdkDevices>, RunError> {
-    let Some(program) = &plan.sdk else { return Ok(None) };
+async fn add_sdk_devices(plan: &RunPlan, world: &mut RunWorld) -> Result<(), RunError> {
+    let Some(program) = &plan.sdk else { return Ok(()) };
     let log = plan.folder.join("sdk.log");
     let start = SdkPlan { seed: plan.seed, addresses: &world.floor.addresses, mutant: plan.sdk_mutant, log: &log };
-    let devices = SdkDevices::start(program, &world.book, start).await?;
-    for (name, token) in &devices.tokens {
+    let sdk = SdkDevices::start(program, &world.book, start).await?;
+    for (name, token) in sdk.tokens() {
         world.canaries.push((format!("the token of {name}"), secrets::signature(token).to_owned()));
     }
-    world.reached.extend(devices.reached.iter().map(|(name, seq)| (name.clone(), Arc::clone(seq), false)));
-    Ok(Some(devices))
+    world.reached.extend(sdk.reached.iter().map(|(name, seq)| (name.clone(), Arc::clone(seq), false)));
+    world.untold.push(sdk.open_commands());
+    world.sdk = Some(sdk);
+    Ok(())
 }
 
 /// Waits until every command is settled, and its device knows the result. A device may ask for some of its old ones

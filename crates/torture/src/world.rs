@@ -15,6 +15,7 @@ use crate::issuer::Issuer;
 use crate::plan::RunPlan;
 use crate::postgres::Postgres;
 use crate::provider::TortureProvider;
+use crate::sdk::SdkDevices;
 use crate::writers::{NONE, WriterShared};
 use crate::{RunError, secrets, witness};
 
@@ -30,6 +31,8 @@ pub struct RunWorld {
     pub desk: Arc<WriterShared>,
     pub provider: TortureProvider,
     pub issuer: Issuer,
+    /// The devices of the TypeScript SDK, if the run has them.
+    pub sdk: Option<SdkDevices>,
     pub site: Arc<Site>,
     pub floor: Arc<Floor>,
     /// For each device: its name, the last number that it received, and whether it reads slowly.
@@ -87,7 +90,7 @@ impl RunWorld {
         ];
         let canaries = canaries.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         let (program, reached, untold) = (plan.program.clone(), Vec::new(), Vec::new());
-        Ok(Self { book, postgres, hubs, program, desk, provider, issuer, site, floor, reached, untold, canaries })
+        Ok(Self { book, postgres, hubs, program, desk, provider, issuer, sdk: None, site, floor, reached, untold, canaries })
     }
 
     /// Returns the devices that have not reached the present head within the limit: of the quick ones, or of all.
