@@ -282,9 +282,11 @@ export function openConnection(host: ConnectionHost): Connection {
     if (!isUp || !link) return;
     const due = unsent.filter(({ until }) => until > Date.now());
     unsent = [];
-    for (const { id, frame } of due) {
-      if (link.send(frame)) inFlight.add(id);
-      else host.refused(id, new RecadoError('unsupported', 'commands need a WebSocket; this connection uses SSE'));
+    for (const one of due) {
+      if (link.send(one.frame)) inFlight.add(one.id);
+      // A socket that closes has not told its end yet; the next connection sends the command.
+      else if (link.kind === 'websocket') unsent.push(one);
+      else host.refused(one.id, new RecadoError('unsupported', 'commands need a WebSocket; this connection uses SSE'));
     }
   }
 
