@@ -1,28 +1,27 @@
 //! Holds this instance's connections and the dispatched number under one lock.
 
 mod access;
+mod connection;
+mod dispatch;
+mod members;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use slab::Slab;
 use tokio::sync::Notify;
 
+pub use self::connection::Connection;
+use self::dispatch::{DispatchProgress, DispatchRound};
 use super::event::SharedNotification;
-use super::positions::{PositionChange, Positions};
-use super::send_queue::{CloseOrder, SendQueue};
-use crate::domain::{
-    AccountId, Audience, ClientId, KeyTag, LogId, MemberChange, MemberInterval, MemberOp, Principal, Seq, SessionId, TokenOrigin, UserId,
-};
+use super::send_queue::CloseOrder;
+use crate::domain::{AccountId, ClientId, KeyTag, LogId, MemberInterval, Seq, UserId};
 use crate::metrics;
-use crate::store::providers::{CommandOutcome, SessionView};
 use crate::wire::close::CloseCode;
-use crate::wire::type_filter::TypeFilter;
 
 /// Most connections that are visited, or handed a row, in one turn under the lock, so that a new connection waits only
 /// some hundred microseconds. With far fewer, taking the lock would cost more than the work under it.
@@ -41,179 +40,6 @@ pub struct Position {
     pub floor: Seq,
     /// Every row up to here has been dispatched.
     pub dispatched: Seq,
-}
-
-/// One connection in memory. Shared by the registry, the connection's task and the statistics.
-#[derive(Debug)]
-pub struct Connection {
-    pub session: SessionId,
-    /// The user, and the accounts of the token.
-    pub who: Principal,
-    pub client: ClientId,
-    pub transport: &'static str,
-    /// By this machine's clock, for requests that ask this instance.
-    pub connected_at: DateTime<Utc>,
-    /// Used for stored times: the database gets the age of each event.
-    pub connected: Instant,
-    pub send_queue: SendQueue,
-    /// Whether another connection of the device may later have to start at this one's position.
-    pub is_kept: bool,
-    /// The types that the client asked for; `None` for all.
-    pub types: Option<TypeFilter>,
-    /// Of the client's newest token.
-    origin: Mutex<TokenOrigin>,
-    /// The accounts of the table `recado.member`. Written under the registry's lock.
-    table_accounts: Mutex<TableAccounts>,
-    positions: Mutex<Positions>,
-    /// Milliseconds since `connected`.
-    last_activity_ms: AtomicU64,
-}
-
-impl Connection {
-    pub fn new(who: Principal, client: ClientId, transport: &'static str) -> Self {
-        Self {
-            session: SessionId::new(),
-            who,
-            client,
-            transport,
-            connected_at: Utc::now(),
-            connected: Instant::now(),
-            send_queue: SendQueue::default(),
-            is_kept: false,
-            types: None,
-            origin: Mutex::default(),
-            table_accounts: Mutex::new(TableAccounts::Ignored),
-            positions: Mutex::default(),
-            last_activity_ms: AtomicU64::new(0),
-        }
-    }
-
-    /// The origin of the client's newest token.
-    pub fn origin(&self) -> TokenOrigin {
-        *self.origin.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Before the connection joins. Later, see [`Registry::renew_token`].
-    pub(super) fn set_origin(&self, origin: TokenOrigin) {
-        *self.origin.lock().unwrap_or_else(PoisonError::into_inner) = origin;
-    }
-
-    /// Makes the accounts of the table count, once [`Registry::enter`] has told them.
-    pub fn follow_members(&mut self) {
-        self.table_accounts = Mutex::new(TableAccounts::Reading(Vec::new()));
-    }
-
-    /// Whether the accounts of the table count.
-    pub fn follows_members(&self) -> bool {
-        !matches!(*self.table_accounts(), TableAccounts::Ignored)
-    }
-
-    /// Held briefly, never across an await.
-    fn table_accounts(&self) -> MutexGuard<'_, TableAccounts> {
-        self.table_accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The user's accounts as of the dispatched number, sorted.
-    pub fn accounts(&self) -> Vec<AccountId> {
-        let mut accounts: BTreeSet<AccountId> = self.who.accounts.iter().cloned().collect();
-        if let TableAccounts::Known(known) = &*self.table_accounts() {
-            accounts.extend(known.iter().cloned());
-        }
-        accounts.into_iter().collect()
-    }
-
-    fn is_in(&self, account: &AccountId) -> bool {
-        self.who.accounts.contains(account) || matches!(&*self.table_accounts(), TableAccounts::Known(known) if known.contains(account))
-    }
-
-    /// Sets the position at which the stream begins, and the position that the device has acknowledged.
-    pub fn begin(&self, log_id: LogId, from: Seq, acked: Seq) {
-        *self.positions() = Positions::begin(log_id, from, acked);
-    }
-
-    /// Held briefly, never across an await.
-    fn positions(&self) -> MutexGuard<'_, Positions> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn from(&self) -> Seq {
-        self.positions().from()
-    }
-
-    pub fn delivered(&self) -> Seq {
-        self.positions().delivered()
-    }
-
-    /// Whether the stream has begun.
-    pub fn has_begun(&self) -> bool {
-        self.positions().has_begun()
-    }
-
-    /// The position that was acknowledged on this connection.
-    pub fn own_acked(&self) -> Seq {
-        self.positions().own_acked()
-    }
-
-    pub fn set_delivered(&self, delivered: Seq) {
-        self.positions().deliver(delivered);
-    }
-
-    pub fn acked(&self) -> Seq {
-        self.positions().acked()
-    }
-
-    /// Returns whether the acknowledgement is new.
-    pub fn set_acked(&self, acked: Seq) -> bool {
-        self.positions().ack(acked)
-    }
-
-    /// Applies an acknowledgement made over REST.
-    pub(super) fn acked_beside(&self, acked: Seq) {
-        self.positions().acked_beside(acked);
-    }
-
-    /// Sends the status of a provider session, if the client does not have it yet. `names_provider`: the frame names
-    /// its provider, because there are several.
-    pub fn show(&self, view: &SessionView, names_provider: bool) {
-        self.send_queue.notify(|queue| queue.show(view, names_provider));
-    }
-
-    /// Sends the outcome of a command.
-    pub fn tell_outcome(&self, outcome: &CommandOutcome) {
-        self.send_queue.notify(|queue| queue.result(outcome));
-    }
-
-    /// Takes the positions that moved since the last call.
-    pub(super) fn take_news(&self) -> Option<PositionChange> {
-        self.positions().take_news()
-    }
-
-    /// Whether the client asked for notifications of this type.
-    pub(super) fn takes(&self, kind: &str) -> bool {
-        self.types.as_ref().is_none_or(|types| types.takes(kind))
-    }
-
-    /// Notes that the client has sent something.
-    pub fn touch(&self) {
-        let since = u64::try_from(self.connected.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_activity_ms.store(since, Ordering::Relaxed);
-    }
-
-    /// Time from the beginning of the connection to the client's last frame.
-    pub fn last_activity(&self) -> Duration {
-        Duration::from_millis(self.last_activity_ms.load(Ordering::Relaxed))
-    }
-}
-
-/// What a connection knows of its user's accounts in the table `recado.member`.
-#[derive(Debug)]
-enum TableAccounts {
-    /// The accounts of the token are all.
-    Ignored,
-    /// The table is being read. Holds the changes that were dispatched since the connection joined.
-    Reading(Vec<MemberChange>),
-    /// The accounts as of the dispatched number.
-    Known(BTreeSet<AccountId>),
 }
 
 /// Limits on the number of connections.
@@ -451,26 +277,6 @@ impl Registry {
         }
     }
 
-    /// One turn under the lock: hands rows to about `most` connections. Returns whether all rows are dispatched.
-    fn turn(&self, round: &mut DispatchRound<'_>, most: usize) -> bool {
-        let mut inside = self.inside();
-        let mut left = most;
-        while let Some(event) = round.events.get(round.at) {
-            if left == 0 {
-                return false;
-            }
-            inside.unfinished = Some(event.seq);
-            if !inside.deliver(event, &mut round.place, &mut left) {
-                return false;
-            }
-            inside.unfinished = None;
-            inside.position.dispatched = event.seq;
-            (round.at, round.place) = (round.at + 1, DispatchProgress::default());
-            left = left.saturating_sub(1);
-        }
-        true
-    }
-
     /// Waits until everything up to `seq` is dispatched. Safe to drop.
     pub(super) async fn dispatched(&self, seq: Seq) {
         loop {
@@ -545,22 +351,6 @@ fn forget<K: std::hash::Hash + Eq + Clone>(index: &mut HashMap<K, Vec<usize>>, n
     }
 }
 
-/// Rows that are being dispatched.
-struct DispatchRound<'a> {
-    events: &'a [Arc<SharedNotification>],
-    at: usize,
-    place: DispatchProgress,
-}
-
-/// Progress of dispatching one row.
-#[derive(Default)]
-struct DispatchProgress {
-    /// A slab key, or an index into `keys` or into the list of users.
-    at: usize,
-    /// Connections of the account when the row's first turn began.
-    keys: Option<Vec<usize>>,
-}
-
 impl RegistryState {
     /// Returns the oldest of these connections that belongs to this device and is not closing yet.
     fn oldest_of_device(&self, keys: &[usize], client: &ClientId) -> Option<usize> {
@@ -575,126 +365,6 @@ impl RegistryState {
         let dispatched = self.unfinished.unwrap_or(self.position.dispatched);
         connection.send_queue.restart(dispatched);
         Position { dispatched, ..self.position }
-    }
-
-    /// Sets the accounts of the table as of `dispatched`. The intervals may be older than that, and newer. Their
-    /// numbers leave out newer changes. Changes that are missing were dispatched since the connection joined, so they
-    /// were collected. Of an account's changes the last one counts: applying an older one again before it does no harm.
-    fn know(&mut self, registration: &Registration, intervals: &[MemberInterval], dispatched: Seq) {
-        let connection = &registration.connection;
-        let mut known: BTreeSet<AccountId> =
-            intervals.iter().filter(|interval| interval.is_open_after(dispatched)).map(|interval| interval.account.clone()).collect();
-        let mut accounts = connection.table_accounts();
-        if let TableAccounts::Reading(changes) = &*accounts {
-            for change in changes {
-                match change.op {
-                    MemberOp::Add => known.insert(change.account.clone()),
-                    MemberOp::Remove => known.remove(&change.account),
-                };
-            }
-        }
-        for account in known.iter().filter(|account| !connection.who.accounts.contains(account)) {
-            self.by_account.entry(account.clone()).or_default().push(registration.key);
-        }
-        *accounts = TableAccounts::Known(known);
-    }
-
-    /// Applies a membership change to the user's connections. Returns how many there are.
-    fn change_members(&mut self, change: &MemberChange) -> usize {
-        let keys = self.by_user.get(&change.user).map_or(&[][..], Vec::as_slice);
-        for key in keys {
-            let connection = &self.connections[*key];
-            let mut accounts = connection.table_accounts();
-            let has_changed = match &mut *accounts {
-                TableAccounts::Ignored => false,
-                TableAccounts::Reading(changes) => {
-                    changes.push(change.clone());
-                    false
-                }
-                TableAccounts::Known(known) => match change.op {
-                    MemberOp::Add => known.insert(change.account.clone()),
-                    MemberOp::Remove => known.remove(&change.account),
-                },
-            };
-            if has_changed && !connection.who.accounts.contains(&change.account) {
-                match change.op {
-                    MemberOp::Add => self.by_account.entry(change.account.clone()).or_default().push(*key),
-                    MemberOp::Remove => forget(&mut self.by_account, &change.account, *key),
-                }
-            }
-        }
-        keys.len()
-    }
-
-    /// Hands a row to its connections, from `progress` on, until `left` is used up. Returns whether all have it.
-    fn deliver(&mut self, event: &Arc<SharedNotification>, progress: &mut DispatchProgress, left: &mut usize) -> bool {
-        #[cfg(feature = "mutants")]
-        if event.member_change().is_some() && crate::mutants::is("members-early") {
-            return true;
-        }
-        if let Some(change) = event.member_change() {
-            // One user has few connections, so a change takes one turn.
-            *left = left.saturating_sub(self.change_members(change));
-            return true;
-        }
-        let for_many = event.audience.is_for_many();
-        match &event.audience {
-            Audience::Everyone => {
-                let end = self.connections.capacity();
-                while progress.at < end && *left > 0 {
-                    if let Some(connection) = self.connections.get(progress.at) {
-                        if connection.takes(&event.kind) {
-                            connection.send_queue.push(event, for_many);
-                        }
-                        *left -= 1;
-                    }
-                    progress.at += 1;
-                }
-                progress.at >= end
-            }
-            Audience::Account(account) => {
-                let here = self.by_account.get(account);
-                if progress.keys.is_none() && here.is_none_or(|keys| keys.len() <= *left) {
-                    self.push_to(here.into_iter().flatten(), event, for_many, left);
-                    return true;
-                }
-                // The list may change between two turns. A connection that joins later gets the row from the table, see
-                // `begin`.
-                let keys = progress.keys.get_or_insert_with(|| here.cloned().unwrap_or_default());
-                let upto = (progress.at + *left).min(keys.len());
-                self.push_to(&keys[progress.at..upto], event, for_many, left);
-                progress.at = upto;
-                upto == keys.len()
-            }
-            Audience::User { user, .. } => {
-                self.push_to(self.by_user.get(user).into_iter().flatten(), event, for_many, left);
-                true
-            }
-            // A list contains a user once, so that no connection gets the row twice.
-            Audience::Users { users, .. } => {
-                while *left > 0
-                    && let Some(user) = users.get(progress.at)
-                {
-                    *left -= 1;
-                    self.push_to(self.by_user.get(user).into_iter().flatten(), event, for_many, left);
-                    progress.at += 1;
-                }
-                progress.at == users.len()
-            }
-        }
-    }
-
-    fn push_to<'a>(&self, keys: impl IntoIterator<Item = &'a usize>, event: &Arc<SharedNotification>, for_many: bool, left: &mut usize) {
-        // A connection in a list from an earlier turn may have left since.
-        for connection in keys.into_iter().filter_map(|key| self.connections.get(*key)) {
-            *left = left.saturating_sub(1);
-            // The index has found the user already; searching a list for each of its users would take quadratic time.
-            // If another connection has taken over the slab key since, its send queue rejects this row.
-            let is_in_account = event.audience.account().is_none_or(|account| connection.is_in(account));
-            if is_in_account && connection.takes(&event.kind) {
-                connection.send_queue.push(event, for_many);
-            }
-        }
     }
 }
 

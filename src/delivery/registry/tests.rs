@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::{Audience, MemberChange, MemberOp, Principal};
+use crate::wire::type_filter::TypeFilter;
 
 fn user() -> impl Strategy<Value = UserId> {
     "[ab]".prop_map(|s| UserId::parse(&s).unwrap())

@@ -1,8 +1,8 @@
-//! Tests how a connection joins.
+//! Tests what a new connection knows of the others of its device.
 
 use super::*;
 use crate::delivery::pending_sessions::PendingSessions;
-use crate::domain::UserId;
+use crate::domain::{ClientId, Principal, UserId};
 
 /// Its position, the beginning of the log, counted as one of the device, so the next connection began there.
 #[test]
