@@ -1,5 +1,7 @@
 //! Builds a hub: creates its parts, connects their channels, starts and stops them in order.
 
+mod listeners;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use private_postgres::ServerKeeper;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use self::listeners::{BoundListener, listen};
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
 use crate::config::{Config, SessionPolicy, UpstreamSettings};
@@ -19,8 +22,8 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates,
-    Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, Health, HubState, KeyCache, KeyLooker, KeyRates, NameRates, Origins, SocketRules, Tickets,
+    UserBudgets, close_removed_keys, record_refused_attempts,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -52,8 +55,6 @@ const KEY_CHANGES: usize = 16;
 const COMMAND_CONNECTIONS: u32 = 2;
 /// A command that no instance takes within this time is rejected.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
-/// How much longer than the send deadline any write may wait.
-const STALL_MARGIN: Duration = Duration::from_secs(5);
 /// Database connections for key look-ups: one task does them.
 const KEY_CONNECTIONS: u32 = 1;
 /// Database connections for tickets: the sender of a ticket is not known before its look-up.
@@ -394,51 +395,4 @@ fn policy(config: &Config) -> RetentionPolicy {
         upstream: kept.upstream,
         audit: kept.audit,
     }
-}
-
-/// A listener that is bound and does not accept yet.
-struct BoundListener {
-    server: Server,
-    address: SocketAddr,
-    side: ListenerSide,
-}
-
-/// Binds the listeners of the hub; the one for its clients comes first.
-async fn listen(config: &Config, hub: &Arc<HubState>, tasks: &Tasks) -> Result<Vec<BoundListener>, ServeError> {
-    let room = ConnectionRoom::of(config);
-    if let Some(wanted) = config.max_connections.filter(|wanted| *wanted > room.clients) {
-        tracing::warn!(
-            wanted,
-            possible = room.clients,
-            "WS_MAX_CONNECTIONS is more than the limit of open files allows; using the possible number"
-        );
-    }
-    let public = SocketAddr::new(config.bind, config.port);
-    let wanted = match config.internal_bind {
-        None => vec![(public, ListenerSide::Whole)],
-        Some(internal) => vec![(public, ListenerSide::Public), (internal, ListenerSide::Internal)],
-    };
-    // Above the send deadline: that deadline closes a WebSocket that takes nothing first, with a close code if
-    // possible.
-    let rules = ServerRules { stall: config.send_deadline + STALL_MARGIN, idle: config.idle_timeout };
-    let mut listeners = Vec::new();
-    for (address, side) in wanted {
-        let places = ConnectionSlots::new(room.budgets(config, side), TrustedProxies::new(config.trusted_proxies.clone()));
-        let bind_error = |error| ServeError::Bind { address, error };
-        let server = Server::bind(address, router(Arc::clone(hub), side, hosts(config, address)), tasks.clone(), places, rules)
-            .await
-            .map_err(bind_error)?;
-        let address = server.address().map_err(bind_error)?;
-        listeners.push(BoundListener { server, address, side });
-    }
-    Ok(listeners)
-}
-
-/// The `Host` names that a listener accepts.
-fn hosts(config: &Config, address: SocketAddr) -> Hosts {
-    if !address.ip().is_loopback() {
-        return Hosts::any();
-    }
-    let origins: Vec<String> = config.allowed_origins.iter().flatten().chain(&config.public_origin).cloned().collect();
-    Hosts::on_loopback(&config.allowed_hosts, &origins)
 }

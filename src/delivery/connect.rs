@@ -1,30 +1,26 @@
 //! Admits a client: decides where its stream starts and what the client is told about it.
 
+mod siblings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use self::siblings::Siblings;
 use super::registry::{Connection, Full, Position, Registration};
 use super::shared_handles::Delivery;
 use super::stream_state::StreamState;
 use super::subscription::Subscription;
-use crate::backoff::Backoff;
-use crate::domain::resume::{self, KeptPosition, SettledConnection};
 use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime, TokenOrigin};
 use crate::metrics;
-use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
-use crate::store::resume::{ConnectionBegin, KeptConnection};
-use crate::store::sessions::SessionFact;
-use crate::store::{self, StoreError, acked_positions, members, read};
+use crate::store::acked_positions::KnownDevice;
+use crate::store::{StoreError, members, read};
 use crate::wire::server_frame::ResumeOutcome;
 use crate::wire::type_filter::TypeFilter;
 
 /// How long to wait for this instance to reach a sequence number that the client knows and this instance has not read.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
-/// How often reading a device's position is tried. After a database restart every idle connection of the pool is
-/// broken, which shows only when it is used. A client that connects at that time should not have to retry for this.
-const PLACE_TRIES: u32 = 6;
 
 /// The requested start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +79,6 @@ impl From<Full> for ConnectError {
     }
 }
 
-/// Result of comparing a new connection with the other connections of its device.
-#[derive(Debug, Default)]
-struct Siblings {
-    /// Where the connection starts; `None` means at the device's position.
-    from: Option<Seq>,
-    is_shared: bool,
-    settled: Vec<SettledConnection>,
-}
-
 /// A client that is admitted.
 pub struct Admitted {
     pub subscription: Subscription,
@@ -134,23 +121,6 @@ impl Drop for EnteredConnection<'_> {
             self.delivery.sessions.never_began(&self.connection, self.log_id);
         }
     }
-}
-
-/// Adds an end that is not stored yet. `None`: the stream never began.
-fn with_end(mut kept: KeptPosition, fact: &SessionFact) -> Option<KeptPosition> {
-    if !fact.is_kept {
-        return None;
-    }
-    if let Some((at, why)) = fact.end {
-        let end = store::resume::end_of(why, micros(fact.last_activity.elapsed()), micros(at.elapsed()));
-        (kept.seen, kept.over, kept.left) = (end.seen, Some(end.over), Some(end.left));
-        kept.report(fact.from, fact.own_acked);
-    }
-    Some(kept)
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Delivery {
@@ -281,119 +251,6 @@ impl Delivery {
         Ok(StreamStart::of(ResumeOutcome::Ok { from: place }, at))
     }
 
-    /// Stores the connection. Returns what the database and this instance know of its device, and where the connection
-    /// starts in relation to the device's other connections.
-    async fn begin(
-        &self,
-        request: &ConnectRequest,
-        connection: &Connection,
-        at: Position,
-    ) -> Result<(KnownDevice, Siblings), ConnectError> {
-        // The first position of a new device: the start of its stream.
-        let first = match request.since {
-            ResumeFrom::Earliest => at.floor,
-            ResumeFrom::Seq(seq) => seq.min(at.dispatched),
-            ResumeFrom::Ack | ResumeFrom::Live | ResumeFrom::Time(_) => at.dispatched,
-        };
-        let start = DevicePosition { log_id: at.log_id, acked: first };
-        self.store_pending_ack(request, at.log_id).await?;
-        let (known, listed) = self.enter(request, connection, start).await?;
-        if matches!(known, KnownDevice::New(_))
-            && let Err(error) = acked_positions::trim_one(&self.reader, &request.who.user, self.registry.most_devices()).await
-        {
-            // The trim for the user's next new device removes it.
-            tracing::debug!(%error, "could not trim the user's oldest device");
-        }
-        let pending = self.acks.pending(&request.who.user, &request.client, at.log_id);
-        let known = match (known, pending) {
-            (KnownDevice::At(place), Some(pending)) if place.log_id == at.log_id => {
-                KnownDevice::At(DevicePosition { acked: place.acked.max(pending), ..place })
-            }
-            (KnownDevice::At(_) | KnownDevice::Forgotten(_), Some(acked)) => KnownDevice::At(DevicePosition { log_id: at.log_id, acked }),
-            (known, _) => known,
-        };
-        let KnownDevice::At(place) = known else { return Ok((known, Siblings::default())) };
-        if place.log_id != at.log_id {
-            return Ok((known, Siblings::default()));
-        }
-        let here = self.registry.of_device(&request.who.user, &request.client);
-        let kept = listed.into_iter().filter_map(|listed| self.with_unstored_facts(listed, &here)).collect();
-        let decision = resume::decide(connection.session, place.acked, kept, micros(self.resume_window));
-        #[cfg(feature = "mutants")]
-        if crate::mutants::is("resume-shared") {
-            return Ok((known, Siblings::default()));
-        }
-        Ok((known, Siblings { from: Some(decision.from), is_shared: decision.is_shared, settled: decision.settled }))
-    }
-
-    /// Adds what this instance knows of a connection and has not stored yet. `None`: the connection ended before its
-    /// stream began, so no client has its position.
-    fn with_unstored_facts(&self, listed: KeptConnection, here: &[Arc<Connection>]) -> Option<KeptPosition> {
-        let KeptConnection { mut kept, instance } = listed;
-        if instance != self.instance || kept.is_final {
-            return Some(kept);
-        }
-        if let Some(connection) = here.iter().find(|connection| connection.session == kept.session) {
-            (kept.over, kept.left) = (None, None);
-            kept.seen = kept.seen.min(micros(connection.connected.elapsed().saturating_sub(connection.last_activity())));
-            if connection.has_begun() {
-                kept.report(connection.from(), connection.own_acked());
-            }
-        } else if let Some(fact) = self.sessions.ended_fact(kept.session) {
-            return with_end(kept, &fact);
-        }
-        Some(kept)
-    }
-
-    /// Pings the other connections of the device on this instance. If one of them ends silently later, its pong proves
-    /// that it was alive when this connection began.
-    fn ask_siblings(&self, connection: &Connection) {
-        for sibling in self.registry.of_device(&connection.who.user, &connection.client) {
-            if sibling.session != connection.session {
-                sibling.send_queue.probe();
-            }
-        }
-    }
-
-    /// Stores what the device acknowledged here and the ack flusher has not stored yet. The stored row of the new
-    /// connection says what its device had acknowledged before it. An acknowledgement of an ended connection that came
-    /// to the device's position afterwards would count as one of the new connection.
-    async fn store_pending_ack(&self, request: &ConnectRequest, log_id: LogId) -> Result<(), StoreError> {
-        let Some(acked) = self.acks.pending(&request.who.user, &request.client, log_id) else { return Ok(()) };
-        let ack = Ack { user: request.who.user.clone(), client: request.client.clone(), acked };
-        acked_positions::store_one(&self.reader, log_id, &ack, self.registry.most_devices()).await?;
-        Ok(())
-    }
-
-    /// Retrying is safe: if a try stored a first position and its answer was lost, the next try finds that position.
-    async fn enter(
-        &self,
-        request: &ConnectRequest,
-        connection: &Connection,
-        start: DevicePosition,
-    ) -> Result<(KnownDevice, Vec<KeptConnection>), StoreError> {
-        let new = ConnectionBegin {
-            session: connection.session,
-            instance: self.instance,
-            who: &request.who,
-            client: &request.client,
-            transport: request.transport,
-            follows_members: connection.follows_members(),
-            start,
-        };
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
-        for _ in 1..PLACE_TRIES {
-            match store::resume::begin(&self.reader, new).await {
-                Err(StoreError::Unavailable(error)) => {
-                    tracing::debug!(%error, "could not read the device's position; retrying");
-                    tokio::time::sleep(backoff.failed()).await;
-                }
-                outcome => return outcome,
-            }
-        }
-        store::resume::begin(&self.reader, new).await
-    }
-
     /// Waits until this instance has dispatched `place`. A position above its head was dispatched by a faster instance,
     /// or belongs to a log that was truncated. The log's own head tells which; `None` means truncated.
     async fn wait_until_read(&self, place: Seq, registration: &Registration, at: Position) -> Result<Option<Position>, ConnectError> {
@@ -406,41 +263,5 @@ impl Delivery {
         }
         timeout(CATCH_UP_LIMIT, self.registry.dispatched(place)).await.map_err(|_| ConnectError::Behind)?;
         Ok(Some(self.registry.retake(registration.connection())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::pending_sessions::PendingSessions;
-    use crate::domain::UserId;
-
-    /// Its position, the beginning of the log, counted as one of the device, so the next connection began there.
-    #[test]
-    fn a_connection_that_never_began_has_no_position_before_its_end_is_stored() {
-        let who = Principal { user: UserId::parse("ann").unwrap(), accounts: Vec::new() };
-        let mut connection = Connection::new(who, ClientId::default_device(), "test");
-        connection.is_kept = true;
-        let kept = KeptPosition {
-            session: connection.session,
-            began: 100,
-            seen: 100,
-            over: None,
-            left: None,
-            is_final: false,
-            from: Seq::from_db(7),
-            acked: None,
-            device: Some(Seq::from_db(7)),
-            began_shared: false,
-            shared: None,
-            has_resumed: false,
-            lowered: 0,
-        };
-        let (sessions, log_id) = (PendingSessions::default(), LogId::new());
-        sessions.ended(&connection, log_id, "lost");
-        let ended = with_end(kept.clone(), &sessions.ended_fact(connection.session).unwrap()).unwrap();
-        assert!(ended.over.is_some() && ended.acked.is_some());
-        sessions.never_began(&connection, log_id);
-        assert_eq!(with_end(kept, &sessions.ended_fact(connection.session).unwrap()), None);
     }
 }

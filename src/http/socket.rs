@@ -4,6 +4,9 @@
 //! of the token. Every write has a deadline. A ping carries the last delivered number. The pong, which every
 //! WebSocket client sends by itself (RFC 6455 section 5.5.3), proves that all frames before it arrived.
 
+mod client_frames;
+mod pings;
+
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,10 +15,8 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocket};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
 
-use super::access_watch::take_token;
 use super::command_queue::CommandQueue;
 use super::line_message::LineMessage;
 use super::rate_limits::TokenBucket;
@@ -25,20 +26,11 @@ use super::stream_request::{AckMode, MessageLayout};
 use super::websocket_io::{CloseCause, WebSocketIo, end, end_saying};
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{ConnectRequest, NextStep, Subscription};
-use crate::domain::{CommandTag, Seq};
-use crate::identity::TokenError;
-use crate::metrics;
+use crate::domain::Seq;
 use crate::providers::command_intake::CommandReceipt;
-use crate::wire::client_frame::{self, ClientFrame};
 use crate::wire::close::CloseCode;
 use crate::wire::server_frame::ServerFrame;
 
-/// A pong acknowledges only if its connection is still open after this time. A page that is being closed still
-/// answers pings for some milliseconds, but shows nothing any more. Below the spacing of pings, so that each pong
-/// counts before the next.
-const PONG_SETTLES: Duration = Duration::from_millis(500);
-/// Minimum time between two pings that only ask for an acknowledgement.
-const ACK_PING_SPACING: Duration = Duration::from_secs(1);
 /// Bytes after which the first ping of a turn is sent. A client that reads some kilobytes a second must get the ping
 /// within the pong deadline. Otherwise it would be closed without having acknowledged anything, and would start at
 /// the same position again.
@@ -50,8 +42,6 @@ const TURN_BYTES: usize = 64 << 10;
 const TURNS: u32 = 16;
 /// Messages of a client other than acknowledgements: a burst of this many, then one a second.
 const MESSAGES: u32 = 60;
-/// Number of refused frames that ends a connection.
-const REFUSED_MAX: u32 = 60;
 /// When a client that sent too much should reconnect.
 const RATE_LIMIT_AFTER_MS: u64 = 10_000;
 /// How long an overdue pong is still read for: the runtime may report the deadline before it reports arrived data.
@@ -327,196 +317,6 @@ impl WebSocketTask {
             Some(message) => self.frames.feed(Message::Text(message.into())).await,
             None => Ok(()),
         }
-    }
-
-    /// Sends a ping of its own: after a broadcast that is not acknowledged yet, or because another connection of the
-    /// device has begun.
-    async fn send_due_ping(&mut self) -> Result<(), CloseCause> {
-        if self.subscription.take_probe() {
-            self.ping().await?;
-        } else if self.subscription.is_unconfirmed() && self.settling.is_none_or(|(seq, _)| seq < self.subscription.delivered()) {
-            self.ask_for_ack().await?;
-            self.frames.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Sends a ping together with the frames just written, unless one is on its way or was sent a moment ago.
-    async fn ask_for_ack(&mut self) -> Result<(), CloseCause> {
-        if self.ack_mode == AckMode::Client || self.pinged.is_some() {
-            return Ok(());
-        }
-        let due = self.last_ping.map_or_else(Instant::now, |at| at + ACK_PING_SPACING);
-        if due <= Instant::now() {
-            self.feed_ping().await
-        } else {
-            self.ping_at = Some(due);
-            Ok(())
-        }
-    }
-
-    async fn ping(&mut self) -> Result<(), CloseCause> {
-        if self.pinged.is_none() {
-            self.feed_ping().await?;
-            self.frames.flush().await?;
-        }
-        Ok(())
-    }
-
-    async fn feed_ping(&mut self) -> Result<(), CloseCause> {
-        let seq = self.subscription.delivered();
-        let now = Instant::now();
-        self.ping_at = None;
-        self.last_ping = Some(now);
-        self.pinged = Some((seq, now));
-        // The pong says that the client has every delivered frame, so none may still wait here.
-        self.feed_collected().await?;
-        self.frames.feed(Message::Ping(seq.to_string().into_bytes().into())).await
-    }
-
-    fn pong(&mut self, payload: &[u8]) {
-        let Some((seq, _)) = self.pinged else { return };
-        // An unsolicited pong, or an old one.
-        if payload != seq.to_string().as_bytes() {
-            return;
-        }
-        self.pinged = None;
-        self.subscription.connection().touch();
-        if self.ack_mode == AckMode::Pong {
-            let now = Instant::now();
-            if self.settling.is_some_and(|(_, at)| now >= at) {
-                self.settle();
-            }
-            self.settling = Some((seq, now + PONG_SETTLES));
-            if self.subscription.delivered() > seq {
-                self.ping_at = self.last_ping.map(|at| at + ACK_PING_SPACING);
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        if let Some((seq, _)) = self.settling.take() {
-            self.subscription.pong(seq);
-        }
-    }
-
-    async fn hear(&mut self, said: Result<Message, CloseCause>) -> Result<(), CloseCause> {
-        let said = said?;
-        // Every frame counts, even one that costs next to nothing: there may be a million a second.
-        let pause = self.hub.budgets.frames.pace(self.subscription.connection().who.user.as_str());
-        self.deaf_until = pause.map(|pause| Instant::now() + pause);
-        match said {
-            Message::Binary(_) => Err(CloseCode::Binary.into()),
-            Message::Pong(payload) => {
-                self.pong(&payload);
-                Ok(())
-            }
-            Message::Ping(_) => {
-                self.count_message()?;
-                self.frames.flush().await
-            }
-            Message::Text(text) => {
-                self.subscription.connection().touch();
-                self.hear_text(&text).await
-            }
-            Message::Close(_) => Err(CloseCause::ByClient),
-        }
-    }
-
-    async fn hear_text(&mut self, text: &str) -> Result<(), CloseCause> {
-        let intake = self.hub.command_intake.clone();
-        let frame = client_frame::parse(text, |kind| intake.as_ref().is_some_and(|intake| intake.takes(kind)));
-        // Acknowledgements are as many as notifications, so they count as frames only.
-        if !matches!(frame, Ok(ClientFrame::Ack(_))) {
-            self.count_message()?;
-        }
-        match frame {
-            Ok(ClientFrame::Ack(seq)) => match self.subscription.ack(seq) {
-                Ok(()) => Ok(()),
-                Err(ahead) => {
-                    self.refuse("ack_ahead", &format!("the highest number sent on this connection is {}", ahead.delivered), text).await
-                }
-            },
-            Ok(ClientFrame::Ping { id }) => {
-                self.say(&ServerFrame::Pong { timestamp: Utc::now().timestamp_millis(), id: id.as_deref() }).await
-            }
-            Ok(ClientFrame::Auth { token }) => self.renew(&token, text).await,
-            Ok(ClientFrame::Command { kind, tag, payload }) => self.command(kind, tag, payload),
-            Err(error) => self.refuse(error.code, &error.message, text).await,
-        }
-    }
-
-    /// Queues a command. Its result arrives through the control queue; meanwhile the stream goes on.
-    fn command(&mut self, kind: String, tag: Option<CommandTag>, payload: Option<String>) -> Result<(), CloseCause> {
-        let Some(intake) = self.hub.command_intake.clone() else { return Ok(()) };
-        let connection = Arc::clone(self.subscription.connection());
-        if !self.hub.budgets.commands.allow(connection.who.user.as_str()) {
-            return Err(rate_limited());
-        }
-        self.intake.get_or_insert_default().take(intake, connection, kind, tag, payload);
-        Ok(())
-    }
-
-    /// Handles the outcome of storing a command.
-    async fn on_receipt(&mut self, receipt: CommandReceipt) -> Result<(), CloseCause> {
-        match receipt {
-            CommandReceipt::Noted | CommandReceipt::Unknown => Ok(()),
-            CommandReceipt::OtherCommand(tag) => {
-                let id = serde_json::value::to_raw_value(tag.as_str()).ok();
-                let message = "another command has this id; this one was not sent. Use a new id";
-                self.refuse_frame("command_id_conflict", message, id.as_deref()).await
-            }
-        }
-    }
-
-    /// Accepts a newer token of the same user.
-    async fn renew(&mut self, token: &str, text: &str) -> Result<(), CloseCause> {
-        let connection = Arc::clone(self.subscription.connection());
-        match self.hub.auth.tokens.verify(token).await {
-            Ok(claims) if claims.who.user != connection.who.user || claims.role.is_some() => {
-                metrics::SIGN_INS_REFUSED.add("identity_changed", 1);
-                Err(CloseCode::IdentityChanged.into())
-            }
-            // The notifications of this connection were chosen by the old accounts.
-            Ok(claims) if claims.who.accounts != connection.who.accounts => Err(CloseCode::TokenExpired.into()),
-            Ok(claims) => {
-                take_token(&self.hub.delivery.registry, self.hub.auth.tokens.revocations(), &connection, claims.origin);
-                self.renewed(claims.expires_at).await
-            }
-            Err(error) => {
-                metrics::SIGN_INS_REFUSED.add(error.reason(), 1);
-                // If nothing is known against the token, the client may send it again.
-                let code = if error == TokenError::Unavailable { "unavailable" } else { "bad_token" };
-                self.refuse(code, &error.to_string(), text).await
-            }
-        }
-    }
-
-    /// Goes on with the end of a newer token.
-    async fn renewed(&mut self, expires_at: DateTime<Utc>) -> Result<(), CloseCause> {
-        self.token = TokenClock::until(expires_at);
-        self.say(&ServerFrame::AuthOk { expires_at }).await
-    }
-
-    /// Refuses a frame; `text` is the frame.
-    async fn refuse(&mut self, code: &str, message: &str, text: &str) -> Result<(), CloseCause> {
-        self.refuse_frame(code, message, client_frame::frame_id(text).as_deref()).await
-    }
-
-    async fn refuse_frame(&mut self, code: &str, message: &str, id: Option<&RawValue>) -> Result<(), CloseCause> {
-        self.refused += 1;
-        if self.refused >= REFUSED_MAX {
-            return Err(CloseCode::ProtocolError.into());
-        }
-        self.say(&ServerFrame::Error { code, message, id }).await
-    }
-
-    fn count_message(&mut self) -> Result<(), CloseCause> {
-        let user = self.subscription.connection().who.user.as_str();
-        if self.messages.take() && self.hub.budgets.messages.allow(user) {
-            return Ok(());
-        }
-        Err(rate_limited())
     }
 
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), CloseCause> {

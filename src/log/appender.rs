@@ -19,11 +19,11 @@
 //! instances.
 
 mod custody;
+mod handle;
 #[cfg(feature = "mutants")]
 mod mutants;
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::custody::Custody;
+pub use self::handle::AppendHandle;
 use super::commit_turns::CommitTurn;
-use super::write_health::WriteHealth;
 use crate::backoff::Backoff;
 use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
 use crate::metrics;
@@ -53,8 +53,6 @@ const QUEUE_ROWS: usize = 8192;
 const QUEUE_KIB: usize = 32 << 10;
 /// A caller gets its answer within this time. The contract allows five seconds.
 pub const DEADLINE: Duration = Duration::from_millis(4500);
-/// How long after its deadline a request's answer may still arrive from the appender.
-const GRACE: Duration = Duration::from_millis(300);
 
 /// Proof that a notification is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,142 +100,6 @@ struct AppendRequest {
     custody: Custody,
     reply: oneshot::Sender<Result<Vec<Receipt>, Refusal>>,
     _room: [OwnedSemaphorePermit; 2],
-}
-
-/// Sends notifications to the appender. Cheap to clone.
-#[derive(Clone)]
-pub struct AppendHandle {
-    queue: mpsc::Sender<AppendRequest>,
-    row_room: Arc<Semaphore>,
-    kib_room: Arc<Semaphore>,
-    work: Arc<WriteHealth>,
-}
-
-impl AppendHandle {
-    /// Whether appends succeed.
-    pub fn work(&self) -> Arc<WriteHealth> {
-        Arc::clone(&self.work)
-    }
-
-    /// Appends a notification and returns once it is committed. `deadline` is [`DEADLINE`] after the request arrived.
-    ///
-    /// # Errors
-    /// See [`Refusal`]. The error arrives shortly after the deadline at the latest.
-    pub async fn append(&self, notification: NewNotification, deadline: Instant) -> Result<Receipt, Refusal> {
-        let receipts = self.ask(vec![notification], false, deadline).await?;
-        receipts.into_iter().next().ok_or(Refusal::Unknown)
-    }
-
-    /// Appends 1 to [`BATCH_ROWS`] notifications in one commit, all or none, and returns their receipts in order.
-    /// Notifications with the same key and the same body make one row.
-    ///
-    /// # Errors
-    /// As [`AppendHandle::append`]. An error concerns the whole batch.
-    pub async fn append_all(&self, batch: Vec<NewNotification>, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
-        let FoldedBatch { rows, places } = fold(batch)?;
-        // A refusal names the first notification that a row came from.
-        let first_index = |row: usize| places.iter().position(|at| *at == row).unwrap_or(row);
-        let receipts = match self.ask(rows, true, deadline).await {
-            Err(Refusal::OtherBody { items }) => return Err(Refusal::OtherBody { items: items.into_iter().map(first_index).collect() }),
-            answer => answer?,
-        };
-        let mut given = vec![false; receipts.len()];
-        let mut answers = Vec::with_capacity(places.len());
-        for at in places {
-            let receipt = *receipts.get(at).ok_or(Refusal::Unknown)?;
-            let again = std::mem::replace(&mut given[at], true);
-            answers.push(Receipt { duplicate: receipt.duplicate || again, ..receipt });
-        }
-        Ok(answers)
-    }
-
-    async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
-        let asked_at = Instant::now();
-        let answer = self.answer(rows, all_or_nothing, deadline).await;
-        match &answer {
-            Ok(_) => {
-                self.work.appended();
-                metrics::APPEND_SECONDS.time(asked_at.elapsed());
-            }
-            Err(refusal) => {
-                if matches!(refusal, Refusal::Unavailable | Refusal::Unknown) {
-                    self.work.not_appended(asked_at);
-                }
-                metrics::NOT_APPENDED.add(refusal.as_str(), 1);
-            }
-        }
-        answer
-    }
-
-    async fn answer(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
-        #[cfg(feature = "mutants")]
-        let mut rows = rows;
-        #[cfg(feature = "mutants")]
-        let asked = match mutants::before(&mut rows) {
-            Ok(asked) => asked,
-            Err(receipts) => return Ok(receipts),
-        };
-        let bytes: usize = rows.iter().map(NewNotification::weight).sum();
-        let take = |room: &Arc<Semaphore>, wanted: usize| {
-            let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-            Arc::clone(room).try_acquire_many_owned(wanted).map_err(|_| Refusal::Overloaded)
-        };
-        let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
-        let (reply, answer) = oneshot::channel();
-        let custody = Custody::default();
-        let request = AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), reply, _room: room };
-        self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
-        #[cfg(feature = "mutants")]
-        if let Some(receipts) = asked.made_up() {
-            // A dropped `answer` would look like a caller that has gone, and the appender would not append the request.
-            std::mem::forget(answer);
-            return Ok(receipts);
-        }
-        // The appender answers in time unless something holds it up, such as opening a connection.
-        match tokio::time::timeout_at(deadline + GRACE, answer).await {
-            Ok(Ok(answer)) => {
-                #[cfg(feature = "mutants")]
-                if let Ok(receipts) = &answer {
-                    asked.answered(receipts);
-                }
-                answer
-            }
-            // No answer in time, or the task ended while it had the request.
-            _ if custody.give_up() => Err(Refusal::Unavailable),
-            _ => Err(Refusal::Unknown),
-        }
-    }
-}
-
-/// A batch in which each key occurs once.
-struct FoldedBatch {
-    rows: Vec<NewNotification>,
-    /// For each notification of the batch, the index of its row.
-    places: Vec<usize>,
-}
-
-fn fold(batch: Vec<NewNotification>) -> Result<FoldedBatch, Refusal> {
-    if batch.iter().all(|notification| notification.key.is_none()) {
-        return Ok(FoldedBatch { places: (0..batch.len()).collect(), rows: batch });
-    }
-    let mut rows: Vec<NewNotification> = Vec::with_capacity(batch.len());
-    let mut places = Vec::with_capacity(batch.len());
-    let mut by_key: HashMap<IdempotencyKey, usize> = HashMap::new();
-    let mut others = Vec::new();
-    for (at, notification) in batch.into_iter().enumerate() {
-        match notification.key.map(|key| by_key.entry(key)) {
-            Some(Entry::Occupied(row)) if rows[*row.get()].body_hash == notification.body_hash => places.push(*row.get()),
-            Some(Entry::Occupied(_)) => others.push(at),
-            entry => {
-                if let Some(Entry::Vacant(free)) = entry {
-                    free.insert(rows.len());
-                }
-                places.push(rows.len());
-                rows.push(notification);
-            }
-        }
-    }
-    if others.is_empty() { Ok(FoldedBatch { rows, places }) } else { Err(Refusal::OtherBody { items: others }) }
 }
 
 /// Rows that this instance has just committed, in order and without a hole.

@@ -4,16 +4,18 @@
 //! write checks it again each time it is polled, because a process that was frozen in the middle wakes up there. Every
 //! wait has a deadline, and the session watches its mailbox during each wait.
 
+mod checkpoints;
+mod recording;
+
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -21,28 +23,20 @@ use super::cipher::Cipher;
 use super::dial::{DialError, Dialer, ProviderSocket};
 use super::dial_rate::DialRate;
 use super::inbound_rate::{InboundRate, InboundTurn};
-use super::mailbox::{MESSAGES_UNDER_WAY, Mailbox, SessionMessage};
+use super::mailbox::{Mailbox, SessionMessage};
 use super::message_appender::MessageHandle;
 use super::now_ms;
-use super::pending_writes::{PendingWrites, Settlement};
+use super::pending_writes::PendingWrites;
 use super::provider::{PingForm, Provider};
 use super::secret::Secret;
-use super::session_machine::{self, CommandResult, HeldState, ReleaseCause, SessionAction, SessionInput, SessionMachine};
+use super::session_machine::{self, CommandResult, ReleaseCause, SessionAction, SessionInput, SessionMachine};
 use super::session_store::SessionStore;
-use super::session_writer::not_sent;
 use super::sign_in::{self, sign_in};
 use super::socket_reader::{ProviderFrame, read};
 use super::socket_writer::{WriteOutcome, hang_up, write};
-use crate::domain::{CommandId, IdempotencyKey, NewNotification};
-use crate::metrics;
-use crate::store::providers::commands::{MarkedSent, TakenCommand};
-use crate::store::providers::{AdminRequest, CheckpointChange, Claimed, UpstreamState};
-
-/// A refused session is not retried earlier than this, however often its user reloads the page.
-const AFTER_REFUSAL: Duration = Duration::from_secs(60);
-
-/// How long an ending session waits for its last messages to be in the log.
-const LAST_MESSAGES: Duration = Duration::from_secs(2);
+use crate::domain::CommandId;
+use crate::store::providers::commands::TakenCommand;
+use crate::store::providers::{AdminRequest, Claimed};
 
 /// Shared by all sessions of an instance.
 pub struct SessionContext {
@@ -252,7 +246,7 @@ impl ProviderSession {
                 SessionAction::ForgetSession => (self.secret, self.secret_is_new) = (None, true),
                 SessionAction::Write { state, failures, why, next_try } => {
                     #[cfg(feature = "failpoints")]
-                    if state == HeldState::Live {
+                    if state == session_machine::HeldState::Live {
                         crate::failpoints::at("live.before_checkpoint").await;
                     }
                     self.note_state(state, failures, why, next_try);
@@ -344,134 +338,6 @@ impl ProviderSession {
             self.next.push_back(SessionInput::Lost("could not send a command".to_owned()));
         }
     }
-
-    fn append(&mut self) {
-        let Some(text) = self.message.take() else { return };
-        let lease = &self.mailbox.lease;
-        let mut notification = self.provider.messages.notification(&lease.provider, &lease.user, &text);
-        let bytes = notification.data.as_ref().map_or(0, String::len);
-        if bytes > self.provider.messages.max_bytes {
-            metrics::UPSTREAM_TOO_LARGE.one();
-            tracing::warn!(
-                session = ?lease,
-                bytes,
-                max_bytes = self.provider.messages.max_bytes,
-                "provider message is too large for the log; the user gets upstream_gap instead"
-            );
-            notification = self.provider.gap_for_too_large(&lease.user, Utc::now(), bytes);
-        }
-        self.mailbox.heard_a_message();
-        self.record(notification);
-    }
-
-    /// If there was a connection before this one, appends a notification that messages in between may be missing,
-    /// before the messages of this connection.
-    fn append_gap(&mut self) {
-        let now = Utc::now();
-        let Some(since) = self.heard_at.replace(now) else { return };
-        let lease = &self.mailbox.lease;
-        let gap = self.provider.gap(&lease.user, since, now);
-        self.record(gap);
-    }
-
-    /// Queues a notification for the log, in order, also while an earlier one waits for room.
-    fn record(&mut self, mut notification: NewNotification) {
-        let lease = &self.mailbox.lease;
-        self.counter += 1;
-        notification.key = Some(IdempotencyKey::of_message(&lease.provider, &lease.user, lease.term, self.counter));
-        let appender = &self.shared.recorder;
-        if let Some(earlier) = self.placing.take() {
-            let (appender, waiting) = (appender.clone(), MessageHandle::waiting(notification, &self.mailbox));
-            let after = earlier.then(move |()| appender.record_when_there_is_room(waiting));
-            self.placing = Some(after.boxed());
-        } else if let Err(waiting) = appender.record(notification, &self.mailbox) {
-            self.placing = Some(appender.clone().record_when_there_is_room(waiting).boxed());
-        }
-    }
-
-    fn settle(&self, id: CommandId, outcome: CommandResult) {
-        let (outcome, detail) = match outcome {
-            CommandResult::Sent => (MarkedSent::Sent, None),
-            CommandResult::Rejected => (MarkedSent::Failed, Some("not_connected")),
-            CommandResult::Failed => (MarkedSent::Failed, Some("not_written")),
-            CommandResult::Unknown => (MarkedSent::Unknown, Some("partly_written")),
-        };
-        self.shared.pending_writes.settle(&self.mailbox, Settlement { id, outcome, detail });
-    }
-
-    fn note_state(&mut self, state: HeldState, failures: u32, why: Option<String>, next_try: Option<Duration>) {
-        let texts = &self.provider.texts;
-        let (state, message) = match state {
-            HeldState::SigningIn => (UpstreamState::SigningIn, None),
-            HeldState::Connecting => (UpstreamState::Connecting, None),
-            HeldState::Live => (UpstreamState::Live, Some(texts.connected.clone())),
-            HeldState::BackingOff => (UpstreamState::BackingOff, Some(texts.disconnected.clone())),
-        };
-        tracing::debug!(session = ?self.mailbox.lease, state = state.as_str(), failures, why, "provider session changed state");
-        let error = why.map(|why| texts.error_for(&why));
-        let next_try_in = next_try.unwrap_or_default();
-        self.change(CheckpointChange { attempts: failures, next_try_in, message, error, ..CheckpointChange::to(state) });
-    }
-
-    fn change(&mut self, mut change: CheckpointChange) {
-        if std::mem::take(&mut self.secret_is_new) {
-            let lease = &self.mailbox.lease;
-            let seal = |secret| self.shared.cipher.seal(&lease.provider, &lease.user, secret);
-            // A session id that cannot be sealed is not kept: the next owner signs in.
-            change.secret = Some(self.secret.as_ref().and_then(|secret| seal(secret).ok()));
-        }
-        self.shared.pending_writes.change(&self.mailbox, change);
-    }
-
-    /// Ends the session. The socket is closed by now. Messages that were read from it must be in the log before the
-    /// lease is given back.
-    async fn end(&mut self, ending: ReleaseCause) {
-        tracing::info!(session = ?self.mailbox.lease, ?ending, "provider session released");
-        for command in self.mailbox.close() {
-            self.shared.pending_writes.settle(&self.mailbox, not_sent(&command));
-        }
-        if ending == ReleaseCause::LeaseLost {
-            // A known outcome of a write stays true, even if the next owner has called it unknown.
-            for input in std::mem::take(&mut self.next) {
-                if let SessionInput::Written(id, outcome) = input {
-                    self.settle(CommandId(id), outcome);
-                }
-            }
-            self.shared.session_store.remove(&self.mailbox.lease);
-        }
-        self.until_appended().await;
-        let ended = |state| CheckpointChange { message: Some(self.provider.texts.disconnected.clone()), ..CheckpointChange::to(state) };
-        let error = |why: String| Some(self.provider.texts.error_for(&why));
-        let change = match ending {
-            ReleaseCause::LeaseLost | ReleaseCause::HandedOver => None,
-            ReleaseCause::Waiting { after, early, why } => {
-                let (attempts, error) = (self.machine.failures(), why.and_then(&error));
-                let ended = ended(UpstreamState::BackingOff);
-                Some(CheckpointChange { attempts, next_try_in: after, early_try_in: Some(early), error, ..ended })
-            }
-            ReleaseCause::Refused { why } => {
-                Some(CheckpointChange { next_try_in: AFTER_REFUSAL, error: error(why), ..ended(UpstreamState::Refused) })
-            }
-            ReleaseCause::Idle => Some(ended(UpstreamState::Idle)),
-            ReleaseCause::Released => Some(ended(UpstreamState::Released)),
-        };
-        if let Some(change) = change {
-            self.change(change);
-        }
-        // The row may still have the lease if only our own clock ended it; releasing it spares the others the wait.
-        self.shared.pending_writes.release(&self.mailbox);
-    }
-
-    async fn until_appended(&mut self) {
-        let all = u32::try_from(MESSAGES_UNDER_WAY).unwrap_or(u32::MAX);
-        let recorded = async {
-            finished_if_any(&mut self.placing).await;
-            drop(self.mailbox.room.acquire_many(all).await);
-        };
-        if timeout(LAST_MESSAGES, recorded).await.is_err() {
-            tracing::warn!(session = ?self.mailbox.lease, "provider session ended before its last messages were in the log");
-        }
-    }
 }
 
 /// Cleans up a session whose task ended by a panic: another instance, or this one, starts it again.
@@ -499,12 +365,6 @@ async fn finished<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     match work {
         Some(work) => work.await,
         None => pending().await,
-    }
-}
-
-async fn finished_if_any(work: &mut Option<BoxFuture<'static, ()>>) {
-    if let Some(work) = work {
-        work.await;
     }
 }
 

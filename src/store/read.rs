@@ -1,18 +1,21 @@
-//! Reads the log: its end for the tailer, one principal's rows for a resuming client.
+//! Reads the log: its state, its end for the tailer, one principal's rows for a resuming client.
 
-use std::time::Duration;
+mod log_state;
+mod row;
+mod tail_page;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+pub use self::log_state::{LogState, database_name, head, log_state, renew_log_id, start_over, state};
+use self::row::LogRowColumns;
+pub use self::tail_page::{Tail, TailRow, TailSize, tail};
 use super::StoreError;
 use super::database::Reader;
-use super::log_watermark::LogWatermark;
 use super::page_scheduler::PageTurn;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
-use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, LogId, Notification, NotificationId, Principal, Seq, StartTime, UserId};
+use crate::domain::{Notification, NotificationId, Principal, Seq, StartTime};
 
 /// Most rows of one page.
 pub const PAGE_ROWS: i64 = 500;
@@ -22,238 +25,6 @@ pub const PAGE_BYTES: i64 = 256 << 10;
 /// Most intervals of memberships that begin within a page, or end within a page that is read backwards. A page ends
 /// before the next one: each interval costs two looks into each index.
 const PAGE_INTERVALS: i64 = 200;
-/// The slowest link to the database over which a page of the tailer still arrives in time, in bytes a second.
-const SLOWEST_LINK: i64 = 16 << 10;
-/// A wait longer than this needs its own `statement_timeout`, or the server would end the statement.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(9);
-
-/// The limits of one page of the tailer. The limit that is reached first ends the page; one row always fits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TailSize {
-    pub rows: i64,
-    pub bytes: i64,
-}
-
-impl TailSize {
-    /// There is one tailer, so its pages may be larger than those of clients.
-    pub const WHOLE: Self = Self { rows: PAGE_ROWS, bytes: 1 << 20 };
-
-    /// The size for a link over which a page of the present size did not arrive in time. It shrinks to one row at a
-    /// time.
-    #[must_use]
-    pub fn smaller(self) -> Self {
-        Self { rows: (self.rows / 4).max(1), bytes: (self.bytes / 4).max(1) }
-    }
-
-    /// The size for a link over which pages arrive quickly.
-    #[must_use]
-    pub fn larger(self) -> Self {
-        Self { rows: (self.rows * 2).min(Self::WHOLE.rows), bytes: (self.bytes * 2).min(Self::WHOLE.bytes) }
-    }
-}
-
-/// The id of the log, and its bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogState {
-    pub log_id: LogId,
-    /// The last number that retention has dropped.
-    pub floor: Seq,
-    pub head: Seq,
-    /// A standby answered, which may lack the end of the log.
-    pub is_standby: bool,
-}
-
-/// Reads the state of the log.
-///
-/// # Errors
-/// When the database does not answer within 3 s.
-pub async fn state(connection: &mut PgConnection) -> Result<LogState, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT log_id, floor_seq,
-                  greatest(floor_seq, coalesce((SELECT seq FROM recado.log ORDER BY seq DESC LIMIT 1), 0)) AS "head!",
-                  pg_is_in_recovery() AS "is_standby!"
-             FROM recado.meta"#
-    )
-    .fetch_one(connection);
-    let row = limited(ASK_LIMIT, row).await?;
-    Ok(LogState { log_id: LogId(row.log_id), floor: Seq::from_db(row.floor_seq), head: Seq::from_db(row.head), is_standby: row.is_standby })
-}
-
-/// The name of the connection's database.
-///
-/// # Errors
-/// When the database is unavailable.
-pub async fn database_name(connection: &mut PgConnection) -> Result<String, StoreError> {
-    let name = sqlx::query_scalar!(r#"SELECT current_database() AS "name!""#).fetch_one(connection);
-    limited(ASK_LIMIT, name).await
-}
-
-/// Gives the log a new id, unless another instance has done so already. Clients that knew the old one are reset.
-///
-/// # Errors
-/// When the database is unavailable.
-pub async fn renew_log_id(connection: &mut PgConnection, old: LogId) -> Result<(), StoreError> {
-    let renewed =
-        sqlx::query!("UPDATE recado.meta SET log_id = gen_random_uuid(), log_started_at = clock_timestamp() WHERE log_id = $1", old.0)
-            .execute(connection);
-    limited(ASK_LIMIT, renewed).await?;
-    Ok(())
-}
-
-/// Starts over after the log `old` was truncated or restored. The log gets a new id before anything is appended to it;
-/// otherwise every earlier client would take the next number for the next one of the old log. Another task, or another
-/// instance, may have done so already.
-///
-/// # Errors
-/// When the database is unavailable.
-pub async fn start_over(connection: &mut PgConnection, seen: &LogWatermark, old: LogId) -> Result<(), StoreError> {
-    renew_log_id(connection, old).await?;
-    seen.start_over(state(connection).await?.log_id);
-    Ok(())
-}
-
-/// A part of the log for the tailer.
-#[derive(Debug)]
-pub struct Tail {
-    /// The id of the row at the starting number, if that row exists.
-    pub id_at_from: Option<NotificationId>,
-    /// The rows that follow, in order.
-    pub rows: Vec<TailRow>,
-    /// These rows reached the end of the log as it was at the time of the query.
-    pub is_end: bool,
-}
-
-/// A row of the log, for the tailer.
-#[derive(Debug)]
-pub enum TailRow {
-    Readable(Notification),
-    /// The row breaks one of our rules, such as an id with a space: the functions of the schema did not write it.
-    Unreadable {
-        seq: Seq,
-        id: NotificationId,
-        error: StoreError,
-    },
-}
-
-impl TailRow {
-    pub fn seq(&self) -> Seq {
-        match self {
-            Self::Readable(notification) => notification.seq,
-            Self::Unreadable { seq, .. } => *seq,
-        }
-    }
-}
-
-/// Reads the rows after `from` for the tailer: every audience, in order, a page of at most `most`. Of the row at `from`
-/// only the id is read, because that row may be as large as a page.
-///
-/// # Errors
-/// When the database does not answer in time: within 3 s where a whole page is asked for, else within 3 s and the time
-/// that its bytes take over a link of 16 KiB a second.
-pub async fn tail(connection: &mut PgConnection, from: Seq, most: TailSize) -> Result<Tail, StoreError> {
-    if most == TailSize::WHOLE {
-        return limited(ASK_LIMIT, ask_tail(connection, from, most)).await.map(|rows| Tail::read(rows, most));
-    }
-    // The page has at least the first row. Its size is queried, so that the page gets the time that it needs.
-    let first = sqlx::query_scalar!(
-        r#"SELECT l.bytes + coalesce(octet_length(l.user_ids::text), 0) AS "bytes!" FROM recado.log l WHERE l.seq > $1 ORDER BY l.seq LIMIT 1"#,
-        from.get()
-    )
-    .fetch_optional(&mut *connection);
-    let first = limited(ASK_LIMIT, first).await?.map_or(0, i64::from);
-    let seconds = first.max(most.bytes).saturating_add(SLOWEST_LINK - 1) / SLOWEST_LINK;
-    let limit = ASK_LIMIT + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let rows = if limit <= STATEMENT_LIMIT {
-        limited(limit, ask_tail(connection, from, most)).await?
-    } else {
-        let slowly = async {
-            let mut transaction = connection.begin().await?;
-            let in_ms = limit.as_millis().to_string();
-            // The server has handed the page to its kernel and waits for the commit, which is sent when the page has
-            // arrived. To the server the transaction is idle for as long.
-            sqlx::query!(
-                "SELECT set_config('statement_timeout', $1, true) AS statement, set_config('idle_in_transaction_session_timeout', $1, true) AS idle",
-                in_ms
-            )
-            .fetch_one(&mut *transaction)
-            .await?;
-            let rows = ask_tail(&mut transaction, from, most).await?;
-            transaction.commit().await?;
-            Ok(rows)
-        };
-        limited(limit, slowly).await?
-    };
-    Ok(Tail::read(rows, most))
-}
-
-/// A row of the tailer's page. All columns but the first two are absent when no row follows.
-struct TailPageRow {
-    id_at_from: Option<Uuid>,
-    rows_found: i64,
-    seq: Option<i64>,
-    id: Option<Uuid>,
-    created_at: Option<DateTime<Utc>>,
-    kind: Option<String>,
-    title: Option<String>,
-    message: Option<String>,
-    data: Option<String>,
-    topic: Option<String>,
-    user_id: Option<String>,
-    account_id: Option<String>,
-    user_ids: Option<Vec<String>>,
-}
-
-/// `data` is decompressed after the cut; earlier, that would be the data of all rows that were looked at.
-async fn ask_tail(connection: &mut PgConnection, from: Seq, most: TailSize) -> Result<Vec<TailPageRow>, sqlx::Error> {
-    sqlx::query_as!(
-        TailPageRow,
-        r#"SELECT (SELECT a.id FROM recado.log a WHERE a.seq = $1) AS id_at_from, coalesce(r.rows_found, 0) AS "rows_found!",
-                  r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
-                  r.message AS "message?", r.data::text AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
-                  r.account_id AS "account_id?", r.user_ids AS "user_ids?"
-             FROM (VALUES (1)) one
-             LEFT JOIN LATERAL (
-                   SELECT l.*, count(*) OVER () AS rows_found, sum(l.weight) OVER (ORDER BY l.seq) AS weight_through
-                     FROM (SELECT *, bytes + coalesce(pg_column_size(user_ids), 0) AS weight
-                             FROM recado.log WHERE seq > $1 ORDER BY seq LIMIT $2) l) r
-               ON r.weight_through <= $3 OR r.weight_through = r.weight
-            ORDER BY r.seq"#,
-        from.get(),
-        most.rows,
-        most.bytes,
-    )
-    .fetch_all(connection)
-    .await
-}
-
-impl Tail {
-    fn read(rows: Vec<TailPageRow>, most: TailSize) -> Self {
-        let id_at_from = rows.first().and_then(|row| row.id_at_from).map(NotificationId);
-        let found = rows.first().map_or(0, |row| row.rows_found);
-        let rows: Vec<TailRow> = rows.into_iter().filter_map(TailPageRow::row).map(LogRowColumns::for_tail).collect();
-        // Neither limit was reached, so no row was cut off.
-        let is_end = found < most.rows && i64::try_from(rows.len()).is_ok_and(|read| read == found);
-        Self { id_at_from, rows, is_end }
-    }
-}
-
-impl TailPageRow {
-    fn row(self) -> Option<LogRowColumns> {
-        Some(LogRowColumns {
-            seq: self.seq?,
-            id: self.id?,
-            created_at: self.created_at?,
-            kind: self.kind?,
-            title: self.title?,
-            message: self.message?,
-            data: self.data,
-            topic: self.topic?,
-            user_id: self.user_id,
-            account_id: self.account_id,
-            user_ids: self.user_ids,
-        })
-    }
-}
 
 /// One page of a principal's notifications.
 #[derive(Debug)]
@@ -439,28 +210,6 @@ async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to
     PrincipalPage::read(rows, most, down_to)
 }
 
-/// The head of the log.
-///
-/// # Errors
-/// When the database is unavailable or slow.
-pub async fn head(reader: &Reader) -> Result<Seq, StoreError> {
-    Ok(log_state(reader).await?.head)
-}
-
-/// The state of the log now.
-///
-/// # Errors
-/// When the database is unavailable or slow.
-pub async fn log_state(reader: &Reader) -> Result<LogState, StoreError> {
-    again_if_lost(reader, || async {
-        let mut checkout = reader.checkout().await?;
-        let state = state(checkout.connection()).await?;
-        checkout.done();
-        Ok(state)
-    })
-    .await
-}
-
 /// The id of the notification with this number, if the row is (still) there. It tells a client's log from ours.
 ///
 /// # Errors
@@ -578,64 +327,5 @@ impl PageRow {
             account_id: self.account_id,
             user_ids: self.user_ids,
         })
-    }
-}
-
-struct LogRowColumns {
-    seq: i64,
-    id: Uuid,
-    created_at: DateTime<Utc>,
-    kind: String,
-    title: String,
-    message: String,
-    data: Option<String>,
-    topic: String,
-    user_id: Option<String>,
-    account_id: Option<String>,
-    user_ids: Option<Vec<String>>,
-}
-
-impl LogRowColumns {
-    fn for_tail(self) -> TailRow {
-        let (seq, id) = (Seq::from_db(self.seq), NotificationId(self.id));
-        self.notification().map_or_else(|error| TailRow::Unreadable { seq, id, error }, TailRow::Readable)
-    }
-
-    /// Leaves out a row that breaks our rules, as the tailer does, which also logs it.
-    fn readable(self) -> Option<Notification> {
-        let seq = self.seq;
-        self.notification().inspect_err(|error| tracing::debug!(seq, %error, "unreadable row left out of a page")).ok()
-    }
-
-    fn notification(self) -> Result<Notification, StoreError> {
-        let audience = audience(&self.topic, self.user_id.as_deref(), self.account_id.as_deref(), self.user_ids)?;
-        Ok(Notification {
-            seq: Seq::from_db(self.seq),
-            id: NotificationId(self.id),
-            created_at: self.created_at,
-            kind: self.kind,
-            title: self.title,
-            message: self.message,
-            data: self.data,
-            audience,
-        })
-    }
-}
-
-/// Rebuilds the audience. The constraint `topic_agrees_with_audience` allows exactly these forms.
-fn audience(topic: &str, user: Option<&str>, account: Option<&str>, users: Option<Vec<String>>) -> Result<Audience, StoreError> {
-    let broken = |error| StoreError::Broken(sqlx::Error::Decode(Box::new(error)));
-    let account = account.map(AccountId::parse).transpose().map_err(broken)?;
-    if topic == EVERYONE_TOPIC {
-        return Ok(Audience::Everyone);
-    }
-    if let Some(users) = users {
-        let users = users.iter().map(|u| UserId::parse(u)).collect::<Result<_, _>>().map_err(broken)?;
-        return Ok(Audience::Users { users, account });
-    }
-    match (user, account) {
-        (Some(user), account) => Ok(Audience::User { user: UserId::parse_stored(user).map_err(broken)?, account }),
-        (None, Some(account)) => Ok(Audience::Account(account)),
-        (None, None) => Err(StoreError::Broken(sqlx::Error::RowNotFound)),
     }
 }

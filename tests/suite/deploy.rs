@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::ndjson::Sender;
@@ -29,8 +30,10 @@ impl Balancer {
 
     async fn before(program: &Path, hubs: [&str; 2]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Below the range of ephemeral ports.
-        let port = (20_000..32_000).step_by(7).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
+        // Below the range of ephemeral ports, and another one for each test.
+        static NEXT: AtomicU16 = AtomicU16::new(20_000);
+        let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(7, Ordering::Relaxed)).take_while(|port| *port < 32_000);
+        let port = ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
         let address = format!("127.0.0.1:{port}");
         let mut text = project("deploy/nginx.conf");
         let inside = |name: &str| folder.path().join(name).display().to_string();
@@ -129,6 +132,57 @@ async fn the_nginx_that_ships_passes_everything_that_a_hub_takes() {
     for file in ["access.log", "error.log", "stderr"] {
         assert!(!balancer.said(file).contains("token="), "{file}");
     }
+    one.address = direct;
+}
+
+/// Every route that accepts a batch or a stream of lines needs the location without a limit: the limits of nginx are
+/// 1 MiB by default and 9 MiB in the rest of our file, and a stream has no length.
+///
+/// Fails if the location is missing, if its pattern misses a route, or if it limits or buffers a body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn nginx_limits_no_batch_and_buffers_no_stream_of_lines() {
+    const DATA: usize = 60_000;
+    let Some(program) = given("D2b", Balancer::program()) else { return };
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let builder = TestHub::on(&db).with("RECADO_TRUSTED_PROXIES", "127.0.0.1");
+    let (mut one, other) = (builder.start().await, builder.start().await);
+    let balancer = Balancer::before(&program, [&one.address, &other.address]).await;
+    let direct = std::mem::replace(&mut one.address, balancer.address.clone());
+    let large = |title: &str| note(title).data(&format!("\"{}\"", "x".repeat(DATA))).to_user("bob");
+    let json = [("content-type", "application/json")];
+
+    // Larger than nginx accepts by default.
+    let notes: Vec<String> = (0..20).map(|n| large(&n.to_string()).body()).collect();
+    let body = format!("{{\"items\":[{}]}}", notes.join(","));
+    assert!(body.len() > 1 << 20, "{}", body.len());
+    let answer = one.post_raw("/api/internal/notify/batch", &json, body).await;
+    assert_eq!((answer.status, answer.body["items"].as_array().map(Vec::len)), (201, Some(20)), "{}", answer.body);
+    // Larger than the rest of the file accepts: the hub refuses it, with a problem body.
+    let huge = format!("{{\"items\":[\"{}\"]}}", "x".repeat(10 << 20));
+    let answer = one.post_raw("/api/internal/notify/batch", &json, huge).await;
+    assert_eq!((answer.status, answer.body["status"].as_u64()), (413, Some(413)), "{}", answer.body);
+
+    // Longer than the rest of the file accepts, and each group of lines is answered before the next one is sent.
+    let mut head = 20;
+    for path in ["/api/internal/notify/batch", "/api/internal/notify/ndjson"] {
+        let mut sender = Sender::open_at(path, &one, one.key(), None).await;
+        let mut sent = 0;
+        while sent <= 10 << 20 {
+            for n in 0..20 {
+                sender.line(&large(&format!("{path} {n}"))).await;
+                sent += DATA;
+            }
+            for _ in 0..20 {
+                head += 1;
+                assert_eq!(sender.seq().await, head, "{path}");
+            }
+        }
+        sender.end().await;
+        assert_eq!(sender.next().await, None, "{path}");
+    }
+    assert_eq!(db.head().await, head);
     one.address = direct;
 }
 

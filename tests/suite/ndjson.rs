@@ -24,10 +24,15 @@ pub struct Sender {
 
 impl Sender {
     pub async fn open(hub: &TestHub, bearer: &str, key: Option<&str>) -> Self {
+        Self::open_at("/api/internal/notify/batch", hub, bearer, key).await
+    }
+
+    /// A stream to another route that accepts lines.
+    pub async fn open_at(path: &str, hub: &TestHub, bearer: &str, key: Option<&str>) -> Self {
         let (read, mut write) = TcpStream::connect(&hub.address).await.unwrap().into_split();
         let key = key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
         let head = format!(
-            "POST /api/internal/notify/batch HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\n\
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\n\
              content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n{key}\r\n"
         );
         write.write_all(head.as_bytes()).await.unwrap();

@@ -47,6 +47,7 @@ fn good() -> UpstreamHistory {
             DeviceStream { user: "u".into(), device: "d1".into(), from: 11, got: vec![13, 14, 15] },
         ],
         given: rows.iter().map(|row| row.0.to_owned()).collect::<BTreeSet<_>>(),
+        refused: BTreeSet::new(),
         stalls: Vec::new(),
         told: rows.iter().map(|row| CommandTold { id: row.0.into(), status: row.1.into() }).collect(),
     }
@@ -97,6 +98,14 @@ fn commands_are_held_to_once_and_to_their_rows() {
 fn devices_are_told_the_truth() {
     assert_eq!(spoiled(|h| drop(h.told.remove(3))), ["untold"]);
     assert_eq!(spoiled(|h| h.told[3].status = "sent".into()), ["told wrong"]);
+    let refused = |id: &'static str| {
+        move |history: &mut UpstreamHistory| {
+            history.given.insert(id.into());
+            history.refused.insert(id.into());
+        }
+    };
+    assert_eq!(spoiled(refused("g")), Vec::<String>::new(), "its device knows that it was not sent");
+    assert_eq!(spoiled(refused("d")), ["refused and sent"]);
 }
 
 #[test]

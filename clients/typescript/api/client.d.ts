@@ -1,7 +1,7 @@
 import type { CommandResult, Head, HistoryPage, Notification, NotificationTypes } from './frames.js';
-import { type ClientEvents, type Listener } from './handlers.js';
+import type { ClientEvents, Listener } from './handlers.js';
 import type { HistoryQuery, RecadoOptions } from './options.js';
-import { type Snapshot } from './store.js';
+import type { Snapshot } from './store.js';
 /**
  * Client of one hub for one user.
  *

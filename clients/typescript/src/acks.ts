@@ -1,5 +1,7 @@
 // Tracks which notifications are handled, and up to which number the device may acknowledge.
 
+import type { Place } from './machine.ts';
+
 /** Handled and unhandled notifications of this page, in order. */
 export class AckTracker {
   /** Numbers whose handlers have not finished, ascending: a Set keeps the order of insertion. */
@@ -37,8 +39,14 @@ export class AckTracker {
     return null;
   }
 
+  /** Where a tab that joins starts: before what is not handled here, so that it gets that if this tab dies. */
+  handled(at: Place | null, mode: 'auto' | 'manual' | undefined): Place | null {
+    const to = mode === 'manual' ? null : this.handledTo;
+    return at && to !== null && to < at.seq ? { seq: to, logId: at.logId, lastId: null } : at;
+  }
+
   /** Highest number that may be acknowledged; 0 for none. */
-  ready(mode: 'auto' | 'manual'): number {
+  ready(mode: 'auto' | 'manual' | undefined): number {
     if (mode === 'manual') return this.#manual;
     return this.handledTo ?? this.#place;
   }

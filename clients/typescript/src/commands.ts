@@ -32,7 +32,7 @@ export class Commands {
 
   /** The client closes. */
   refuseAll(error: RecadoError): void {
-    for (const id of [...this.#waiting.keys()]) this.settle(id, error);
+    for (const id of this.#waiting.keys()) this.settle(id, error);
   }
 }
 

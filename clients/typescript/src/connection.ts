@@ -4,10 +4,12 @@ import { RecadoError } from './errors.ts';
 import { openEvents } from './events.ts';
 import type { CommandResult, Hello, ServerFrame } from './frames.ts';
 import type { End, Machine, Place, Step } from './machine.ts';
+import type { RecadoOptions } from './options.ts';
 import { openSocket } from './socket.ts';
 import type { State } from './store.ts';
+import { Timers } from './timers.ts';
 import type { Tokens } from './tokens.ts';
-import type { HubUrl, Link, LinkEvents } from './transport.ts';
+import type { HubUrl, Link, LinkEvents, Query } from './transport.ts';
 
 /** What a connection needs from its client. */
 export interface ConnectionHost {
@@ -17,8 +19,7 @@ export interface ConnectionHost {
   readonly types: string | undefined;
   readonly machine: Machine;
   readonly tokens: Tokens;
-  readonly ackDelayMs: number;
-  readonly WebSocket: typeof WebSocket | undefined;
+  readonly options: RecadoOptions;
   readonly fetch: typeof fetch;
   /** Frames arrived; called before they are applied, to pass them to other tabs. */
   pass(frames: ServerFrame[]): void;
@@ -31,9 +32,11 @@ export interface ConnectionHost {
   /** Highest number that may be acknowledged; 0 for none. */
   ackable(): number;
   /** Posts to a path of the hub, with the present token. */
-  post(path: string, body: object): Promise<unknown>;
+  request(path: string, query: Query, body: object): Promise<unknown>;
 }
 
+/** Shortest time between two acknowledgements, unless the application says otherwise. */
+const ACK_DELAY_MS = 250;
 /** Longest wait for the first frame. */
 const CONNECT_MS = 10_000;
 /** Slack of the watchdog over two heartbeats, for a slow network. */
@@ -79,7 +82,8 @@ export interface Connection {
 
 /** Makes a connection that is not started. */
 export function openConnection(host: ConnectionHost): Connection {
-  const { machine, tokens } = host;
+  const { machine, tokens, options } = host;
+  const Socket = options.WebSocket ?? globalThis.WebSocket;
   let abort: AbortController | null = null;
   /** Counts connections: a callback of an older one is ignored. */
   let runs = 0;
@@ -100,22 +104,7 @@ export function openConnection(host: ConnectionHost): Connection {
   let unsent: Unsent[] = [];
   const inFlight = new Set<string>();
   let watch: ReturnType<typeof setInterval> | undefined;
-  const timers = new Map<'wait' | 'ack' | 'ping' | 'refresh', ReturnType<typeof setTimeout>>();
-
-  /** Sets a timer of this name, in place of the one before. */
-  function after(name: 'wait' | 'ack' | 'ping' | 'refresh', ms: number, then: () => void): void {
-    cancel(name);
-    const run = (): void => {
-      timers.delete(name);
-      then();
-    };
-    timers.set(name, setTimeout(run, ms));
-  }
-
-  function cancel(name: 'wait' | 'ack' | 'ping' | 'refresh'): void {
-    clearTimeout(timers.get(name));
-    timers.delete(name);
-  }
+  const timers = new Timers<'wait' | 'ack' | 'ping' | 'refresh'>();
 
   /** Connects, and reconnects until `stop` or an end state. */
   function start(): void {
@@ -165,12 +154,12 @@ export function openConnection(host: ConnectionHost): Connection {
   /** A number became acknowledgeable. */
   function scheduleAck(): void {
     if (timers.has('ack') || !isUp || target() <= acked) return;
-    after('ack', host.ackDelayMs, () => flush());
+    timers.after('ack', options.ackDelayMs ?? ACK_DELAY_MS, () => flush());
   }
 
   /** Acknowledges now. */
   function flush(): void {
-    cancel('ack');
+    timers.cancel('ack');
     const seq = target();
     if (!isUp || seq <= acked || posting) return;
     if (link?.kind === 'websocket') {
@@ -189,11 +178,11 @@ export function openConnection(host: ConnectionHost): Connection {
       acked = seq;
       scheduleAck();
     };
-    host.post('api/notifications/ack', { client_id: host.clientId, seq }).then(posted, (error: RecadoError) => {
+    host.request('api/notifications/ack', {}, { client_id: host.clientId, seq }).then(posted, (error: RecadoError) => {
       posting = false;
       if (run !== runs) return;
       if (!error.retryable) host.error(error);
-      after('ack', REPEAT_MS, () => flush());
+      timers.after('ack', REPEAT_MS, () => flush());
     });
   }
 
@@ -207,7 +196,7 @@ export function openConnection(host: ConnectionHost): Connection {
     const signal = abort?.signal;
     if (!signal) return;
     const run = ++runs;
-    cancel('wait');
+    timers.cancel('wait');
     host.state('connecting');
     let token: string | null;
     try {
@@ -219,15 +208,14 @@ export function openConnection(host: ConnectionHost): Connection {
     }
     if (run !== runs) return;
     if (token === null) return finish('unauthorized', 'no_token');
-    const kind = host.WebSocket ? machine.transport(Date.now()) : 'sse';
+    const kind = Socket ? machine.transport(Date.now()) : 'sse';
     heard = Date.now();
     hasOpened = false;
     const query = { client_id: clientId, types, ...machine.start() };
     const request = { base, query, token, events: events(run, kind) };
     machine.opening();
     try {
-      const socket = kind === 'websocket' && host.WebSocket;
-      link = socket ? openSocket(request, socket) : openEvents(request, host.fetch);
+      link = kind === 'websocket' ? openSocket(request, Socket) : openEvents(request, host.fetch);
     } catch (error) {
       // Not the message: a browser quotes the subprotocol in it, which is the token.
       ended({ kind, code: 0, reason: `network: ${(error as Error).name}`, opened: false });
@@ -294,14 +282,16 @@ export function openConnection(host: ConnectionHost): Connection {
     if (!isUp || !link) return;
     const due = unsent.filter(({ until }) => until > Date.now());
     unsent = [];
-    for (const { id, frame } of due) {
-      if (link.send(frame)) inFlight.add(id);
-      else host.refused(id, new RecadoError('unsupported', 'commands need a WebSocket; this connection uses SSE'));
+    for (const one of due) {
+      if (link.send(one.frame)) inFlight.add(one.id);
+      // A socket that closes has not told its end yet; the next connection sends the command.
+      else if (link.kind === 'websocket') unsent.push(one);
+      else host.refused(one.id, new RecadoError('unsupported', 'commands need a WebSocket; this connection uses SSE'));
     }
   }
 
   function refreshSoon(afterMs: number): void {
-    after('refresh', Math.max(0, afterMs), () => void refresh());
+    timers.after('refresh', Math.max(0, afterMs), () => void refresh());
   }
 
   /** Replaces the token: in band by WebSocket, by a request on SSE, which has no way back to the hub. */
@@ -315,7 +305,7 @@ export function openConnection(host: ConnectionHost): Connection {
       if (run !== runs) return;
       if (token === null) return finish('unauthorized', 'no_token');
       if (link?.send({ type: 'auth', token })) return;
-      await host.post(`api/session/${session}/auth`, {});
+      await host.request(`api/session/${session}/auth`, {}, {});
     } catch (error) {
       if (run !== runs) return;
       // Other accounts, or a hub of before that route: a new connection takes the token.
@@ -343,7 +333,7 @@ export function openConnection(host: ConnectionHost): Connection {
     pingedAt = now;
     if (!link?.send({ type: 'ping', id: 1 })) return breakNow('silent');
     const frames = messages;
-    after('ping', PONG_MS, () => {
+    timers.after('ping', PONG_MS, () => {
       if (messages === frames) breakNow('silent');
     });
   }
@@ -370,7 +360,6 @@ export function openConnection(host: ConnectionHost): Connection {
     link = null;
     isUp = false;
     inFlight.clear();
-    for (const timer of timers.values()) clearTimeout(timer);
     timers.clear();
   }
 
@@ -384,7 +373,7 @@ export function openConnection(host: ConnectionHost): Connection {
 
   function retryIn(afterMs: number, reason: string): void {
     host.state('waiting', reason, Date.now() + afterMs);
-    after('wait', afterMs, () => void open('again'));
+    timers.after('wait', afterMs, () => void open('again'));
   }
 
   function finish(state: 'failed' | 'unauthorized', reason: string): void {

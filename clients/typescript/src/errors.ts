@@ -10,13 +10,13 @@
 export class RecadoError extends Error {
   override readonly name: string = 'RecadoError';
   /** Word for programs to compare. */
-  readonly code: string;
+  declare readonly code: string;
   /** True if the same call may succeed later without a change. */
-  readonly retryable: boolean;
+  declare readonly retryable: boolean;
   /** HTTP status, if an HTTP answer caused the error. */
-  readonly status?: number;
+  declare readonly status?: number;
   /** `X-Request-Id` of the answer, to find the request in the hub's log. */
-  readonly requestId?: string;
+  declare readonly requestId?: string;
 
   constructor(
     code: string,

@@ -14,12 +14,13 @@ export class EventParser {
     const lines = (this.#rest + piece).split('\n');
     this.#rest = lines.pop() as string;
     for (const raw of lines) {
-      const line = raw.endsWith('\r') ? raw.slice(0, -1) : raw;
+      const line = raw.replace(/\r$/, '');
       if (line === '') {
         if (this.#data.length > 0) frames.push(JSON.parse(this.#data.join('\n')) as ServerFrame);
         this.#data = [];
       } else if (line.startsWith('data:')) {
-        this.#data.push(line.slice(line[5] === ' ' ? 6 : 5));
+        // A space after the colon means nothing in JSON either.
+        this.#data.push(line.slice(5));
       }
     }
     return frames;
@@ -28,8 +29,8 @@ export class EventParser {
 
 /** `Retry-After` in milliseconds, if it is a number of seconds. */
 export function retryAfterMs(answer: Response): number | undefined {
-  const seconds = Number(answer.headers.get('retry-after') || 'none');
-  return Number.isFinite(seconds) ? seconds * 1000 : undefined;
+  const seconds = Number(answer.headers.get('retry-after') || Number.NaN);
+  return seconds >= 0 ? seconds * 1000 : undefined;
 }
 
 /** Opens the stream of events. fetch, not EventSource: the token goes into a header, and a refusal can be read. */

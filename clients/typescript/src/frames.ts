@@ -124,9 +124,6 @@ export function isNotification(frame: ServerFrame): boolean {
  * A JSON text never contains a raw line feed, so splitting is safe. Throws on malformed JSON.
  */
 export function parseFrames(text: string): ServerFrame[] {
-  const frames: ServerFrame[] = [];
-  for (const line of text.includes('\n') ? text.split('\n') : [text]) {
-    if (line !== '') frames.push(JSON.parse(line) as ServerFrame);
-  }
-  return frames;
+  const lines = text.split('\n').filter((line) => line !== '');
+  return lines.map((line) => JSON.parse(line) as ServerFrame);
 }

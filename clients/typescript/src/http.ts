@@ -4,13 +4,6 @@ import { RecadoError } from './errors.ts';
 import type { Tokens } from './tokens.ts';
 import { type HubUrl, type Query, withQuery } from './transport.ts';
 
-/** What an authenticated request needs. */
-export interface HttpContext {
-  readonly base: HubUrl;
-  readonly tokens: Tokens;
-  readonly fetch: typeof fetch;
-}
-
 /** Longest wait for an answer. */
 const ANSWER_MS = 15_000;
 
@@ -19,7 +12,9 @@ const ANSWER_MS = 15_000;
  * Throws RecadoError: the hub's code, `network`, or `unauthorized` if the application has no token.
  */
 export async function request<T>(
-  { base, tokens, fetch }: HttpContext,
+  base: HubUrl,
+  tokens: Tokens,
+  fetch: typeof globalThis.fetch,
   path: string,
   query: Query,
   body?: object,
@@ -29,15 +24,12 @@ export async function request<T>(
   for (let isSecond = false; ; isSecond = true) {
     if (token === null) throw new RecadoError('unauthorized', 'getToken gave no token');
     const headers: Record<string, string> = { accept: 'application/json', authorization: `Bearer ${token}` };
-    const init: RequestInit = { headers, cache: 'no-store', signal };
-    if (body) {
-      headers['content-type'] = 'application/json';
-      // An acknowledgement is sent while the page closes; keepalive lets it outlive the page.
-      Object.assign(init, { method: 'POST', body: JSON.stringify(body), keepalive: true });
-    }
+    if (body) headers['content-type'] = 'application/json';
+    // An acknowledgement is sent while the page closes; keepalive lets it outlive the page.
+    const post = body && { method: 'POST', body: JSON.stringify(body), keepalive: true };
     let answer: Response;
     try {
-      answer = await fetch(withQuery(base.http + path, query), init);
+      answer = await fetch(withQuery(base.http + path, query), { headers, cache: 'no-store', signal, ...post });
     } catch (cause) {
       throw new RecadoError('network', `cannot reach ${base.http}: ${cause}`, { retryable: true, cause });
     }

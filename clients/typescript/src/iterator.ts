@@ -27,15 +27,15 @@ function take(left: Waiting[]): Waiting[] {
   const taken: Waiting[] = [];
   for (const one of left.splice(0).sort((a, b) => a.notification.seq - b.notification.seq)) {
     const last = taken.at(-1);
-    if (last?.notification.id !== one.notification.id) {
+    if (last?.notification.id === one.notification.id) {
+      const handled = (): void => {
+        last.handled();
+        one.handled();
+      };
+      taken[taken.length - 1] = { ...one, handled };
+    } else {
       taken.push(one);
-      continue;
     }
-    const handled = (): void => {
-      last.handled();
-      one.handled();
-    };
-    taken[taken.length - 1] = { notification: one.notification, handled };
   }
   return taken;
 }

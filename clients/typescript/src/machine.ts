@@ -5,6 +5,8 @@
 // an acknowledgement, because the hub refuses an `ack` above what it delivered on that connection.
 
 import { type Gap, type Hello, isNotification, type Notification, type ServerFrame } from './frames.ts';
+import type { RecadoOptions } from './options.ts';
+import { textOf } from './transport.ts';
 
 /** Where a page is in the log. */
 export interface Place {
@@ -311,4 +313,14 @@ export class Machine {
     const most = Math.min(this.#o.maxMs, this.#o.minMs * 2 ** Math.min(this.#attempts++, 20));
     return Math.round((this.#o.random ?? Math.random)() * most);
   }
+}
+
+/** The machine of a page that has received nothing. */
+export function machineOf({ since = 'ack', transport = 'auto', backoff }: RecadoOptions): Machine {
+  return new Machine({
+    since: textOf(since),
+    transport,
+    minMs: backoff?.minMs ?? 300,
+    maxMs: backoff?.maxMs ?? 20_000,
+  });
 }

@@ -51,7 +51,7 @@ const OF_LEADER: readonly string[] = ['snap', 'frames', 'refused'];
 
 /** True where tabs can share one connection: Web Locks need a secure context. */
 export function canShare(): boolean {
-  return typeof navigator !== 'undefined' && navigator.locks !== undefined && typeof BroadcastChannel === 'function';
+  return Boolean(globalThis.navigator?.locks && globalThis.BroadcastChannel);
 }
 
 /** One tab's membership in the group of tabs of a hub, a user and a device. */

@@ -40,7 +40,7 @@ function isExpired(token: string): boolean {
 export class Tokens {
   readonly #ask: GetToken;
   #last: string | null = null;
-  #at = Number.NEGATIVE_INFINITY;
+  #at = 0;
   /** No connection has used the last token. */
   #unused = false;
   #isFirst = true;

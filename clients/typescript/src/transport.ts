@@ -30,8 +30,8 @@ export interface LinkRequest {
 
 /** Addresses of a hub, from the `url` option. A path is kept, so a hub behind `/hub/` works. */
 export class HubUrl {
-  readonly http: string;
-  readonly ws: string;
+  declare readonly http: string;
+  declare readonly ws: string;
 
   /** Throws a TypeError if `url` is not http, https, ws or wss. */
   constructor(url: string | URL) {

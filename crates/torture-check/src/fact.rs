@@ -294,6 +294,21 @@ pub enum RunFact {
     CommandGiven {
         user: String,
         command: String,
+        /// Whether the device is a client of the TypeScript SDK.
+        #[serde(default, skip_serializing_if = "is_no")]
+        sdk: bool,
+    },
+    /// An application hands a command to its client of the SDK: for the first time, or because it knows no result.
+    CommandTried {
+        command: String,
+    },
+    /// The SDK sends a command to a hub.
+    CommandFrame {
+        command: String,
+    },
+    /// The SDK tells the application that it cannot send the command.
+    CommandRefused {
+        command: String,
     },
     /// A device received the result of its command.
     CommandTold {

@@ -43,10 +43,10 @@ struct Wait<'a> {
 }
 
 /// Whether a fault excuses no delay. LISTEN is a hint: without it a delivery may be late by one poll at most. Faults of
-/// the provider, attackers (`stranger-flood`, `stranger-locks`, `greedy-user`) and erasures must not delay other
-/// clients.
+/// the provider, attackers (`stranger-flood`, `stranger-locks`, `greedy-user`), erasures and the death of all clients
+/// of the SDK must not delay other clients.
 pub(super) fn is_no_excuse(fault: &str) -> bool {
-    ["listen", "provider", "stranger", "greedy", "eraser"].iter().any(|kind| fault.starts_with(kind))
+    ["listen", "provider", "stranger", "greedy", "eraser", "sdk"].iter().any(|kind| fault.starts_with(kind))
 }
 
 /// The times of all other faults, each extended by `after`.

@@ -1,11 +1,15 @@
-//! Checks the clients of the TypeScript SDK: C7 and C14 for their applications, C22 and C23.
+//! Checks the clients of the TypeScript SDK: C7, C11, C14 and C16 for their applications, C22 and C23.
 //!
 //! A browser has several tabs, a Node program is a browser of one. The handlers of any tab work for the browser.
+//!
+//! Clients may die one by one, or all at once with the program that runs them. The rules are the same: the hubs alone
+//! know where the next client begins.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::ViolationList;
-use super::index::{ConnStep, Index};
+use super::index::{Conn, ConnStep, Index};
+use super::streams::REPEATED;
 use crate::fact::{Nanos, RunFact};
 
 /// Longest time in which two connections of a browser may overlap. A tab that was robbed of the lock closes its own as
@@ -37,7 +41,9 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
     only_what_was_handled(index, &mut browsers, found);
     for (name, browser) in &browsers {
         complete(index, name, browser, found);
+        repeats_nothing_old(index, browser, found);
     }
+    commands_are_sent_as_asked(index, found);
     one_connection(index, found);
     told_nothing_of_gaps(index, found);
 }
@@ -113,6 +119,53 @@ fn complete(index: &Index<'_>, name: &str, browser: &Browser<'_>, found: &mut Vi
             let shown = &missing[..missing.len().min(8)];
             let what = format!("{tab} began after {}, is there at the end, and lacks {shown:?}, {} in all", last.from, missing.len());
             found.add("C7", Some(last.opened), what);
+        }
+    }
+}
+
+/// C11: a client begins at or above the lowest start of its browser's clients in the last three windows, also after all
+/// of them have died at once.
+fn repeats_nothing_old(index: &Index<'_>, browser: &Browser<'_>, found: &mut ViolationList<'_>) {
+    let devices = browser.tabs.iter().filter_map(|tab| index.devices.get(tab));
+    let mut conns: Vec<&Conn<'_>> = devices.flat_map(|device| &device.conns).filter_map(|id| index.conns.get(id)).collect();
+    conns.sort_by_key(|conn| conn.opened);
+    let mut told = 0;
+    for (at, conn) in conns.iter().enumerate() {
+        let lately = conns[..at].iter().filter(|earlier| earlier.closed >= conn.opened.saturating_sub(REPEATED));
+        let Some(lowest) = lately.map(|earlier| earlier.from).min() else { continue };
+        if conn.from < lowest && told < SHOWN {
+            told += 1;
+            let what = format!("{} begins after {}, but no recent client of its browser began below {lowest}", conn.device, conn.from);
+            found.add("C11", Some(conn.opened), what);
+        }
+    }
+}
+
+/// C16: the SDK sends a command once for each call of the application, and never one that it has refused.
+fn commands_are_sent_as_asked(index: &Index<'_>, found: &mut ViolationList<'_>) {
+    let mut tried: HashMap<&str, usize> = HashMap::new();
+    let mut sent: HashMap<&str, usize> = HashMap::new();
+    let mut told = 0;
+    for entry in index.history {
+        let what = match &entry.fact {
+            RunFact::CommandTried { command } => {
+                *tried.entry(command).or_default() += 1;
+                continue;
+            }
+            RunFact::CommandFrame { command } => {
+                let (sent, tried) = (sent.entry(command).or_default(), tried.get(command.as_str()).copied().unwrap_or(0));
+                *sent += 1;
+                (*sent > tried).then(|| format!("sent again: the SDK sent {command} {sent} times, and was asked {tried} times"))
+            }
+            RunFact::CommandRefused { command } => {
+                let sent = sent.get(command.as_str()).copied().unwrap_or(0);
+                (sent > 0).then(|| format!("refused and sent: the SDK sent {command}, and told its application that it cannot"))
+            }
+            _ => continue,
+        };
+        if let Some(what) = what.filter(|_| told < SHOWN) {
+            told += 1;
+            found.add("C16", Some(entry.t), what);
         }
     }
 }

@@ -137,7 +137,7 @@ fn acknowledged(index: &Index<'_>, device: &IndexedDevice<'_>, conn: &Conn<'_>) 
 const WINDOW: u64 = (RESUME_WINDOW.as_secs() - 5) * 1_000_000_000;
 /// Later connections inherit a position without a known end, so it may outlive the window: by three windows, as
 /// observed.
-const REPEATED: u64 = 3 * RESUME_WINDOW.as_secs() * 1_000_000_000;
+pub(super) const REPEATED: u64 = 3 * RESUME_WINDOW.as_secs() * 1_000_000_000;
 
 /// When all clients of a device were first connected at once. Before that, a client that connects for the first time
 /// may take the position of another one, because the hub cannot distinguish them.

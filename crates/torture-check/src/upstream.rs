@@ -85,6 +85,7 @@ fn history(index: &Index<'_>) -> UpstreamHistory {
             RunFact::UpEntry { user, .. } if BRIEF_USERS.contains(&user.as_str()) => {}
             RunFact::UpEntry { seq, user, said } => history.log.push(ProviderRow { seq: *seq, user: user.clone(), said: *said }),
             RunFact::CommandGiven { command, .. } => drop(history.given.insert(command.clone())),
+            RunFact::CommandRefused { command } => drop(history.refused.insert(command.clone())),
             RunFact::CommandTold { command, status } => history.told.push(CommandTold { id: command.clone(), status: status.clone() }),
             _ => {}
         }

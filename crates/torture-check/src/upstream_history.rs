@@ -151,6 +151,8 @@ pub struct UpstreamHistory {
     pub streams: Vec<DeviceStream>,
     /// The ids of all commands that devices sent.
     pub given: BTreeSet<String>,
+    /// The ids of the commands that a device's own library refused to send.
+    pub refused: BTreeSet<String>,
     /// The results that devices received.
     pub told: Vec<CommandTold>,
     /// When the provider was not scheduled: the end and the length of each time.
@@ -240,8 +242,11 @@ impl UpstreamHistory {
     fn devices_are_told(&self, faults: &mut Faults) {
         let rows: BTreeMap<&str, &str> = self.commands.iter().map(|row| (row.id.as_str(), row.state.as_str())).collect();
         let told: BTreeSet<&str> = self.told.iter().map(|told| told.id.as_str()).collect();
-        for id in self.given.iter().filter(|id| !told.contains(id.as_str())) {
+        for id in self.given.iter().filter(|id| !told.contains(id.as_str()) && !self.refused.contains(*id)) {
             faults.push(None, format!("untold: {id}"));
+        }
+        for id in self.refused.iter().filter(|id| rows.contains_key(id.as_str())) {
+            faults.push(None, format!("refused and sent: {id} has a row, although its device was told that it was not sent"));
         }
         for told in &self.told {
             if rows.get(told.id.as_str()) != Some(&told.status.as_str()) {

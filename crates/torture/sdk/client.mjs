@@ -9,6 +9,10 @@ const rest = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Errors that an application may be told of here: those of its own handlers. */
 const EXPECTED = ['handler_failed'];
+/** Longest wait for the result of a command. */
+const COMMAND_MS = 5_000;
+/** Refusals of a command that leave its result open. */
+const UNSETTLED = ['timeout', 'closed'];
 
 // A tab has a page: the SDK listens to its events, and to Web Locks.
 const locks = new TabLocks(parentPort);
@@ -53,6 +57,7 @@ class BalancedSocket extends WebSocket {
   send(text) {
     const frame = JSON.parse(text);
     if (frame.type === 'ack') report({ say: 'ack', client: clientNumber, seq: frame.seq });
+    if (frame.type === 'bet') report({ say: 'frame', id: frame.id });
     super.send(text);
   }
 
@@ -93,6 +98,25 @@ const client = new RecadoClient({
   fetch: balancedFetch,
   logger: { debug: () => {}, warn: () => {}, error: () => {} },
 });
+
+/** Sends a command. Returns whether its result is known; if not, the application repeats it under its id. */
+async function command(id) {
+  report({ say: 'tried', id });
+  try {
+    const { status, detail } = await client.send({ type: 'bet', payload: id }, { id, timeoutMs: COMMAND_MS });
+    // The hub does not know whether it has stored the command.
+    if (detail === 'not_stored_for_sure') return false;
+    report({ say: 'told', id, status });
+    return true;
+  } catch (error) {
+    if (error.code === 'unsupported' && device.transport === 'sse') {
+      report({ say: 'refused', id });
+      return true;
+    }
+    if (!UNSETTLED.includes(error.code)) bad(`the SDK refuses the command ${id}: ${error.code}: ${error.message}`);
+    return false;
+  }
+}
 
 let isOpen = false;
 /** Last number that the application knows to have passed. */
@@ -195,7 +219,9 @@ setInterval(() => {
 
 parentPort.on('message', async (word) => {
   if (word.lock) return locks.hear(word);
-  if (word.do === 'close') {
+  if (word.do === 'command') {
+    parentPort.postMessage({ command: word.id, isSettled: await command(word.id) });
+  } else if (word.do === 'close') {
     client.close();
     // The last acknowledgement and the goodbye of the socket are on their way.
     await rest(50);

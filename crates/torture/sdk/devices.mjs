@@ -1,10 +1,12 @@
 // Runs the devices of a torture run that use the TypeScript SDK: tabs of browsers, and Node programs.
 //
 // The first line of stdin is the plan; the line {"do":"stay"} says that no client leaves any more. Facts go to stdout,
-// one JSON line each (report.mjs). The program ends with its stdin.
+// one JSON line each (report.mjs). The program ends with its stdin. It may be killed at any time and started again with
+// the next `run` number; the plan then lists the commands whose results no application knows yet.
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 import { Worker } from 'node:worker_threads';
+import { giveCommands } from './commands.mjs';
 import { LockManager } from './locks.mjs';
 import { randomOf, report } from './report.mjs';
 
@@ -42,6 +44,8 @@ function rest(ms) {
 /** One client: a tab from its start to its end. */
 class Client {
   leads = false;
+  /** What waits for the outcome of each command. */
+  #attempts = new Map();
   #worker;
   #closed;
   #isClosed = new Promise((resolve) => {
@@ -61,6 +65,7 @@ class Client {
       if (word.lock) locks.hear(this.#worker, word);
       if (word.leads !== undefined) this.leads = word.leads;
       if (word.closed) this.#closed();
+      if (word.command) this.#attempts.get(word.command)?.(word.isSettled);
     });
     this.ended = new Promise((resolve) => this.#worker.on('exit', resolve));
     // An error of the program, not of the SDK, which catches what handlers throw.
@@ -70,6 +75,15 @@ class Client {
 
   tell(word) {
     this.#worker.postMessage(word);
+  }
+
+  /** Lets the application send a command. Resolves to whether its result is known then. */
+  async command(id) {
+    const outcome = new Promise((resolve) => this.#attempts.set(id, resolve));
+    this.tell({ do: 'command', id });
+    const isSettled = await Promise.race([outcome, this.ended.then(() => false)]);
+    this.#attempts.delete(id);
+    return isSettled;
   }
 
   async #gone(why) {
@@ -139,7 +153,13 @@ async function disturb(client, random) {
 for (const [number, device] of plan.devices.entries()) {
   for (let tab = 0; tab < Math.max(1, device.tabs); tab++) {
     const slot = device.tabs > 0 ? `${device.name}.t${tab}` : device.name;
-    live(device, slot, (plan.seed * 1_000_003 + number * 100 + tab) >>> 0);
+    // Another run has other chances: the same ones would kill and leave at the same moments again.
+    const seed = (plan.seed * 1_000_003 + plan.run * 10_007 + number * 100 + tab) >>> 0;
+    live(device, slot, seed);
+    if (!device.commands) continue;
+    const prefix = `${slot.replaceAll(/[^\w-]/g, '-')}-${plan.run}`;
+    const client = () => [...open.values()].find((one) => one.name === slot);
+    giveCommands({ slot, prefix, untold: device.untold[slot] ?? [], client, rest, stays: () => stays, random: randomOf(seed + 50) });
   }
 }
 for await (const line of lines) {

@@ -10,8 +10,8 @@ use recado_torture_check::fact::RunFact;
 use tokio::time::{sleep, timeout};
 
 use crate::book::Recorder;
-use crate::stage::RunWorld;
 use crate::witness;
+use crate::world::RunWorld;
 
 const TICK: Duration = Duration::from_millis(50);
 /// A tick that is later than this is recorded.
@@ -34,17 +34,17 @@ pub async fn watch_the_clock(book: Arc<Recorder>) {
 }
 
 /// Records each second the head of the log and the head of each hub, while the database answers.
-pub async fn watch_the_hubs(stage: Arc<RunWorld>) {
+pub async fn watch_the_hubs(world: Arc<RunWorld>) {
     const ANSWER: Duration = Duration::from_secs(1);
     let http = reqwest::Client::new();
     loop {
-        if let Ok(Ok(head)) = timeout(ANSWER, witness::head(&stage.postgres.url)).await {
+        if let Ok(Ok(head)) = timeout(ANSWER, witness::head(&world.postgres.url)).await {
             let mut published = Vec::new();
-            for hub in &stage.hubs {
+            for hub in &world.hubs {
                 let asked = timeout(ANSWER, published_of(&http, &hub.url())).await;
                 published.push(asked.ok().flatten());
             }
-            stage.book.note(RunFact::Watched { head, published });
+            world.book.note(RunFact::Watched { head, published });
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -57,17 +57,17 @@ async fn published_of(http: &reqwest::Client, address: &str) -> Option<i64> {
 }
 
 /// Records the processor time that other programs used.
-pub async fn watch_the_others(stage: Arc<RunWorld>) {
+pub async fn watch_the_others(world: Arc<RunWorld>) {
     let mut last: Option<(Instant, Used)> = None;
     loop {
-        let roots: HashSet<u32> = stage.postgres.postmaster().await.into_iter().chain([std::process::id()]).collect();
+        let roots: HashSet<u32> = world.postgres.postmaster().await.into_iter().chain([std::process::id()]).collect();
         let now = Instant::now();
         let used = Used::now(&roots);
         if let (Some((then, before)), Some(used)) = (&last, &used) {
             let share = used.others_since(before);
             if share >= LEAST_SHARE {
                 let ms = (now - *then).as_secs_f64() * 1000.0 * share;
-                stage.book.note(RunFact::Others { ms: ms as u64 });
+                world.book.note(RunFact::Others { ms: ms as u64 });
             }
         }
         last = used.map(|used| (now, used));

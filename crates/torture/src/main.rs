@@ -6,17 +6,22 @@ mod adversaries;
 mod book;
 mod cast;
 mod devices;
+mod evidence;
+mod faults;
 mod hubs;
 mod issuer;
 mod machine;
 mod nemesis;
+mod plan;
 mod postgres;
 mod producers;
 mod provider;
+mod quotas;
 mod sdk;
 mod secrets;
 mod stage;
 mod witness;
+mod world;
 mod writers;
 
 use std::path::PathBuf;
@@ -32,9 +37,9 @@ use recado_torture_check::{CheckLimits, LOWERED_AT_MOST, QuietLatency, Violation
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use nemesis::NemesisFault;
+use faults::NemesisFault;
+use plan::RunPlan;
 use sdk::{SdkMutant, SdkProgram, SdkUse};
-use stage::RunPlan;
 
 /// Why a run has no verdict: the machine or this program failed. This is not a violation.
 pub type RunError = Box<dyn std::error::Error + Send + Sync>;
@@ -134,10 +139,14 @@ async fn run(cli: &TortureCli) -> Result<ExitCode, RunError> {
     let folder = machine.tmpdir.clone().unwrap_or_else(|| "/tmp".into()).join(format!("recado-torture-{}", std::process::id()));
     let environment = Environment { path: machine.path, home: machine.home, tmpdir: machine.tmpdir, ..Environment::default() };
     let program = cli.hub.clone().map_or_else(std::env::current_exe, Ok)?;
-    let faults = if cli.faults.is_empty() { NemesisFault::ALL.to_vec() } else { cli.faults.clone() };
+    let mut faults = if cli.faults.is_empty() { NemesisFault::ALL.to_vec() } else { cli.faults.clone() };
     // A deliberate fault of the SDK's devices shows nothing without them.
     let when = if cli.sdk_mutant.is_some() { SdkUse::Require } else { cli.sdk };
     let sdk = SdkProgram::wanted(when, environment.path.as_deref()).await?;
+    if sdk.is_none() && cli.faults.contains(&NemesisFault::SdkKill) {
+        return Err("the fault sdk-kill needs devices of the TypeScript SDK: use --sdk require".into());
+    }
+    faults.retain(|fault| sdk.is_some() || *fault != NemesisFault::SdkKill);
     let plan = RunPlan {
         seed,
         seconds: cli.seconds,

@@ -12,137 +12,13 @@ use recado_testkit::proxy::{Cut, Proxy, ProxyFlow};
 use recado_torture_check::fact::RunFact;
 use tokio::time::sleep;
 
+use crate::faults::NemesisFault;
 use crate::hubs::{LEASE, TortureHub};
 use crate::producers::LONGEST_TRANSACTION;
-use crate::stage::RunWorld;
 use crate::witness::upstream;
+use crate::world::RunWorld;
 use crate::writers::NONE;
 use crate::{RunError, adversaries, witness};
-
-/// A fault that the nemesis can inject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum NemesisFault {
-    /// kill -9 of one hub.
-    HubKill,
-    /// kill -9 of all hubs.
-    HubKillAll,
-    /// SIGTERM of one hub, and a restart after it has ended.
-    HubRestart,
-    /// SIGSTOP of one hub, and SIGCONT.
-    HubFreeze,
-    /// kill -9 of the postmaster.
-    PostgresKill,
-    /// kill -9 of the database process of a hub's appender.
-    PostgresBackend,
-    /// Nothing passes between a hub and the database.
-    DatabaseHole,
-    /// The database's answers do not arrive.
-    DatabaseNoAnswers,
-    /// Every connection between a hub and the database is reset.
-    DatabaseReset,
-    /// Every packet between a hub and the database is delayed.
-    DatabaseSlow,
-    /// Nothing passes on LISTEN.
-    ListenHole,
-    /// The LISTEN connection is reset, and writes stop just before LISTEN can come back.
-    ListenReset,
-    /// Every client is reset.
-    ClientsReset,
-    /// Nothing passes between a hub and its clients.
-    ClientsHole,
-    /// The provider closes new sockets, invalidates session ids and fails sign-ins.
-    ProviderFlap,
-    /// Nothing passes between a hub and the provider, until the keep-alives detect it.
-    ProviderHole,
-    /// SIGSTOP of the hub that holds the most provider sessions, until other hubs have taken them over.
-    OwnerFreeze,
-    /// That hub is cut from the database, and not from the provider, until other hubs have taken its sessions over.
-    OwnerCut,
-    /// An anonymous client holds idle connections to all hubs and sends anonymous requests.
-    StrangerFlood,
-    /// A login without rights holds the advisory locks of the schema.
-    StrangerLocks,
-    /// One user replays everything over many streams.
-    GreedyUser,
-    /// Single notifications and all of a user are erased.
-    Eraser,
-    /// Forged tokens are sent to all hubs.
-    Forger,
-    /// An issuer removes a key with which connections came in.
-    KeyRemoval,
-}
-
-impl NemesisFault {
-    pub const ALL: [Self; 24] = [
-        Self::HubKill,
-        Self::HubKillAll,
-        Self::HubRestart,
-        Self::HubFreeze,
-        Self::PostgresKill,
-        Self::PostgresBackend,
-        Self::DatabaseHole,
-        Self::DatabaseNoAnswers,
-        Self::DatabaseReset,
-        Self::DatabaseSlow,
-        Self::ListenHole,
-        Self::ListenReset,
-        Self::ClientsReset,
-        Self::ClientsHole,
-        Self::ProviderFlap,
-        Self::ProviderHole,
-        Self::OwnerFreeze,
-        Self::OwnerCut,
-        Self::StrangerFlood,
-        Self::StrangerLocks,
-        Self::GreedyUser,
-        Self::Eraser,
-        Self::Forger,
-        Self::KeyRemoval,
-    ];
-
-    /// Whether both faults may be active at once: one must break a process, the other a network connection.
-    fn goes_with(self, other: Self) -> bool {
-        // A LISTEN fault proves something only without other faults. An owner fault needs a hub that holds sessions. A
-        // hub that is stopped cannot close connections.
-        let is_alone = |fault: Self| ["listen", "owner", "key"].iter().any(|alone| fault.name().starts_with(alone));
-        !is_alone(self) && !is_alone(other) && self.is_of_a_process() != other.is_of_a_process()
-    }
-
-    /// Whether the fault breaks a process.
-    fn is_of_a_process(self) -> bool {
-        self.name().starts_with("hub") || self.name().starts_with("postgres")
-    }
-
-    /// The fault's name in a history; rules test its first word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HubKill => "hub-kill",
-            Self::HubKillAll => "hub-kill-all",
-            Self::HubRestart => "hub-restart",
-            Self::HubFreeze => "hub-freeze",
-            Self::PostgresKill => "postgres-kill",
-            Self::PostgresBackend => "postgres-backend",
-            Self::DatabaseHole => "database-hole",
-            Self::DatabaseNoAnswers => "database-no-answers",
-            Self::DatabaseReset => "database-reset",
-            Self::DatabaseSlow => "database-slow",
-            Self::ListenHole => "listen-hole",
-            Self::ListenReset => "listen-reset",
-            Self::ClientsReset => "clients-reset",
-            Self::ClientsHole => "clients-hole",
-            Self::ProviderFlap => "provider-flap",
-            Self::ProviderHole => "provider-hole",
-            Self::OwnerFreeze => "owner-freeze",
-            Self::OwnerCut => "owner-cut",
-            Self::StrangerFlood => "stranger-flood",
-            Self::StrangerLocks => "stranger-locks",
-            Self::GreedyUser => "greedy-user",
-            Self::Eraser => "eraser",
-            Self::Forger => "forger",
-            Self::KeyRemoval => "key-removal",
-        }
-    }
-}
 
 /// Shortest time of an attack; the second is for a run with one kind of attack.
 const ATTACK: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
@@ -170,15 +46,15 @@ struct Lot {
 }
 
 pub struct Nemesis {
-    stage: Arc<RunWorld>,
+    world: Arc<RunWorld>,
     random: StdRng,
     kinds: Vec<NemesisFault>,
     round: Vec<NemesisFault>,
 }
 
 impl Nemesis {
-    pub fn new(stage: Arc<RunWorld>, random: StdRng, kinds: Vec<NemesisFault>) -> Self {
-        Self { stage, random, kinds, round: Vec::new() }
+    pub fn new(world: Arc<RunWorld>, random: StdRng, kinds: Vec<NemesisFault>) -> Self {
+        Self { world, random, kinds, round: Vec::new() }
     }
 
     /// Injects faults until `until`. Every kind comes once before any kind repeats. Two faults come at once in one of
@@ -198,7 +74,7 @@ impl Nemesis {
                 None => self.strike(lot).await?,
             }
             if self.random.random_bool(0.3) {
-                self.stage.at_head(RECOVERY_LIMIT, false).await?;
+                self.world.at_head(RECOVERY_LIMIT, false).await?;
             }
             let quiet = self.random.random_range(500..2_500);
             sleep(Duration::from_millis(quiet)).await;
@@ -218,7 +94,7 @@ impl Nemesis {
         Lot {
             fault,
             paired,
-            hub: self.random.random_range(0..self.stage.hubs.len()),
+            hub: self.random.random_range(0..self.world.hubs.len()),
             length: Duration::from_millis(self.random.random_range(800..3_000)),
             delay: Duration::from_millis(self.random.random_range(20..100)),
         }
@@ -238,9 +114,10 @@ impl Nemesis {
             | NemesisFault::KeyRemoval => "all hubs".to_owned(),
             NemesisFault::PostgresKill | NemesisFault::StrangerLocks | NemesisFault::Eraser => "postgres".to_owned(),
             NemesisFault::ProviderFlap => "the provider".to_owned(),
+            NemesisFault::SdkKill => "the SDK devices".to_owned(),
             _ => format!("hub {}", lot.hub),
         };
-        let (book, name) = (Arc::clone(&self.stage.book), lot.fault.name().to_owned());
+        let (book, name) = (Arc::clone(&self.world.book), lot.fault.name().to_owned());
         println!("{:7.3} s  {name} on {on}", book.seconds());
         book.note(RunFact::FaultBegin { fault: name.clone(), on: on.clone() });
         // During a process fault the network connection may have carried nothing. The proof of the process fault covers
@@ -253,26 +130,26 @@ impl Nemesis {
 
     async fn perform(&self, lot: Lot) -> Result<Option<String>, RunError> {
         let Lot { fault, hub: number, length, delay, .. } = lot;
-        let stage = Arc::clone(&self.stage);
-        let hub = &stage.hubs[number];
+        let world = Arc::clone(&self.world);
+        let hub = &world.hubs[number];
         match fault {
             NemesisFault::HubKill => {
                 let status = hub.kill().await?;
                 sleep(length / 4).await;
-                hub.start(&stage.program).await?;
+                hub.start(&world.program).await?;
                 Ok(status.map(|status| status.to_string()))
             }
             NemesisFault::HubKillAll => {
                 let mut statuses = Vec::new();
-                for hub in &stage.hubs {
+                for hub in &world.hubs {
                     statuses.extend(hub.kill().await?.map(|status| status.to_string()));
                 }
-                futures_util::future::try_join_all(stage.hubs.iter().map(|hub| hub.start(&stage.program))).await?;
-                Ok((statuses.len() == stage.hubs.len()).then(|| statuses.join(", ")))
+                futures_util::future::try_join_all(world.hubs.iter().map(|hub| hub.start(&world.program))).await?;
+                Ok((statuses.len() == world.hubs.len()).then(|| statuses.join(", ")))
             }
             NemesisFault::HubRestart => {
                 let status = hub.terminate(Duration::from_secs(20)).await?;
-                hub.start(&stage.program).await?;
+                hub.start(&world.program).await?;
                 match status {
                     Some(status) if status.success() => Ok(Some(status.to_string())),
                     other => Err(format!("hub {number} did not end well after SIGTERM: {other:?}").into()),
@@ -296,27 +173,27 @@ impl Nemesis {
             }
             // No posts go to this hub: its own commits would replace the missing NOTIFY.
             NemesisFault::ListenHole => {
-                stage.desk.avoided.store(number, Ordering::SeqCst);
+                world.desk.avoided.store(number, Ordering::SeqCst);
                 let proof = hole(&hub.listen, ProxyFlow::NoAnswers, length * 2 + Duration::from_secs(3)).await;
-                stage.desk.avoided.store(NONE, Ordering::SeqCst);
+                world.desk.avoided.store(NONE, Ordering::SeqCst);
                 Ok(proof)
             }
             NemesisFault::ListenReset => {
-                stage.desk.avoided.store(number, Ordering::SeqCst);
+                world.desk.avoided.store(number, Ordering::SeqCst);
                 let proof = self.listen_reset(hub, delay).await;
-                stage.desk.avoided.store(NONE, Ordering::SeqCst);
+                world.desk.avoided.store(NONE, Ordering::SeqCst);
                 proof
             }
             NemesisFault::ClientsReset => {
                 let mut count = 0;
-                for hub in &stage.hubs {
+                for hub in &world.hubs {
                     count += cut(&hub.front).await;
                 }
                 Ok(proof("connections were reset", count))
             }
             NemesisFault::ClientsHole => Ok(hole(&hub.front, ProxyFlow::Hole, length).await),
             NemesisFault::ProviderFlap => {
-                let ended = stage.provider.flap(length, &mut StdRng::seed_from_u64(length.as_nanos() as u64)).await;
+                let ended = world.provider.flap(length, &mut StdRng::seed_from_u64(length.as_nanos() as u64)).await;
                 Ok(proof("sockets and sign-ins failed", ended))
             }
             NemesisFault::ProviderHole => {
@@ -345,29 +222,33 @@ impl Nemesis {
                 Ok(proof("sessions were taken over while the owner could not know it", taken?))
             }
             // Attacks last longer than any wait that rule C15 allows.
-            NemesisFault::StrangerFlood => Ok(adversaries::stranger_flood(&stage.hubs, self.attack() + length).await),
-            NemesisFault::StrangerLocks => adversaries::locks_held(&stage.postgres.url, self.attack() + length).await,
+            NemesisFault::StrangerFlood => Ok(adversaries::stranger_flood(&world.hubs, self.attack() + length).await),
+            NemesisFault::StrangerLocks => adversaries::locks_held(&world.postgres.url, self.attack() + length).await,
             NemesisFault::GreedyUser => adversaries::greedy_user(hub, self.attack() + length, self.kinds.len() == 1).await,
-            NemesisFault::Forger => stage.issuer.forge(&stage.hubs, &stage.book, length).await,
-            NemesisFault::KeyRemoval => stage.issuer.remove_key(&stage.hubs, &stage.book).await,
+            NemesisFault::Forger => world.issuer.forge(&world.hubs, &world.book, length).await,
+            NemesisFault::KeyRemoval => world.issuer.remove_key(&world.hubs, &world.book).await,
             NemesisFault::Eraser => {
                 let mut random = StdRng::seed_from_u64(length.as_nanos() as u64);
-                adversaries::erase_some(&stage.postgres.url, &stage.book, &mut random, length).await
+                adversaries::erase_some(&world.postgres.url, &world.book, &mut random, length).await
             }
+            NemesisFault::SdkKill => match &world.sdk {
+                Some(sdk) => sdk.kill_and_start(length / 2).await,
+                None => Ok(None),
+            },
         }
     }
 
     fn attack(&self) -> Duration {
         // Rule C15 extends its limits while other programs use the machine; an attack must last longer than that.
-        if self.kinds.len() == 1 { self.stage.patience(ATTACK.1) } else { ATTACK.0 }
+        if self.kinds.len() == 1 { self.world.patience(ATTACK.1) } else { ATTACK.0 }
     }
 
     /// Returns the hub that holds the most provider sessions. Waits a few seconds until a hub holds one.
     async fn owner(&self) -> Option<usize> {
-        let end = Instant::now() + self.stage.patience(OWNER_LIMIT);
+        let end = Instant::now() + self.world.patience(OWNER_LIMIT);
         while Instant::now() < end {
-            if let Ok(Some(instance)) = upstream::busiest(&self.stage.postgres.url).await
-                && let Some(hub) = self.stage.hubs.iter().position(|hub| hub.instance().as_ref() == Some(&instance))
+            if let Ok(Some(instance)) = upstream::busiest(&self.world.postgres.url).await
+                && let Some(hub) = self.world.hubs.iter().position(|hub| hub.instance().as_ref() == Some(&instance))
             {
                 return Some(hub);
             }
@@ -378,11 +259,11 @@ impl Nemesis {
 
     /// Waits past the lease, and until other instances have taken over sessions of this one. Returns how many.
     async fn taken_over(&self, instance: &str, length: Duration) -> Result<u64, RunError> {
-        let url = &self.stage.postgres.url;
+        let url = &self.world.postgres.url;
         let taken_from = async || witness::answered(async || upstream::taken_from(url, instance).await).await;
         let before = taken_from().await?;
         sleep(LEASE + length / 2).await;
-        let end = Instant::now() + self.stage.patience(TAKE_OVER_LIMIT);
+        let end = Instant::now() + self.world.patience(TAKE_OVER_LIMIT);
         loop {
             let taken = taken_from().await? - before;
             if taken > 0 || Instant::now() > end {
@@ -397,41 +278,41 @@ impl Nemesis {
     /// hub must poll.
     async fn listen_reset(&self, hub: &TortureHub, delay: Duration) -> Result<Option<String>, RunError> {
         // After the previous fault the connection may not be open again yet.
-        let end = Instant::now() + self.stage.patience(LISTEN_LIMIT);
+        let end = Instant::now() + self.world.patience(LISTEN_LIMIT);
         while hub.listen.counters.open.load(Ordering::SeqCst) == 0 && Instant::now() < end {
             sleep(Duration::from_millis(20)).await;
         }
         hub.listen.set(ProxyFlow::Hole);
         let count = cut(&hub.listen).await;
         sleep(Duration::from_millis(300) + delay * 3).await;
-        self.stage.desk.hushed.store(true, Ordering::SeqCst);
-        self.stage.provider.fall_silent();
+        self.world.desk.hushed.store(true, Ordering::SeqCst);
+        self.world.provider.fall_silent();
         // Open transactions may still commit. The wait is too short for the hub to abandon its new connection.
         sleep(LONGEST_TRANSACTION + Duration::from_millis(300)).await;
         hub.listen.set(ProxyFlow::Pass);
         sleep(Duration::from_secs(4)).await;
-        self.stage.provider.speak_again();
-        self.stage.desk.hushed.store(false, Ordering::SeqCst);
+        self.world.provider.speak_again();
+        self.world.desk.hushed.store(false, Ordering::SeqCst);
         Ok(proof("connections were reset", count))
     }
 
     async fn kill_postgres(&self) -> Result<Option<String>, RunError> {
-        let Some(pid) = self.stage.postgres.postmaster().await else { return Ok(None) };
+        let Some(pid) = self.world.postgres.postmaster().await else { return Ok(None) };
         process::signal("-KILL", pid).await?;
-        self.stage.postgres.start_again().await?;
-        let now = self.stage.postgres.postmaster().await;
+        self.world.postgres.start_again().await?;
+        let now = self.world.postgres.postmaster().await;
         Ok(now.filter(|now| *now != pid).map(|now| format!("the postmaster {pid} was killed, now it is {now}")))
     }
 
     /// Kills one database process. PostgreSQL then restarts all of them.
     async fn kill_backend(&self) -> Result<Option<String>, RunError> {
-        let log = || std::fs::read_to_string(&self.stage.postgres.log).unwrap_or_default().matches("was terminated by signal 9").count();
+        let log = || std::fs::read_to_string(&self.world.postgres.log).unwrap_or_default().matches("was terminated by signal 9").count();
         let before = log();
-        let appender = witness::answered(async || witness::backend(&self.stage.postgres.url, "recado appender").await);
+        let appender = witness::answered(async || witness::backend(&self.world.postgres.url, "recado appender").await);
         let Some(pid) = appender.await? else { return Ok(None) };
         process::signal("-KILL", pid).await?;
         let end = Instant::now() + Duration::from_secs(20);
-        while (log() == before || witness::head(&self.stage.postgres.url).await.is_err()) && Instant::now() < end {
+        while (log() == before || witness::head(&self.world.postgres.url).await.is_err()) && Instant::now() < end {
             sleep(Duration::from_millis(50)).await;
         }
         Ok((log() > before).then(|| format!("the server's log reports that process {pid} was terminated by signal 9")))

@@ -1,21 +1,25 @@
 //! Runs devices that use the TypeScript SDK, in a Node program (`crates/torture/sdk`).
 //!
-//! The program reports what the handlers of its applications see, one JSON line for each fact.
+//! The program may be killed whole, and is started again with the same devices.
+
+mod reports;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use recado_torture_check::fact::RunFact;
-use serde::Deserialize;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+use reports::SharedReports;
 
 use crate::book::Recorder;
 use crate::{RunError, cast, secrets};
@@ -25,6 +29,8 @@ const OLDEST: (u32, u32) = (20, 19);
 const HAS_WEBSOCKET: u32 = 22;
 /// Longest wait for the program's end.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is checked whether the program has ended by itself.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Whether a run has devices of the SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -66,6 +72,7 @@ impl SdkMutant {
 }
 
 /// Node, and the files that it runs.
+#[derive(Clone)]
 pub struct SdkProgram {
     node: PathBuf,
     has_websocket: bool,
@@ -129,6 +136,24 @@ struct SdkPart {
     style: &'static str,
 }
 
+impl SdkPart {
+    fn name(&self) -> String {
+        format!("{}/{}", self.user, self.client)
+    }
+
+    /// The devices of the history: one for each tab, or the program itself.
+    fn slots(&self) -> Vec<String> {
+        let name = self.name();
+        if self.tabs == 0 { vec![name] } else { (0..self.tabs).map(|tab| format!("{name}.t{tab}")).collect() }
+    }
+
+    /// Whether its applications send commands. A client that never falls back to another protocol gets every result, or
+    /// never sends a command; one that does may lose the way to a result for minutes.
+    fn gives_commands(&self) -> bool {
+        self.transport != "auto"
+    }
+}
+
 fn parts() -> Vec<SdkPart> {
     let part = |tenant, user, client, tabs, transport, upgrades, style| {
         let user = cast::user(tenant, user);
@@ -148,19 +173,7 @@ fn parts() -> Vec<SdkPart> {
 /// The last number of a device of the SDK, by its name in the history.
 pub type Reached = HashMap<String, Arc<AtomicI64>>;
 
-/// The running program.
-pub struct SdkDevices {
-    child: Child,
-    stdin: ChildStdin,
-    reading: JoinSet<()>,
-    ends: Arc<AtomicBool>,
-    pub reached: Reached,
-    /// User and device of each browser and each program.
-    pub browsers: Vec<(String, String)>,
-    pub tokens: Vec<(String, String)>,
-}
-
-/// Parameters of a start.
+/// Parameters of the devices.
 pub struct SdkPlan<'a> {
     pub seed: u64,
     pub addresses: &'a [String],
@@ -169,236 +182,168 @@ pub struct SdkPlan<'a> {
     pub log: &'a Path,
 }
 
+/// A browser or a Node program, with its token.
+struct SdkDevice {
+    part: SdkPart,
+    token: String,
+}
+
+/// The devices, whether or not their program runs.
+pub struct SdkDevices {
+    program: SdkProgram,
+    seed: u64,
+    addresses: Vec<String>,
+    mutant: Option<SdkMutant>,
+    log: PathBuf,
+    devices: Vec<SdkDevice>,
+    reports: SharedReports,
+    /// Number of processes that were started.
+    runs: AtomicUsize,
+    /// `None` while the program is dead, and after the end.
+    running: Mutex<Option<RunningProgram>>,
+    pub reached: Reached,
+}
+
+/// A process of Node.
+struct RunningProgram {
+    child: Child,
+    stdin: ChildStdin,
+    reading: JoinSet<()>,
+}
+
 impl SdkDevices {
     pub async fn start(program: &SdkProgram, book: &Arc<Recorder>, plan: SdkPlan<'_>) -> Result<Self, RunError> {
-        let mut command = Command::new(&program.node);
-        if !program.has_websocket {
+        let (mut devices, mut reached) = (Vec::new(), Reached::new());
+        for part in parts() {
+            let account = cast::account_of(&part.user);
+            let token = secrets::token(&part.user, Some(&account), None)?;
+            for device in part.slots() {
+                reached.insert(device.clone(), Arc::default());
+                let (user, account) = (part.user.clone(), account.clone());
+                let shares = (part.tabs > 0).then(|| part.name());
+                book.note(RunFact::Device { device, user, account, slow: false, shares, pongs: false, sdk: true });
+            }
+            devices.push(SdkDevice { part, token });
+        }
+        let SdkPlan { seed, addresses, mutant, log } = plan;
+        let this = Self {
+            program: program.clone(),
+            seed,
+            addresses: addresses.to_vec(),
+            mutant,
+            log: log.to_owned(),
+            devices,
+            reports: SharedReports::new(Arc::clone(book), reached.clone()),
+            runs: AtomicUsize::default(),
+            running: Mutex::default(),
+            reached,
+        };
+        this.run().await?;
+        Ok(this)
+    }
+
+    /// Starts a process of Node.
+    async fn run(&self) -> Result<(), RunError> {
+        let mut command = Command::new(&self.program.node);
+        if !self.program.has_websocket {
             command.arg("--experimental-websocket");
         }
-        command.arg(&program.script).env_clear();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(plan.log)?).kill_on_drop(true);
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        command.arg(&self.program.script).env_clear();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn()?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err("node has no pipes".into()) };
-        let (mut devices, mut reached, mut browsers, mut tokens) = (Vec::new(), Reached::new(), Vec::new(), Vec::new());
-        for SdkPart { user, client, tabs, transport, upgrades, style } in parts() {
-            let account = cast::account_of(&user);
-            let (name, token) = (format!("{user}/{client}"), secrets::token(&user, Some(&account), None)?);
-            let slots = if tabs == 0 { vec![name.clone()] } else { (0..tabs).map(|tab| format!("{name}.t{tab}")).collect() };
-            for device in slots {
-                reached.insert(device.clone(), Arc::default());
-                let shares = (tabs > 0).then(|| name.clone());
-                let account = account.clone();
-                book.note(RunFact::Device { device, user: user.clone(), account, slow: false, shares, pongs: false, sdk: true });
-            }
-            devices.push(json!({
-                "name": name, "client_id": client, "token": token, "tabs": tabs, "transport": transport, "upgrades": upgrades, "style": style,
-            }));
-            browsers.push((user, client.to_owned()));
-            tokens.push((name, token));
-        }
-        let sdk = format!("file://{}", program.client.display());
-        let mutant = plan.mutant.map(SdkMutant::word);
-        let line = json!({ "sdk": sdk, "seed": plan.seed, "hubs": plan.addresses, "mutant": mutant, "devices": devices });
+        let devices: Vec<_> = self.devices.iter().map(|device| self.line_of(device)).collect();
+        let (sdk, mutant) = (format!("file://{}", self.program.client.display()), self.mutant.map(SdkMutant::word));
+        let line = json!({
+            "sdk": sdk, "seed": self.seed, "run": self.runs.fetch_add(1, Ordering::SeqCst), "hubs": self.addresses, "mutant": mutant, "devices": devices,
+        });
         stdin.write_all(format!("{line}\n").as_bytes()).await?;
-        let ends = Arc::<AtomicBool>::default();
-        let reader = Reader { book: Arc::clone(book), reached: reached.clone(), clients: HashMap::new(), links: HashMap::new() };
         let mut reading = JoinSet::new();
-        reading.spawn(reader.read(stdout, Arc::clone(&ends)));
-        Ok(Self { child, stdin, reading, ends, reached, browsers, tokens })
+        reading.spawn(self.reports.clone().read(stdout));
+        *self.running.lock().await = Some(RunningProgram { child, stdin, reading });
+        Ok(())
+    }
+
+    fn line_of(&self, SdkDevice { part, token }: &SdkDevice) -> serde_json::Value {
+        let untold: HashMap<String, Vec<String>> =
+            part.slots().into_iter().map(|slot| (slot.clone(), self.reports.untold(&slot))).collect();
+        json!({
+            "name": part.name(), "client_id": part.client, "token": token, "tabs": part.tabs, "transport": part.transport,
+            "upgrades": part.upgrades, "style": part.style, "commands": part.gives_commands(), "untold": untold,
+        })
+    }
+
+    /// Kills the program with all its clients, waits, and starts it again. Returns the proof that clients died.
+    pub async fn kill_and_start(&self, away: Duration) -> Result<Option<String>, RunError> {
+        let Some(mut running) = self.running.lock().await.take() else { return Ok(None) };
+        running.child.start_kill()?;
+        let status: ExitStatus = running.child.wait().await?;
+        // The pipe holds what the clients reported before their death.
+        running.reading.join_all().await;
+        let died = self.reports.all_died();
+        sleep(away).await;
+        self.run().await?;
+        Ok((died > 0).then(|| format!("{status}, and {died} clients died with it")))
+    }
+
+    /// The number of commands without a known result.
+    pub fn open_commands(&self) -> Arc<AtomicUsize> {
+        self.reports.open_commands()
+    }
+
+    /// Name and token of each browser and each program.
+    pub fn tokens(&self) -> impl Iterator<Item = (String, &str)> {
+        self.devices.iter().map(|device| (device.part.name(), device.token.as_str()))
+    }
+
+    /// User and device of each browser and each program.
+    pub fn browsers(&self) -> Vec<(String, String)> {
+        self.devices.iter().map(|device| (device.part.user.clone(), device.part.client.to_owned())).collect()
     }
 
     /// No client leaves from now on.
-    pub async fn stay(&mut self) -> Result<(), RunError> {
-        Ok(self.stdin.write_all(b"{\"do\":\"stay\"}\n").await?)
+    pub async fn stay(&self) -> Result<(), RunError> {
+        match &mut *self.running.lock().await {
+            Some(running) => Ok(running.stdin.write_all(b"{\"do\":\"stay\"}\n").await?),
+            None => Err("the Node program of the SDK devices does not run".into()),
+        }
     }
 
     /// Returns when the program ends by itself, which it never should.
-    pub async fn died(&mut self) -> RunError {
-        match self.child.wait().await {
-            Ok(status) => format!("the Node program of the SDK devices ended too early: {status}; see sdk.log").into(),
-            Err(error) => error.into(),
+    pub async fn died(&self) -> RunError {
+        loop {
+            if let Some(running) = &mut *self.running.lock().await {
+                match running.child.try_wait() {
+                    Ok(None) => {}
+                    Ok(Some(status)) => return ended_early(status),
+                    Err(error) => return error.into(),
+                }
+            }
+            sleep(LOOK).await;
         }
     }
 
     /// Ends the program. An error: it had ended before.
-    pub async fn end(mut self) -> Result<(), RunError> {
-        if self.child.try_wait()?.is_some() {
-            return Err(self.died().await);
+    pub async fn end(&self) -> Result<(), RunError> {
+        let Some(RunningProgram { mut child, stdin, reading }) = self.running.lock().await.take() else {
+            return Err("the Node program of the SDK devices was not started again".into());
+        };
+        if let Some(status) = child.try_wait()? {
+            return Err(ended_early(status));
         }
-        self.ends.store(true, Ordering::SeqCst);
-        drop(self.stdin);
-        if timeout(END_LIMIT, self.child.wait()).await.is_err() {
-            self.child.kill().await?;
+        self.reports.end();
+        drop(stdin);
+        if timeout(END_LIMIT, child.wait()).await.is_err() {
+            child.kill().await?;
         }
-        self.reading.join_all().await;
+        reading.join_all().await;
         Ok(())
     }
 }
 
-/// A line of the program.
-#[derive(Deserialize)]
-#[serde(tag = "say", rename_all = "snake_case")]
-enum Said {
-    /// A slot of a device begins to try to connect.
-    Try {
-        device: String,
-    },
-    /// A new client has this number.
-    Client {
-        client: u64,
-        device: String,
-    },
-    Open {
-        client: u64,
-        from: i64,
-    },
-    Recv {
-        client: u64,
-        seq: i64,
-        prev: i64,
-        id: String,
-        hash: String,
-        taint: String,
-        handled: bool,
-    },
-    Handled {
-        client: u64,
-        seq: i64,
-    },
-    Pass {
-        client: u64,
-        seq: i64,
-    },
-    Gap {
-        client: u64,
-        status: String,
-        lost_from: Option<i64>,
-        lost_to: Option<i64>,
-    },
-    Stuck {
-        client: u64,
-        ms: u64,
-    },
-    Leads {
-        client: u64,
-    },
-    Link {
-        client: u64,
-        link: u64,
-        hub: usize,
-        transport: String,
-        since: Option<i64>,
-    },
-    Unlink {
-        link: u64,
-    },
-    Ack {
-        client: u64,
-        seq: i64,
-    },
-    Acked {
-        client: u64,
-        seq: i64,
-    },
-    Close {
-        client: u64,
-        device: String,
-        why: String,
-    },
-    Bad {
-        client: u64,
-        what: String,
-    },
-}
-
-/// Turns lines into facts.
-struct Reader {
-    book: Arc<Recorder>,
-    reached: Reached,
-    /// Number in the history and device of each client.
-    clients: HashMap<u64, (u64, String)>,
-    links: HashMap<u64, u64>,
-}
-
-impl Reader {
-    async fn read(mut self, stdout: ChildStdout, ends: Arc<AtomicBool>) {
-        let mut lines = BufReader::new(stdout).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            // What ends with the program is none of a run any more.
-            if ends.load(Ordering::SeqCst) {
-                continue;
-            }
-            match serde_json::from_str(&line) {
-                Ok(said) => self.take(said),
-                Err(error) => self.book.note(RunFact::Broken { conn: 0, what: format!("the SDK devices say {line:?}: {error}") }),
-            }
-        }
-    }
-
-    fn take(&mut self, said: Said) {
-        let fact = match said {
-            Said::Try { device } => RunFact::ConnTry { device },
-            Said::Client { client, device } => {
-                self.clients.insert(client, (self.book.number(), device));
-                return;
-            }
-            Said::Open { client, from } => {
-                self.reach(client, from);
-                let (conn, device) = self.client(client);
-                RunFact::SdkOpen { conn, device, from }
-            }
-            Said::Recv { client, seq, prev, id, hash, taint, handled } => {
-                self.reach(client, seq);
-                let conn = self.client(client).0;
-                self.book.note(RunFact::Recv { conn, seq, prev, id, hash, taint });
-                if !handled {
-                    return;
-                }
-                RunFact::SdkHandled { conn, seq }
-            }
-            Said::Handled { client, seq } => RunFact::SdkHandled { conn: self.client(client).0, seq },
-            Said::Pass { client, seq } => {
-                self.reach(client, seq);
-                RunFact::Passed { conn: self.client(client).0, seq, prev: None }
-            }
-            Said::Gap { client, status, lost_from, lost_to } => {
-                RunFact::SdkGap { conn: self.client(client).0, status, lost: lost_from.zip(lost_to) }
-            }
-            Said::Stuck { client, ms } => RunFact::SdkStuck { conn: self.client(client).0, ms },
-            Said::Leads { client } => RunFact::SdkLeads { conn: self.client(client).0 },
-            Said::Link { client, link, hub, transport, since } => {
-                let number = self.book.number();
-                self.links.insert(link, number);
-                RunFact::LinkOpen { link: number, device: self.client(client).1, hub, transport, since }
-            }
-            Said::Unlink { link } => match self.links.remove(&link) {
-                Some(link) => RunFact::LinkClose { link },
-                None => return,
-            },
-            Said::Ack { client, seq } => RunFact::AckSent { device: self.client(client).1, seq },
-            Said::Acked { client, seq } => RunFact::AckConfirmed { device: self.client(client).1, seq },
-            Said::Close { client, device, why } => {
-                let conn = self.client(client).0;
-                self.clients.remove(&client);
-                RunFact::ConnClose { conn, device, why, wanted: true }
-            }
-            Said::Bad { client, what } => {
-                let (conn, device) = self.client(client);
-                RunFact::Broken { conn, what: format!("{device}: {what}") }
-            }
-        };
-        self.book.note(fact);
-    }
-
-    fn client(&self, client: u64) -> (u64, String) {
-        self.clients.get(&client).cloned().unwrap_or_default()
-    }
-
-    fn reach(&self, client: u64, seq: i64) {
-        if let Some(reached) = self.clients.get(&client).and_then(|(_, device)| self.reached.get(device)) {
-            reached.fetch_max(seq, Ordering::SeqCst);
-        }
-    }
+fn ended_early(status: ExitStatus) -> RunError {
+    format!("the Node program of the SDK devices ended too early: {status}; see sdk.log").into()
 }
 
 #[cfg(test)]

@@ -1040,6 +1040,12 @@ pub const ROWS: &[MatrixRow] = &[
         &["deploy::the_nginx_that_ships_passes_everything_that_a_hub_takes"],
     ),
     row(
+        "D2b",
+        "batches above 1 MiB and above 9 MiB, and a stream of lines above 10 MiB to each route that accepts one, go through the nginx that ships",
+        "the hub, not nginx, accepts or refuses the batch; each line is answered while the stream goes on",
+        &["deploy::nginx_limits_no_batch_and_buffers_no_stream_of_lines"],
+    ),
+    row(
         "D14",
         "the hubs are started by docker-compose.yml or fly.toml",
         "one build an image name, a slot for a provider file, the balancer known and believed, origins named, time to stop",

@@ -181,6 +181,25 @@ test('rule 11: a command waits for the connection, and is sent once', async () =
   expect(hub.commands).toHaveLength(1);
 });
 
+// What went wrong: such a command was refused as `unsupported`, as if the connection used SSE.
+test('rule 11: a command that a closing socket does not take is sent by the next connection', async () => {
+  const hub = new FakeHub();
+  const { WebSocket: Socket } = hub.options();
+  const sockets: { readyState: number }[] = [];
+  class Seen extends (Socket as unknown as new (url: string) => { readyState: number }) {
+    constructor(url: string) {
+      super(url);
+      sockets.push(this);
+    }
+  }
+  const one = await client(hub, { WebSocket: Seen }).live();
+  (sockets[0] as { readyState: number }).readyState = 2;
+  const result = one.client.send({ type: 'bet' }, { id: 'b-7' });
+  hub.drop();
+  expect(await result).toMatchObject({ status: 'sent' });
+  expect(hub.commands).toHaveLength(1);
+});
+
 test('rule 11: a command right after connect() is sent, and one of a closed client is not sent later', async () => {
   const hub = new FakeHub();
   const one = client(hub);

@@ -45,7 +45,7 @@ impl DeviceCommands {
         self.due = Instant::now() + Duration::from_millis(random.random_range(PAUSE_MS));
         self.next += 1;
         let id = format!("{}-{}-{}", self.user, self.client, self.next);
-        book.note(RunFact::CommandGiven { user: self.user.clone(), command: id.clone() });
+        book.note(RunFact::CommandGiven { user: self.user.clone(), command: id.clone(), sdk: false });
         let said = frame(&id);
         self.untold.insert(id);
         self.open.store(self.untold.len(), Ordering::SeqCst);

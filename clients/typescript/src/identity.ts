@@ -1,0 +1,46 @@
+// Finds out which device of which user a page is, and which tabs it shares a connection with.
+
+import { randomId } from './commands.ts';
+import { storedDevice } from './device.ts';
+import type { RecadoOptions } from './options.ts';
+import { canShare } from './tabs.ts';
+import { claimsOf, type Tokens } from './tokens.ts';
+import type { HubUrl } from './transport.ts';
+
+/** Version of the words between tabs. Tabs with another one form a group of their own. */
+const TABS_VERSION = 2;
+
+/** A page as the hub and the other tabs know it. */
+export interface Identity {
+  readonly clientId: string;
+  /** Name of the group of tabs; null for a page without other tabs. */
+  readonly group: string | null;
+}
+
+/**
+ * Asks for a token only if the user is not known without one. Null if there is no token, or after the signal. Throws
+ * `token_failed`.
+ */
+export async function identify(
+  { tabs, userKey, clientId }: RecadoOptions,
+  types: string | undefined,
+  { http }: HubUrl,
+  tokens: Tokens,
+  signal: AbortSignal,
+): Promise<Identity | null> {
+  const share = tabs !== 'own' && canShare();
+  // Not a look at localStorage: where storage is denied, its name alone throws.
+  const canStore = typeof document !== 'undefined';
+  let user = userKey;
+  if (user === undefined && (share || (canStore && clientId === undefined))) {
+    const token = await tokens.get('first', signal);
+    if (signal.aborted || token === null) return null;
+    user = String(claimsOf(token)?.sub ?? '');
+  }
+  // Tabs with another filter cannot use the frames of this one, and must not acknowledge what it has not received.
+  const filter = types === undefined ? '' : `?types=${types}`;
+  const stored = clientId ?? (canStore ? await storedDevice(`recado:client:${http}:${user}${filter}`) : 'default');
+  const id = stored ?? `web-${randomId()}`;
+  const group = share && stored !== null ? `recado:${TABS_VERSION}:${http}:${user}:${id}${filter}` : null;
+  return { clientId: id, group };
+}
