@@ -1,4 +1,4 @@
-//! Counts what a user's devices have not acknowledged, and moves a device's position forward for an admin.
+//! Counts what a user's devices have not acknowledged, and moves a device's position forward.
 
 use crate::domain::audit::Actor;
 use crate::domain::{ClientId, LogId, Principal, Seq, UserId};
@@ -33,7 +33,8 @@ impl NewestNumbers {
 
 /// Reads the newest numbers of `who` above `after`, at most `most`: of rows that a device which resumes is sent.
 ///
-/// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at `most`.
+/// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at
+/// `most`.
 ///
 /// # Errors
 /// When the database is unavailable or slow.

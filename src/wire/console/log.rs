@@ -1,4 +1,4 @@
-//! Reads the query of the log's rows, and encodes rows, partitions and the lines between rows.
+//! Reads the query of the log's rows, and encodes rows, notes and partitions.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
