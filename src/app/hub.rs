@@ -22,8 +22,8 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, Health, HubState, KeyCache, KeyLooker, KeyRates, NameRates, Origins, SocketRules, Tickets,
-    UserBudgets, close_removed_keys, record_refused_attempts,
+    AccessWatch, Auth, BATCHES_AT_ONCE, FOLLOWERS_MAX, Health, HubState, KeyCache, KeyLooker, KeyRates, NameRates, Origins, SocketRules,
+    Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
 };
 use crate::identity::{Identity, OwnSecrets};
 use crate::log::appender::{Appender, Committed};
@@ -345,6 +345,8 @@ fn hub(
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
+        log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        retention: policy(config),
         health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
         max_connections: ConnectionRoom::of(config).clients,

@@ -18,8 +18,8 @@ use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
 use super::{
-    access, api_documents, audit, batch, device, history, members, metrics, notify, refused_admin, request, sdk, session_auth, sse, stats,
-    upgrade, why, ws_ticket,
+    access, api_documents, audit, batch, console, device, history, members, metrics, notify, refused_admin, request, sdk, session_auth,
+    sse, stats, upgrade, why, ws_ticket,
 };
 use crate::wire::problem::Problem;
 
@@ -72,6 +72,12 @@ pub fn routes(side: ListenerSide) -> Routes {
         .post("/api/admin/revocations", access::revoke)
         .delete("/api/admin/revocations/{user}", access::lift)
         .post("/api/admin/sessions/close", access::close)
+        .get("/api/admin/sessions", console::sessions::list)
+        .get("/api/admin/users/{id}", console::users::show)
+        .get("/api/admin/users/{id}/notifications", console::users::notifications)
+        .post("/api/admin/users/{id}/ack", console::users::ack)
+        .get("/api/admin/log", console::log::rows)
+        .get("/api/admin/log/partitions", console::partitions::list)
         .get("/openapi.json", api_documents::openapi)
         .get("/asyncapi.json", api_documents::asyncapi)
         .get(sdk::PATH, sdk::recado_js)

@@ -57,6 +57,8 @@ async fn the_hub_serves_the_document() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_of_a_request_is_taken() {
     let db = TestDb::new().await;
+    // An admin sets the position of a device that exists.
+    db.run("INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq) SELECT '42', 'web-9f3c', log_id, 0 FROM recado.meta").await;
     let hub = TestHub::on(&db).start().await;
     let client = http_client();
     let mut sent = 0;
