@@ -32,7 +32,7 @@ impl AppendHandle {
         Arc::clone(&self.work)
     }
 
-    /// Appends a notification and returns once it is committed. `deadline` is [`super::DEADLINE`] after the request arrived.
+    /// Appends a notification and returns once it is committed. `deadline` is `DEADLINE` after the request arrived.
     ///
     /// # Errors
     /// See [`Refusal`]. The error arrives shortly after the deadline at the latest.
@@ -41,7 +41,7 @@ impl AppendHandle {
         receipts.into_iter().next().ok_or(Refusal::Unknown)
     }
 
-    /// Appends 1 to [`super::BATCH_ROWS`] notifications in one commit, all or none, and returns their receipts in order.
+    /// Appends 1 to `BATCH_ROWS` notifications in one commit, all or none, and returns their receipts in order.
     /// Notifications with the same key and the same body make one row.
     ///
     /// # Errors

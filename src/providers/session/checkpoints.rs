@@ -1,4 +1,4 @@
-//! Hands the states of a provider session, the results of its commands and its end to the session writer.
+//! Hands the states, results and end of a provider session to the session writer.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Defines what the machine of a session is told, and the actions that it answers with.
+//! Defines the inputs of the machine of a session, and its actions.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Reads the id and the bounds of the log, and gives it a new id after it was truncated.
+//! Reads the state of the log, and gives a truncated log a new id.
 
 use sqlx::PgConnection;
 
