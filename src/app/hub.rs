@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
-use crate::config::{Config, SessionPolicy, UpstreamSettings};
+use crate::config::{Config, EffectiveSetting, SessionPolicy, UpstreamSettings};
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
 use crate::delivery::registry::{ConnectionLimits, Position};
@@ -19,10 +19,11 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates,
-    Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates,
+    ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys,
+    record_refused_attempts, router,
 };
-use crate::identity::{Identity, OwnSecrets};
+use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
 use crate::log::maintenance;
@@ -39,6 +40,7 @@ use crate::store::log_watermark::LogWatermark;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
 use crate::wire::close::CloseCode;
+use crate::wire::console::settings::ShownSetting;
 
 /// Committed batches of this instance that the tailer has not read. When full, the tailer reads the table instead.
 const COMMITTED_BATCHES: usize = 64;
@@ -157,6 +159,8 @@ impl<'a> HubBuilder<'a> {
         let access = AccessWatch::begin(database.clone(), instance, Arc::clone(&registry), hub.auth.clone()).await?;
         let listeners = listen(config, &hub, &tasks).await?;
         let address = listeners[0].address;
+        // The internal listener, if there is one, comes last.
+        let console_address = listeners.last().map(|listener| listener.address).filter(|_| hub.console.is_served);
 
         let (hints_in, hints) = mpsc::channel(HINTS);
         let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
@@ -214,13 +218,14 @@ impl<'a> HubBuilder<'a> {
             tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
         }
         let stoppers = Stoppers { accepting, holding, appending, following, writing_down };
-        Ok(Hub { address, hub, tasks, failed, stoppers, drain_window: config.drain_window })
+        Ok(Hub { address, console_address, hub, tasks, failed, stoppers, drain_window: config.drain_window })
     }
 }
 
 /// A hub that serves. Dropping it stops its tasks without order.
 pub struct Hub {
     address: SocketAddr,
+    console_address: Option<SocketAddr>,
     hub: Arc<HubState>,
     tasks: Tasks,
     failed: mpsc::Receiver<TaskName>,
@@ -232,6 +237,11 @@ impl Hub {
     /// Where clients connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where admins open the console; `None` if it is not served.
+    pub const fn console_address(&self) -> Option<SocketAddr> {
+        self.console_address
     }
 
     /// Waits until a task fails that the hub needs. It must be stopped then.
@@ -336,6 +346,7 @@ fn hub(
             .map_or_else(Origins::loopback, Origins::listed)
             .reached_at(config.public_origin.clone())
             .on_loopback(config.bind.is_loopback()),
+        console: console_rules(config, identity),
         refused_attempts: Arc::default(),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         key_rates: KeyRates::default(),
@@ -350,6 +361,23 @@ fn hub(
         tasks,
     };
     HubParts { hub: Arc::new(hub), pulse, looker, committed, appender }
+}
+
+/// What the console shows and may do.
+fn console_rules(config: &Config, identity: &Identity) -> ConsoleRules {
+    let shown = |setting: &EffectiveSetting| ShownSetting {
+        name: setting.name,
+        value: setting.value.clone(),
+        source: setting.source.as_str(),
+        secret: setting.is_secret,
+    };
+    ConsoleRules {
+        is_served: config.serves_console(),
+        leads_from_root: config.leads_to_console(),
+        minter: config.serves_playground().then(|| TokenMinter::new(identity.secrets.current.clone(), config.jwt.clone())),
+        folder: config.console.folder.clone(),
+        settings: config.effective.iter().map(shown).collect(),
+    }
 }
 
 /// The provider settings that the delivery side needs.

@@ -15,6 +15,9 @@ mod batch_item;
 mod body_stream;
 mod command_queue;
 mod connection_slots;
+mod console;
+mod console_page;
+mod console_rules;
 mod deadline;
 mod device;
 mod drain_body;
@@ -67,6 +70,7 @@ pub use access_watch::AccessWatch;
 pub use address::TrustedProxies;
 pub use auth::Auth;
 pub use connection_slots::{AddressBudgets, ConnectionSlots};
+pub use console_rules::ConsoleRules;
 #[cfg(feature = "conformance")]
 pub use echo_server::{EchoRules, EchoServer};
 pub use health::Health;

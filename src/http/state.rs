@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::auth::Auth;
+use super::console_rules::ConsoleRules;
 use super::health::Health;
 use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
@@ -28,6 +29,7 @@ pub struct HubState {
     pub reader: Reader,
     pub auth: Auth,
     pub origins: Origins,
+    pub console: ConsoleRules,
     /// Refused requests to routes of admins, for the audit.
     pub refused_attempts: Arc<RefusedAttempts>,
     pub rates: NameRates,
