@@ -1,4 +1,4 @@
--- For the console: what each hub tells with its heartbeat, orders to drain a hub, and acts of admins on provider sessions.
+-- Serves the console: what each hub tells with its heartbeat, orders to drain a hub, acts on provider sessions.
 
 -- Counters, gauges and readiness of the instance, as of `seen_at`. Each hub writes it every 5 s and reads those of all
 -- hubs in the same statement, so that the console of one hub shows all. NULL: a hub of an earlier version.
@@ -21,22 +21,22 @@ CREATE FUNCTION recado.drain_instance(
     p_instance uuid, p_window_ms integer, p_who text DEFAULT NULL, p_via text DEFAULT NULL, p_address text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    n        bigint;
-    revision bigint;
+    n      bigint;
+    change bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM recado.instance i WHERE i.instance_id = p_instance AND i.ended_at IS NULL AND i.sample IS NOT NULL) THEN
         RETURN NULL;
     END IF;
     SELECT count(*) INTO n FROM recado.session s WHERE s.instance_id = p_instance AND s.ended_at IS NULL;
-    revision := recado.note_access_change('drain_instance', p_instance::text, NULL);
-    UPDATE recado.access_change c SET window_ms = p_window_ms WHERE c.revision = drain_instance.revision;
+    change := recado.note_access_change('drain_instance', p_instance::text, NULL);
+    UPDATE recado.access_change c SET window_ms = p_window_ms WHERE c.revision = change;
     PERFORM recado.audit('instance.drain', 'instance/' || p_instance, jsonb_build_object('sessions', n, 'window_ms', p_window_ms),
                          p_who => p_who, p_via => p_via, p_address => p_address);
     RETURN n;
 END $$;
 
--- Asks the owners of a user's provider sessions, with one provider or all (NULL), for something. Without an owner, it is
--- done at once. Returns the number of sessions. A released session stays so until the user's next connection.
+-- Asks the owners of a user's provider sessions, with one provider or all (NULL), for something. Without an owner, it
+-- is done at once. Returns the number of sessions. A released session stays so until the user's next connection.
 CREATE FUNCTION recado.ask_upstream(
     p_user_id text, p_provider text, p_asked text,
     p_who text DEFAULT NULL, p_via text DEFAULT NULL, p_address text DEFAULT NULL) RETURNS bigint

@@ -19,14 +19,14 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates,
-    ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys,
-    record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, Health, Hosts, HubReports, HubState, InstanceHistory, KeyCache,
+    KeyLooker, KeyRates, ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets,
+    close_removed_keys, record_refused_attempts, router,
 };
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
-use crate::log::maintenance;
+use crate::log::maintenance::{self, Heartbeat};
 use crate::log::outbox_relay::OutboxRelay;
 use crate::log::retention::{self, RetentionPolicy};
 use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRules};
@@ -156,7 +156,7 @@ impl<'a> HubBuilder<'a> {
         let (holding, stop_holding) = Stopper::new();
 
         // Before a client can connect.
-        let access = AccessWatch::begin(database.clone(), instance, Arc::clone(&registry), hub.auth.clone()).await?;
+        let access = AccessWatch::begin(database.clone(), Arc::clone(&hub)).await?;
         let listeners = listen(config, &hub, &tasks).await?;
         let address = listeners[0].address;
         // The internal listener, if there is one, comes last.
@@ -209,10 +209,8 @@ impl<'a> HubBuilder<'a> {
         let refused = record_refused_attempts(database.clone(), Arc::clone(&hub.refused_attempts), stop_following.clone());
         tasks.essential(TaskName::Audit, refused);
         let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
-        tasks.essential(
-            TaskName::Maintenance,
-            maintenance::run(database, instance, address.to_string(), memory, hub.auth.key_uses(), stop_following),
-        );
+        let heartbeat = Heartbeat { instance, address: address.to_string(), reports: Box::new(HubReports(Arc::clone(&hub))) };
+        tasks.essential(TaskName::Maintenance, maintenance::run(database, heartbeat, memory, hub.auth.key_uses(), stop_following));
         for BoundListener { server, address, side } in listeners {
             tracing::info!(%address, ?side, %instance, "serving");
             tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
@@ -257,6 +255,7 @@ impl Hub {
     pub async fn stop(self) {
         let Self { hub, tasks, stoppers, drain_window, .. } = self;
         hub.health.stop();
+        hub.instances.end();
         stoppers.accepting.stop();
         // At the same time as the close frames: another hub takes over the provider sessions meanwhile.
         stoppers.holding.stop();
@@ -347,6 +346,7 @@ fn hub(
             .reached_at(config.public_origin.clone())
             .on_loopback(config.bind.is_loopback()),
         console: console_rules(config, identity),
+        instances: InstanceHistory::default(),
         refused_attempts: Arc::default(),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         key_rates: KeyRates::default(),

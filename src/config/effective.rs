@@ -1,4 +1,4 @@
-//! Lists each setting with the value in effect and where the value came from, without secrets.
+//! Lists each setting with its value and where the value came from, without secrets.
 
 use super::{Setting, TABLE, Values};
 

@@ -1,8 +1,8 @@
 //! Serves the console's page and its files at `/admin`.
 //!
-//! The files are built by `web/build.mjs` and kept in `web/dist`, so a build of the hub needs no Node. The page gets its
-//! token in the fragment of its address, which a browser sends to no server. The headers keep it from other places: no
-//! referrer, no foreign host, no frame around the page.
+//! The files are built by `web/build.mjs` and kept in `web/dist`, so a build of the hub needs no Node. The page gets
+//! its token in the fragment of its address, which a browser sends to no server. The headers keep it from other places:
+//! no referrer, no foreign host, no frame around the page.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
