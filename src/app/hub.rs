@@ -19,9 +19,9 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, Health, Hosts, HubReports, HubState, InstanceHistory, KeyCache,
-    KeyLooker, KeyRates, ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets,
-    close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, FOLLOWERS_MAX, Health, Hosts, HubReports, HubState, InstanceHistory,
+    KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies,
+    UserBudgets, close_removed_keys, record_refused_attempts, router,
 };
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
@@ -355,6 +355,8 @@ fn hub(
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
+        log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        retention: policy(config),
         health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
         max_connections: ConnectionRoom::of(config).clients,

@@ -7,6 +7,7 @@
 //! notes the revocation and then looks at the connections, and a new connection is first registered and then checked
 //! against the revocations once more (`stream::connect`). One of the two finds it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::drain;
 use super::state::HubState;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
-use crate::domain::{TokenOrigin, UserId};
+use crate::domain::{SessionId, TokenOrigin, UserId};
 use crate::identity::Revocations;
 use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
 use crate::store::dedicated_connection::DedicatedConnection;
@@ -117,9 +118,7 @@ impl AccessWatch {
                 AccessChanges::Next(revision, changes) => {
                     let is_last = changes.is_empty() && revision == self.revision;
                     self.revision = revision;
-                    for change in changes {
-                        self.apply(change);
-                    }
+                    self.apply_all(changes);
                     if is_last {
                         break;
                     }
@@ -149,6 +148,28 @@ impl AccessWatch {
         self.auth.tokens.revocations()
     }
 
+    /// Applies changes in their order. Single sessions that are closed one after the other are found in one walk over
+    /// all connections: an admin may close ten thousand at once.
+    fn apply_all(&mut self, changes: Vec<AccessChange>) {
+        let mut sessions = HashSet::new();
+        for change in changes {
+            if let AccessChange::Close(SessionsOf::Session(session)) = change {
+                sessions.insert(session);
+                continue;
+            }
+            self.close_sessions(&mut sessions);
+            self.apply(change);
+        }
+        self.close_sessions(&mut sessions);
+    }
+
+    fn close_sessions(&self, sessions: &mut HashSet<SessionId>) {
+        if !sessions.is_empty() {
+            close(&self.registry.of_sessions(sessions));
+            sessions.clear();
+        }
+    }
+
     fn apply(&mut self, change: AccessChange) {
         match change {
             AccessChange::RevokeUser(user, not_before) => {
@@ -169,15 +190,11 @@ impl AccessWatch {
             }
             AccessChange::LiftRevocation(user) => self.revocations().lift(&user),
             AccessChange::Close(sessions) => {
-                let connections = match sessions {
-                    SessionsOf::Session(session) => self.registry.of_session(session).into_iter().collect(),
+                close(&match sessions {
+                    SessionsOf::Session(session) => self.registry.of_sessions(&HashSet::from([session])),
                     SessionsOf::User(user) => self.registry.of_user(&user),
                     SessionsOf::Account(account) => self.registry.of_account(&account),
-                };
-                tracing::info!(connections = connections.len(), "an admin closes sessions");
-                for connection in connections {
-                    connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: CLOSED_AFTER_MS });
-                }
+                });
             }
             AccessChange::ChangeKeys => self.auth.forget_keys(),
             AccessChange::Drain(instance, window) if instance == self.hub.instance => self.drain(window),
@@ -197,6 +214,13 @@ impl AccessWatch {
         if let Some(connection) = connections.iter().find(|connection| connection.session == renewal.session) {
             renew(&self.registry, self.revocations(), connection, renewal);
         }
+    }
+}
+
+fn close(connections: &[Arc<Connection>]) {
+    tracing::info!(connections = connections.len(), "an admin closes sessions");
+    for connection in connections {
+        connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: CLOSED_AFTER_MS });
     }
 }
 

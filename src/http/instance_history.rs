@@ -89,7 +89,8 @@ impl InstanceHistory {
         inside.samples.push_back(KeptSample { number, taken: now, event });
         inside.latest = Some(Arc::new(LatestInstances { as_of, instances }));
         while inside.samples.len() > 1 {
-            let is_over = inside.bytes > KEPT_BYTES || inside.samples.front().is_some_and(|oldest| now.saturating_duration_since(oldest.taken) > KEPT);
+            let is_over = inside.bytes > KEPT_BYTES
+                || inside.samples.front().is_some_and(|oldest| now.saturating_duration_since(oldest.taken) > KEPT);
             let Some(oldest) = inside.samples.pop_front_if(|_| is_over) else { break };
             inside.bytes -= oldest.event.len();
         }

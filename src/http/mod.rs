@@ -73,6 +73,7 @@ pub use address::TrustedProxies;
 pub use auth::Auth;
 pub use connection_slots::{AddressBudgets, ConnectionSlots};
 pub use console::instance_report::HubReports;
+pub use console::log::FOLLOWERS_MAX;
 pub use console_rules::ConsoleRules;
 #[cfg(feature = "conformance")]
 pub use echo_server::{EchoRules, EchoServer};

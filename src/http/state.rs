@@ -16,6 +16,7 @@ use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::log::appender::AppendHandle;
+use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
 use crate::tasks::Tasks;
@@ -45,6 +46,10 @@ pub struct HubState {
     pub budgets: UserBudgets,
     /// Permits for bodies of batches. A request without a permit waits for a while.
     pub batch_room: Semaphore,
+    /// Places for admins who follow the log.
+    pub log_followers: Arc<Semaphore>,
+    /// What retention keeps, to show it.
+    pub retention: RetentionPolicy,
     pub health: Health,
     pub sockets: SocketRules,
     pub max_connections: usize,

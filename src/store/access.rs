@@ -13,7 +13,7 @@ use super::database::Reader;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::audit::Actor;
-use crate::domain::{AccountId, InstanceId, KeyTag, SessionId, TokenOrigin, UserId};
+use crate::domain::{AccountId, ClientId, InstanceId, KeyTag, SessionFilter, SessionId, TokenOrigin, Transport, UserId};
 
 /// The NOTIFY that tells of a change, or of a newer token.
 pub const ACCESS_CHANGED: &str = "access";
@@ -245,6 +245,31 @@ pub async fn drain(reader: &Reader, instance: InstanceId, window: Duration, acto
     let sessions = limited(ASK_LIMIT, ordered.fetch_one(checkout.connection())).await?;
     checkout.done();
     Ok(sessions)
+}
+
+/// Closes the sessions that match on all hubs, if they are `expect`. Returns how many match, as far as the hubs have
+/// stored them; nothing is closed if that is another number.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn close_matching(reader: &Reader, filter: &SessionFilter, expect: i64, actor: &Actor) -> Result<i64, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let matching = sqlx::query_scalar!(
+        r#"SELECT recado.close_matching_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "matching!""#,
+        filter.user.as_ref().map(UserId::as_str),
+        filter.account.as_ref().map(AccountId::as_str),
+        filter.client.as_ref().map(ClientId::as_str),
+        filter.instance,
+        filter.transport.map(Transport::as_str),
+        filter.min_lag,
+        expect,
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let matching = limited(ASK_LIMIT, matching.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(matching)
 }
 
 /// A revocation in a list.

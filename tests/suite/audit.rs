@@ -105,9 +105,11 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     assert_eq!((member(&hub, "PUT", "ann", hub.key()).await, member(&hub, "DELETE", "ann", hub.key()).await), (200, 200));
     assert_eq!(member(&hub, "PUT", "ann", "rck_no").await, 401);
     let admin = db.admin_key();
+    db.run("INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq) SELECT 'bob', 'web', log_id, 0 FROM recado.meta").await;
     for (path, body) in [
         ("/api/admin/revocations", json!({ "user_id": "bob", "reason": "lost a laptop" })),
         ("/api/admin/sessions/close", json!({ "account_id": "7" })),
+        ("/api/admin/users/bob/ack", json!({ "client_id": "web", "seq": 1 })),
     ] {
         let url = format!("http://{}{path}", hub.address);
         assert_eq!(http_client().post(url).bearer_auth(&admin).json(&body).send().await.unwrap().status(), 200, "{path}");
@@ -149,6 +151,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("session.close", vec![("account/7", "done")]),
         ("token.mint", vec![("-", "done")]),
         ("instance.drain", vec![(instance.as_str(), "done")]),
+        ("device.ack", vec![("device/web", "done")]),
         ("member.add", vec![("account/7", "done")]),
         ("member.remove", vec![("account/7", "done")]),
         ("notification.erase", vec![("erasure/1", "started"), ("erasure/1", "done")]),
@@ -220,6 +223,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "session.close",
         "token.mint",
         "instance.drain",
+        "device.ack",
         "admin.request",
         "hub.start",
         "audit.retain",

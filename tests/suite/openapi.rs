@@ -64,6 +64,8 @@ async fn every_example_of_a_request_is_taken() {
          VALUES ('01935a6e-9f0c-7b3a-8c21-0d2f5a1b9c44', '10.0.0.5:8080', '0.1.0', now() + interval '1 hour', '{}')",
     )
     .await;
+    // An admin sets the position of a device that exists.
+    db.run("INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq) SELECT '42', 'web-9f3c', log_id, 0 FROM recado.meta").await;
     let hub = TestHub::on(&db).start().await;
     eventually("the first heartbeat", PATIENCE, async || {
         (hub.get("/api/admin/instances", Some(&db.admin_key())).await.unwrap().0 == 200).then_some(())
