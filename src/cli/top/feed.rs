@@ -41,7 +41,7 @@ pub async fn run(config: &Config, news: mpsc::Sender<News>) {
     }
 }
 
-/// Follows one stream to its end. A token that this command made itself lives for minutes: the next stream has a new one.
+/// Follows one stream to its end. A token that this command made itself lives for minutes; the next stream has another.
 async fn follow(config: &Config, news: &mpsc::Sender<News>, backoff: &mut Backoff) -> Result<(), CliFailure> {
     let hub = HubClient::new(config, Some(Role::Admin))?;
     let mut stream = hub.stream("/api/admin/live").await?;
