@@ -114,8 +114,8 @@ pub const TABLE: &[Setting] = &[
         "RECADO_ADMIN",
         "auto",
         "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback and \
-         neither RECADO_PUBLIC_URL nor RECADO_TRUSTED_PROXIES tells of a proxy in front of it. With RECADO_INTERNAL_BIND \
-         only that listener serves it.",
+         RECADO_PUBLIC_URL, RECADO_ALLOWED_HOSTS and RECADO_TRUSTED_PROXIES tell of no proxy in front of it. With \
+         RECADO_INTERNAL_BIND only that listener serves it.",
     ),
     row(
         "RECADO_PLAYGROUND",

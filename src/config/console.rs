@@ -56,9 +56,10 @@ impl Config {
     }
 
     /// Whether only this machine reaches the listener of the console, as far as the settings tell. A hub on loopback
-    /// with a public address or trusted proxies has a proxy in front of it, through which others come.
+    /// with a public address, further names or trusted proxies has a proxy in front of it, through which others come.
     fn is_for_this_machine(&self) -> bool {
-        let has_proxy = self.internal_bind.is_none() && (self.public_origin.is_some() || !self.trusted_proxies.is_empty());
+        let is_named = self.public_origin.is_some() || !self.allowed_hosts.is_empty() || !self.trusted_proxies.is_empty();
+        let has_proxy = self.internal_bind.is_none() && is_named;
         self.console_bind().is_loopback() && !has_proxy
     }
 
@@ -104,6 +105,7 @@ mod tests {
         // A proxy on the same machine lets others in.
         assert_eq!(served(&[("RECADO_PUBLIC_URL", "https://hub.example.com")]), (false, false, false));
         assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_ALLOWED_HOSTS", "hub.example.com")]), (false, false, false));
         assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_INTERNAL_BIND", "127.0.0.1:0")]), (true, false, false));
         assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_ADMIN", "on")]), (true, false, true));
         assert_eq!(served(&[("RECADO_INTERNAL_BIND", "127.0.0.1:0"), ("RECADO_BIND", "0.0.0.0")]), (true, false, false));

@@ -93,7 +93,7 @@ async fn each_hub_tells_of_all_hubs_and_every_number_moves() {
     assert_eq!((&told["address"], &told["version"]), (&json!(second.address), &json!(env!("CARGO_PKG_VERSION"))));
     assert_eq!((&told["upstream"]["live"], &told["listen_reconnects"]), (&json!(0), &json!(0)));
     assert!(told["started_at"].as_str().unwrap() <= told["seen_at"].as_str().unwrap());
-    let stored = db.number("SELECT max(pg_column_size(sample)) FROM recado.instance").await;
+    let stored = db.number("SELECT max(pg_column_size(sample))::bigint FROM recado.instance").await;
     assert!(stored < 1500, "a sample of {stored} bytes would be stored outside its row soon");
     let ids: Vec<Value> = instances(&second).await.into_iter().map(|instance| instance["instance"].clone()).collect();
     assert_eq!(ids, [json!(a), json!(b)], "the oldest first");
