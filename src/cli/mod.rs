@@ -10,6 +10,7 @@ macro_rules! eprintln {
     };
 }
 
+mod admin;
 mod analyst;
 mod audit;
 mod config;
@@ -34,6 +35,7 @@ mod secret;
 mod serve;
 mod stats;
 pub mod token;
+mod top;
 mod upstream;
 mod why;
 
@@ -96,6 +98,8 @@ enum CliCommand {
     Migrate(migrate::Migrate),
     /// Print a token for a user, made from the hub's own secret
     Token(token::TokenCommand),
+    /// Print a link that opens the hub's console in a browser, signed in
+    Admin(admin::AdminCommand),
     /// Create, limit, list and revoke service keys
     Key(key::KeyCommand),
     /// Rotate the secrets that the hub keeps in its data folder
@@ -116,6 +120,8 @@ enum CliCommand {
     History(history::HistoryCommand),
     /// Show every session of every instance
     Stats,
+    /// Show rates, hubs and sessions, live in a terminal
+    Top(top::TopCommand),
     /// Tell whether a user has a notification, and why or why not
     Why(why::WhyCommand),
     /// Show the log, apply retention once, or give the log a new id
@@ -205,6 +211,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Serve(_) => serve::run(config, ready.expect("a hub was made ready")).await,
         CliCommand::Migrate(migrate) => migrate.run(&config, format).await,
         CliCommand::Token(token) => token.run(&config, format),
+        CliCommand::Admin(admin) => admin.run(&config, format),
         CliCommand::Secret(secret) => secret.run(&config, format),
         CliCommand::Key(key) => key.run(&config, format).await,
         CliCommand::Notify(notify) => notify.run(&config, format).await,
@@ -223,6 +230,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Why(why) => why.run(&config, format).await,
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,
         CliCommand::Stats => stats::run(&config, format).await,
+        CliCommand::Top(top) => top.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,
         CliCommand::Config(_) => Ok(()),
     }

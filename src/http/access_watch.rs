@@ -1,4 +1,4 @@
-//! Applies the changes that take access back: closes connections, refuses tokens, forgets keys.
+//! Applies the orders of admins: closes connections, refuses tokens, forgets keys, drains this hub.
 //!
 //! Changes are rows of the database, so that they reach every hub. A hub reads them when a NOTIFY says so, and every
 //! two seconds in any case. So a change takes effect within five seconds on every hub whose database answers.
@@ -16,14 +16,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Auth;
+use super::drain;
+use super::state::HubState;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
-use crate::domain::{InstanceId, SessionId, TokenOrigin, UserId};
+use crate::domain::{SessionId, TokenOrigin, UserId};
 use crate::identity::Revocations;
 use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::{Database, StoreError};
-use crate::tasks::Stop;
+use crate::tasks::{Stop, Stopper, TaskName};
 use crate::wire::close::CloseCode;
 
 /// Longest time between two reads. With the limit of a statement, a change is applied within five seconds.
@@ -41,13 +43,15 @@ const CLOSED_AFTER_MS: u64 = 3_600_000;
 /// The task that follows the changes.
 pub struct AccessWatch {
     dedicated: DedicatedConnection,
-    instance: InstanceId,
+    hub: Arc<HubState>,
     registry: Arc<Registry>,
     auth: Auth,
     /// The last change that was applied.
     revision: AccessRevision,
     /// Users whose connections are to be closed, and when.
     due: Vec<(Instant, UserId)>,
+    /// Ends the drain that runs.
+    drain: Option<Stopper>,
 }
 
 impl AccessWatch {
@@ -55,9 +59,10 @@ impl AccessWatch {
     ///
     /// # Errors
     /// When the database is unavailable or slow.
-    pub async fn begin(database: Database, instance: InstanceId, registry: Arc<Registry>, auth: Auth) -> Result<Self, StoreError> {
+    pub async fn begin(database: Database, hub: Arc<HubState>) -> Result<Self, StoreError> {
         let dedicated = DedicatedConnection::new(database, "access");
-        let mut watch = Self { dedicated, instance, registry, auth, revision: AccessRevision::default(), due: Vec::new() };
+        let (registry, auth) = (Arc::clone(&hub.delivery.registry), hub.auth.clone());
+        let mut watch = Self { dedicated, hub, registry, auth, revision: AccessRevision::default(), due: Vec::new(), drain: None };
         watch.read_everything().await?;
         Ok(watch)
     }
@@ -124,7 +129,7 @@ impl AccessWatch {
                 }
             }
         }
-        for renewal in access::take_renewals(self.dedicated.get().await?, self.instance).await? {
+        for renewal in access::take_renewals(self.dedicated.get().await?, self.hub.instance).await? {
             self.renew(&renewal);
         }
         Ok(())
@@ -192,7 +197,16 @@ impl AccessWatch {
                 });
             }
             AccessChange::ChangeKeys => self.auth.forget_keys(),
+            AccessChange::Drain(instance, window) if instance == self.hub.instance => self.drain(window),
+            AccessChange::Drain(..) => {}
         }
+    }
+
+    /// Begins to drain. A drain that runs ends: the newer order counts.
+    fn drain(&mut self, window: Duration) {
+        let (stopper, stop) = Stopper::new();
+        self.drain = Some(stopper);
+        self.hub.tasks.contained(TaskName::Drain, drain::run(Arc::clone(&self.hub), window, stop));
     }
 
     fn renew(&self, renewal: &TokenRenewal) {

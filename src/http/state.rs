@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::auth::Auth;
+use super::console_rules::ConsoleRules;
 use super::health::Health;
+use super::instance_history::InstanceHistory;
 use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
@@ -29,6 +31,9 @@ pub struct HubState {
     pub reader: Reader,
     pub auth: Auth,
     pub origins: Origins,
+    pub console: ConsoleRules,
+    /// What the instances told with their heartbeats.
+    pub instances: InstanceHistory,
     /// Refused requests to routes of admins, for the audit.
     pub refused_attempts: Arc<RefusedAttempts>,
     pub rates: NameRates,

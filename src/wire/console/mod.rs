@@ -1,7 +1,13 @@
 //! Defines queries, bodies and answers of the console's routes.
 
+pub mod analysts;
+pub mod instances;
+pub mod keys;
 pub mod log;
 pub mod sessions;
+pub mod settings;
+pub mod tokens;
+pub mod upstream;
 pub mod users;
 
 use super::history::{refuse, wrong};
