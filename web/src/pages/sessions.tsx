@@ -1,0 +1,244 @@
+// Lists the sessions of all instances, filters and sorts them, and closes one or all that match.
+
+import { useMemo } from 'preact/hooks';
+import { setQuery, usePlace } from '../address.ts';
+import { api, withQuery } from '../api.ts';
+import { number, plural, short } from '../format.ts';
+import { ShowAs } from '../parts/command.tsx';
+import { useQuestion } from '../parts/dialog.tsx';
+import { Filters, useFilters } from '../parts/filters.tsx';
+import { Freshness } from '../parts/freshness.tsx';
+import { Empty, ProblemNote, Said } from '../parts/problem.tsx';
+import { type Column, Table } from '../parts/table.tsx';
+import { Age, Head, UserLink } from '../parts/texts.tsx';
+import { usePoll, useSettled } from '../poll.ts';
+import {
+  filterOf,
+  filterRows,
+  hubPart,
+  lagOf,
+  newPart,
+  readRows,
+  type SessionRow,
+  sortOf,
+  sortRows,
+} from '../sessions.ts';
+
+const NAMES = ['user', 'account', 'client', 'instance', 'transport', 'min_lag'] as const;
+/** The most that the hub gives in one answer. */
+const MOST = 10_000;
+const CLOSE = '/api/admin/sessions/close';
+
+function columnsOf(close: (row: SessionRow) => void): readonly Column<SessionRow>[] {
+  return [
+    {
+      key: 'user',
+      label: 'User',
+      sort: 'user',
+      width: 12,
+      cell: (row) => <UserLink id={row.user} />,
+      title: (row) => row.user,
+    },
+    {
+      key: 'accounts',
+      label: 'Accounts',
+      width: 9,
+      cell: ({ accounts }) => accounts.join(', ') || '–',
+      title: (row) => row.accounts.join(', '),
+    },
+    { key: 'client', label: 'Device', width: 14, cell: (row) => row.client, title: (row) => row.client },
+    {
+      key: 'lag',
+      label: 'Lag',
+      sort: 'lag',
+      align: 'right',
+      width: 7,
+      cell: (row) => <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>,
+    },
+    { key: 'sent', label: 'Sent', sort: 'sent', align: 'right', width: 8, cell: (row) => number(row.sent) },
+    { key: 'acked', label: 'Acked', sort: 'acked', align: 'right', width: 8, cell: (row) => number(row.acked) },
+    { key: 'transport', label: 'Transport', width: 10, cell: (row) => row.transport },
+    { key: 'instance', label: 'Instance', width: 10, cell: (row) => short(row.instance), title: (row) => row.instance },
+    {
+      key: 'connected',
+      label: 'Connected',
+      sort: 'connected_at',
+      width: 12,
+      cell: (row) => <Age time={row.connectedAt} />,
+    },
+    { key: 'active', label: 'Active', sort: 'last_activity_at', width: 12, cell: (row) => <Age time={row.activeAt} /> },
+    {
+      key: 'act',
+      label: 'Action',
+      width: 8,
+      cell: (row) => (
+        <button
+          type="button"
+          class="quiet"
+          onClick={() => close(row)}
+          aria-label={`Close session of ${row.user}, device ${row.client}`}
+        >
+          Close
+        </button>
+      ),
+    },
+  ];
+}
+
+export function Sessions() {
+  const texts = useFilters(NAMES);
+  const { query } = usePlace();
+  const sort = sortOf(query.get('sort') ?? '');
+  const filter = useMemo(() => filterOf(texts), [NAMES.map((name) => texts[name]).join('\n')]);
+  const settled = useSettled(filter, 300);
+  const asked = useMemo(() => hubPart(settled), [settled]);
+  const path = withQuery('/api/admin/sessions', { ...asked, sort, limit: MOST });
+  const load = async (signal: AbortSignal) => ({
+    applied: asked,
+    ...(await api.sessions({ ...asked, sort, limit: MOST }, signal)),
+  });
+  const polled = usePoll(load, path);
+  const { data, problem } = polled;
+  const { ask, said, dialog } = useQuestion();
+  const all = useMemo(() => (data ? readRows(data) : []), [data]);
+  const rows = useMemo(
+    () => sortRows(filterRows(all, newPart(filter, data?.applied ?? {})), sort),
+    [all, filter, sort, data?.applied],
+  );
+  const filtered = Object.keys(filter).length > 0;
+  const patterned = Object.keys(hubPart(filter)).length < Object.keys(filter).length;
+  // The hub counts with its own filter. While the typed one is newer, or has a pattern, the page counts.
+  const current = data !== null && Object.keys(newPart(filter, data.applied)).length === 0;
+  const matching = data && current ? data.matching : rows.length;
+
+  const columns = useMemo(() => {
+    const close = (row: SessionRow): void => {
+      const body = { session_id: row.id };
+      ask({
+        title: 'Close this session?',
+        text: (
+          <p>
+            The hub closes the connection of <b>{row.user}</b> on device <b>{row.client}</b> with 4505. The client does
+            not come back by itself. To keep the user out, revoke the user.
+          </p>
+        ),
+        verb: 'Close the session',
+        forms: { recado: ['close', '--session', row.id], method: 'POST', path: CLOSE, body },
+        act: async () => {
+          const { sessions } = await api.closeSessions(body);
+          polled.refresh();
+          return `Closed ${plural(sessions, 'session')} of ${row.user}.`;
+        },
+      });
+    };
+    return columnsOf(close);
+  }, [ask, polled.refresh]);
+
+  const closeAll = (): void => {
+    const body = { filter, expect: matching };
+    ask({
+      title: `Close ${plural(matching, 'session')}?`,
+      text: (
+        <>
+          <p>The hub closes every session that matches this filter, on all instances:</p>
+          <ul>
+            {Object.entries(filter).map(([name, value]) => (
+              <li key={name}>
+                {name.replace('_', ' ')} <code>{String(value)}</code>
+              </li>
+            ))}
+          </ul>
+          <p>If another number matches by then, nothing is closed.</p>
+        </>
+      ),
+      typed: String(matching),
+      typedLabel: 'Type the number of sessions:',
+      verb: 'Close all',
+      forms: { method: 'POST', path: CLOSE, body },
+      act: async () => {
+        const { sessions } = await api.closeSessions(body);
+        polled.refresh();
+        return `Closed ${plural(sessions, 'session')}.`;
+      },
+    });
+  };
+
+  const instances = data?.instances ?? [];
+  return (
+    <>
+      <Head title="Sessions">
+        <Freshness polled={polled} label="sessions" />
+      </Head>
+      <Filters
+        filters={[
+          { name: 'user', label: 'User', placeholder: '42 or shop-*' },
+          { name: 'account', label: 'Account', placeholder: '7' },
+          { name: 'client', label: 'Device', placeholder: 'web-*' },
+          {
+            name: 'instance',
+            label: 'Instance',
+            choices: [['', 'all'], ...instances.map((one) => [one, short(one)] as const)],
+          },
+          {
+            name: 'transport',
+            label: 'Transport',
+            choices: [
+              ['', 'all'],
+              ['websocket', 'websocket'],
+              ['sse', 'sse'],
+              ['ndjson', 'ndjson'],
+            ],
+          },
+          { name: 'min_lag', label: 'Lag at least', placeholder: '0', numeric: true, width: 12 },
+        ]}
+      >
+        <button
+          type="button"
+          class="danger"
+          disabled={!filtered || !current || matching === 0}
+          onClick={closeAll}
+          title={patterned ? 'Only for whole names: remove the * first' : undefined}
+        >
+          Close all that match
+        </button>
+      </Filters>
+      {texts.min_lag !== '' && lagOf(texts.min_lag) === undefined ? (
+        <p class="note fair">Lag must be a whole number.</p>
+      ) : null}
+      <ProblemNote problem={problem} />
+      <p class="count">
+        {data ? `${number(matching)} of ${plural(data.total, 'session')} · head ${number(data.head)}` : 'Loading…'}
+        {data && data.rows.length < data.matching
+          ? ` · the first ${number(data.rows.length)} are shown: filter to see the others`
+          : ''}
+      </p>
+      <Said text={said} />
+      {data && rows.length === 0 ? (
+        filtered ? (
+          <Empty title="No session matches this filter">
+            <p>
+              A name matches exactly. Put <code>*</code> at the end to match a beginning: <code>web-*</code>.
+            </p>
+          </Empty>
+        ) : (
+          <Empty title="No client is connected">
+            <p>
+              Connect one in the <a href="#/playground">playground</a>, or run <code>recado listen --user 42</code>.
+            </p>
+          </Empty>
+        )
+      ) : (
+        <Table
+          label="Sessions"
+          columns={columns}
+          rows={rows}
+          rowKey={(row) => row.id}
+          sort={sort}
+          onSort={(next) => setQuery({ sort: next === '-lag' ? null : next })}
+        />
+      )}
+      <ShowAs forms={{ recado: ['stats'], path }} />
+      {dialog}
+    </>
+  );
+}
