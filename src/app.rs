@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use self::connection_room::open_file_limit;
 pub use self::hub::{Hub, HubBuilder, ProviderConfig};
 use crate::config::Config;
-use crate::identity::Identity;
+use crate::identity::{Identity, OwnSecret};
 use crate::providers;
 use crate::startup::{self, Startup, StartupError};
 use crate::store::StoreError;
@@ -61,13 +61,27 @@ impl Kept {
             if providers.is_empty() { None } else { Some(ProviderConfig { providers, keys: startup::upstream_keys(config)? }) };
         Ok(Self { identity, provider_config })
     }
+
+    /// The secret that signs tokens.
+    pub const fn current_secret(&self) -> &OwnSecret {
+        &self.identity.secrets.current
+    }
 }
 
-/// Serves until SIGTERM, SIGINT or SIGHUP. `ready` gets the address once clients may connect.
+/// Where a hub is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadyAddresses {
+    /// Where clients connect.
+    pub clients: SocketAddr,
+    /// Where admins open the console; `None` if it is not served.
+    pub console: Option<SocketAddr>,
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP. `ready` gets the addresses once clients may connect.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses)) -> Result<(), ServeError> {
     let Kept { identity, provider_config } = kept;
     if config.jwt_secret.is_some() && config.jwt.issuer.is_none() && config.jwt.audience.is_none() {
         tracing::warn!("tokens are accepted for any issuer and audience; set RECADO_JWT_AUDIENCE or RECADO_JWT_ISSUER to restrict them");
@@ -88,7 +102,7 @@ async fn serve_on(
     identity: Identity,
     startup: &mut Startup,
     provider_config: Option<ProviderConfig>,
-    ready: impl FnOnce(SocketAddr),
+    ready: impl FnOnce(ReadyAddresses),
 ) -> Result<(), ServeError> {
     if config.service_links > 0 {
         tracing::info!(count = config.service_links, "ignoring variables of Kubernetes service links (RECADO_…_SERVICE_HOST and the like)");
@@ -109,7 +123,7 @@ async fn serve_on(
         builder = builder.providers(provider_config);
     }
     let mut hub = builder.start().await?;
-    ready(hub.address());
+    ready(ReadyAddresses { clients: hub.address(), console: hub.console_address() });
     let outcome = signals.wait_for_stop(&mut hub).await;
     hub.stop().await;
     outcome

@@ -3,6 +3,8 @@
 //! No other module reads the environment. A setting is a row of [`TABLE`], from which `docs/reference/settings.md` and
 //! `recado config` are generated. Flags override the environment before it is read. All errors are reported at once.
 
+mod console;
+mod effective;
 mod origins;
 mod reading;
 
@@ -11,6 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use console::ConsoleSettings;
+use effective::without_credentials;
+pub use effective::{EffectiveSetting, SettingSource};
 pub use reading::{FOREVER, parse_bytes, parse_duration, parse_idle, parse_key};
 use reading::{Reading, as_text, parse_facts, parse_networks, service_links, unknown_names};
 
@@ -104,6 +109,18 @@ pub const TABLE: &[Setting] = &[
         "",
         "Networks of proxies whose word about a client's address is believed (X-Forwarded-For, Forwarded, PROXY \
          protocol version 2), separated by commas, such as 10.0.0.0/8,127.0.0.1. Absent: none.",
+    ),
+    row(
+        "RECADO_ADMIN",
+        "auto",
+        "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback. With \
+         RECADO_INTERNAL_BIND only that listener serves it.",
+    ),
+    row(
+        "RECADO_PLAYGROUND",
+        "auto",
+        "on: the console's playground may make tokens for any user, for 15 minutes at most. off, or auto: on when bound to \
+         loopback. Off without the console and with RECADO_INTERNAL_BIND.",
     ),
     row(
         "RECADO_ADDRESS_CONNECTIONS",
@@ -441,8 +458,11 @@ pub struct Config {
     pub key: Option<String>,
     pub token: Option<String>,
     pub machine: MachineEnvironment,
+    pub console: ConsoleSettings,
     /// The settings that were given and differ from their defaults, for the audit. No secret and no password.
     pub given: Values,
+    /// Every setting, for the console. No secret and no password.
+    pub effective: Vec<EffectiveSetting>,
 }
 
 /// Variables of the environment that are not settings of the hub.
@@ -480,7 +500,8 @@ impl Config {
         let vars = std::env::vars_os();
         let mut values = as_text(vars)?;
         values.extend(flags.clone());
-        Self::from_values(&values, MachineEnvironment::read())
+        let config = Self::from_values(&values, MachineEnvironment::read())?;
+        Ok(Self { effective: effective::effective(&values, flags), ..config })
     }
 
     /// # Errors
@@ -572,7 +593,9 @@ impl Config {
             key: read.text("RECADO_KEY"),
             token: read.text("RECADO_TOKEN"),
             machine,
+            console: ConsoleSettings::read(&mut read),
             given: given(values),
+            effective: effective::effective(values, &Values::new()),
         };
         config.find_hub();
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
@@ -588,13 +611,7 @@ fn given(values: &Values) -> Values {
             return is_set.then(|| "(set)".to_owned());
         }
         let value = values.get(setting.name).map(|value| value.trim()).filter(|value| !value.is_empty() && *value != setting.default)?;
-        let Ok(mut url) = url::Url::parse(value) else { return Some(value.to_owned()) };
-        if url.has_host() {
-            let _ = (url.set_username(""), url.set_password(None));
-            url.set_query(None);
-            return Some(url.to_string());
-        }
-        Some(value.to_owned())
+        Some(without_credentials(value))
     };
     TABLE.iter().filter_map(|setting| Some((setting.name.to_owned(), shown(setting)?))).collect()
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
-use crate::config::{Config, SessionPolicy, UpstreamSettings};
+use crate::config::{Config, EffectiveSetting, SessionPolicy, UpstreamSettings};
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
 use crate::delivery::registry::{ConnectionLimits, Position};
@@ -19,13 +19,14 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, Health, Hosts, HubState, KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates,
-    Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies, UserBudgets, close_removed_keys, record_refused_attempts, router,
+    AccessWatch, Auth, BATCHES_AT_ONCE, ConnectionSlots, ConsoleRules, FOLLOWERS_MAX, Health, Hosts, HubReports, HubState, InstanceHistory,
+    KeyCache, KeyLooker, KeyRates, ListenerSide, NameRates, Origins, Server, ServerRules, SocketRules, Tickets, TrustedProxies,
+    UserBudgets, close_removed_keys, record_refused_attempts, router,
 };
-use crate::identity::{Identity, OwnSecrets};
+use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
-use crate::log::maintenance;
+use crate::log::maintenance::{self, Heartbeat};
 use crate::log::outbox_relay::OutboxRelay;
 use crate::log::retention::{self, RetentionPolicy};
 use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRules};
@@ -39,6 +40,7 @@ use crate::store::log_watermark::LogWatermark;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
 use crate::wire::close::CloseCode;
+use crate::wire::console::settings::ShownSetting;
 
 /// Committed batches of this instance that the tailer has not read. When full, the tailer reads the table instead.
 const COMMITTED_BATCHES: usize = 64;
@@ -154,9 +156,11 @@ impl<'a> HubBuilder<'a> {
         let (holding, stop_holding) = Stopper::new();
 
         // Before a client can connect.
-        let access = AccessWatch::begin(database.clone(), instance, Arc::clone(&registry), hub.auth.clone()).await?;
+        let access = AccessWatch::begin(database.clone(), Arc::clone(&hub)).await?;
         let listeners = listen(config, &hub, &tasks).await?;
         let address = listeners[0].address;
+        // The internal listener, if there is one, comes last.
+        let console_address = listeners.last().map(|listener| listener.address).filter(|_| hub.console.is_served);
 
         let (hints_in, hints) = mpsc::channel(HINTS);
         let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
@@ -205,22 +209,21 @@ impl<'a> HubBuilder<'a> {
         let refused = record_refused_attempts(database.clone(), Arc::clone(&hub.refused_attempts), stop_following.clone());
         tasks.essential(TaskName::Audit, refused);
         let memory = memory.map(|memory| memory.of(Arc::clone(&seen)));
-        tasks.essential(
-            TaskName::Maintenance,
-            maintenance::run(database, instance, address.to_string(), memory, hub.auth.key_uses(), stop_following),
-        );
+        let heartbeat = Heartbeat { instance, address: address.to_string(), reports: Box::new(HubReports(Arc::clone(&hub))) };
+        tasks.essential(TaskName::Maintenance, maintenance::run(database, heartbeat, memory, hub.auth.key_uses(), stop_following));
         for BoundListener { server, address, side } in listeners {
             tracing::info!(%address, ?side, %instance, "serving");
             tasks.essential(TaskName::Accept, server.run(stop_accepting.clone()));
         }
         let stoppers = Stoppers { accepting, holding, appending, following, writing_down };
-        Ok(Hub { address, hub, tasks, failed, stoppers, drain_window: config.drain_window })
+        Ok(Hub { address, console_address, hub, tasks, failed, stoppers, drain_window: config.drain_window })
     }
 }
 
 /// A hub that serves. Dropping it stops its tasks without order.
 pub struct Hub {
     address: SocketAddr,
+    console_address: Option<SocketAddr>,
     hub: Arc<HubState>,
     tasks: Tasks,
     failed: mpsc::Receiver<TaskName>,
@@ -232,6 +235,11 @@ impl Hub {
     /// Where clients connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where admins open the console; `None` if it is not served.
+    pub const fn console_address(&self) -> Option<SocketAddr> {
+        self.console_address
     }
 
     /// Waits until a task fails that the hub needs. It must be stopped then.
@@ -247,6 +255,7 @@ impl Hub {
     pub async fn stop(self) {
         let Self { hub, tasks, stoppers, drain_window, .. } = self;
         hub.health.stop();
+        hub.instances.end();
         stoppers.accepting.stop();
         // At the same time as the close frames: another hub takes over the provider sessions meanwhile.
         stoppers.holding.stop();
@@ -336,6 +345,8 @@ fn hub(
             .map_or_else(Origins::loopback, Origins::listed)
             .reached_at(config.public_origin.clone())
             .on_loopback(config.bind.is_loopback()),
+        console: console_rules(config, identity),
+        instances: InstanceHistory::default(),
         refused_attempts: Arc::default(),
         rates: NameRates::new("publish", config.publish_rate, config.publish_rate),
         key_rates: KeyRates::default(),
@@ -344,12 +355,31 @@ fn hub(
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
+        log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        retention: policy(config),
         health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
         max_connections: ConnectionRoom::of(config).clients,
         tasks,
     };
     HubParts { hub: Arc::new(hub), pulse, looker, committed, appender }
+}
+
+/// What the console shows and may do.
+fn console_rules(config: &Config, identity: &Identity) -> ConsoleRules {
+    let shown = |setting: &EffectiveSetting| ShownSetting {
+        name: setting.name,
+        value: setting.value.clone(),
+        source: setting.source.as_str(),
+        secret: setting.is_secret,
+    };
+    ConsoleRules {
+        is_served: config.serves_console(),
+        leads_from_root: config.leads_to_console(),
+        minter: config.serves_playground().then(|| TokenMinter::new(identity.secrets.current.clone(), config.jwt.clone())),
+        folder: config.console.folder.clone(),
+        settings: config.effective.iter().map(shown).collect(),
+    }
 }
 
 /// The provider settings that the delivery side needs.

@@ -10,6 +10,7 @@ macro_rules! eprintln {
     };
 }
 
+mod admin;
 mod analyst;
 mod audit;
 mod config;
@@ -96,6 +97,8 @@ enum CliCommand {
     Migrate(migrate::Migrate),
     /// Print a token for a user, made from the hub's own secret
     Token(token::TokenCommand),
+    /// Print a link that opens the hub's console in a browser, signed in
+    Admin(admin::AdminCommand),
     /// Create, limit, list and revoke service keys
     Key(key::KeyCommand),
     /// Rotate the secrets that the hub keeps in its data folder
@@ -205,6 +208,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Serve(_) => serve::run(config, ready.expect("a hub was made ready")).await,
         CliCommand::Migrate(migrate) => migrate.run(&config, format).await,
         CliCommand::Token(token) => token.run(&config, format),
+        CliCommand::Admin(admin) => admin.run(&config, format),
         CliCommand::Secret(secret) => secret.run(&config, format),
         CliCommand::Key(key) => key.run(&config, format).await,
         CliCommand::Notify(notify) => notify.run(&config, format).await,

@@ -143,6 +143,11 @@ pub fn line(text: &str) -> Result<(), CliFailure> {
     written.map_err(|error| CliFailure { message: format!("stdout: {error}"), code: i32::from(error.kind() != io::ErrorKind::BrokenPipe) })
 }
 
+/// Whether a person reads stderr.
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// Prints a line for people on stderr. A line that cannot be written is dropped.
 pub fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "{}", harmless(text));

@@ -6,8 +6,8 @@ use clap::Args;
 use private_postgres::HandedOver;
 
 use super::error::CliFailure;
-use super::output;
-use crate::app::{self, Kept};
+use super::{admin, output};
+use crate::app::{self, Kept, ReadyAddresses};
 use crate::config::{Config, Values};
 use crate::startup::{self, StartupError};
 use crate::{privileges, telemetry};
@@ -105,12 +105,16 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
         tracing::warn!(why, "the hub runs with root's rights");
     }
     let hints = Hints::of(&config);
-    app::serve(config, kept, |address| {
+    // Only for a person who started the hub in a terminal: stderr may be a log, and a log must not hold a token.
+    let console_token = if output::is_terminal() { Some(admin::token(kept.current_secret(), &config)?) } else { None };
+    app::serve(config, kept, |ReadyAddresses { clients, console }| {
         // The parent process may no longer read stdout; the hub serves nevertheless.
-        let ready = format!("ready http://{address}");
+        let ready = format!("ready http://{clients}");
         // On a thread of its own: writing to a full pipe without a reader blocks.
         drop(tokio::task::spawn_blocking(move || output::line(&ready)));
-        telemetry::say(&hints.text(address));
+        let console = console.filter(|address| address.ip().is_loopback());
+        let console = console.map_or_else(String::new, |address| hints.console(address, console_token.as_deref()));
+        telemetry::say(&hints.text(clients, &console));
     })
     .await?;
     Ok(())
@@ -129,16 +133,30 @@ impl Hints {
         Self { program, flags }
     }
 
-    fn text(&self, address: SocketAddr) -> String {
+    /// The line about the console: a link that opens it signed in, or the command that prints the link.
+    fn console(&self, address: SocketAddr, token: Option<&str>) -> String {
         let Self { program, flags } = self;
-        let url = if address == SocketAddr::from(([127, 0, 0, 1], 8080)) { String::new() } else { format!(" --url http://{address}") };
+        match token {
+            Some(token) => format!("\nopen the console in a browser:\n  {}", admin::link(&format!("http://{address}"), token)),
+            None => format!("\nprint a link to the console:\n  {program} admin{flags}{}", url(address)),
+        }
+    }
+
+    fn text(&self, address: SocketAddr, console: &str) -> String {
+        let Self { program, flags } = self;
+        let url = url(address);
         format!(
-            "\nlisten as user 42, in a second terminal:\n  {program} listen --user 42{flags}{url}\n\
+            "{console}\nlisten as user 42, in a second terminal:\n  {program} listen --user 42{flags}{url}\n\
              post to user 42, in a third:\n  curl -sS http://{address}/api/internal/notify -H \"Authorization: Bearer $({program} token --user me --role service{flags})\" \
              -H 'Content-Type: application/json' -d '{{\"type\":\"order_created\",\"title\":\"New order\",\"message\":\"Order #1001\",\"user_id\":\"42\"}}'\n\
              stop with Ctrl-C\n"
         )
     }
+}
+
+/// The flag that leads a command to this hub.
+fn url(address: SocketAddr) -> String {
+    if address == SocketAddr::from(([127, 0, 0, 1], 8080)) { String::new() } else { format!(" --url http://{address}") }
 }
 
 /// Quotes a text for a shell if necessary.

@@ -15,6 +15,9 @@ use crate::{secrets, spelling};
 const LEADS_ASTRAY_WHEN_EMPTY: &[&str] =
     &["RECADO_DATA_DIR", "RECADO_POSTGRES_BIN", "RECADO_UPSTREAM_FILE", "RECADO_IDENTITY_FILE", "RECADO_JWKS_URL", "RECADO_JWKS_FILE"];
 
+/// The variable that names the folder of the console's files. No setting: only debug builds know it.
+pub(super) const FOLDER: &str = "RECADO_ADMIN_DIR";
+
 /// The environment as text. A setting of the hub that is not UTF-8 is an error; other variables are ignored.
 pub(super) fn as_text(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Values, ConfigError> {
     let (mut values, mut errors) = (Values::new(), Vec::new());
@@ -310,7 +313,10 @@ pub fn parse_idle(text: &str) -> Option<Duration> {
 
 /// Reports variables that begin with `RECADO_` and are not settings: typing errors, which would otherwise be silent.
 pub(super) fn unknown_names(values: &Values) -> Vec<String> {
-    let known = |name: &str| TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)));
+    let known = |name: &str| {
+        cfg!(debug_assertions) && name == FOLDER
+            || TABLE.iter().any(|s| s.name == name || (s.secret && name.strip_suffix("_FILE") == Some(s.name)))
+    };
     let ours = values.iter().filter(|(name, value)| name.starts_with("RECADO_") && !is_service_link(name, value)).map(|(name, _)| name);
     ours.filter(|name| !known(name)).map(|name| format!("{name} is not a setting{}", did_you_mean(name))).collect()
 }

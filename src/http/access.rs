@@ -70,8 +70,23 @@ pub async fn close(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: B
         CloseBody::Session(session) => SessionsOf::Session(session),
         CloseBody::User(user) => SessionsOf::User(user),
         CloseBody::Account(account) => SessionsOf::Account(account),
+        CloseBody::Matching { filter, expect } => {
+            let matching = access::close_matching(&hub.reader, &filter, expect, &actor(&headers, &caller)).await?;
+            if matching != expect {
+                return Err(other_count(matching, expect).into());
+            }
+            tracing::info!(by = caller.name, sessions = matching, "closes the sessions that match a filter");
+            return Ok((no_store(), Json(json!({ "success": true, "sessions": matching }))).into_response());
+        }
     };
     let open = access::close(&hub.reader, &sessions, &actor(&headers, &caller)).await?;
     tracing::info!(by = caller.name, open, "closes sessions");
     Ok((no_store(), Json(json!({ "success": true, "sessions": open }))).into_response())
+}
+
+fn other_count(matching: i64, expect: i64) -> Problem {
+    let detail = format!(
+        "matching sessions: {matching}, expected: {expect}; nothing was closed. List the sessions again, and send \"expect\":{matching} to close them"
+    );
+    Problem::new(409, "other_count", detail)
 }

@@ -1,4 +1,4 @@
-//! Applies the changes that take access back: closes connections, refuses tokens, forgets keys.
+//! Applies the orders of admins: closes connections, refuses tokens, forgets keys, drains this hub.
 //!
 //! Changes are rows of the database, so that they reach every hub. A hub reads them when a NOTIFY says so, and every
 //! two seconds in any case. So a change takes effect within five seconds on every hub whose database answers.
@@ -7,6 +7,7 @@
 //! notes the revocation and then looks at the connections, and a new connection is first registered and then checked
 //! against the revocations once more (`stream::connect`). One of the two finds it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +16,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Auth;
+use super::drain;
+use super::state::HubState;
 use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
-use crate::domain::{InstanceId, TokenOrigin, UserId};
+use crate::domain::{SessionId, TokenOrigin, UserId};
 use crate::identity::Revocations;
 use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::{Database, StoreError};
-use crate::tasks::Stop;
+use crate::tasks::{Stop, Stopper, TaskName};
 use crate::wire::close::CloseCode;
 
 /// Longest time between two reads. With the limit of a statement, a change is applied within five seconds.
@@ -40,13 +43,15 @@ const CLOSED_AFTER_MS: u64 = 3_600_000;
 /// The task that follows the changes.
 pub struct AccessWatch {
     dedicated: DedicatedConnection,
-    instance: InstanceId,
+    hub: Arc<HubState>,
     registry: Arc<Registry>,
     auth: Auth,
     /// The last change that was applied.
     revision: AccessRevision,
     /// Users whose connections are to be closed, and when.
     due: Vec<(Instant, UserId)>,
+    /// Ends the drain that runs.
+    drain: Option<Stopper>,
 }
 
 impl AccessWatch {
@@ -54,9 +59,10 @@ impl AccessWatch {
     ///
     /// # Errors
     /// When the database is unavailable or slow.
-    pub async fn begin(database: Database, instance: InstanceId, registry: Arc<Registry>, auth: Auth) -> Result<Self, StoreError> {
+    pub async fn begin(database: Database, hub: Arc<HubState>) -> Result<Self, StoreError> {
         let dedicated = DedicatedConnection::new(database, "access");
-        let mut watch = Self { dedicated, instance, registry, auth, revision: AccessRevision::default(), due: Vec::new() };
+        let (registry, auth) = (Arc::clone(&hub.delivery.registry), hub.auth.clone());
+        let mut watch = Self { dedicated, hub, registry, auth, revision: AccessRevision::default(), due: Vec::new(), drain: None };
         watch.read_everything().await?;
         Ok(watch)
     }
@@ -112,9 +118,7 @@ impl AccessWatch {
                 AccessChanges::Next(revision, changes) => {
                     let is_last = changes.is_empty() && revision == self.revision;
                     self.revision = revision;
-                    for change in changes {
-                        self.apply(change);
-                    }
+                    self.apply_all(changes);
                     if is_last {
                         break;
                     }
@@ -125,7 +129,7 @@ impl AccessWatch {
                 }
             }
         }
-        for renewal in access::take_renewals(self.dedicated.get().await?, self.instance).await? {
+        for renewal in access::take_renewals(self.dedicated.get().await?, self.hub.instance).await? {
             self.renew(&renewal);
         }
         Ok(())
@@ -142,6 +146,28 @@ impl AccessWatch {
 
     fn revocations(&self) -> &Revocations {
         self.auth.tokens.revocations()
+    }
+
+    /// Applies changes in their order. Single sessions that are closed one after the other are found in one walk over
+    /// all connections: an admin may close ten thousand at once.
+    fn apply_all(&mut self, changes: Vec<AccessChange>) {
+        let mut sessions = HashSet::new();
+        for change in changes {
+            if let AccessChange::Close(SessionsOf::Session(session)) = change {
+                sessions.insert(session);
+                continue;
+            }
+            self.close_sessions(&mut sessions);
+            self.apply(change);
+        }
+        self.close_sessions(&mut sessions);
+    }
+
+    fn close_sessions(&self, sessions: &mut HashSet<SessionId>) {
+        if !sessions.is_empty() {
+            close(&self.registry.of_sessions(sessions));
+            sessions.clear();
+        }
     }
 
     fn apply(&mut self, change: AccessChange) {
@@ -164,18 +190,23 @@ impl AccessWatch {
             }
             AccessChange::LiftRevocation(user) => self.revocations().lift(&user),
             AccessChange::Close(sessions) => {
-                let connections = match sessions {
-                    SessionsOf::Session(session) => self.registry.of_session(session).into_iter().collect(),
+                close(&match sessions {
+                    SessionsOf::Session(session) => self.registry.of_sessions(&HashSet::from([session])),
                     SessionsOf::User(user) => self.registry.of_user(&user),
                     SessionsOf::Account(account) => self.registry.of_account(&account),
-                };
-                tracing::info!(connections = connections.len(), "an admin closes sessions");
-                for connection in connections {
-                    connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: CLOSED_AFTER_MS });
-                }
+                });
             }
             AccessChange::ChangeKeys => self.auth.forget_keys(),
+            AccessChange::Drain(instance, window) if instance == self.hub.instance => self.drain(window),
+            AccessChange::Drain(..) => {}
         }
+    }
+
+    /// Begins to drain. A drain that runs ends: the newer order counts.
+    fn drain(&mut self, window: Duration) {
+        let (stopper, stop) = Stopper::new();
+        self.drain = Some(stopper);
+        self.hub.tasks.contained(TaskName::Drain, drain::run(Arc::clone(&self.hub), window, stop));
     }
 
     fn renew(&self, renewal: &TokenRenewal) {
@@ -183,6 +214,13 @@ impl AccessWatch {
         if let Some(connection) = connections.iter().find(|connection| connection.session == renewal.session) {
             renew(&self.registry, self.revocations(), connection, renewal);
         }
+    }
+}
+
+fn close(connections: &[Arc<Connection>]) {
+    tracing::info!(connections = connections.len(), "an admin closes sessions");
+    for connection in connections {
+        connection.send_queue.end(CloseOrder { close: CloseCode::ClosedByAdmin, after_ms: CLOSED_AFTER_MS });
     }
 }
 

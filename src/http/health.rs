@@ -1,7 +1,7 @@
 //! Tells whether the hub does its work, measured by its deliveries and appends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ pub struct Health {
     pulse: Arc<Pulse>,
     work: Arc<WriteHealth>,
     stopping: AtomicBool,
+    /// Drains that run: a new one may begin before the last one has ended.
+    drains: Arc<AtomicUsize>,
     started: Instant,
     durability: Option<Arc<Durability>>,
     key_sets: Vec<Arc<KeySet>>,
@@ -28,7 +30,15 @@ pub struct Health {
 
 impl Health {
     pub fn new(pulse: Arc<Pulse>, work: Arc<WriteHealth>) -> Self {
-        Self { pulse, work, stopping: AtomicBool::new(false), started: Instant::now(), durability: None, key_sets: Vec::new() }
+        Self {
+            pulse,
+            work,
+            stopping: AtomicBool::new(false),
+            drains: Arc::default(),
+            started: Instant::now(),
+            durability: None,
+            key_sets: Vec::new(),
+        }
     }
 
     /// Makes the hub not ready while the database's settings would lose a 201 in a crash.
@@ -64,6 +74,16 @@ impl Health {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// Clients should not be sent to this instance while the value lives.
+    pub fn drain(&self) -> RunningDrain {
+        self.drains.fetch_add(1, Ordering::Relaxed);
+        RunningDrain(Arc::clone(&self.drains))
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drains.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether the log was read to its head a moment ago.
     pub fn log_is_read(&self) -> bool {
         self.pulse.age() < STALE_AFTER
@@ -71,12 +91,21 @@ impl Health {
 
     /// Whether clients should be sent to this instance.
     pub fn is_ready(&self) -> bool {
-        self.log_is_read()
-            && self.work.appends_succeed()
-            && self.work.moves_succeed()
-            && !self.is_stopping()
-            && self.unsafe_setting().is_none()
-            && self.has_keys()
+        self.failing().is_empty()
+    }
+
+    /// The names of the checks that fail, as `/readyz?verbose` has them.
+    pub fn failing(&self) -> Vec<&'static str> {
+        let checks = [
+            ("log_read", self.log_is_read()),
+            ("durable", self.unsafe_setting().is_none()),
+            ("appends", self.work.appends_succeed()),
+            ("moves", self.work.moves_succeed()),
+            ("key_sets", self.has_keys()),
+            ("not_draining", !self.is_draining()),
+            ("not_stopping", !self.is_stopping()),
+        ];
+        checks.into_iter().filter(|(_, ok)| !ok).map(|(name, _)| name).collect()
     }
 
     /// Whether appends and the outbox relay succeed.
@@ -91,5 +120,15 @@ impl Health {
 
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// A drain that runs. Dropping it ends the drain.
+#[derive(Debug)]
+pub struct RunningDrain(Arc<AtomicUsize>);
+
+impl Drop for RunningDrain {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -57,6 +57,7 @@ pub async fn readyz(State(hub): State<Arc<HubState>>, RawQuery(query): RawQuery)
         appends: FailingCheck { ok: work.appends_succeed(), failing_ms: ms(work.appends_fail_for()), limit_ms: ms(APPENDS_FAIL_AFTER) },
         moves: WaitingCheck { ok: work.moves_succeed(), waiting_ms: ms(work.moves_wait_for()), limit_ms: ms(MOVES_FAIL_AFTER) },
         key_sets: PlainCheck { ok: health.has_keys() },
+        not_draining: PlainCheck { ok: !health.is_draining() },
         not_stopping: PlainCheck { ok: !health.is_stopping() },
     };
     let body = ReadinessBody { ready: health.is_ready(), checks };

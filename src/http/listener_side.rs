@@ -13,8 +13,8 @@ pub enum ListenerSide {
 
 /// Whether a path belongs to services, operators or probes.
 pub fn is_internal(path: &str) -> bool {
-    let prefixed = ["/api/internal/", "/api/admin/"].iter().any(|prefix| path.starts_with(prefix));
-    prefixed || matches!(path, "/stats" | "/metrics" | "/health" | "/livez" | "/readyz")
+    let prefixed = ["/api/internal/", "/api/admin/", "/admin/"].iter().any(|prefix| path.starts_with(prefix));
+    prefixed || matches!(path, "/admin" | "/stats" | "/metrics" | "/health" | "/livez" | "/readyz")
 }
 
 impl ListenerSide {

@@ -40,13 +40,17 @@ fn connections(hub: &HubState) -> Vec<(&'static str, f64)> {
 
 /// Adds the standard process metrics, where the system reports them.
 fn process(page: &mut PrometheusText) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    if let Some(kib) = resident {
-        page.gauge("process_resident_memory_bytes", "Resident memory.", kib * 1024.0);
+    if let Some(bytes) = resident_bytes() {
+        page.gauge("process_resident_memory_bytes", "Resident memory.", bytes as f64);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
         page.gauge("process_open_fds", "Open files and sockets.", files.count() as f64);
     }
+}
+
+/// The resident memory of this process, where the system reports it.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse::<u64>().ok()?;
+    Some(kib * 1024)
 }

@@ -18,8 +18,8 @@ use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
 use super::{
-    access, api_documents, audit, batch, device, history, members, metrics, notify, refused_admin, request, sdk, session_auth, sse, stats,
-    upgrade, why, ws_ticket,
+    access, api_documents, audit, batch, console, console_page, device, history, members, metrics, notify, refused_admin, request, sdk,
+    session_auth, sse, stats, upgrade, why, ws_ticket,
 };
 use crate::wire::problem::Problem;
 
@@ -72,6 +72,24 @@ pub fn routes(side: ListenerSide) -> Routes {
         .post("/api/admin/revocations", access::revoke)
         .delete("/api/admin/revocations/{user}", access::lift)
         .post("/api/admin/sessions/close", access::close)
+        .get("/api/admin/instances", console::instances::list)
+        .post("/api/admin/instances/{id}/drain", console::instances::drain)
+        .get("/api/admin/live", console::live::stream)
+        .get("/api/admin/settings", console::settings::list)
+        .get("/api/admin/keys", console::keys::list)
+        .get("/api/admin/analysts", console::analysts::list)
+        .get("/api/admin/upstream", console::upstream::list)
+        .post("/api/admin/upstream/{provider}/{user}", console::upstream::act)
+        .post("/api/admin/tokens", console::tokens::mint)
+        .get(console_page::PATH, console_page::page)
+        .get(console_page::SCRIPT_PATH, console_page::script)
+        .get(console_page::STYLE_PATH, console_page::style)
+        .get("/api/admin/sessions", console::sessions::list)
+        .get("/api/admin/users/{id}", console::users::show)
+        .get("/api/admin/users/{id}/notifications", console::users::notifications)
+        .post("/api/admin/users/{id}/ack", console::users::ack)
+        .get("/api/admin/log", console::log::rows)
+        .get("/api/admin/log/partitions", console::partitions::list)
         .get("/openapi.json", api_documents::openapi)
         .get("/asyncapi.json", api_documents::asyncapi)
         .get(sdk::PATH, sdk::recado_js)

@@ -252,9 +252,14 @@ fn without_trailing_slash(mut request: Request<Body>) -> Request<Body> {
     parts.path_and_query = path_and_query.parse().ok();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
+        request.extensions_mut().insert(TrailingSlash);
     }
     request
 }
+
+/// Marks a request whose path had a slash at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct TrailingSlash;
 
 /// Records when the response has been handed to the connection, and adds the `Keep-Alive` header.
 fn attended(mut response: Response<Body>, place: Arc<ConnectionSlot>, keep_alive: Option<HeaderValue>) -> Response<Body> {

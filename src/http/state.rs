@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::auth::Auth;
+use super::console_rules::ConsoleRules;
 use super::health::Health;
+use super::instance_history::InstanceHistory;
 use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
@@ -14,6 +16,7 @@ use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
 use crate::log::appender::AppendHandle;
+use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
 use crate::tasks::Tasks;
@@ -28,6 +31,9 @@ pub struct HubState {
     pub reader: Reader,
     pub auth: Auth,
     pub origins: Origins,
+    pub console: ConsoleRules,
+    /// What the instances told with their heartbeats.
+    pub instances: InstanceHistory,
     /// Refused requests to routes of admins, for the audit.
     pub refused_attempts: Arc<RefusedAttempts>,
     pub rates: NameRates,
@@ -40,6 +46,10 @@ pub struct HubState {
     pub budgets: UserBudgets,
     /// Permits for bodies of batches. A request without a permit waits for a while.
     pub batch_room: Semaphore,
+    /// Places for admins who follow the log.
+    pub log_followers: Arc<Semaphore>,
+    /// What retention keeps, to show it.
+    pub retention: RetentionPolicy,
     pub health: Health,
     pub sockets: SocketRules,
     pub max_connections: usize,

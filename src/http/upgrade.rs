@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::auth::{bearer, ticket_counts};
 use super::connection_slots::{SlotClass, vouch};
+use super::console_page;
 use super::problems::RefusedRequest;
 use super::socket::{self, Admission};
 use super::state::HubState;
@@ -28,14 +29,19 @@ use crate::wire::problem::Problem;
 const SUBPROTOCOL: &str = "recado.v1";
 /// A client that cannot set a header sends its token as one more subprotocol. The hub never echoes it.
 const TOKEN_SUBPROTOCOL: &str = "recado.bearer.";
+
+/// `GET /`. Old clients connect here.
 pub async fn root(
     state: State<Arc<HubState>>,
     headers: HeaderMap,
     query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, RefusedRequest> {
-    // Old clients connect to the root. A person who opens it gets a short answer.
     if !headers.contains_key(header::UPGRADE) {
+        if state.console.leads_from_root && console_page::is_browser(&headers) {
+            return Ok(console_page::lead());
+        }
+        // A program, or a person without a console, gets a short answer.
         return Ok(Json(json!({ "name": "recado", "version": env!("CARGO_PKG_VERSION"), "websocket": "/ws", "health": "/health" }))
             .into_response());
     }

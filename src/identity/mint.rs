@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value};
 
 use super::OwnSecret;
 use super::claim_path::ClaimPath;
 use super::issuer::ROLE_CLAIM;
+use super::token::TOKEN_MAX_BYTES;
 use crate::config::JwtRules;
 use crate::domain::{Principal, Role};
 
@@ -54,4 +55,46 @@ pub fn mint_with(
     named(ROLE_CLAIM, role.map(Role::as_str));
     let header = Header { kid: secret.kid.clone(), ..Header::new(Algorithm::HS256) };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret.secret.as_bytes())?)
+}
+
+/// Makes tokens of users with the hub's current secret.
+pub struct TokenMinter {
+    secret: OwnSecret,
+    rules: JwtRules,
+}
+
+/// A token, and when it expires.
+pub struct MintedToken {
+    pub token: String,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Why no token was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MintError {
+    /// The hub would refuse a token of this length.
+    TooLong,
+    /// The crypto library refused.
+    Refused,
+}
+
+impl TokenMinter {
+    pub const fn new(secret: OwnSecret, rules: JwtRules) -> Self {
+        Self { secret, rules }
+    }
+
+    /// Makes a token without a role, which lives for `ttl` or for as long as the hub's rules allow.
+    ///
+    /// # Errors
+    /// See [`MintError`].
+    pub fn mint(&self, who: &Principal, ttl: Duration) -> Result<MintedToken, MintError> {
+        let ttl = ttl.min(self.rules.max_lifetime);
+        // The claim has whole seconds.
+        let expires_at = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap_or_default() + ttl;
+        let token = mint_with(&self.secret, &self.rules, who, None, ttl).map_err(|_| MintError::Refused)?;
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(MintError::TooLong);
+        }
+        Ok(MintedToken { token, expires_at })
+    }
 }

@@ -36,7 +36,7 @@ pub use claims::{ACCOUNTS_MAX, Claims, TokenError};
 pub use file::{FileReaders, IdentityFile, IdentityFileError, parse};
 pub use issuer::{Issuer, IssuerRules};
 pub use key_set::{KeyChange, KeySet, KeySetRules, check_address};
-pub use mint::{mint, mint_with};
+pub use mint::{MintError, MintedToken, TokenMinter, mint, mint_with};
 pub use revocations::Revocations;
 pub use token::{COMMAND_LINE_SUBJECT, TOKEN_MAX_BYTES, TokenRules};
 pub use verification_key::VerificationKey;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::domain::InstanceId;
 use crate::store::audit::{self, ChainEnd};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::durability::Durability;
-use crate::store::instances::{self, SIGN_OF_LIFE};
+use crate::store::instances::{self, SIGN_OF_LIFE, SeenInstance};
 use crate::store::key_uses::KeyUses;
 use crate::store::keys;
 use crate::store::log_identity::LogMemory;
@@ -19,16 +20,33 @@ use crate::tasks::Stop;
 /// million rows are ready ahead; an append that finds none makes one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
+/// What this instance tells with its heartbeat, and who keeps what all instances tell.
+pub trait InstanceReports: Send + Sync {
+    /// What this instance does, as JSON.
+    fn report(&self) -> Value;
+    /// Keeps the rows that a heartbeat has read.
+    fn take(&self, seen: Vec<SeenInstance>);
+}
+
+/// The heartbeat of an instance.
+pub struct Heartbeat {
+    pub instance: InstanceId,
+    pub address: String,
+    pub reports: Box<dyn InstanceReports>,
+}
+
+impl Heartbeat {
+    async fn beat(&self, dedicated: &mut DedicatedConnection) -> Result<(), StoreError> {
+        let Self { instance, address, reports } = self;
+        let seen = instances::beat(dedicated.get().await?, *instance, address, &reports.report()).await?;
+        reports.take(seen);
+        Ok(())
+    }
+}
+
 /// Runs the chores until stopped, then records that the instance has stopped. `memory` stores the end of the log, and
 /// `key_uses` collects the keys that requests have used.
-pub async fn run(
-    database: Database,
-    instance: InstanceId,
-    address: String,
-    mut memory: Option<LogMemory>,
-    key_uses: KeyUses,
-    mut stop: Stop,
-) {
+pub async fn run(database: Database, heartbeat: Heartbeat, mut memory: Option<LogMemory>, key_uses: KeyUses, mut stop: Stop) {
     let durability = database.durability().cloned();
     let mut dedicated = DedicatedConnection::new(database, "maintenance");
     let mut partitions_at = Instant::now();
@@ -38,7 +56,7 @@ pub async fn run(
             None => Ok(()),
         };
         let done = match looked {
-            Ok(()) => round(&mut dedicated, instance, &address, &mut partitions_at, &key_uses).await,
+            Ok(()) => round(&mut dedicated, &heartbeat, &mut partitions_at, &key_uses).await,
             Err(error) => Err(error),
         };
         if let Err(error) = done {
@@ -53,7 +71,7 @@ pub async fn run(
     }
     keep(memory.as_mut());
     if let Ok(connection) = dedicated.get().await {
-        let _ = instances::ended(connection, instance).await;
+        let _ = instances::ended(connection, heartbeat.instance).await;
     }
 }
 
@@ -70,12 +88,11 @@ async fn look(dedicated: &mut DedicatedConnection, durability: &Durability) -> R
 
 async fn round(
     dedicated: &mut DedicatedConnection,
-    instance: InstanceId,
-    address: &str,
+    heartbeat: &Heartbeat,
     partitions_at: &mut Instant,
     key_uses: &KeyUses,
 ) -> Result<(), StoreError> {
-    instances::alive(dedicated.get().await?, instance, address).await?;
+    heartbeat.beat(dedicated).await?;
     let ended = instances::bury_the_dead(dedicated.get().await?).await?;
     if ended > 0 {
         tracing::info!(sessions = ended, "ended the sessions of a dead instance");

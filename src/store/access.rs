@@ -2,6 +2,8 @@
 //!
 //! `migrations/V20__access.sql` defines the tables. Each hub applies the changes in the order of their revisions.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use super::database::Reader;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::audit::Actor;
-use crate::domain::{AccountId, InstanceId, KeyTag, SessionId, TokenOrigin, UserId};
+use crate::domain::{AccountId, ClientId, InstanceId, KeyTag, SessionFilter, SessionId, TokenOrigin, Transport, UserId};
 
 /// The NOTIFY that tells of a change, or of a newer token.
 pub const ACCESS_CHANGED: &str = "access";
@@ -29,6 +31,8 @@ pub enum AccessChange {
     Close(SessionsOf),
     /// Ask for every service key again.
     ChangeKeys,
+    /// One instance moves its clients to others, within this time.
+    Drain(InstanceId, Duration),
 }
 
 /// Which sessions are to be closed.
@@ -72,7 +76,7 @@ pub enum AccessChanges {
 pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Result<AccessChanges, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT s.revision AS "last!", s.change_id AS "last_change!", c.revision AS "revision?", c.change_id AS "change_id?",
-                  c.kind AS "kind?", c.subject AS "subject?", c.not_before
+                  c.kind AS "kind?", c.subject AS "subject?", c.not_before, c.window_ms
              FROM recado.access_state s
              LEFT JOIN (SELECT * FROM recado.access_change WHERE revision >= $1 ORDER BY revision LIMIT $2) c ON true
             ORDER BY c.revision"#,
@@ -100,7 +104,7 @@ pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Re
             return Ok(AccessChanges::Lost);
         }
         at = AccessRevision { number, change: id };
-        match change(&kind, &subject, row.not_before) {
+        match change(&kind, &subject, row.not_before, row.window_ms) {
             Some(change) => changes.push(change),
             // Of a newer hub, or of a user who was erased. Ids were checked when the change was written.
             None => tracing::debug!(number, kind, "access change passed over"),
@@ -109,7 +113,7 @@ pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Re
     Ok(if at == after { AccessChanges::Lost } else { AccessChanges::Next(at, changes) })
 }
 
-fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>) -> Option<AccessChange> {
+fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>, window_ms: Option<i32>) -> Option<AccessChange> {
     let user = || UserId::parse(subject).ok();
     Some(match kind {
         "revoke_user" => AccessChange::RevokeUser(user()?, not_before?),
@@ -118,6 +122,10 @@ fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>) -> Optio
         "close_user" => AccessChange::Close(SessionsOf::User(user()?)),
         "close_account" => AccessChange::Close(SessionsOf::Account(AccountId::parse(subject).ok()?)),
         "change_keys" => AccessChange::ChangeKeys,
+        "drain_instance" => {
+            let window = Duration::from_millis(u64::try_from(window_ms?).ok()?);
+            AccessChange::Drain(InstanceId(Uuid::parse_str(subject).ok()?), window)
+        }
         _ => return None,
     })
 }
@@ -217,6 +225,51 @@ pub async fn close(reader: &Reader, sessions: &SessionsOf, actor: &Actor) -> Res
     let open = limited(ASK_LIMIT, closed.fetch_one(checkout.connection())).await?;
     checkout.done();
     Ok(open)
+}
+
+/// Orders an instance to drain. Returns how many sessions it has, as far as it has stored them; `None` if no live
+/// instance that can drain has this id.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn drain(reader: &Reader, instance: InstanceId, window: Duration, actor: &Actor) -> Result<Option<i64>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let ordered = sqlx::query_scalar!(
+        "SELECT recado.drain_instance($1, $2, $3, $4, $5)",
+        instance.0,
+        i32::try_from(window.as_millis()).unwrap_or(i32::MAX),
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let sessions = limited(ASK_LIMIT, ordered.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(sessions)
+}
+
+/// Closes the sessions that match on all hubs, if they are `expect`. Returns how many match, as far as the hubs have
+/// stored them; nothing is closed if that is another number.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn close_matching(reader: &Reader, filter: &SessionFilter, expect: i64, actor: &Actor) -> Result<i64, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let matching = sqlx::query_scalar!(
+        r#"SELECT recado.close_matching_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "matching!""#,
+        filter.user.as_ref().map(UserId::as_str),
+        filter.account.as_ref().map(AccountId::as_str),
+        filter.client.as_ref().map(ClientId::as_str),
+        filter.instance,
+        filter.transport.map(Transport::as_str),
+        filter.min_lag,
+        expect,
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    );
+    let matching = limited(ASK_LIMIT, matching.fetch_one(checkout.connection())).await?;
+    checkout.done();
+    Ok(matching)
 }
 
 /// A revocation in a list.

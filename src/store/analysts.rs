@@ -5,6 +5,7 @@
 use rand::RngCore;
 use sqlx::PgConnection;
 
+use super::database::Reader;
 use super::time_limit::{ASK_LIMIT, limited};
 use super::{StoreError, audit, scram};
 use crate::domain::AccountId;
@@ -247,22 +248,21 @@ pub struct Analyst {
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<Analyst>, StoreError> {
     let rows = sqlx::query_as!(
         Analyst,
-        r#"WITH tenant AS (SELECT recado.tenants() AS name)
-           SELECT r.rolname::text AS "name!",
-                  (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid) AS "connections!",
-                  coalesce(shobj_description(r.oid, 'pg_authid') = 'recado analyst', false) AS "made_here!",
-                  CASE WHEN NOT l.reads_everything THEN
-                       ARRAY(SELECT a.account_id FROM recado.analyst_account a WHERE a.login = r.rolname ORDER BY 1) END AS accounts
-             FROM pg_roles r
-            CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_auth_members m
-                                                 JOIN pg_roles g ON g.oid = m.roleid
-                                                WHERE m.member = r.oid AND g.rolname = recado.role_name('analyst')) AS reads_everything) l
-            WHERE r.rolcanlogin AND NOT r.rolsuper AND (l.reads_everything OR r.rolname IN (SELECT t.name FROM tenant t))
-            ORDER BY 1
-            LIMIT 1000"#
+        r#"SELECT name AS "name!", connections AS "connections!", made_here AS "made_here!", accounts FROM recado.list_analysts()"#
     )
     .fetch_all(connection);
     limited(ASK_LIMIT, rows).await
+}
+
+/// As [`list`], with a connection of a pool.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn list_all(reader: &Reader) -> Result<Vec<Analyst>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let listed = list(checkout.connection()).await?;
+    checkout.done();
+    Ok(listed)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! the others call [`record`] in the transaction of the act. Both name who the session acts for
 //! ([`super::Database::acting_as`]), unless the caller names another actor.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -12,8 +14,8 @@ use super::StoreError;
 use super::database::Reader;
 use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
-use crate::domain::StartTime;
 use crate::domain::audit::{Act, Actor, AuditFilter, AuditRow, Outcome, Pattern, Via};
+use crate::domain::{Principal, StartTime};
 
 /// The user of this process, for a command line.
 pub fn command_line() -> Actor {
@@ -96,6 +98,19 @@ pub async fn record(connection: &mut PgConnection, actor: Option<&Actor>, entry:
     )
     .fetch_optional(connection);
     limited(ASK_LIMIT, written).await?;
+    Ok(())
+}
+
+/// Records that a token of a user was made.
+///
+/// # Errors
+/// When the database is unavailable or slow. The token must not be handed out then.
+pub async fn record_minted(reader: &Reader, actor: &Actor, who: &Principal, ttl: Duration) -> Result<(), StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let details = json!({ "account_ids": who.accounts, "ttl_seconds": ttl.as_secs() });
+    let entry = Entry { object: None, user: Some(who.user.as_str()), ..Entry::done(Act::TokenMint, "").with_details(details) };
+    record(checkout.connection(), Some(actor), &entry).await?;
+    checkout.done();
     Ok(())
 }
 

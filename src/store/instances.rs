@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::StoreError;
@@ -13,23 +15,60 @@ pub const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// An instance without a heartbeat for this long counts as dead: it missed three.
 const DEAD_AFTER_SECONDS: f64 = 15.0;
 
-/// Inserts this instance, or renews its heartbeat.
+/// Most instances that one heartbeat reads.
+const READ_MAX: i64 = 1000;
+
+/// The row of a live instance.
+#[derive(Debug, Clone)]
+pub struct SeenInstance {
+    pub id: InstanceId,
+    pub address: String,
+    pub version: String,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    /// What it told with its last heartbeat; `None`: a hub of an earlier version.
+    pub sample: Option<Value>,
+}
+
+/// Inserts this instance, or renews its heartbeat, and tells its sample. Returns all live instances, the oldest first:
+/// one statement, so that the samples of all cost no further round trip.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn alive(connection: &mut PgConnection, id: InstanceId, address: &str) -> Result<(), StoreError> {
-    let written = sqlx::query!(
-        r#"INSERT INTO recado.instance (instance_id, address, version, backend_pid)
-           VALUES ($1, $2, $3, pg_backend_pid())
-           ON CONFLICT (instance_id) DO UPDATE
-              SET seen_at = clock_timestamp(), ended_at = NULL, backend_pid = excluded.backend_pid, gone_at = NULL"#,
+pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, sample: &Value) -> Result<Vec<SeenInstance>, StoreError> {
+    let rows = sqlx::query!(
+        r#"WITH mine AS (
+               INSERT INTO recado.instance (instance_id, address, version, backend_pid, sample)
+               VALUES ($1, $2, $3, pg_backend_pid(), $4)
+               ON CONFLICT (instance_id) DO UPDATE
+                  SET seen_at = clock_timestamp(), ended_at = NULL, backend_pid = excluded.backend_pid, gone_at = NULL,
+                      sample = excluded.sample
+            RETURNING instance_id, address, version, started_at, seen_at, sample)
+           SELECT instance_id AS "instance_id!", address AS "address!", version AS "version!", started_at AS "started_at!",
+                  seen_at AS "seen_at!", sample
+             FROM (SELECT * FROM mine
+                    UNION ALL
+                   SELECT i.instance_id, i.address, i.version, i.started_at, i.seen_at, i.sample
+                     FROM recado.instance i
+                    WHERE i.ended_at IS NULL AND i.instance_id <> $1) live
+            ORDER BY started_at, instance_id
+            LIMIT $5"#,
         id.0,
         address,
         env!("CARGO_PKG_VERSION"),
+        sample,
+        READ_MAX,
     )
-    .execute(connection);
-    limited(ASK_LIMIT, written).await?;
-    Ok(())
+    .fetch_all(connection);
+    let seen = limited(ASK_LIMIT, rows).await?.into_iter().map(|row| SeenInstance {
+        id: InstanceId(row.instance_id),
+        address: row.address,
+        version: row.version,
+        started_at: row.started_at,
+        seen_at: row.seen_at,
+        sample: row.sample,
+    });
+    Ok(seen.collect())
 }
 
 /// Records that this instance has stopped in good order.

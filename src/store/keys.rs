@@ -248,6 +248,17 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedKey>, Store
     Ok(listed.collect())
 }
 
+/// As [`list`], with a connection of a pool.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn list_all(reader: &Reader) -> Result<Vec<ListedKey>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let listed = list(checkout.connection()).await?;
+    checkout.done();
+    Ok(listed)
+}
+
 /// Finds the callers that these keys belong to, with their scopes. Keys that are not valid, or no longer, are left out.
 /// An expired key is not left out, so that the refusal can say why.
 ///

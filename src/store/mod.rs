@@ -24,6 +24,7 @@ pub mod analysts;
 pub mod append;
 pub mod audit;
 mod cleartext;
+pub mod console;
 pub mod database;
 mod database_route;
 pub mod dedicated_connection;

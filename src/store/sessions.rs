@@ -161,17 +161,18 @@ pub async fn live_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> R
     Ok(rows.into_iter().map(StoredSession::from).collect())
 }
 
-struct StoredSessionRow {
-    session_id: Uuid,
-    instance_id: Uuid,
-    user_id: String,
-    account_ids: Vec<String>,
-    client_id: String,
-    transport: String,
-    sent_seq: i64,
-    acked_seq: i64,
-    connected_at: DateTime<Utc>,
-    last_activity_at: DateTime<Utc>,
+/// The same as columns of a query.
+pub(super) struct StoredSessionRow {
+    pub session_id: Uuid,
+    pub instance_id: Uuid,
+    pub user_id: String,
+    pub account_ids: Vec<String>,
+    pub client_id: String,
+    pub transport: String,
+    pub sent_seq: i64,
+    pub acked_seq: i64,
+    pub connected_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
 }
 
 impl From<StoredSessionRow> for StoredSession {

@@ -31,20 +31,40 @@ const FACTS: i64 = 1000;
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn facts(reader: &Reader, user: &UserId, seq: Seq) -> Result<WhyFacts, StoreError> {
+    let mut found = facts_of(reader, user, &[seq]).await?;
+    // There are facts of each number.
+    found.pop().ok_or(StoreError::Broken(sqlx::Error::RowNotFound))
+}
+
+/// Collects the facts of several numbers, in one snapshot.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn facts_of(reader: &Reader, user: &UserId, seqs: &[Seq]) -> Result<Vec<WhyFacts>, StoreError> {
     let mut checkout = reader.checkout().await?;
     let connection = checkout.connection();
     limited(ASK_LIMIT, sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection)).await?;
+    let (ever_connected, accounts, follows_members) = accounts(connection, user).await?;
+    let mut found = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        let facts = WhyFacts { ever_connected, accounts: accounts.clone(), follows_members, ..of_one(connection, user, *seq).await? };
+        found.push(facts);
+    }
+    limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
+    checkout.done();
+    Ok(found)
+}
+
+/// Collects the facts of one number, without the user's accounts.
+async fn of_one(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Result<WhyFacts, StoreError> {
     let mut facts = log_row(connection, user, seq).await?;
     let (since, kind) = facts.row.as_ref().map_or((facts.now, String::new()), |row| (row.created_at, row.kind.clone()));
     facts.sessions = sessions(connection, user, facts.log_id, since, seq, &kind).await?;
     let clients: BTreeSet<&str> = facts.sessions.iter().map(|s| s.client.as_str()).collect();
     facts.devices = devices(connection, user, facts.log_id, seq, &Vec::from_iter(clients)).await?;
-    (facts.ever_connected, facts.accounts, facts.follows_members) = accounts(connection, user).await?;
     if let Some(account) = facts.row.as_ref().and_then(|row| row.whom.account()) {
         facts.membership = membership(connection, user, account, seq).await?;
     }
-    limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
-    checkout.done();
     Ok(facts)
 }
 
@@ -238,7 +258,7 @@ async fn membership(connection: &mut PgConnection, user: &UserId, account: &str,
 
 /// Whether any session of the user is stored, and of the newest ones: the accounts, and whether the accounts of the
 /// table `recado.member` counted for one.
-async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>, bool), StoreError> {
+pub(super) async fn accounts(connection: &mut PgConnection, user: &UserId) -> Result<(bool, Vec<String>, bool), StoreError> {
     let row = sqlx::query!(
         r#"SELECT count(*) > 0 AS "any!", coalesce(array_agg(DISTINCT a.account_id) FILTER (WHERE a.account_id IS NOT NULL), '{}') AS "accounts!",
                   coalesce(bool_or(s.follows_members), false) AS "follows_members!"

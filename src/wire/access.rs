@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::console::sessions::FilterFields;
 use super::problem::{FieldError, Problem, read_body};
-use crate::domain::{AccountId, SessionId, UserId};
+use crate::domain::{AccountId, SessionFilter, SessionId, UserId};
 
 /// Longest reason, in characters.
 const REASON_MAX: usize = 500;
@@ -25,6 +26,11 @@ pub enum CloseBody {
     Session(SessionId),
     User(UserId),
     Account(AccountId),
+    /// The sessions that match, if they are as many as expected.
+    Matching {
+        filter: SessionFilter,
+        expect: i64,
+    },
 }
 
 fn broken(errors: Vec<FieldError>) -> Problem {
@@ -69,7 +75,7 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 impl CloseBody {
-    /// Reads `{"session_id":"…"}`, `{"user_id":"…"}` or `{"account_id":"…"}`.
+    /// Reads `{"session_id":"…"}`, `{"user_id":"…"}`, `{"account_id":"…"}` or `{"filter":{…},"expect":N}`.
     ///
     /// # Errors
     /// 400 for malformed JSON, 422 for any other body.
@@ -80,20 +86,29 @@ impl CloseBody {
             session_id: Option<String>,
             user_id: Option<String>,
             account_id: Option<String>,
+            filter: Option<FilterFields>,
+            expect: Option<i64>,
         }
-        let fields = read_body(body, r#"the body is {"session_id":"…"}, {"user_id":"…"} or {"account_id":"…"} and nothing else"#)?;
+        let form = r#"the body is {"session_id":"…"}, {"user_id":"…"}, {"account_id":"…"} or {"filter":{…},"expect":N} and nothing else"#;
+        let fields: Fields = read_body(body, form)?;
         let wrong = |name: &str, detail: &str| broken(vec![FieldError::new(format!("/{name}"), detail.to_owned())]);
         match fields {
-            Fields { session_id: Some(id), user_id: None, account_id: None } => {
+            Fields { session_id: Some(id), user_id: None, account_id: None, filter: None, expect: None } => {
                 Uuid::parse_str(&id).map(|id| Self::Session(SessionId(id))).map_err(|_| wrong("session_id", "must be a UUID"))
             }
-            Fields { session_id: None, user_id: Some(id), account_id: None } => {
+            Fields { session_id: None, user_id: Some(id), account_id: None, filter: None, expect: None } => {
                 UserId::parse(&id).map(Self::User).map_err(|error| wrong("user_id", &error.to_string()))
             }
-            Fields { session_id: None, user_id: None, account_id: Some(id) } => {
+            Fields { session_id: None, user_id: None, account_id: Some(id), filter: None, expect: None } => {
                 AccountId::parse(&id).map(Self::Account).map_err(|error| wrong("account_id", &error.to_string()))
             }
-            _ => Err(Problem::new(422, "invalid_field", "the body must have exactly one of session_id, user_id and account_id")),
+            Fields { session_id: None, user_id: None, account_id: None, filter: Some(filter), expect } => {
+                let filter = filter.read().map_err(broken)?;
+                let expect = expect.filter(|expect| *expect >= 0);
+                let expect = expect.ok_or_else(|| wrong("expect", "must be the number of sessions that you expect to match"))?;
+                Ok(Self::Matching { filter, expect })
+            }
+            _ => Err(Problem::new(422, "invalid_field", "the body must have exactly one of session_id, user_id, account_id and filter")),
         }
     }
 }
@@ -123,6 +138,22 @@ mod tests {
         assert_eq!(read(r#"{"user_id":"ann"}"#), Ok(CloseBody::User(UserId::parse("ann").unwrap())));
         assert_eq!(read(r#"{"account_id":"7"}"#), Ok(CloseBody::Account(AccountId::parse("7").unwrap())));
         assert!(matches!(read(r#"{"session_id":"01a22930-4bdb-7001-9423-bfcc54f7d963"}"#), Ok(CloseBody::Session(_))));
+        let matching = read(r#"{"filter":{"account":"7","min_lag":100},"expect":3}"#);
+        let filter = SessionFilter { account: AccountId::parse("7").ok(), min_lag: Some(100), ..SessionFilter::default() };
+        assert_eq!(matching, Ok(CloseBody::Matching { filter, expect: 3 }));
+        for (bad, pointers) in [
+            (r#"{"filter":{},"expect":3}"#, vec!["/filter"]),
+            (r#"{"filter":{"user":null},"expect":3}"#, vec!["/filter"]),
+            (r#"{"filter":{"min_lag":0,"transport":"x"},"expect":3}"#, vec!["/filter/transport", "/filter/min_lag"]),
+            (r#"{"filter":{"user":"ann"}}"#, vec!["/expect"]),
+            (r#"{"filter":{"user":"ann"},"expect":-1}"#, vec!["/expect"]),
+            (r#"{"filter":{"usr":"ann"},"expect":1}"#, vec![]),
+            (r#"{"user_id":"ann","expect":1}"#, vec![]),
+        ] {
+            let refused = read(bad).unwrap_err();
+            let found: Vec<&str> = refused.errors.iter().map(|error| error.pointer.as_str()).collect();
+            assert_eq!((refused.status, found), (422, pointers), "{bad}");
+        }
         for bad in
             [r#"{}"#, r#"{"user_id":"ann","account_id":"7"}"#, r#"{"session_id":"1"}"#, r#"{"user_id":"a b"}"#, r#"{"account_id":""}"#]
         {

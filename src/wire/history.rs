@@ -124,13 +124,13 @@ pub fn seq(text: &str) -> Option<Seq> {
     text.parse().ok().and_then(Seq::new)
 }
 
-fn wrong(name: &str, detail: &str) -> FieldError {
+pub(super) fn wrong(name: &str, detail: &str) -> FieldError {
     // The answer repeats at most 64 characters of the name that was sent.
     let name: String = name.chars().take(64).collect();
     FieldError::new(format!("/{}", name.replace('~', "~0").replace('/', "~1")), detail)
 }
 
-fn refuse(mut errors: Vec<FieldError>, detail: &str) -> Result<(), Problem> {
+pub(super) fn refuse(mut errors: Vec<FieldError>, detail: &str) -> Result<(), Problem> {
     errors.truncate(ERRORS_MAX);
     if errors.is_empty() { Ok(()) } else { Err(Problem::new(422, "invalid_field", detail).with_errors(errors)) }
 }

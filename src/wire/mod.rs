@@ -11,6 +11,7 @@ mod borrowed_str;
 pub mod client_frame;
 pub mod close;
 pub mod cloudevents;
+pub mod console;
 pub mod history;
 pub mod json;
 pub mod lines;

@@ -16,6 +16,7 @@ pub struct ReadinessChecks {
     pub appends: FailingCheck,
     pub moves: WaitingCheck,
     pub key_sets: PlainCheck,
+    pub not_draining: PlainCheck,
     pub not_stopping: PlainCheck,
 }
 

@@ -76,7 +76,8 @@ fn word(why: &WhyAnswer) -> &'static str {
     }
 }
 
-fn verdict_word(verdict: DeviceVerdict) -> &'static str {
+/// The verdict, as answers name it.
+pub fn verdict_word(verdict: DeviceVerdict) -> &'static str {
     match verdict {
         DeviceVerdict::Acked { .. } => "acked",
         DeviceVerdict::Sent(_) => "sent",

@@ -54,6 +54,19 @@ async fn member(hub: &TestHub, method: &str, user: &str, bearer: &str) -> u16 {
     http_client().request(method.parse().unwrap(), url).bearer_auth(bearer).send().await.unwrap().status().as_u16()
 }
 
+/// Drains the hub; returns the object of the act.
+async fn drain(hub: &TestHub, admin: &str) -> String {
+    let (_, health) = hub.get("/health", None).await.unwrap();
+    let instance = serde_json::from_str::<Value>(&health).unwrap()["instance"].as_str().unwrap().to_owned();
+    let url = format!("http://{}/api/admin/instances/{instance}/drain", hub.address);
+    eventually("the hub has told its first sample", PATIENCE, async || {
+        let answer = http_client().post(&url).bearer_auth(admin).json(&json!({ "window_seconds": 0 })).send().await.unwrap();
+        (answer.status() == 202).then_some(())
+    })
+    .await;
+    format!("instance/{instance}")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_act_is_recorded_whichever_way_it_takes() {
     let db = TestDb::new().await;
@@ -92,13 +105,19 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     assert_eq!((member(&hub, "PUT", "ann", hub.key()).await, member(&hub, "DELETE", "ann", hub.key()).await), (200, 200));
     assert_eq!(member(&hub, "PUT", "ann", "rck_no").await, 401);
     let admin = db.admin_key();
+    db.run("INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq) SELECT 'bob', 'web', log_id, 0 FROM recado.meta").await;
     for (path, body) in [
         ("/api/admin/revocations", json!({ "user_id": "bob", "reason": "lost a laptop" })),
         ("/api/admin/sessions/close", json!({ "account_id": "7" })),
+        ("/api/admin/users/bob/ack", json!({ "client_id": "web", "seq": 1 })),
     ] {
         let url = format!("http://{}{path}", hub.address);
         assert_eq!(http_client().post(url).bearer_auth(&admin).json(&body).send().await.unwrap().status(), 200, "{path}");
     }
+    let url = format!("http://{}/api/admin/tokens", hub.address);
+    let minted = http_client().post(url).bearer_auth(&admin).json(&json!({ "user_id": "carl" })).send().await.unwrap();
+    assert_eq!(minted.status(), 200);
+    let instance = drain(&hub, &admin).await;
     let url = format!("http://{}/api/admin/revocations/bob", hub.address);
     assert_eq!(http_client().delete(url).bearer_auth(&admin).send().await.unwrap().status(), 200);
     let post = hub.post(&note("to be erased").to_user("ann")).await;
@@ -130,6 +149,9 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("secret.forget", vec![("jwt", "started"), ("jwt", "done")]),
         ("secret.change", vec![("jwt", "done")]),
         ("session.close", vec![("account/7", "done")]),
+        ("token.mint", vec![("-", "done")]),
+        ("instance.drain", vec![(instance.as_str(), "done")]),
+        ("device.ack", vec![("device/web", "done")]),
         ("member.add", vec![("account/7", "done")]),
         ("member.remove", vec![("account/7", "done")]),
         ("notification.erase", vec![("erasure/1", "started"), ("erasure/1", "done")]),
@@ -199,6 +221,9 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "user.lift",
         "user.revoke",
         "session.close",
+        "token.mint",
+        "instance.drain",
+        "device.ack",
         "admin.request",
         "hub.start",
         "audit.retain",

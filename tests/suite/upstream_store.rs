@@ -95,7 +95,7 @@ async fn a_frozen_owner_does_nothing_when_it_wakes() {
     let (mut frozen, mut next) = (Owner::on(&db).await, Owner::on(&db).await);
     let lease = frozen.claim_one(SHORT).await;
     let id = new(give(&db, &command("ann", "b-1", "1"), LONG).await);
-    let asked = admin::ask(&mut next.connection, &user("ann"), None, AdminRequest::Reconnect).await.unwrap();
+    let asked = admin::ask(&mut next.connection, &user("ann"), None, AdminRequest::Reconnect, None).await.unwrap();
     assert_eq!(asked, 1);
     lease_is_over(&db).await;
     does_nothing(&db, &mut frozen, &lease).await;
@@ -376,7 +376,7 @@ async fn what_has_ended_begins_again_with_a_new_connection_or_a_command() {
     want(&db, &["ann"]).await;
     assert!(owner.claim(LONG).await.is_empty());
     // An admin may.
-    assert_eq!(admin::ask(&mut owner.connection, &user("ann"), Some(&provider("p")), AdminRequest::Reconnect).await.unwrap(), 1);
+    assert_eq!(admin::ask(&mut owner.connection, &user("ann"), Some(&provider("p")), AdminRequest::Reconnect, None).await.unwrap(), 1);
     owner.claim_one(LONG).await;
 }
 

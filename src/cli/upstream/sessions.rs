@@ -111,7 +111,7 @@ async fn ask(database: &Database, which: &Which, asked: AdminRequest) -> Result<
     let provider = which.provider.as_deref().map(ProviderName::parse).transpose();
     let provider = provider.map_err(|error| CliFailure::other(format!("--provider {error}")))?;
     let mut connection = database.connect("upstream").await?;
-    match admin::ask(&mut connection, &user, provider.as_ref(), asked).await? {
+    match admin::ask(&mut connection, &user, provider.as_ref(), asked, None).await? {
         0 => Err(CliFailure::other(format!("{user} has no such session; recado upstream ls shows the existing ones"))),
         1 => {
             eprintln!("asked: {} of one session", asked.as_str());

@@ -1,5 +1,6 @@
 //! Finds the connections that must end before their clients want to.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{CloseOrder, Connection, Registry};
@@ -52,12 +53,12 @@ impl Registry {
         keys.into_iter().flatten().map(|key| Arc::clone(&inside.connections[*key])).collect()
     }
 
-    /// The connection of a session, if this instance has it.
-    pub fn of_session(&self, session: SessionId) -> Option<Arc<Connection>> {
-        let mut found = None;
+    /// The connections of these sessions that this instance has, in one walk over all.
+    pub fn of_sessions(&self, sessions: &HashSet<SessionId>) -> Vec<Arc<Connection>> {
+        let mut found = Vec::new();
         self.each(|connection| {
-            if connection.session == session {
-                found = Some(Arc::clone(connection));
+            if sessions.contains(&connection.session) {
+                found.push(Arc::clone(connection));
             }
         });
         found

@@ -1,16 +1,14 @@
 //! Shows provider sessions to admins, and passes the admins' requests to the owners.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::leases::AdminRequest;
 use super::user;
-use crate::domain::audit::Act;
+use crate::domain::audit::Actor;
 use crate::domain::{ProviderName, UserId};
 use crate::store::StoreError;
-use crate::store::audit::{self, Entry};
 use crate::store::database::Reader;
 use crate::store::time_limit::{ASK_LIMIT, limited};
 
@@ -35,20 +33,40 @@ pub struct SessionOverview {
     pub asked: Option<String>,
 }
 
+/// Which sessions are looked for. `None` finds all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSessions {
+    pub user: Option<UserId>,
+    pub state: Option<String>,
+    pub limit: i64,
+}
+
 /// Lists the sessions that are wanted or held, of one user or of all, by provider and user, at most `most`.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn list(connection: &mut PgConnection, of: Option<&UserId>, most: i64) -> Result<Vec<SessionOverview>, StoreError> {
+    list_in(connection, of, None, most).await
+}
+
+/// As [`list`], of one state or of all.
+async fn list_in(
+    connection: &mut PgConnection,
+    of: Option<&UserId>,
+    state: Option<&str>,
+    most: i64,
+) -> Result<Vec<SessionOverview>, StoreError> {
     let rows = sqlx::query_as!(
         SessionOverview,
         r#"SELECT provider, user_id, state, coalesce(state = 'live' AND lease_until > clock_timestamp(), false) AS "is_live!", attempts,
                   owner, term, lease_until, wanted_until, next_try_at, connected_at, last_message_at, error, asked
              FROM recado.upstream_session
-            WHERE user_id = $1 OR $1 IS NULL AND (owner IS NOT NULL OR wanted_until > statement_timestamp())
+            WHERE (user_id = $1 OR $1 IS NULL AND (owner IS NOT NULL OR wanted_until > statement_timestamp()))
+              AND (state = $2 OR $2 IS NULL)
             ORDER BY provider, user_id
-            LIMIT $2"#,
+            LIMIT $3"#,
         of.map(UserId::as_str),
+        state,
         most,
     )
     .fetch_all(connection);
@@ -64,6 +82,29 @@ pub async fn list_all(reader: &Reader, most: i64) -> Result<Vec<SessionOverview>
     let rows = list(checkout.connection(), None, most).await?;
     checkout.done();
     Ok(rows)
+}
+
+/// The provider sessions of a page of the console.
+pub struct FoundSessions {
+    pub sessions: Vec<SessionOverview>,
+    /// The last commands of the user, newest first; `None`: no user was asked for.
+    pub commands: Option<Vec<CommandOverview>>,
+}
+
+/// Finds sessions of one user or of all, in one state or in any, and a user's last commands.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn find(reader: &Reader, wanted: &WantedSessions, commands: i64) -> Result<FoundSessions, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let WantedSessions { user, state, limit } = wanted;
+    let sessions = list_in(checkout.connection(), user.as_ref(), state.as_deref(), *limit).await?;
+    let commands = match user {
+        Some(user) => Some(last_commands(checkout.connection(), user, commands).await?),
+        None => None,
+    };
+    checkout.done();
+    Ok(FoundSessions { sessions, commands })
 }
 
 /// Lists the users that have a live session.
@@ -119,44 +160,38 @@ pub async fn last_commands(connection: &mut PgConnection, of: &UserId, most: i64
 }
 
 /// Asks the owners of a user's sessions, with one provider or all, for something. Without an owner, it is done at once.
-/// Returns the number of sessions. A released session stays so until the user's next connection.
+/// Returns the number of sessions. A released session stays so until the user's next connection. Without `actor` the
+/// audit names who the session acts for.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn ask(connection: &mut PgConnection, of: &UserId, with: Option<&ProviderName>, asked: AdminRequest) -> Result<u64, StoreError> {
-    let mut transaction = limited(ASK_LIMIT, connection.begin()).await?;
+pub async fn ask(
+    connection: &mut PgConnection,
+    of: &UserId,
+    with: Option<&ProviderName>,
+    asked: AdminRequest,
+    actor: Option<&Actor>,
+) -> Result<u64, StoreError> {
     let done = sqlx::query_scalar!(
-        r#"WITH asked AS (
-               UPDATE recado.upstream_session s
-                  SET asked = CASE WHEN s.lease_until > clock_timestamp() THEN $3 END,
-                      state = CASE WHEN s.lease_until > clock_timestamp() THEN s.state WHEN $3 = 'release' THEN 'released' ELSE 'waiting' END,
-                      owner = CASE WHEN s.lease_until > clock_timestamp() THEN s.owner END,
-                      lease_until = CASE WHEN s.lease_until > clock_timestamp() THEN s.lease_until END,
-                      attempts = CASE WHEN s.lease_until > clock_timestamp() THEN s.attempts ELSE 0 END,
-                      next_try_at = CASE WHEN s.lease_until > clock_timestamp() THEN s.next_try_at ELSE clock_timestamp() END,
-                      -- Anew means a new sign-in, too.
-                      secret = CASE WHEN s.lease_until > clock_timestamp() THEN s.secret END,
-                      error = CASE WHEN s.lease_until > clock_timestamp() THEN s.error END,
-                      version = nextval('recado.upstream_version'), updated_at = clock_timestamp()
-                WHERE s.user_id = $1 AND (s.provider = $2 OR $2 IS NULL)
-            RETURNING s.provider, s.user_id)
-           SELECT count(recado.upstream_hint('ask') AND recado.upstream_hint('want')
-                        AND recado.upstream_hint('state', provider, user_id)) AS "done!"
-             FROM asked"#,
+        r#"SELECT recado.ask_upstream($1, $2, $3, $4, $5, $6) AS "done!""#,
         of.as_str(),
         with.map(ProviderName::as_str),
         asked.as_str(),
+        actor.map(|actor| actor.who.as_str()),
+        actor.map(|actor| actor.via.as_str()),
+        actor.and_then(|actor| actor.address.as_deref()),
     )
-    .fetch_one(&mut *transaction);
-    let done = limited(ASK_LIMIT, done).await?.unsigned_abs();
-    let act = match asked {
-        AdminRequest::Reconnect => Act::UpstreamReconnect,
-        AdminRequest::Release => Act::UpstreamRelease,
-    };
-    let provider = with.map_or("*", ProviderName::as_str);
-    let entry = if done > 0 { Entry::done(act, provider) } else { Entry::failed(act, provider, "the user has no such session") };
-    let entry = Entry { user: Some(of.as_str()), details: json!({ "sessions": done }), ..entry };
-    audit::record(&mut transaction, None, &entry).await?;
-    limited(ASK_LIMIT, transaction.commit()).await?;
+    .fetch_one(connection);
+    Ok(limited(ASK_LIMIT, done).await?.unsigned_abs())
+}
+
+/// As [`ask`], with a connection of a pool.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn ask_as(reader: &Reader, of: &UserId, with: &ProviderName, asked: AdminRequest, actor: &Actor) -> Result<u64, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let done = ask(checkout.connection(), of, Some(with), asked, Some(actor)).await?;
+    checkout.done();
     Ok(done)
 }

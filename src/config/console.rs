@@ -1,0 +1,106 @@
+//! Decides whether this hub serves the console and its playground.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::reading::{FOLDER, Reading};
+use super::{Config, Values};
+
+/// A setting that follows the address of the listener unless it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AutoSwitch {
+    Auto,
+    On,
+    Off,
+}
+
+impl AutoSwitch {
+    const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+
+    fn is_on(self, automatic: bool) -> bool {
+        match self {
+            Self::Auto => automatic,
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
+/// The settings of the console.
+#[derive(Debug, Clone)]
+pub struct ConsoleSettings {
+    admin: AutoSwitch,
+    playground: AutoSwitch,
+    /// Serves the page's files from this folder. For work on the page: only a debug build reads the variable.
+    pub folder: Option<PathBuf>,
+}
+
+impl ConsoleSettings {
+    pub(super) fn read(read: &mut Reading<'_>) -> Self {
+        Self {
+            admin: read.choice("RECADO_ADMIN", &AutoSwitch::WORDS),
+            playground: read.choice("RECADO_PLAYGROUND", &AutoSwitch::WORDS),
+            folder: folder(read.values),
+        }
+    }
+}
+
+fn folder(values: &Values) -> Option<PathBuf> {
+    values.get(FOLDER).filter(|_| cfg!(debug_assertions)).map(PathBuf::from)
+}
+
+impl Config {
+    /// The address of the listener that serves the console.
+    fn console_bind(&self) -> IpAddr {
+        self.internal_bind.map_or(self.bind, |internal| internal.ip())
+    }
+
+    /// Whether this hub serves the console.
+    pub fn serves_console(&self) -> bool {
+        self.console.admin.is_on(self.console_bind().is_loopback())
+    }
+
+    /// Whether the console's playground may get tokens of users. A page can reach only its own origin, and the internal
+    /// listener serves no stream: with `RECADO_INTERNAL_BIND` the playground could not work.
+    pub fn serves_playground(&self) -> bool {
+        self.serves_console() && self.internal_bind.is_none() && self.console.playground.is_on(self.bind.is_loopback())
+    }
+
+    /// Whether a browser that opens `/` is sent to the console: both must be on the same listener.
+    pub fn leads_to_console(&self) -> bool {
+        self.serves_console() && self.internal_bind.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MachineEnvironment;
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)]) -> Config {
+        let values = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from_values(&values, MachineEnvironment::default()).unwrap()
+    }
+
+    #[test]
+    fn the_console_follows_the_listener_that_would_serve_it() {
+        let served = |pairs: &[(&str, &str)]| {
+            let config = load(pairs);
+            (config.serves_console(), config.serves_playground(), config.leads_to_console())
+        };
+        assert_eq!(served(&[]), (true, true, true));
+        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0"), ("RECADO_ADMIN", "on")]), (true, false, true));
+        assert_eq!(served(&[("RECADO_BIND", "::"), ("RECADO_ADMIN", "on"), ("RECADO_PLAYGROUND", "on")]), (true, true, true));
+        assert_eq!(served(&[("RECADO_ADMIN", "off"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_PLAYGROUND", "off")]), (true, false, true));
+        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "127.0.0.1:0"), ("RECADO_BIND", "0.0.0.0")]), (true, false, false));
+        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "10.0.0.5:0"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
+    }
+
+    #[test]
+    fn a_folder_of_the_page_is_for_debug_builds() {
+        assert_eq!(load(&[(FOLDER, "/page")]).console.folder, Some(PathBuf::from("/page")));
+        assert_eq!(load(&[]).console.folder, None);
+    }
+}

@@ -1,0 +1,15 @@
+//! Serves the routes of the console: each reads or acts for admins.
+
+pub mod analysts;
+pub mod instance_report;
+pub mod instances;
+pub mod keys;
+pub mod live;
+pub mod log;
+mod log_stream;
+pub mod partitions;
+pub mod sessions;
+pub mod settings;
+pub mod tokens;
+pub mod upstream;
+pub mod users;

@@ -1,0 +1,39 @@
+//! Serves `POST /api/admin/tokens`: a short token of a user, for the playground.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::auth::actor;
+use crate::http::problems::RefusedRequest;
+use crate::http::query::no_store;
+use crate::http::request::{BODY_MAX_BYTES, Media, media, whole_body};
+use crate::http::state::HubState;
+use crate::identity::MintError;
+use crate::store::audit;
+use crate::wire::console::tokens::{MintedBody, TokenBody};
+use crate::wire::problem::Problem;
+use crate::wire::server_frame::timestamp;
+
+pub async fn mint(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
+    let caller = hub.auth.admin(&headers).await?;
+    let Some(minter) = &hub.console.minter else {
+        let detail = "the playground is off here; RECADO_PLAYGROUND=on turns it on, and recado token makes a token on the hub's machine";
+        return Err(Problem::new(403, "playground_off", detail).into());
+    };
+    media(&headers, &[Media::Json])?;
+    let TokenBody { who, ttl } = TokenBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
+    let minted = minter.mint(&who, ttl).map_err(|error| match error {
+        MintError::TooLong => Problem::new(422, "invalid_field", "the token would be too long; name fewer accounts"),
+        MintError::Refused => Problem::new(500, "internal", "the token could not be made"),
+    })?;
+    // Before the token is handed out: there is no token without its row.
+    audit::record_minted(&hub.reader, &actor(&headers, &caller), &who, ttl).await?;
+    tracing::info!(by = caller.name, ttl_s = ttl.as_secs(), "made a token for the playground");
+    let body = MintedBody { token: minted.token, expires_at: timestamp(minted.expires_at) };
+    Ok((no_store(), Json(body)).into_response())
+}

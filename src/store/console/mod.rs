@@ -1,0 +1,6 @@
+//! Reads what the console shows: open sessions, one user, the log with its partitions.
+
+pub mod devices;
+pub mod log;
+pub mod sessions;
+pub mod users;

@@ -1,0 +1,140 @@
+//! Lists the open sessions of the other instances, column by column.
+//!
+//! The console asks every few seconds, and there may be ten thousand sessions. As rows, each would cost the hub a
+//! message of the database and several allocations. As columns, an instance is one row.
+
+use chrono::{DateTime, Utc};
+use sqlx::error::BoxDynError;
+use uuid::Uuid;
+
+use crate::domain::{InstanceId, Seq, UserId};
+use crate::store::StoreError;
+use crate::store::database::Reader;
+use crate::store::sessions::{StoredSession, StoredSessionRow};
+use crate::store::time_limit::{ASK_LIMIT, limited};
+
+/// Separates the texts of a column. No id and no transport contains it.
+const SEPARATOR: char = '\n';
+
+/// The open sessions of one instance, as last stored. All columns have the same length.
+#[derive(Debug)]
+pub struct InstanceSessions {
+    pub instance: Uuid,
+    sessions: Vec<Uuid>,
+    users: String,
+    accounts: String,
+    clients: String,
+    transports: String,
+    connected_at: Vec<DateTime<Utc>>,
+    last_activity_at: Vec<DateTime<Utc>>,
+    sent: Vec<i64>,
+    acked: Vec<i64>,
+}
+
+/// One of these sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct ListedSession<'a> {
+    pub session: Uuid,
+    pub user: &'a str,
+    /// Separated by commas, which no id contains. Empty: none.
+    pub accounts: &'a str,
+    pub client: &'a str,
+    pub transport: &'a str,
+    pub connected_at: DateTime<Utc>,
+    pub last_activity_at: DateTime<Utc>,
+    pub sent: Seq,
+    pub acked: Seq,
+}
+
+impl InstanceSessions {
+    /// Visits the sessions.
+    pub fn rows(&self) -> impl Iterator<Item = ListedSession<'_>> {
+        let texts = (self.users.split(SEPARATOR).zip(self.accounts.split(SEPARATOR)))
+            .zip(self.clients.split(SEPARATOR).zip(self.transports.split(SEPARATOR)));
+        let times = self.connected_at.iter().zip(&self.last_activity_at);
+        let numbers = self.sent.iter().zip(&self.acked);
+        self.sessions.iter().zip(texts).zip(times.zip(numbers)).map(
+            |((session, ((user, accounts), (client, transport))), ((connected_at, last_activity_at), (sent, acked)))| ListedSession {
+                session: *session,
+                user,
+                accounts,
+                client,
+                transport,
+                connected_at: *connected_at,
+                last_activity_at: *last_activity_at,
+                sent: Seq::from_db(*sent),
+                acked: Seq::from_db(*acked),
+            },
+        )
+    }
+
+    /// A row that was written by hand may have an id with a line feed. The columns would be out of step.
+    fn check(self) -> Result<Self, StoreError> {
+        let texts = [&self.users, &self.accounts, &self.clients, &self.transports];
+        if texts.iter().all(|texts| texts.split(SEPARATOR).count() == self.sessions.len()) {
+            return Ok(self);
+        }
+        let error: BoxDynError = format!("a session of instance {} has an id with a line feed", self.instance).into();
+        Err(StoreError::Broken(sqlx::Error::Decode(error)))
+    }
+}
+
+/// Lists the open sessions of all instances but `except`, at most `most`.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn open_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> Result<Vec<InstanceSessions>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    // All aggregates of a statement see the rows in the same order.
+    let rows = sqlx::query_as!(
+        InstanceSessions,
+        r#"SELECT s.instance_id AS instance, array_agg(s.session_id) AS "sessions!", string_agg(s.user_id, E'\n') AS "users!",
+                  string_agg(array_to_string(s.account_ids || coalesce(m.account_ids, '{}'), ','), E'\n') AS "accounts!",
+                  string_agg(s.client_id, E'\n') AS "clients!", string_agg(s.transport, E'\n') AS "transports!",
+                  array_agg(s.connected_at) AS "connected_at!", array_agg(s.last_activity_at) AS "last_activity_at!",
+                  array_agg(s.sent_seq) AS "sent!", array_agg(s.acked_seq) AS "acked!"
+             FROM (SELECT * FROM recado.session WHERE ended_at IS NULL AND instance_id <> $1 LIMIT $2) s
+             LEFT JOIN LATERAL (
+                   SELECT array_agg(o.account_id ORDER BY o.account_id) AS account_ids
+                     FROM recado.member o
+                    WHERE s.follows_members AND o.user_id = s.user_id AND o.until_seq IS NULL AND o.account_id <> ALL (s.account_ids)) m
+               ON true
+            GROUP BY s.instance_id
+            ORDER BY s.instance_id"#,
+        except.0,
+        most,
+    )
+    .fetch_all(checkout.connection());
+    let rows = limited(ASK_LIMIT, rows).await?;
+    checkout.done();
+    rows.into_iter().map(InstanceSessions::check).collect()
+}
+
+/// Lists the open sessions of a user on all instances but `except`, oldest first, at most `most`.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn of_user_elsewhere(reader: &Reader, user: &UserId, except: InstanceId, most: i64) -> Result<Vec<StoredSession>, StoreError> {
+    let mut checkout = reader.checkout().await?;
+    let rows = sqlx::query_as!(
+        StoredSessionRow,
+        r#"SELECT s.session_id, s.instance_id, s.user_id, s.account_ids || coalesce(m.account_ids, '{}') AS "account_ids!", s.client_id,
+                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at
+             FROM recado.session s
+             LEFT JOIN LATERAL (
+                   SELECT array_agg(o.account_id ORDER BY o.account_id) AS account_ids
+                     FROM recado.member o
+                    WHERE s.follows_members AND o.user_id = s.user_id AND o.until_seq IS NULL AND o.account_id <> ALL (s.account_ids)) m
+               ON true
+            WHERE s.ended_at IS NULL AND s.user_id = $1 AND s.instance_id <> $2
+            ORDER BY s.connected_at
+            LIMIT $3"#,
+        user.as_str(),
+        except.0,
+        most,
+    )
+    .fetch_all(checkout.connection());
+    let rows = limited(ASK_LIMIT, rows).await?;
+    checkout.done();
+    Ok(rows.into_iter().map(StoredSession::from).collect())
+}

@@ -1,0 +1,398 @@
+//! Tests the console's page and its routes about hubs: who may, what they say, and what they do.
+//!
+//! `console_instances.rs` has the instances, their samples and draining.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use recado::domain::Role;
+use recado_testkit::process::clean_command;
+use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::support::*;
+
+/// A GET with headers; the answer must be in the document.
+async fn get(hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Vec<u8>) {
+    let client = reqwest::Client::builder().redirect(Policy::none()).timeout(PATIENCE).build().unwrap();
+    let mut request = client.get(format!("http://{}{path}", hub.address));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let body = answer.bytes().await.unwrap().to_vec();
+    let media = headers.get("content-type").map(|media| media.to_str().unwrap());
+    let text = if headers.contains_key("content-encoding") { String::new() } else { String::from_utf8(body.clone()).unwrap() };
+    // A slash at the end of a path is of no account.
+    let documented = if path == "/" { path } else { path.trim_end_matches('/') };
+    matches_document("GET", documented, status, media, &text);
+    (status, headers, body)
+}
+
+fn of<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+/// A request with a body; the answer must be in the document.
+pub async fn ask(hub: &TestHub, method: &str, path: &str, bearer: Option<&str>, body: Option<&Value>) -> (u16, Value) {
+    let mut request = http_client().request(method.parse().unwrap(), format!("http://{}{path}", hub.address));
+    if let Some(bearer) = bearer {
+        request = request.bearer_auth(bearer);
+    }
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    let answer = request.send().await.unwrap();
+    let (status, media) = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap().to_owned());
+    if media == "text/event-stream" {
+        return (status, Value::Null);
+    }
+    let body = answer.text().await.unwrap();
+    matches_document(method, path, status, Some(&media), &body);
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+pub fn admin() -> String {
+    service_token("operator", Role::Admin)
+}
+
+fn unpacked(gzip: &[u8]) -> Vec<u8> {
+    let mut child = std::process::Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(gzip).unwrap();
+    child.wait_with_output().unwrap().stdout
+}
+
+const FILES: [(&str, &str); 3] = [
+    ("/admin", "text/html; charset=utf-8"),
+    ("/admin/admin.js", "text/javascript; charset=utf-8"),
+    ("/admin/admin.css", "text/css; charset=utf-8"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_file_of_the_page_has_its_headers_and_both_forms_have_one_content() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    for (path, media) in FILES {
+        let (status, plain, body) = get(&hub, path, &[]).await;
+        assert_eq!((status, of(&plain, "content-type")), (200, media), "{path}");
+        let (status, packed, gzip) = get(&hub, path, &[("accept-encoding", "br, gzip")]).await;
+        assert_eq!((status, of(&packed, "content-encoding"), of(&plain, "content-encoding")), (200, "gzip", ""), "{path}");
+        assert_eq!(unpacked(&gzip), body, "{path}: run web/build.mjs, the .gz form is another file");
+        assert!(body.len() > 20, "{path}");
+        assert_ne!(plain["etag"], packed["etag"], "two forms are two representations");
+        let known = async |tag: String| get(&hub, path, &[("if-none-match", &tag)]).await;
+        let (status, again, nothing) = known(format!("\"x\", W/{}", of(&plain, "etag"))).await;
+        assert_eq!((status, nothing.len()), (304, 0), "{path}");
+        assert_eq!(known("\"x\"".to_owned()).await.0, 200, "{path}");
+        for headers in [&plain, &packed, &again] {
+            let policy = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'";
+            for (name, value) in [
+                ("content-security-policy", policy),
+                ("x-content-type-options", "nosniff"),
+                ("referrer-policy", "no-referrer"),
+                ("cross-origin-opener-policy", "same-origin"),
+                ("cross-origin-resource-policy", "same-origin"),
+                ("cache-control", "no-cache"),
+                ("vary", "accept-encoding"),
+            ] {
+                assert!(headers.get_all(name).iter().any(|one| one == value), "{path} {name}: {headers:?}");
+            }
+            assert!(!headers.contains_key("set-cookie"));
+        }
+    }
+    let (status, headers, _) = get(&hub, "/admin/", &[]).await;
+    assert_eq!((status, of(&headers, "location")), (308, "../admin"));
+    for missing in ["/admin/x.js", "/admin/index.html", "/admin/../Cargo.toml", "/admin/%2e%2e/x", "/adminx"] {
+        assert_eq!(get(&hub, missing, &[]).await.0, 404, "{missing}");
+    }
+}
+
+/// The page must not depend on what the policy forbids: the browser would refuse it.
+#[test]
+fn the_page_holds_no_code_and_no_address_of_another_host() {
+    let page = include_str!("../../web/dist/index.html").to_lowercase();
+    for forbidden in ["style=", "<style", "onclick", "onload", "javascript:", "http://", "https://", "src=\"//", "href=\"//"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    let scripts = page.matches("<script").count();
+    assert_eq!(page.matches("src=").count(), scripts, "each script is a file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_leads_a_browser_to_the_page_and_serves_programs_and_sockets_as_before() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let browser = [("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")];
+    let (status, headers, body) = get(&hub, "/", &browser).await;
+    assert_eq!((status, of(&headers, "location"), of(&headers, "referrer-policy"), body.len()), (303, "admin", "no-referrer", 0));
+    // A token in the query of an old client goes nowhere.
+    let (status, headers, _) = get(&hub, "/?token=hush", &browser).await;
+    assert_eq!((status, of(&headers, "location")), (303, "admin"));
+    for program in [&[("accept", "*/*")][..], &[("accept", "application/json")], &[]] {
+        let (status, _, body) = get(&hub, "/", program).await;
+        assert_eq!((status, serde_json::from_slice::<Value>(&body).unwrap()["name"].as_str()), (200, Some("recado")), "{program:?}");
+    }
+    let seq = hub.post(&note("hello").to_user("ann")).await.seq;
+    let mut old = TestClient::of("ann").header("accept", "text/html").path("/").connect(&hub).await;
+    old.until_caught_up().await;
+    let next = hub.post(&note("again").to_user("ann")).await.seq;
+    assert_eq!(old.expect_notification().await.seq, next, "after {seq}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_setting_turns_the_page_off_and_the_internal_listener_alone_serves_it() {
+    let db = TestDb::new().await;
+    let browser = [("accept", "text/html")];
+    let off = TestHub::on(&db).with("RECADO_ADMIN", "off").start().await;
+    for (path, _) in FILES {
+        assert_eq!(get(&off, path, &[]).await.0, 404, "{path}");
+    }
+    assert_eq!(get(&off, "/", &browser).await.0, 200);
+    assert_eq!(ask(&off, "GET", "/api/admin/settings", Some(&admin()), None).await.1["playground"], false);
+    drop(off);
+
+    let all = TestHub::on(&db).with("RECADO_BIND", "0.0.0.0").start().await;
+    let port = all.address.rsplit(':').next().unwrap().to_owned();
+    let local = format!("http://127.0.0.1:{port}/admin");
+    assert_eq!(reqwest::get(&local).await.unwrap().status(), 404, "auto is for loopback");
+    drop(all);
+
+    let internal = free_port();
+    let both = TestHub::on(&db).with("RECADO_INTERNAL_BIND", &format!("127.0.0.1:{internal}")).start().await;
+    for (path, _) in FILES {
+        assert_eq!(get(&both, path, &[]).await.0, 404, "{path} of the public listener");
+        let answer = reqwest::get(format!("http://127.0.0.1:{internal}{path}")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path} of the internal listener");
+    }
+    assert_eq!(get(&both, "/", &browser).await.0, 200, "the public listener leads nowhere");
+    let url = format!("http://127.0.0.1:{internal}/api/admin/settings");
+    let settings: Value = http_client().get(&url).bearer_auth(admin()).send().await.unwrap().json().await.unwrap();
+    assert_eq!(settings["playground"], false, "the page could not open a stream");
+}
+
+fn free_port() -> u16 {
+    // Below the range of ephemeral ports, which other tests use.
+    (20_000..32_000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+/// Every route of this file: method, path, body.
+fn routes() -> Vec<(&'static str, String, Option<Value>)> {
+    vec![
+        ("GET", "/api/admin/settings".to_owned(), None),
+        ("GET", "/api/admin/keys".to_owned(), None),
+        ("GET", "/api/admin/analysts".to_owned(), None),
+        ("GET", "/api/admin/upstream".to_owned(), None),
+        ("POST", "/api/admin/upstream/p/ann".to_owned(), Some(json!({ "action": "reconnect" }))),
+        ("POST", "/api/admin/tokens".to_owned(), Some(json!({ "user_id": "ann" }))),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_admins_may() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let (user, service) = (token("ann", &[]), service_token("shop", Role::Service));
+    let reader = TestHub::on(&db).run(&["key", "create", "looker", "--role", "admin", "--type", "none", "--read", "-o", "json"]).await;
+    let reader = serde_json::from_str::<Value>(&reader).unwrap()["key"].as_str().unwrap().to_owned();
+    for (method, path, body) in routes() {
+        let body = body.as_ref();
+        assert_eq!(ask(&hub, method, &path, None, body).await.0, 401, "{method} {path}");
+        assert_eq!(ask(&hub, method, &path, Some("rck_no"), body).await.0, 401, "{method} {path}");
+        for bearer in [user.as_str(), &service, hub.key()] {
+            assert_eq!(ask(&hub, method, &path, Some(bearer), body).await.0, 403, "{method} {path}");
+        }
+        let (status, answer) = ask(&hub, method, &path, Some(&reader), body).await;
+        assert_eq!(status, if method == "GET" { 200 } else { 403 }, "{method} {path} with a key that reads: {answer}");
+    }
+    // Nothing of this was done.
+    assert_eq!(
+        db.number("SELECT count(*) FROM recado.audit WHERE what IN ('token.mint', 'instance.drain', 'upstream.reconnect')").await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_playground_gets_a_short_token_of_a_user_that_connects_and_stands_in_the_audit() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let mint = async |body: Value| ask(&hub, "POST", "/api/admin/tokens", Some(&admin()), Some(&body)).await;
+    let before = chrono::Utc::now();
+    let (status, minted) = mint(json!({ "user_id": "ann", "account_ids": ["7", "8"], "ttl_seconds": 60 })).await;
+    assert_eq!(status, 200, "{minted}");
+    let expires = chrono::DateTime::parse_from_rfc3339(minted["expires_at"].as_str().unwrap()).unwrap();
+    assert!((58..=61).contains(&(expires.to_utc() - before).num_seconds()), "{minted}");
+    let token = minted["token"].as_str().unwrap();
+    let (status, who) = hub.get("/api/whoami", Some(token)).await.unwrap();
+    let who: Value = serde_json::from_str(&who).unwrap();
+    assert_eq!((status, &who["user_id"], &who["account_ids"]), (200, &json!("ann"), &json!(["7", "8"])));
+    assert_eq!(hub.get("/api/admin/settings", Some(token)).await.unwrap().0, 403, "it is no admin's");
+    let mut ann = TestClient::of("ann").bearer(token).connect(&hub).await;
+    ann.until_caught_up().await;
+    // The admin's own token posts, as the page does.
+    assert_eq!(hub.post_as(&admin(), &note("from the page").to_user("ann")).await.unwrap().status, 201);
+    assert_eq!(ann.expect_notification().await.title, "from the page");
+    let (_, longest) = mint(json!({ "user_id": "ann" })).await;
+    let expires = chrono::DateTime::parse_from_rfc3339(longest["expires_at"].as_str().unwrap()).unwrap();
+    assert!((890..=905).contains(&(expires.to_utc() - chrono::Utc::now()).num_seconds()), "{longest}");
+    for wrong in [
+        json!({}),
+        json!({ "user_id": "a b" }),
+        json!({ "user_id": "ann", "ttl_seconds": 901 }),
+        json!({ "user_id": "ann", "recado_role": "admin" }),
+    ] {
+        assert_eq!(mint(wrong.clone()).await.0, 422, "{wrong}");
+    }
+    let acts =
+        "SELECT count(*) FROM recado.audit WHERE what = 'token.mint' AND who = 'token:operator' AND via = 'rest' AND user_id = 'ann'";
+    assert_eq!(db.number(acts).await, 2);
+    let details = "SELECT count(*) FROM recado.audit WHERE details = '{\"account_ids\":[\"7\",\"8\"],\"ttl_seconds\":60}'";
+    assert_eq!(db.number(details).await, 1);
+    assert!(!hub.said().contains(token), "a token is in the log");
+
+    let off = TestHub::on(&db).with("RECADO_PLAYGROUND", "off").start().await;
+    let (status, refused) = ask(&off, "POST", "/api/admin/tokens", Some(&admin()), Some(&json!({ "user_id": "ann" }))).await;
+    assert_eq!((status, refused["code"].as_str()), (403, Some("playground_off")));
+    assert_eq!(ask(&off, "GET", "/api/admin/settings", Some(&admin()), None).await.1["playground"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_keys_and_analysts_are_listed_without_a_secret() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).with("RECADO_URL", "http://me:hush@127.0.0.1:1/hub?hush=1").start().await;
+    let admin = db.admin_key();
+    let (_, listed) = ask(&hub, "GET", "/api/admin/settings", Some(&admin), None).await;
+    let setting = |name: &str| {
+        let all = listed["settings"].as_array().unwrap();
+        all.iter().find(|setting| setting["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    assert_eq!(listed["settings"].as_array().unwrap().len(), recado::config::TABLE.len());
+    assert_eq!(
+        setting("RECADO_JWT_SECRET"),
+        json!({ "name": "RECADO_JWT_SECRET", "value": "set", "source": "environment", "secret": true })
+    );
+    assert_eq!(setting("RECADO_KEY"), json!({ "name": "RECADO_KEY", "value": null, "source": "default", "secret": true }));
+    assert_eq!(setting("RECADO_URL")["value"], "http://127.0.0.1:1/hub");
+    assert_eq!(setting("WS_HEARTBEAT_INTERVAL")["value"], "30s");
+    assert_eq!(listed["playground"], true);
+    assert!(!listed.to_string().contains("hush") && !listed.to_string().contains(SECRET) && !listed.to_string().contains(&db.url()));
+
+    db.run("UPDATE recado.service_key SET types = '{order_*}', networks = '{10.0.0.0/8}', expires_at = '2030-01-01Z' WHERE name = 'shop'")
+        .await;
+    let (_, keys) = ask(&hub, "GET", "/api/admin/keys", Some(&admin), None).await;
+    let shop = keys["keys"].as_array().unwrap().iter().find(|key| key["name"] == "shop").unwrap();
+    assert_eq!((&shop["role"], &shop["revoked_at"]), (&json!("service"), &Value::Null));
+    assert_eq!(shop["scopes"]["types"], json!(["order_*"]));
+    assert_eq!(shop["scopes"]["networks"], json!(["10.0.0.0/8"]));
+    assert_eq!(shop["scopes"]["expires_at"], "2030-01-01T00:00:00.000Z");
+    assert!(!keys.to_string().contains("rck_"), "{keys}");
+
+    let name = format!("{}_ana", db.name);
+    TestHub::on(&db).run(&["analyst", "create", &name, "--account", "7"]).await;
+    let (_, analysts) = ask(&hub, "GET", "/api/admin/analysts", Some(&admin), None).await;
+    let ana = analysts["analysts"].as_array().unwrap().iter().find(|analyst| analyst["name"] == name.as_str()).cloned();
+    TestHub::on(&db).run(&["analyst", "drop", &name]).await;
+    assert_eq!(ana, Some(json!({ "name": name, "accounts": ["7"], "connections": 0, "made_here": true })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provider_sessions_are_listed_and_asked_over_http() {
+    let db = TestDb::new().await;
+    want(&db, &["ann", "bob"]).await;
+    db.run(
+        "INSERT INTO recado.upstream_command (command_id, provider, user_id, client_id, session_id, id, type, state, term, accepted_at, reject_at, taken_at, settled_at)
+         SELECT gen_random_uuid(), p, 'ann', 'd', gen_random_uuid(), p, 'bet', 'sent', 1, now(), now(), now(), now() FROM unnest('{p,q}'::text[]) p",
+    )
+    .await;
+    let hub = TestHub::on(&db).start().await;
+    let admin = admin();
+    let list = async |query: &str| ask(&hub, "GET", &format!("/api/admin/upstream{query}"), Some(&admin), None).await;
+    let (_, all) = list("").await;
+    let all = all["sessions"].as_array().unwrap().clone();
+    assert_eq!(all.iter().map(|session| session["user_id"].as_str().unwrap()).collect::<Vec<_>>(), ["ann", "bob"]);
+    assert_eq!((&all[0]["state"], &all[0]["is_live"], &all[0]["commands"]), (&json!("waiting"), &json!(false), &Value::Null));
+    let (_, ann) = list("?user=ann").await;
+    let commands = ann["sessions"][0]["commands"].as_array().unwrap();
+    assert_eq!((ann["sessions"].as_array().unwrap().len(), commands.len(), &commands[0]["id"]), (1, 1, &json!("p")));
+    assert_eq!(list("?state=live").await.1["sessions"], json!([]));
+    assert_eq!(list("?state=waiting&limit=1").await.1["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(list("?state=dead&limit=0&x=1").await.1["errors"].as_array().unwrap().len(), 3);
+
+    let act = async |path: &str, action: &str| ask(&hub, "POST", path, Some(&admin), Some(&json!({ "action": action }))).await;
+    assert_eq!(act("/api/admin/upstream/p/ann", "release").await, (200, json!({ "success": true, "sessions": 1 })));
+    assert_eq!(list("?user=ann").await.1["sessions"][0]["state"], "released");
+    assert_eq!(act("/api/admin/upstream/p/ann", "reconnect").await.0, 200);
+    assert_eq!(list("?user=ann").await.1["sessions"][0]["state"], "waiting");
+    assert_eq!(act("/api/admin/upstream/q/ann", "release").await.0, 404);
+    assert_eq!(act("/api/admin/upstream/P/a%20b", "release").await.1["errors"].as_array().unwrap().len(), 2);
+    assert_eq!(act("/api/admin/upstream/p/ann", "drop").await.0, 422);
+    let count = async |what: &str, outcome: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM recado.audit WHERE what = '{what}' AND outcome = '{outcome}' AND who = 'token:operator' AND user_id = 'ann'"
+        );
+        db.number(&sql).await
+    };
+    assert_eq!(
+        (count("upstream.release", "done").await, count("upstream.reconnect", "done").await, count("upstream.release", "failed").await),
+        (1, 1, 1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_opens_the_console_until_it_is_revoked_and_is_in_no_log() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let builder = TestHub::on(&db).with("RECADO_URL", &format!("http://{}", hub.address));
+    let link = builder.run(&["admin"]).await;
+    let (page, token) = link.trim().split_once("#token=").unwrap();
+    assert_eq!(page, format!("http://{}/admin", hub.address));
+    assert_eq!(get(&hub, "/admin", &[]).await.0, 200);
+    assert_eq!(ask(&hub, "GET", "/api/admin/settings", Some(token), None).await.0, 200);
+    let report: Value = serde_json::from_str(&builder.run(&["admin", "--ttl", "30m", "-o", "json"]).await).unwrap();
+    assert_eq!(report["expires_in_s"], 1800);
+    builder.run(&["revoke", "console"]).await;
+    eventually("the link ends", PATIENCE, async || {
+        (ask(&hub, "GET", "/api/admin/settings", Some(token), None).await.0 == 401).then_some(())
+    })
+    .await;
+    let said = hub.said();
+    // The hub of a test writes its stderr to a file, as a service does.
+    assert!(said.contains("print a link to the console:") && !said.contains("#token="), "{said}");
+}
+
+/// In a terminal, the link itself is on the screen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_in_a_terminal_prints_the_link() {
+    let db = TestDb::new().await;
+    let mut shell = clean_command("script");
+    let program = env!("CARGO_BIN_EXE_recado");
+    shell.args(["-qefc", &format!("exec {program} serve"), "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    shell.envs([
+        ("DATABASE_URL", db.url().as_str()),
+        ("PORT", "0"),
+        ("RECADO_JWT_SECRET", SECRET),
+        ("RECADO_ALLOW_UNSAFE_DURABILITY", "on"),
+    ]);
+    let mut child = shell.spawn().unwrap();
+    let mut screen = tokio::io::BufReader::new(child.stdout.take().unwrap());
+    let link = timeout(Duration::from_secs(60), async {
+        use tokio::io::AsyncBufReadExt as _;
+        let mut line = String::new();
+        while !line.contains("#token=") {
+            line.clear();
+            assert!(screen.read_line(&mut line).await.unwrap() > 0, "the hub ended without a link");
+        }
+        line.trim().to_owned()
+    })
+    .await
+    .expect("the hub prints the link");
+    let (page, token) = link.split_once("#token=").unwrap();
+    let url = page.strip_suffix("/admin").unwrap();
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    let answer = http_client().get(format!("{url}/api/admin/settings")).bearer_auth(token).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    child.kill().await.unwrap();
+}
