@@ -95,14 +95,31 @@ export function useSettled<V>(value: V, ms: number): V {
   return settled;
 }
 
-/** Renders again every second. */
+/** Components that show ages, by how often. One timer serves all of them: a table has a hundred. */
+const clocks = new Map<number, Set<(now: number) => void>>();
+
+function tick(ms: number, listeners: Set<(now: number) => void>): void {
+  setTimeout(() => {
+    const now = Date.now();
+    if (!document.hidden) for (const listener of listeners) listener(now);
+    if (listeners.size > 0) tick(ms, listeners);
+    else clocks.delete(ms);
+  }, ms);
+}
+
+/** The time; renders again every second, or as often as `ms` says. */
 export function useNow(ms = 1000): number {
   const [now, set] = useState(Date.now);
   useEffect(() => {
-    const timer = setInterval(() => {
-      if (!document.hidden) set(Date.now());
-    }, ms);
-    return () => clearInterval(timer);
+    let listeners = clocks.get(ms);
+    if (!listeners) {
+      listeners = new Set();
+      clocks.set(ms, listeners);
+      tick(ms, listeners);
+    }
+    const mine = listeners;
+    mine.add(set);
+    return () => void mine.delete(set);
   }, [ms]);
   return now;
 }

@@ -1,11 +1,11 @@
 // Computes rates, quantiles and worries from samples; touches no page.
 
-import type { Counters, InstanceSample, Sample } from './types.ts';
+import { type Counters, isTold, type Sample, type ToldInstance } from './types.ts';
 
 /** A sample of one instance, with the time of the sample in seconds. */
 interface Point {
   readonly at: number;
-  readonly of: InstanceSample;
+  readonly of: ToldInstance;
 }
 
 /** Instances of these samples, the oldest first. */
@@ -20,7 +20,7 @@ export const timesOf = (samples: readonly Sample[]): number[] => samples.map(({ 
 function points(samples: readonly Sample[], instance: string): (Point | null)[] {
   return samples.map(({ at, instances }) => {
     const of = instances.find((one) => one.instance === instance);
-    return of ? { at: Date.parse(at) / 1000, of } : null;
+    return of && isTold(of) ? { at: Date.parse(at) / 1000, of } : null;
   });
 }
 
@@ -44,7 +44,7 @@ export function rates(samples: readonly Sample[], instance: string, reading: Rea
 export function gauges(
   samples: readonly Sample[],
   instance: string,
-  name: keyof InstanceSample['gauges'],
+  name: keyof ToldInstance['gauges'],
 ): (number | null)[] {
   return points(samples, instance).map((point) => point?.of.gauges[name] ?? null);
 }
@@ -86,35 +86,32 @@ export function growth(samples: readonly Sample[], reading: Reading, seconds: nu
 /** A quantile of the append times of the last `seconds`, in seconds, as Prometheus computes it. Null: no appends. */
 export function appendQuantile(samples: readonly Sample[], quantile: number, seconds = 60): number | null {
   const some = recent(samples, seconds);
-  let le: readonly (number | null)[] = [];
+  let le: readonly number[] = [];
   let counts: number[] = [];
+  let total = 0;
   for (const instance of instancesOf(some)) {
     const known = points(some, instance).filter((one): one is Point => one !== null);
-    const [first, last] = [known[0], known.at(-1)];
-    if (!first || !last || first === last) continue;
-    const [a, b] = [first.of.append_buckets, last.of.append_buckets];
+    const [first, last] = [known[0]?.of.append_buckets, known.at(-1)?.of.append_buckets];
+    // Fewer than before: another process.
+    if (!first || !last || last.count <= first.count) continue;
     if (le.length === 0) {
-      le = b.le;
-      counts = b.counts.map(() => 0);
+      le = last.le;
+      counts = le.map(() => 0);
     }
-    counts = counts.map((sum, at) => sum + Math.max(0, (b.counts[at] ?? 0) - (a.counts[at] ?? 0)));
+    total += last.count - first.count;
+    counts = counts.map((sum, at) => sum + Math.max(0, (last.counts[at] ?? 0) - (first.counts[at] ?? 0)));
   }
-  const total = counts.at(-1) ?? 0;
   if (total === 0) return null;
   const rank = quantile * total;
   let below = 0;
   let from = 0;
-  for (let at = 0; at < counts.length; at++) {
-    const upto = counts[at] as number;
-    const bound = le[at];
-    if (upto >= rank) {
-      // The last bucket has no upper bound: its lower one is all that is known.
-      if (bound === null || bound === undefined) return from;
-      return upto === below ? bound : from + ((bound - from) * (rank - below)) / (upto - below);
-    }
+  for (const [at, upto] of counts.entries()) {
+    const bound = le[at] as number;
+    if (upto >= rank) return upto === below ? bound : from + ((bound - from) * (rank - below)) / (upto - below);
     below = upto;
-    from = bound ?? from;
+    from = bound;
   }
+  // Above the last bound: that is all that is known.
   return from;
 }
 
@@ -142,8 +139,11 @@ export function worries(samples: readonly Sample[]): Worry[] {
     const name = `Instance ${one.instance.slice(0, 8)}`;
     const silent = (Date.parse(last.at) - Date.parse(one.seen_at)) / 1000;
     if (silent > SILENT_S) add(true, 'instances', `${name} has not been seen for ${Math.round(silent)} s.`);
-    else if (!one.ready)
+    if (!isTold(one)) continue;
+    if (one.draining) add(false, 'instances', `${name} is draining.`);
+    else if (!one.ready && silent <= SILENT_S) {
       add(true, 'instances', `${name} is not ready: ${one.reasons.join(', ') || 'no reason given'}.`);
+    }
     if (one.gauges.max_lag > LAG) {
       add(
         false,
@@ -161,7 +161,7 @@ export function worries(samples: readonly Sample[]): Worry[] {
   if (refused > 0) add(false, 'settings', `${count(refused, 'request')} refused in the last 5 minutes.`);
   const broken = ['backing_off', 'refused'];
   for (const state of broken) {
-    const sum = last.instances.reduce((n, one) => n + (one.upstream[state] ?? 0), 0);
+    const sum = last.instances.filter(isTold).reduce((n, one) => n + (one.upstream[state] ?? 0), 0);
     if (sum > 0) add(state === 'refused', 'upstream', `${count(sum, 'provider session')} ${state.replace('_', ' ')}.`);
   }
   const p99 = appendQuantile(samples, 0.99, 60);

@@ -82,6 +82,20 @@ const isPattern = (value: unknown): boolean => typeof value === 'string' && valu
 export const hubPart = (filter: SessionFilter): SessionFilter =>
   Object.fromEntries(Object.entries(filter).filter(([, value]) => !isPattern(value)));
 
+/** The part for a hub whose sessions all fit into one answer: only it knows the members of accounts. */
+export const accountPart = ({ account }: SessionFilter): SessionFilter =>
+  account === undefined || isPattern(account) ? {} : { account };
+
+/** Up to 20 values of a column that begin with the typed text, to complete it. */
+export function offers(rows: readonly SessionRow[], name: 'user' | 'account' | 'client', typed: string): string[] {
+  const found = new Set<string>();
+  for (const row of rows) {
+    for (const value of name === 'account' ? row.accounts : [row[name]]) if (value.startsWith(typed)) found.add(value);
+    if (found.size >= 20) break;
+  }
+  return [...found];
+}
+
 /** The part that is not in `applied`, the filter of the answer at hand. */
 export const newPart = (filter: SessionFilter, applied: SessionFilter): SessionFilter =>
   Object.fromEntries(Object.entries(filter).filter(([name, value]) => applied[name as keyof SessionFilter] !== value));
@@ -110,7 +124,7 @@ const KEYS: { readonly [name: string]: (row: SessionRow) => string | number } = 
 };
 
 /** The sort that an address names, or the worst lag first. */
-export const sortOf = (text: string): string => (KEYS[text.replace(/^-/, '')] ? text : '-lag');
+export const sortOf = (text: string): string => (Object.hasOwn(KEYS, text.replace(/^-/, '')) ? text : '-lag');
 
 export function sortRows(rows: readonly SessionRow[], sort: string): readonly SessionRow[] {
   const key = KEYS[sort.replace(/^-/, '')] ?? KEYS.lag!;

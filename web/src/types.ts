@@ -164,7 +164,7 @@ export interface LogRow {
 export interface LogSignal {
   readonly head?: number;
   readonly skipped?: { readonly from: number; readonly to: number };
-  /** Why the hub ends the stream. */
+  /** Why the hub ends the stream: `draining`, `unauthorized`, `reset` or `unavailable`. */
   readonly end?: string;
 }
 
@@ -201,14 +201,11 @@ export interface Counters {
   readonly refused: number;
 }
 
-export interface InstanceSample {
-  readonly instance: string;
-  readonly address: string | null;
-  readonly version: string;
-  readonly started_at: Time;
-  readonly seen_at: Time;
+/** What an instance tells of itself with each sign of life. */
+interface Report {
   readonly ready: boolean;
   readonly reasons: readonly string[];
+  readonly draining: boolean;
   readonly counters: Counters;
   readonly gauges: {
     readonly connections: number;
@@ -217,10 +214,31 @@ export interface InstanceSample {
     readonly floor: number;
     readonly rss_bytes: number | null;
   };
-  readonly append_buckets: { readonly le: readonly (number | null)[]; readonly counts: readonly number[] };
+  /** Posts up to each bound in seconds; `count` includes those above the last one. */
+  readonly append_buckets: {
+    readonly le: readonly number[];
+    readonly counts: readonly number[];
+    readonly count: number;
+    readonly sum: number;
+  };
   readonly upstream: { readonly [state: string]: number };
-  readonly listen_reconnects?: number;
+  readonly listen_reconnects: number;
 }
+
+interface InstanceRow {
+  readonly instance: string;
+  readonly address: string;
+  readonly version: string;
+  readonly started_at: Time;
+  readonly seen_at: Time;
+}
+
+/** An instance that reports. */
+export type ToldInstance = InstanceRow & Report;
+/** Any instance; one of an earlier version reports nothing. */
+export type InstanceSample = InstanceRow & { readonly [name in keyof Report]: Report[name] | null };
+
+export const isTold = (one: InstanceSample): one is ToldInstance => one.counters !== null && one.gauges !== null;
 
 /** One event of `GET /api/admin/live`. */
 export interface Sample {

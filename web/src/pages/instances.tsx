@@ -13,6 +13,9 @@ import { usePoll } from '../poll.ts';
 import type { InstanceSample } from '../types.ts';
 
 const PATH = '/api/admin/instances';
+/** An older hub reports nothing. */
+const stateOf = ({ ready, draining }: InstanceSample): string =>
+  ready === null ? 'not reported' : draining ? 'draining' : ready ? 'ready' : 'not ready';
 /** Time over which a drained instance closes its connections. */
 const WINDOW_S = 30;
 
@@ -26,9 +29,9 @@ export function Instances() {
       title: `Drain ${short(row.instance)}?`,
       text: (
         <p>
-          The instance closes its {plural(row.gauges.connections, 'connection')} with 4000, spread over {WINDOW_S} s,
-          and is not ready meanwhile. The clients come back by themselves, to another instance if there is one, and miss
-          nothing.
+          The instance closes its {plural(row.gauges?.connections ?? 0, 'connection')} with 4000, spread over {WINDOW_S}{' '}
+          s, and is not ready meanwhile. The clients come back by themselves, to another instance if there is one, and
+          miss nothing.
         </p>
       ),
       typed: short(row.instance),
@@ -64,7 +67,7 @@ export function Instances() {
               label: 'State',
               cell: (row) => (
                 <>
-                  <State word={row.ready ? 'ready' : 'not ready'} /> {row.reasons.join(', ')}
+                  <State word={stateOf(row)} /> {row.reasons?.join(', ')}
                 </>
               ),
             },
@@ -81,13 +84,13 @@ export function Instances() {
               label: 'Connections',
               align: 'right',
               cell: (row) => (
-                <a href={href('sessions', '', { instance: row.instance })}>{number(row.gauges.connections)}</a>
+                <a href={href('sessions', '', { instance: row.instance })}>{number(row.gauges?.connections)}</a>
               ),
             },
-            { key: 'lag', label: 'Worst lag', align: 'right', cell: (row) => number(row.gauges.max_lag) },
+            { key: 'lag', label: 'Worst lag', align: 'right', cell: (row) => number(row.gauges?.max_lag) },
             { key: 'listen', label: 'LISTEN replaced', align: 'right', cell: (row) => number(row.listen_reconnects) },
-            { key: 'slow', label: 'Slow clients', align: 'right', cell: (row) => number(row.counters.slow) },
-            { key: 'memory', label: 'Memory', align: 'right', cell: (row) => bytes(row.gauges.rss_bytes) },
+            { key: 'slow', label: 'Slow clients', align: 'right', cell: (row) => number(row.counters?.slow) },
+            { key: 'memory', label: 'Memory', align: 'right', cell: (row) => bytes(row.gauges?.rss_bytes) },
             {
               key: 'act',
               label: 'Action',
@@ -95,6 +98,7 @@ export function Instances() {
                 <button
                   type="button"
                   class="quiet"
+                  disabled={row.ready === null || row.draining === true}
                   onClick={() => askDrain(row)}
                   aria-label={`Drain ${short(row.instance)}`}
                 >

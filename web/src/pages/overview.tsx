@@ -20,7 +20,7 @@ import {
   type Worry,
   worries,
 } from '../rates.ts';
-import type { Sample } from '../types.ts';
+import { isTold, type Sample, type ToldInstance } from '../types.ts';
 
 const WINDOWS = ['15m', '30m', '60m'];
 
@@ -98,15 +98,15 @@ function Well({ found }: { found: readonly Worry[] }) {
 
 function Tiles({ samples }: { samples: readonly Sample[] }) {
   const last = samples.at(-1) as Sample;
-  const sum = (of: (one: Sample['instances'][number]) => number): number =>
-    last.instances.reduce((n, one) => n + of(one), 0);
-  const most = (of: (one: Sample['instances'][number]) => number): number => Math.max(0, ...last.instances.map(of));
+  const told = last.instances.filter(isTold);
+  const sum = (of: (one: ToldInstance) => number): number => told.reduce((n, one) => n + of(one), 0);
+  const most = (of: (one: ToldInstance) => number): number => Math.max(0, ...told.map(of));
   const states = new Map<string, number>();
-  for (const { upstream } of last.instances) {
+  for (const { upstream } of told) {
     for (const [state, n] of Object.entries(upstream)) states.set(state, (states.get(state) ?? 0) + n);
   }
   const upstream = [...states].filter(([, n]) => n > 0);
-  const floor = Math.max(0, ...last.instances.map(({ gauges: { floor } }) => floor));
+  const floor = most((one) => one.gauges.floor);
   const tiles: readonly (readonly [string, string, string, string?])[] = [
     ['Connections', number(sum((one) => one.gauges.connections)), href('sessions')],
     ['Appended', `${rate(totalRate(samples, (c) => c.appended))}/s`, href('tail')],

@@ -1,6 +1,6 @@
 // Lists the sessions of all instances, filters and sorts them, and closes one or all that match.
 
-import { useMemo } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import { setQuery, usePlace } from '../address.ts';
 import { api, withQuery } from '../api.ts';
 import { number, plural, short } from '../format.ts';
@@ -13,11 +13,13 @@ import { type Column, Table } from '../parts/table.tsx';
 import { Age, Head, UserLink } from '../parts/texts.tsx';
 import { usePoll, useSettled } from '../poll.ts';
 import {
+  accountPart,
   filterOf,
   filterRows,
   hubPart,
   lagOf,
   newPart,
+  offers,
   readRows,
   type SessionRow,
   sortOf,
@@ -91,7 +93,9 @@ export function Sessions() {
   const sort = sortOf(query.get('sort') ?? '');
   const filter = useMemo(() => filterOf(texts), [NAMES.map((name) => texts[name]).join('\n')]);
   const settled = useSettled(filter, 300);
-  const asked = useMemo(() => hubPart(settled), [settled]);
+  // All sessions fit into one answer: the page filters, at once. More: the hub does.
+  const [crowded, setCrowded] = useState(false);
+  const asked = useMemo(() => (crowded ? hubPart(settled) : accountPart(settled)), [settled, crowded]);
   const path = withQuery('/api/admin/sessions', { ...asked, sort, limit: MOST });
   const load = async (signal: AbortSignal) => ({
     applied: asked,
@@ -99,6 +103,7 @@ export function Sessions() {
   });
   const polled = usePoll(load, path);
   const { data, problem } = polled;
+  useEffect(() => setCrowded((data?.total ?? 0) > MOST), [data?.total]);
   const { ask, said, dialog } = useQuestion();
   const all = useMemo(() => (data ? readRows(data) : []), [data]);
   const rows = useMemo(
@@ -107,9 +112,11 @@ export function Sessions() {
   );
   const filtered = Object.keys(filter).length > 0;
   const patterned = Object.keys(hubPart(filter)).length < Object.keys(filter).length;
-  // The hub counts with its own filter. While the typed one is newer, or has a pattern, the page counts.
-  const current = data !== null && Object.keys(newPart(filter, data.applied)).length === 0;
-  const matching = data && current ? data.matching : rows.length;
+  const open = data === null ? {} : newPart(filter, data.applied);
+  // The page counts what it filtered itself, unless the hub has more than it gave.
+  const whole = data !== null && data.rows.length === data.matching;
+  const matching = data && Object.keys(open).length === 0 ? data.matching : rows.length;
+  const closable = filtered && !patterned && matching > 0 && (whole || Object.keys(open).length === 0);
 
   const columns = useMemo(() => {
     const close = (row: SessionRow): void => {
@@ -171,9 +178,9 @@ export function Sessions() {
       </Head>
       <Filters
         filters={[
-          { name: 'user', label: 'User', placeholder: '42 or shop-*' },
-          { name: 'account', label: 'Account', placeholder: '7' },
-          { name: 'client', label: 'Device', placeholder: 'web-*' },
+          { name: 'user', label: 'User', placeholder: '42 or shop-*', offers: offers(all, 'user', texts.user) },
+          { name: 'account', label: 'Account', placeholder: '7', offers: offers(all, 'account', texts.account) },
+          { name: 'client', label: 'Device', placeholder: 'web-*', offers: offers(all, 'client', texts.client) },
           {
             name: 'instance',
             label: 'Instance',
@@ -195,7 +202,7 @@ export function Sessions() {
         <button
           type="button"
           class="danger"
-          disabled={!filtered || !current || matching === 0}
+          disabled={!closable}
           onClick={closeAll}
           title={patterned ? 'Only for whole names: remove the * first' : undefined}
         >

@@ -1,6 +1,6 @@
 // Shows the effective settings, the service keys, the analysts, and the audit, a tab each.
 
-import { useMemo } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
 import { href, setQuery, usePlace } from '../address.ts';
 import { api, withQuery } from '../api.ts';
 import { number } from '../format.ts';
@@ -9,9 +9,9 @@ import { Filters, useFilters } from '../parts/filters.tsx';
 import { Freshness } from '../parts/freshness.tsx';
 import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Table } from '../parts/table.tsx';
-import { Age, Head, State, UserLink } from '../parts/texts.tsx';
+import { Age, Head, Json, State, UserLink } from '../parts/texts.tsx';
 import { usePoll, useSettled } from '../poll.ts';
-import type { Setting } from '../types.ts';
+import type { Act, Setting } from '../types.ts';
 
 const TABS = [
   ['settings', 'Settings'],
@@ -184,6 +184,7 @@ const AUDIT = ['who', 'what', 'since'] as const;
 
 function Audit() {
   const texts = useFilters(AUDIT);
+  const [open, setOpen] = useState<Act | null>(null);
   const { query } = usePlace();
   const before = query.get('before') ?? '';
   const asked = useSettled(AUDIT.map((name) => texts[name].trim()).join('\n'), 400);
@@ -221,7 +222,7 @@ function Audit() {
               {
                 key: 'object',
                 label: 'Object',
-                width: 16,
+                width: 12,
                 cell: (row) => row.object ?? '–',
                 title: (row) => row.object ?? undefined,
               },
@@ -230,23 +231,36 @@ function Audit() {
               {
                 key: 'reason',
                 label: 'Reason',
-                width: 14,
+                width: 8,
                 cell: (row) => row.reason ?? '–',
                 title: (row) => row.reason ?? undefined,
               },
-              { key: 'via', label: 'Via', cell: (row) => row.via },
-              { key: 'address', label: 'Address', cell: (row) => row.address ?? '–' },
+              {
+                key: 'from',
+                label: 'From',
+                cell: (row) => [row.via, row.address].filter(Boolean).join(' '),
+                title: (row) => [row.via, row.address].filter(Boolean).join(' '),
+              },
               {
                 key: 'details',
                 label: 'Details',
-                width: 18,
-                cell: (row) => JSON.stringify(row.details),
-                title: (row) => JSON.stringify(row.details),
+                cell: (row) => (
+                  <button
+                    type="button"
+                    class="quiet"
+                    aria-expanded={open?.audit_id === row.audit_id}
+                    onClick={() => setOpen(open?.audit_id === row.audit_id ? null : row)}
+                    aria-label={`Details of act ${row.audit_id}`}
+                  >
+                    JSON
+                  </button>
+                ),
               },
             ]}
           />
         )
       ) : null}
+      {open ? <Json value={open} label={`Act ${open.audit_id}`} /> : null}
       <div class="buttons">
         <button type="button" disabled={before === ''} onClick={() => setQuery({ before: null })}>
           Newest

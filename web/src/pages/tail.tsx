@@ -71,6 +71,10 @@ function useTail(path: (after: number | null) => string, key: string, paused: bo
         if (after.current !== null && found.seq <= after.current) return;
         after.current = found.seq;
         waiting.push(found as LogRow);
+      } else if (found.end === 'reset') {
+        // Another log: its numbers mean other rows.
+        after.current = null;
+        set(NOTHING);
       } else if (found.head !== undefined) head = found.head;
       timer ??= setTimeout(draw, DRAW_MS);
     };

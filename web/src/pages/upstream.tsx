@@ -26,14 +26,13 @@ const COLUMNS: readonly Column<UpstreamSession>[] = [
   {
     key: 'owner',
     label: 'Owner',
-    cell: (row) => (row.owner ? short(row.owner) : '–'),
+    cell: (row) => (row.owner ? `${short(row.owner)}, term ${row.term}` : '–'),
     title: (row) => row.owner ?? undefined,
   },
-  { key: 'term', label: 'Term', align: 'right', cell: (row) => number(row.term) },
   { key: 'attempts', label: 'Attempts', align: 'right', cell: (row) => number(row.attempts) },
-  { key: 'message', label: 'Last message', cell: (row) => <Age time={row.last_message_at} /> },
+  { key: 'message', label: 'Heard', cell: (row) => <Age time={row.last_message_at} /> },
   { key: 'next', label: 'Next try', cell: (row) => (row.state === 'live' ? '–' : <Age time={row.next_try_at} />) },
-  { key: 'error', label: 'Error', width: 18, cell: (row) => row.error ?? '–', title: (row) => row.error ?? undefined },
+  { key: 'error', label: 'Error', width: 12, cell: (row) => row.error ?? '–', title: (row) => row.error ?? undefined },
 ];
 
 /** The table, also of one user. Rows open to their commands. */

@@ -20,7 +20,7 @@ interface ChartProps {
 
 /** Names of the colours in base.css, in the order of the lines. */
 const COLOURS = ['--line-1', '--line-2', '--line-3', '--line-4', '--line-5', '--line-6'];
-const HEIGHT = 150;
+const HEIGHT = 160;
 
 const colour = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -59,13 +59,14 @@ export function Chart({ title, unit, times, lines, format }: ChartProps) {
         {
           ...axis,
           font,
+          size: 30,
           space: 70,
           values: [
             [60, '{HH}:{mm}', null, null, null, null, null, null, 1],
             [1, '{HH}:{mm}:{ss}', null, null, null, null, null, null, 1],
           ],
         },
-        { ...axis, font, size: 56, space: 28, values: (_, values) => values.map((one) => latest.current(one)) },
+        { ...axis, font, size: 60, space: 28, values: (_, values) => values.map((one) => latest.current(one)) },
       ],
       series: [
         {},

@@ -31,7 +31,7 @@ export function ProblemNote({ problem }: { problem: Problem | null }) {
           ))}
         </ul>
       ) : null}
-      {ADVICE[code] ? <p>{ADVICE[code]}</p> : null}
+      {Object.hasOwn(ADVICE, code) ? <p>{ADVICE[code]}</p> : null}
       <p class="hint">
         {status ? `${status} ` : ''}
         <code>{code}</code>

@@ -39,6 +39,7 @@ const TONES: { readonly [word: string]: string } = {
   connecting: 'fair',
   signing_in: 'fair',
   waiting: 'fair',
+  draining: 'fair',
   backing_off: 'bad',
   refused: 'bad',
   failed: 'bad',
@@ -48,7 +49,7 @@ const TONES: { readonly [word: string]: string } = {
 
 /** A state as a coloured word. The word says it; the colour only helps. */
 export const State = ({ word }: { word: string }) => (
-  <span class={`state ${TONES[word] ?? ''}`}>{word.replaceAll('_', ' ')}</span>
+  <span class={`state ${Object.hasOwn(TONES, word) ? TONES[word] : ''}`}>{word.replaceAll('_', ' ')}</span>
 );
 
 /** JSON, indented. It is a text node, whatever it holds. */
