@@ -129,9 +129,12 @@ export const sortOf = (text: string): string => (Object.hasOwn(KEYS, text.replac
 export function sortRows(rows: readonly SessionRow[], sort: string): readonly SessionRow[] {
   const key = KEYS[sort.replace(/^-/, '')] ?? KEYS.lag!;
   const sign = sort.startsWith('-') ? -1 : 1;
+  // The keys are read once for each row, not once for each comparison.
+  const keys = rows.map(key);
   // Ties stay in the order of the answer, so that rows do not jump between two refreshes.
-  return [...rows].sort((a, b) => {
-    const [x, y] = [key(a), key(b)];
+  const order = Array.from(rows.keys()).sort((a, b) => {
+    const [x, y] = [keys[a] as string | number, keys[b] as string | number];
     return x < y ? -sign : x > y ? sign : 0;
   });
+  return order.map((at) => rows[at] as SessionRow);
 }

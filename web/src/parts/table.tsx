@@ -24,15 +24,17 @@ export interface TableProps<R> {
   rowKey(row: R): string | number;
   readonly sort?: string;
   onSort?(sort: string): void;
-  /** Rows that are drawn at once; longer tables scroll. Default: all rows of a table with at most 60. */
-  readonly tall?: boolean;
   rowClass?(row: R): string | undefined;
 }
 
-/** Height of a row in pixels, as `--row` in table.css. */
+/** Height of a row in pixels, as in table.css. */
 const ROW = 34;
 /** Rows above and below the view that are drawn, too, so that scrolling shows no white. */
-const SPARE = 12;
+const SPARE = 8;
+
+/** Columns of a long table have fixed widths: to measure each row anew would cost frames, and columns would jump. */
+const widthOf = (columns: readonly { readonly width?: number }[]): number =>
+  columns.reduce((sum, { width = 10 }) => sum + width + 3, 0);
 
 export function Table<R>(props: TableProps<R>) {
   const { columns, rows, label, sort } = props;
@@ -73,7 +75,11 @@ export function Table<R>(props: TableProps<R>) {
         if (Math.abs(at - top) >= ROW * 4 || at === 0) setTop(at);
       }}
     >
-      <table aria-label={label} aria-rowcount={rows.length + 1}>
+      <table
+        aria-label={label}
+        aria-rowcount={rows.length + 1}
+        style={windowed ? { minWidth: `${widthOf(columns)}ch` } : {}}
+      >
         <thead>
           <tr aria-rowindex={1}>
             {columns.map((column) => (
@@ -115,7 +121,7 @@ interface HeaderProps<R> {
 
 function Header<R>({ column, sort, onSort }: HeaderProps<R>) {
   const { label, align } = column;
-  const style = column.width ? { minWidth: `${column.width}ch` } : {};
+  const style = column.width ? { width: `${column.width + 3}ch` } : {};
   if (!column.sort || !onSort) {
     return (
       <th scope="col" class={align} style={style}>

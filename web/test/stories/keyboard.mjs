@@ -89,7 +89,9 @@ async function everythingIsReached(c) {
   });
   const all = await page.evaluate(() => {
     const found = [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')];
-    const usable = found.filter((one) => !one.disabled && one.getClientRects().length > 0);
+    const usable = found.filter(
+      (one) => !one.disabled && one.checkVisibility({ contentVisibilityAuto: true }) && one.getClientRects().length > 0,
+    );
     usable.forEach((one, at) => {
       one.dataset.at = String(at);
     });

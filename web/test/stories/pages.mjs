@@ -18,7 +18,7 @@ export async function story(c) {
 
 async function overview(c) {
   const { page } = c;
-  const tile = (label) => page.getByRole('link', { name: new RegExp(`^${label}`) });
+  const tile = (label) => page.locator('.tiles').getByRole('link', { name: new RegExp(`^${label}`) });
   await c.until('both instances are shown', async () => /Instances\s*2/.test(await tile('Instances').innerText()));
   await c.until('seven clients are shown', async () => /Connections\s*7/.test(await tile('Connections').innerText()));
   assert.equal(await page.locator('figure canvas').count(), 4, 'four charts');

@@ -1,10 +1,11 @@
 // With 10,000 sessions, scrolling, sorting and filtering stay under 50 ms a frame.
+//
+// Counted is the processor time of the page's main thread for each step, with everything that the browser does on it:
+// script, style, layout and paint. A step is one or two frames. The time between frames is printed, too; on a machine
+// that runs other tests it says more of those.
 import assert from 'node:assert/strict';
 
-/** Longest time from an action, or from a frame, to the next frame. */
 const LIMIT_MS = 50;
-/** The machine of a test is shared: the limit holds for all but this part of the frames. */
-const ALLOWED = 0.02;
 
 export async function story(c) {
   const { page } = c;
@@ -13,105 +14,66 @@ export async function story(c) {
   await c.says('10,000 of 10,000 sessions');
   assert.ok((await page.locator('tbody tr').count()) < 80, 'only the rows in view are in the document');
   await page.getByRole('button', { name: 'Pause sessions' }).click();
-  const found = {
-    scroll: await measure(page, scroll),
-    sort: await measure(page, sort),
-    filter: await measure(page, filter),
+  const devtools = await page.context().newCDPSession(page);
+  await devtools.send('Performance.enable', { timeDomain: 'threadTicks' });
+  const busy = async () => {
+    const { metrics } = await devtools.send('Performance.getMetrics');
+    return metrics.find(({ name }) => name === 'TaskDuration').value * 1000;
   };
-  for (const [name, { frames, work }] of Object.entries(found)) {
-    const text = ({ p50, p98, max, count }) => `p50 ${p50} p98 ${p98} max ${max} ms of ${count}`;
-    console.log(`${name}: the page's own work a frame ${text(work)}; between frames ${text(frames)}`);
-  }
-  for (const [name, { work }] of Object.entries(found))
-    assert.ok(work.p98 < LIMIT_MS, `${name}: ${work.p98} ms of work in a frame`);
-  await polled(c);
-}
-
-/** A refresh of all rows, while nothing else happens. */
-async function polled(c) {
-  const { page } = c;
-  await page.getByRole('button', { name: 'Pause sessions' }).click();
-  const { work } = await measure(page, async () => {
-    for (let n = 0; n < 5; n++) {
-      document.querySelector('[aria-label="Refresh sessions now"]').click();
-      await new Promise((resolve) => setTimeout(resolve, 700));
+  const measure = async (name, act, values) => {
+    const cost = [];
+    const between = [];
+    for (const value of values) {
+      const before = await busy();
+      between.push(await page.evaluate(act, value));
+      cost.push((await busy()) - before);
     }
-  });
-  console.log(`refresh: the page's own work p98 ${work.p98} max ${work.max} ms`);
-}
-
-/** Runs an action in the page, and measures the frames meanwhile. */
-async function measure(page, action) {
-  await page.evaluate(begin);
-  await page.evaluate(action);
-  await page.waitForTimeout(100);
-  const raw = await page.evaluate(() => window.measured());
-  const sum = (values) => {
-    const sorted = [...values].sort((a, b) => a - b);
-    const at = (part) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? 0);
-    return { p50: at(0.5), p98: at(1 - ALLOWED), max: Math.round(sorted.at(-1) ?? 0), count: sorted.length };
+    const sorted = (list) => list.toSorted((a, b) => a - b).map((one) => one.toFixed(1));
+    const text = (list) => `median ${sorted(list)[Math.floor(list.length / 2)]} max ${sorted(list).at(-1)} ms`;
+    console.log(`${name}, ${values.length} steps: processor time ${text(cost)}; to the next frame ${text(between)}`);
+    return Math.max(...cost);
   };
-  return { frames: sum(raw.frames), work: sum(raw.work) };
-}
-
-/** Starts to measure, in the page: the time between frames, and what each frame costs the page. */
-function begin() {
-  const frames = [];
-  const work = [];
-  let last = performance.now();
-  let going = true;
-  const observer = new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) work.push(entry.duration);
-  });
-  // A task above 50 ms is reported wherever it happens.
-  observer.observe({ type: 'longtask' });
-  const tick = () => {
-    const now = performance.now();
-    frames.push(now - last);
-    last = now;
-    // A message runs after the browser has drawn: the time until then is what the frame cost this page.
-    const channel = new MessageChannel();
-    channel.port1.onmessage = () => work.push(performance.now() - now);
-    channel.port2.postMessage(null);
-    if (going) requestAnimationFrame(tick);
+  const steps = Array.from({ length: 60 }, (_, n) => n * 400);
+  const jumps = [300_000, 100_000, 200_000, 50_000, 0];
+  const names = ['User', 'Lag', 'Sent', 'Acked', 'Connected', 'Active', 'User', 'User', 'Lag', 'Lag'];
+  const texts = ['u*', 'us*', 'user-1*', 'user-1-2*', 'user-1-22*', 'user-2*', 'user-2-4999', '', 'user-1*', ''];
+  const worst = {
+    scroll: await measure('scroll', scroll, [...steps, ...jumps]),
+    sort: await measure('sort', sort, names),
+    filter: await measure('filter', filter, texts),
   };
-  requestAnimationFrame(tick);
-  window.measured = () => {
-    going = false;
-    observer.disconnect();
-    return { frames: frames.slice(1), work };
-  };
+  for (const [name, most] of Object.entries(worst)) assert.ok(most < LIMIT_MS, `${name}: ${most} ms of work in a step`);
+  await c.says('10,000 of 10,000 sessions');
+  const before = await busy();
+  await page.getByRole('button', { name: 'Refresh sessions now' }).click();
+  await page.waitForTimeout(2500);
+  console.log(`refresh of all rows: ${((await busy()) - before).toFixed(1)} ms of processor time`);
 }
 
-async function scroll() {
-  const box = document.querySelector('.windowed');
-  for (let n = 0; n < 120; n++) {
-    box.scrollTop += 400;
-    await new Promise(requestAnimationFrame);
-  }
-  for (const to of [0, 300000, 100000, 200000, 0]) {
-    box.scrollTop = to;
-    await new Promise(requestAnimationFrame);
-    await new Promise(requestAnimationFrame);
-  }
+/** Each step acts, and returns the time to the frame that shows it. */
+async function scroll(to) {
+  const begun = performance.now();
+  document.querySelector('.windowed').scrollTop = to;
+  // The scroll event comes with the next frame, and draws for the one after.
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - begun;
 }
 
-async function sort() {
-  for (let n = 0; n < 12; n++) {
-    const buttons = document.querySelectorAll('th .sort');
-    buttons[n % buttons.length].click();
-    for (let m = 0; m < 4; m++) await new Promise(requestAnimationFrame);
-  }
+async function sort(name) {
+  const begun = performance.now();
+  [...document.querySelectorAll('th .sort')].find((one) => one.textContent.startsWith(name)).click();
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - begun;
 }
 
-async function filter() {
+async function filter(text) {
+  const begun = performance.now();
   const field = document.querySelector('[data-search]');
-  const type = (text) => {
-    field.value = text;
-    field.dispatchEvent(new Event('input', { bubbles: true }));
-  };
-  for (const text of ['u*', 'us*', 'user-1*', 'user-1-2*', 'user-1-22*', 'user-2*', 'user-2-4999', '', 'user-1*', '']) {
-    type(text);
-    for (let m = 0; m < 4; m++) await new Promise(requestAnimationFrame);
-  }
+  field.value = text;
+  field.dispatchEvent(new Event('input', { bubbles: true }));
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - begun;
 }
