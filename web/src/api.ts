@@ -107,22 +107,13 @@ export function events(path: string, signal: AbortSignal, take: (name: string, d
 const id = encodeURIComponent;
 const post = <A>(path: string, body: unknown): Promise<A> => call<A>(path, { method: 'POST', body });
 
-/** `userId` becomes `user_id`: provider sessions of a user have the names of `/stats`. */
-const snakeCase = (one: object): object =>
-  Object.fromEntries(
-    Object.entries(one).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]),
-  );
-
 /** The routes by name. */
 export const api = {
   settings: (signal?: AbortSignal) => call<T.SettingsAnswer>('/api/admin/settings', { signal }),
   sessions: (query: Query, signal?: AbortSignal) =>
     call<T.SessionsAnswer>(withQuery('/api/admin/sessions', query), { signal }),
   closeSessions: (body: object) => post<T.CloseAnswer>('/api/admin/sessions/close', body),
-  user: async (user: string, signal?: AbortSignal) => {
-    const answer = await call<T.UserAnswer>(`/api/admin/users/${id(user)}`, { signal });
-    return { ...answer, upstream: answer.upstream?.map(snakeCase) ?? [] } as T.UserAnswer;
-  },
+  user: (user: string, signal?: AbortSignal) => call<T.UserAnswer>(`/api/admin/users/${id(user)}`, { signal }),
   userNotifications: (user: string, query: Query, signal?: AbortSignal) =>
     call<T.UserNotifications>(withQuery(`/api/admin/users/${id(user)}/notifications`, query), { signal }),
   ackDevice: (user: string, body: { client_id: string; seq: number }) =>

@@ -77,7 +77,8 @@ export interface UserAnswer {
   readonly devices: readonly Device[];
   readonly forgotten?: Forgotten | null;
   readonly sessions: readonly UserSession[];
-  readonly upstream?: readonly UpstreamSession[];
+  /** Provider sessions, with the names of `/stats`. The console only counts them. */
+  readonly upstream?: readonly unknown[];
   readonly members_of?: readonly string[];
   readonly revoked_before?: Time | null;
 }

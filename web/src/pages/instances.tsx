@@ -87,7 +87,16 @@ export function Instances() {
                 <a href={href('sessions', '', { instance: row.instance })}>{number(row.gauges?.connections)}</a>
               ),
             },
-            { key: 'lag', label: 'Worst lag', align: 'right', cell: (row) => number(row.gauges?.max_lag) },
+            {
+              key: 'lag',
+              label: 'Worst lag',
+              align: 'right',
+              cell: (row) => (
+                <a href={href('sessions', '', { instance: row.instance, sort: '-lag' })}>
+                  {number(row.gauges?.max_lag)}
+                </a>
+              ),
+            },
             { key: 'listen', label: 'LISTEN replaced', align: 'right', cell: (row) => number(row.listen_reconnects) },
             { key: 'slow', label: 'Slow clients', align: 'right', cell: (row) => number(row.counters?.slow) },
             { key: 'memory', label: 'Memory', align: 'right', cell: (row) => bytes(row.gauges?.rss_bytes) },
@@ -109,7 +118,7 @@ export function Instances() {
           ]}
         />
       ) : null}
-      <ShowAs forms={{ recado: ['stats'], path: PATH }} />
+      <ShowAs forms={{ recado: ['top'], path: PATH }} />
       {dialog}
     </>
   );

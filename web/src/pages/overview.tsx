@@ -56,7 +56,7 @@ export function Overview() {
           <Charts samples={samples} />
         </>
       )}
-      <ShowAs what="this page" forms={{ recado: ['stats'], path: `/api/admin/live?window=${window}` }} />
+      <ShowAs what="this page" forms={{ recado: ['top'], path: `/api/admin/live?window=${window}` }} />
     </>
   );
 }

@@ -78,7 +78,7 @@ function OneUser({ user }: { user: string }) {
           {data.upstream && data.upstream.length > 0 ? (
             <>
               <h2>Provider sessions</h2>
-              <UpstreamTable sessions={data.upstream} />
+              <OwnUpstream user={user} />
             </>
           ) : null}
           <h2>Notifications</h2>
@@ -87,6 +87,17 @@ function OneUser({ user }: { user: string }) {
       ) : null}
       <ShowAs what="this user" forms={{ recado: ['history', user], path }} />
       {dialog}
+    </>
+  );
+}
+
+/** The user's provider sessions with their last commands. */
+function OwnUpstream({ user }: { user: string }) {
+  const { data, problem } = usePoll((signal) => api.upstream({ user }, signal), user);
+  return (
+    <>
+      <ProblemNote problem={problem} />
+      {data ? <UpstreamTable sessions={data.sessions} /> : null}
     </>
   );
 }

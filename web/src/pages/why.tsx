@@ -4,11 +4,11 @@ import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { setQuery, usePlace } from '../address.ts';
 import { api, type Problem } from '../api.ts';
-import { clock, number, shortDuration } from '../format.ts';
+import { clock, duration, number, shortDuration } from '../format.ts';
 import { ShowAs } from '../parts/command.tsx';
 import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Head, State, UserLink } from '../parts/texts.tsx';
-import { asProblem } from '../poll.ts';
+import { asProblem, useNow } from '../poll.ts';
 import type { Why as Answer, WhyDevice } from '../types.ts';
 
 export function Why() {
@@ -16,7 +16,8 @@ export function Why() {
   const user = query.get('user') ?? '';
   const seq = query.get('seq') ?? '';
   const [typed, setTyped] = useState({ user, seq });
-  const [answer, setAnswer] = useState<Answer | null>(null);
+  const [answer, setAnswer] = useState<{ readonly of: Answer; readonly at: number } | null>(null);
+  const [round, setRound] = useState(0);
   const [problem, setProblem] = useState<Problem | null>(null);
   useEffect(() => {
     setTyped({ user, seq });
@@ -24,14 +25,17 @@ export function Why() {
     setProblem(null);
     if (user === '' || seq === '') return;
     const abort = new AbortController();
-    api.why(user, seq, abort.signal).then(setAnswer, (error: unknown) => {
-      if (!abort.signal.aborted) setProblem(asProblem(error));
-    });
+    api.why(user, seq, abort.signal).then(
+      (of) => setAnswer({ of, at: Date.now() }),
+      (error: unknown) => {
+        if (!abort.signal.aborted) setProblem(asProblem(error));
+      },
+    );
     return () => abort.abort();
-  }, [user, seq]);
+  }, [user, seq, round]);
   return (
     <>
-      <Head title="Why" />
+      <Head title="Why">{answer ? <Asked at={answer.at} again={() => setRound(round + 1)} /> : null}</Head>
       <p class="lead">Did a user get a notification, and if not, why?</p>
       <form
         class="filters"
@@ -67,7 +71,7 @@ export function Why() {
       </form>
       <ProblemNote problem={problem} />
       {answer ? (
-        <Result answer={answer} />
+        <Result answer={answer.of} />
       ) : problem ? null : user !== '' && seq !== '' ? (
         <p class="hint">Asking…</p>
       ) : (
@@ -85,6 +89,19 @@ export function Why() {
         />
       ) : null}
     </>
+  );
+}
+
+/** The answer is of one moment: a device may have acknowledged since. */
+function Asked({ at, again }: { at: number; again: () => void }) {
+  const now = useNow();
+  return (
+    <div class="freshness">
+      <span>as of {duration(now - at)} ago</span>
+      <button type="button" class="quiet" onClick={again}>
+        Ask again
+      </button>
+    </div>
   );
 }
 
