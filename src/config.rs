@@ -113,14 +113,15 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_ADMIN",
         "auto",
-        "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback. With \
+        "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback and \
+         RECADO_PUBLIC_URL, RECADO_ALLOWED_HOSTS and RECADO_TRUSTED_PROXIES tell of no proxy in front of it. With \
          RECADO_INTERNAL_BIND only that listener serves it.",
     ),
     row(
         "RECADO_PLAYGROUND",
         "auto",
-        "on: the console's playground may make tokens for any user, for 15 minutes at most. off, or auto: on when bound to \
-         loopback. Off without the console and with RECADO_INTERNAL_BIND.",
+        "on: the console's playground may make tokens for any user, for 15 minutes at most. off, or auto: on where auto \
+         turns the console on. Always off without the console and with RECADO_INTERNAL_BIND.",
     ),
     row(
         "RECADO_ADDRESS_CONNECTIONS",
@@ -284,12 +285,12 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_URL",
         "",
-        "Hub that notify, listen, history, stats, why, member, revoke, revocation, close, healthcheck and recado-bench talk to. \
-         Absent: the hub on this machine, by RECADO_BIND and PORT; all but listen and history use RECADO_INTERNAL_BIND if it is set.",
+        "Hub that notify, listen, history, stats, top, why, member, revoke, revocation, close, healthcheck and recado-bench talk \
+         to, and that the link of admin leads to. Absent: the hub on this machine, by RECADO_BIND and PORT; all but listen and history use RECADO_INTERNAL_BIND if it is set.",
     ),
     secret(
         "RECADO_KEY",
-        "Key of notify and member, and an admin's key of stats, why, revoke, revocation and close. Absent: a token made from the \
+        "Key of notify and member, and an admin's key of stats, top, why, revoke, revocation and close. Absent: a token made from the \
          secret on this machine.",
     ),
     secret("RECADO_TOKEN", "Token of listen. Absent: made from the secret on this machine, for --user."),

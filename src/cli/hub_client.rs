@@ -14,6 +14,8 @@ use crate::identity::COMMAND_LINE_SUBJECT;
 
 /// Time limit for an answer. The hub promises one within five seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit for a whole stream.
+const STREAM_LIMIT: Duration = Duration::from_secs(86_400);
 /// Lifetime of a token that a command makes for itself.
 const TOKEN_TTL: Duration = Duration::from_secs(300);
 
@@ -98,6 +100,19 @@ impl HubClient {
 
     pub async fn get(&self, path: &str) -> Result<HubAnswer, CliFailure> {
         self.send(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    /// Opens a stream that may stay open for a day. Its first bytes come within the time of any other answer.
+    pub async fn stream(&self, path: &str) -> Result<reqwest::Response, CliFailure> {
+        let opened = self.answered(self.http.get(format!("{}{path}", self.url)).timeout(STREAM_LIMIT));
+        let late = |_| CliFailure::unavailable(format!("{}: no answer; is a hub running (recado serve), and is --url right?", self.url));
+        let response = tokio::time::timeout(ANSWER_LIMIT, opened).await.map_err(late)??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.json().await.unwrap_or(Value::Null);
+        Err(HubAnswer { status, body }.into_success().err().unwrap_or_else(|| CliFailure::other("no stream")))
     }
 
     /// Reads a list page by page. `name` is the member of the answer that holds the list.

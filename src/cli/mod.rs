@@ -35,6 +35,7 @@ mod secret;
 mod serve;
 mod stats;
 pub mod token;
+mod top;
 mod upstream;
 mod why;
 
@@ -119,6 +120,8 @@ enum CliCommand {
     History(history::HistoryCommand),
     /// Show every session of every instance
     Stats,
+    /// Show rates, hubs and sessions, live in a terminal
+    Top(top::TopCommand),
     /// Tell whether a user has a notification, and why or why not
     Why(why::WhyCommand),
     /// Show the log, apply retention once, or give the log a new id
@@ -227,6 +230,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Why(why) => why.run(&config, format).await,
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,
         CliCommand::Stats => stats::run(&config, format).await,
+        CliCommand::Top(top) => top.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,
         CliCommand::Config(_) => Ok(()),
     }

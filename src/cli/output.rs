@@ -148,6 +148,11 @@ pub fn is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether a person reads stdout, and types at stdin.
+pub fn is_interactive() -> bool {
+    io::stdout().is_terminal() && io::stdin().is_terminal()
+}
+
 /// Prints a line for people on stderr. A line that cannot be written is dropped.
 pub fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "{}", harmless(text));

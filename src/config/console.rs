@@ -55,15 +55,23 @@ impl Config {
         self.internal_bind.map_or(self.bind, |internal| internal.ip())
     }
 
+    /// Whether only this machine reaches the listener of the console, as far as the settings tell. A hub on loopback
+    /// with a public address, further names or trusted proxies has a proxy in front of it, through which others come.
+    fn is_for_this_machine(&self) -> bool {
+        let is_named = self.public_origin.is_some() || !self.allowed_hosts.is_empty() || !self.trusted_proxies.is_empty();
+        let has_proxy = self.internal_bind.is_none() && is_named;
+        self.console_bind().is_loopback() && !has_proxy
+    }
+
     /// Whether this hub serves the console.
     pub fn serves_console(&self) -> bool {
-        self.console.admin.is_on(self.console_bind().is_loopback())
+        self.console.admin.is_on(self.is_for_this_machine())
     }
 
     /// Whether the console's playground may get tokens of users. A page can reach only its own origin, and the internal
     /// listener serves no stream: with `RECADO_INTERNAL_BIND` the playground could not work.
     pub fn serves_playground(&self) -> bool {
-        self.serves_console() && self.internal_bind.is_none() && self.console.playground.is_on(self.bind.is_loopback())
+        self.serves_console() && self.internal_bind.is_none() && self.console.playground.is_on(self.is_for_this_machine())
     }
 
     /// Whether a browser that opens `/` is sent to the console: both must be on the same listener.
@@ -94,6 +102,12 @@ mod tests {
         assert_eq!(served(&[("RECADO_BIND", "::"), ("RECADO_ADMIN", "on"), ("RECADO_PLAYGROUND", "on")]), (true, true, true));
         assert_eq!(served(&[("RECADO_ADMIN", "off"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
         assert_eq!(served(&[("RECADO_PLAYGROUND", "off")]), (true, false, true));
+        // A proxy on the same machine lets others in.
+        assert_eq!(served(&[("RECADO_PUBLIC_URL", "https://hub.example.com")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_ALLOWED_HOSTS", "hub.example.com")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_INTERNAL_BIND", "127.0.0.1:0")]), (true, false, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_ADMIN", "on")]), (true, false, true));
         assert_eq!(served(&[("RECADO_INTERNAL_BIND", "127.0.0.1:0"), ("RECADO_BIND", "0.0.0.0")]), (true, false, false));
         assert_eq!(served(&[("RECADO_INTERNAL_BIND", "10.0.0.5:0"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
     }

@@ -1,8 +1,8 @@
 //! Keeps the samples of all instances of the last hour in memory.
 //!
-//! Each heartbeat of this instance reads the rows of all instances (`store::instances::beat`), so each instance knows all
-//! without a table of samples. A sample is kept as the event that streams send. The memory is bounded by age and bytes:
-//! an hour has 720 samples of about 900 bytes for each instance.
+//! Each heartbeat of this instance reads the rows of all instances (`store::instances::beat`), so each instance knows
+//! all without a table of samples. A sample is kept as the event that streams send. The memory is bounded by age and
+//! bytes: an hour has 720 samples of about 900 bytes for each instance.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

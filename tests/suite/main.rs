@@ -88,6 +88,7 @@ mod tenants;
 mod tickets;
 mod token_cost;
 mod token_forgery;
+mod top;
 mod types;
 mod upstream;
 mod upstream_chaos;

@@ -71,6 +71,7 @@ async fn ask_all(db: &TestDb, faults: &mut Vec<String>) -> BTreeMap<&'static str
         audit: None,
     };
     let provider = ProviderName::parse("game").unwrap();
+    let beats = InstanceId::new();
     let user = UserId::parse("u000000001").unwrap();
     let device = ArrivedDevice { user: user.clone(), client: ClientId::parse("d").unwrap(), session: SessionId::new() };
     for run in 0..3 {
@@ -120,6 +121,8 @@ async fn ask_all(db: &TestDb, faults: &mut Vec<String>) -> BTreeMap<&'static str
         told("old tickets");
         instances::bury_the_dead(&mut connection).await.unwrap();
         told("the dead");
+        instances::beat(&mut connection, beats, "127.0.0.1:1", &serde_json::json!({})).await.unwrap();
+        told("a heartbeat");
         acked_positions::trim(&mut connection, &UserId::parse("v1").unwrap(), 200).await.unwrap();
         told("a user's devices");
     }

@@ -21,7 +21,7 @@ use crate::wire::console::instances::LiveQuery;
 /// lives. Samples come every five seconds while the database answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A stream of samples. The connection's task drives it, so a client that reads nothing is cut off by the write timeout.
+/// A stream of samples. The connection's task drives it: the write timeout cuts off a client that reads nothing.
 struct LiveStream {
     hub: Arc<HubState>,
     /// Of the request: the credential is checked again and again.
