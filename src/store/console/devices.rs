@@ -31,7 +31,7 @@ impl NewestNumbers {
     }
 }
 
-/// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`: of rows that a device which resumes
+/// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`: those of rows that a resuming device
 /// is sent.
 ///
 /// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at
