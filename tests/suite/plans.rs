@@ -16,7 +16,7 @@ use recado::store::append::{self, Conflict};
 use recado::store::device_expiry::{self, WalkPosition};
 use recado::store::log_watermark::WatermarkEnd;
 use recado::store::resume::ConnectionBegin;
-use recado::store::{self, Database, read, retention};
+use recado::store::{self, Database, console, read, retention};
 
 use super::support::*;
 
@@ -139,6 +139,22 @@ async fn ask_all(db: &TestDb) -> Plans {
         told("seen");
         retention::partitions(&mut connection).await.unwrap();
         told("partitions");
+        let all = console::log::LogFilter::default();
+        let before = Seq::from_db(head.get() - 3000);
+        assert_eq!(console::log::page(&reader, before, head, &all, 500).await.unwrap().rows.len(), 500);
+        told("console_log");
+        let of_nobody = console::log::LogFilter { source: Some("nobody".to_owned()), ..console::log::LogFilter::default() };
+        assert!(console::log::page(&reader, before, head, &of_nobody, 500).await.unwrap().rows.is_empty());
+        told("console_log_of_nobody");
+        console::log::before_last(&reader, &state, &all, 100, 5000).await.unwrap();
+        told("console_log_end");
+        console::log::partitions(&reader).await.unwrap();
+        told("console_partitions");
+        let newest = console::devices::newest_numbers(&by_table, &who, Seq::ZERO, head, 100).await.unwrap();
+        assert_eq!(newest.above(Seq::ZERO).count, 100);
+        told("console_unacked");
+        console::sessions::of_user_elsewhere(&reader, &who.user, InstanceId::new(), 1000).await.unwrap();
+        told("console_user_sessions");
         device_expiry::step(&mut connection, Duration::from_secs(86_400), &WalkPosition::default()).await.unwrap();
         told("idle");
         append(&mut connection, round).await;
@@ -222,12 +238,13 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         let used = indexes(&long[name]);
         assert!(used.iter().any(|used| used.contains(index)), "{name} uses {used:?}, not {index}");
     };
-    for name in ["page", "page_before", "page_from_the_start", "page_of_a_member", "page_before_of_a_member"] {
+    for name in ["page", "page_before", "page_from_the_start", "page_of_a_member", "page_before_of_a_member", "console_unacked"] {
         by(name, "topic_seq_idx");
         by(name, "log_member_p_pkey");
         by(name, "log_p_pkey");
     }
-    for name in ["state", "tail", "id_at", "last_before", "append", "partitions", "ensure_partitions"] {
+    let by_number = ["console_log", "console_log_of_nobody", "console_log_end", "console_partitions"];
+    for name in ["state", "tail", "id_at", "last_before", "append", "partitions", "ensure_partitions"].into_iter().chain(by_number) {
         by(name, "log_p_pkey");
     }
     by("append", "idempotency_pkey");

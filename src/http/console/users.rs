@@ -69,7 +69,7 @@ async fn newest_numbers(hub: &HubState, user: &UserId, facts: &UserFacts) -> Res
     let Some(lowest) = facts.devices.iter().map(|device| device.acked).min() else { return Ok(NewestNumbers::default()) };
     let most = i64::try_from(UNACKED_MAX + 1).unwrap_or(i64::MAX);
     let who = principal(user, &facts.token_accounts);
-    Ok(devices::newest_numbers(&hub.reader, &who, lowest.max(facts.log.floor), most).await?)
+    Ok(devices::newest_numbers(&hub.reader, &who, lowest.max(facts.log.floor), facts.log.head, most).await?)
 }
 
 fn device(known: &StoredDevice, facts: &UserFacts, newest: &NewestNumbers, open: &[UserSessionBody]) -> DeviceBody {

@@ -31,14 +31,15 @@ impl NewestNumbers {
     }
 }
 
-/// Reads the newest numbers of `who` above `after`, at most `most`: of rows that a device which resumes is sent.
+/// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`: those of rows that a resuming device
+/// is sent.
 ///
 /// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at
 /// `most`.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, most: i64) -> Result<NewestNumbers, StoreError> {
+pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<NewestNumbers, StoreError> {
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query!(
         r#"SELECT k.seq AS "seq!", coalesce(l.expires_at <= statement_timestamp(), false) AS "expired!"
@@ -53,13 +54,14 @@ pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, most: 
                     CROSS JOIN LATERAL (
                           (SELECT a.seq
                              FROM recado.log a
-                            WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq > $2 AND a.seq > t.low AND a.seq < t.high
+                            WHERE a.topic = t.topic AND a.replay AND a.topic <> 'l' AND a.seq > $2 AND a.seq <= $6
+                              AND a.seq > t.low AND a.seq < t.high
                             ORDER BY a.seq DESC
                             LIMIT $3)
                           UNION ALL
                           (SELECT b.seq
                              FROM recado.log_member b
-                            WHERE b.topic = t.topic AND b.seq > $2 AND b.seq > t.low AND b.seq < t.high
+                            WHERE b.topic = t.topic AND b.seq > $2 AND b.seq <= $6 AND b.seq > t.low AND b.seq < t.high
                             ORDER BY b.seq DESC
                             LIMIT $3)) s
                     ORDER BY s.seq DESC
@@ -71,6 +73,7 @@ pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, most: 
         most,
         reader.reads_members(),
         who.user.as_str(),
+        upto.get(),
     )
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT * 3, rows).await?;

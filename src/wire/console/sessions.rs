@@ -284,6 +284,8 @@ pub fn body(head: &SessionsHead, rows: &[SessionRow<'_>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(512 + rows.len() * ROW_BYTES);
     // Plain structs of strings and numbers, and writing to a Vec cannot fail.
     serde_json::to_writer(&mut out, &SessionsBody { head, columns: COLUMNS, rows }).expect("plain fields are always JSON");
+    // Answers in JSON end with a line feed. Added later, it would cost a copy of the answer.
+    out.push(b'\n');
     out
 }
 

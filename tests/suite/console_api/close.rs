@@ -1,4 +1,4 @@
-//! Tests that closing by a filter closes the sessions that were counted, on every hub, with one row in the audit.
+//! Tests that closing by a filter closes the counted sessions, on every hub.
 
 use serde_json::json;
 

@@ -1,4 +1,6 @@
-//! Tests that a follower of the log gets each row once or is told that it was skipped, and ends when it has to.
+//! Tests that a follower of the log gets each row once, or is told the gap.
+//!
+//! It ends with its key or token, and when the hub drains.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -149,7 +151,7 @@ async fn there_are_only_so_many_followers() {
     let (status, refused) = read(&db, &hub, "/api/admin/log?follow=1").await;
     assert_eq!((status, &refused["code"]), (503, &json!("full")));
     drop(followers.pop());
-    // The hub notices that the reader has gone when it writes.
+    // The hub finds out that the reader has gone when it writes.
     hub.post(&note("n").to_everyone()).await;
     eventually("there is a place", PATIENCE, async || {
         let url = format!("http://{}/api/admin/log?follow=1", hub.address);
@@ -191,7 +193,7 @@ async fn a_reader_that_pauses_costs_one_page_and_misses_nothing_silently() {
         assert!(read > 0, "the stream ended at {at} of {head}");
         text.push_str(&String::from_utf8_lossy(&buffer[..read]));
         while let Some((line, rest)) = text.split_once('\n') {
-            // Lines of the head and of the chunks are no JSON.
+            // The head of the answer and the sizes of chunks are not JSON objects.
             if let Ok(Value::Object(line)) = serde_json::from_str::<Value>(line.trim()) {
                 if let Some(gap) = line.get("skipped") {
                     assert_eq!(gap["from"].as_i64(), Some(at + 1));

@@ -1,4 +1,4 @@
-//! Tests what an admin sees of one user, and that a device's position can be set forward.
+//! Tests the view of one user, and setting a device's position forward.
 
 use serde_json::{Value, json};
 
