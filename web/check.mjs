@@ -9,7 +9,7 @@ const problems = [];
 function run(program, ...args) {
   try {
     const said = execFileSync(program, args, { stdio: 'pipe', encoding: 'utf8' });
-    console.log(`${args.join(' ').slice(0, 60) || program}: good`);
+    console.log(`${[program.split('/').pop(), ...args].join(' ')}: good`);
     for (const line of said.split('\n').filter((one) => /^(size|dist): /.test(one))) console.log(line);
   } catch (error) {
     problems.push(`${program} ${args.join(' ')}:\n${error.stdout}${error.stderr}`);

@@ -63,7 +63,9 @@ impl Scene {
             "service": service_token("shop", Role::Service),
             "hostile": HOSTILE,
         });
-        let mut node = Command::new("node");
+        // Where the machine's Node is too old for the packages, CI has installed a newer one here.
+        let newer = web().join("../target/node-22/node_modules/.bin/node");
+        let mut node = Command::new(if newer.exists() { newer } else { PathBuf::from("node") });
         node.arg(web().join("test/story.mjs")).arg(name).env("CONSOLE_SCENE", scene.to_string());
         node.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = timeout(STORY_LIMIT, node.output()).await.expect("the story ends in time").expect("node runs");
@@ -75,7 +77,8 @@ impl Scene {
 
     /// The acts of the audit of this kind.
     async fn acts(&self, what: &str) -> usize {
-        let (_, page) = self.hub.get(&format!("/api/admin/audit?what={what}"), Some(&service_token("operator", Role::Admin))).await.unwrap();
+        let (_, page) =
+            self.hub.get(&format!("/api/admin/audit?what={what}"), Some(&service_token("operator", Role::Admin))).await.unwrap();
         serde_json::from_str::<Value>(&page).unwrap()["acts"].as_array().unwrap().len()
     }
 
@@ -189,4 +192,22 @@ async fn sessions_elsewhere(db: &TestDb, instance: u32, count: u32) {
            FROM recado.meta m, generate_series(1, {count}) n"
     ))
     .await;
+}
+
+/// Takes the pictures of docs/images/console from real hubs. It is run by hand after the page has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "by hand: writes pictures into docs"]
+async fn by_hand_the_pictures_of_the_guide() {
+    if !can_run() {
+        return;
+    }
+    let scene = Scene::new().await;
+    scene.provider.sign_ins_of("eve", SignInAnswer::RefuseInBody);
+    let mut all = clients(&scene).await;
+    for n in 1..=40 {
+        let (hub, account) = if n % 3 == 0 { (&scene.other, "12") } else { (&scene.hub, "7") };
+        let client = TestClient::of(&format!("user-{n}")).account(account).device(if n % 4 == 0 { "phone" } else { "web" });
+        all.push(client.query("ack", if n % 5 == 0 { "client" } else { "pong" }).connect(hub).await);
+    }
+    scene.story("screenshots").await;
 }
