@@ -1,5 +1,6 @@
 // Tests the parts of the console that touch no page: rates, filters, the rule of `prev`, addresses, forms.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { build } from 'esbuild';
 
 globalThis.location = { hash: '', pathname: '/hub/admin', origin: 'https://h.example' };
@@ -250,6 +251,61 @@ test('without storage the key is still kept', () => {
   assert.equal(session.credential(), 'rck_x');
   session.signOut('gone');
   assert.deepEqual([session.credential(), session.lastRefusal()], [null, 'gone']);
+});
+
+/** Contrast of two colours `#rrggbb`, as WCAG defines it. */
+function contrast(a, b) {
+  const light = (hex) => {
+    const [r, g, bl] = [1, 3, 5]
+      .map((at) => Number.parseInt(hex.slice(at, at + 2), 16) / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * bl;
+  };
+  const [x, y] = [light(a), light(b)].sort((one, other) => other - one);
+  return (x + 0.05) / (y + 0.05);
+}
+
+test('texts have the contrast of WCAG AA in both schemes, and borders of controls theirs', () => {
+  const css = readFileSync(new URL('../src/styles/base.css', import.meta.url), 'utf8');
+  const [light, dark] = css
+    .split('prefers-color-scheme: dark')
+    .map((part) =>
+      Object.fromEntries([...part.matchAll(/--([\w-]+): (#[0-9a-f]{6});/g)].map(([, name, value]) => [name, value])),
+    );
+  const texts = [
+    'ink',
+    'muted',
+    'accent',
+    'good',
+    'bad',
+    'fair',
+    'line-1',
+    'line-2',
+    'line-3',
+    'line-4',
+    'line-5',
+    'line-6',
+  ].flatMap((text) => ['paper', 'sheet'].map((on) => [text, on]));
+  const more = [
+    ['ink', 'sunk'],
+    ['muted', 'sunk'],
+    ['accent', 'sunk'],
+    ['accent', 'accent-soft'],
+    ['accent-ink', 'accent'],
+    ['good', 'good-soft'],
+    ['fair', 'fair-soft'],
+    ['bad', 'bad-soft'],
+    ['ink', 'good-soft'],
+    ['ink', 'fair-soft'],
+    ['ink', 'bad-soft'],
+  ];
+  for (const [scheme, colours] of Object.entries({ light, dark })) {
+    for (const [text, on] of [...texts, ...more]) {
+      const found = contrast(colours[text], colours[on]);
+      assert.ok(found >= 4.5, `${scheme}: ${text} on ${on} has ${found.toFixed(2)}`);
+    }
+    assert.ok(contrast(colours.edge, colours.sheet) >= 3, `${scheme}: borders`);
+  }
 });
 
 console.log(`unit: ${count} passed${process.exitCode ? ', some failed' : ''}`);

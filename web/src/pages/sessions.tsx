@@ -29,6 +29,8 @@ import {
 const NAMES = ['user', 'account', 'client', 'instance', 'transport', 'min_lag'] as const;
 /** The most that the hub gives in one answer. */
 const MOST = 10_000;
+/** Names of the filter as the page calls them. */
+const LABELS: { readonly [name: string]: string } = { client: 'device', min_lag: 'lag at least' };
 const CLOSE = '/api/admin/sessions/close';
 
 /** `now`: the time of the answer. A line of text for each age costs less than a component that follows the clock. */
@@ -154,7 +156,7 @@ export function Sessions() {
           <ul>
             {Object.entries(filter).map(([name, value]) => (
               <li key={name}>
-                {name.replace('_', ' ')} <code>{String(value)}</code>
+                {LABELS[name] ?? name} <code>{String(value)}</code>
               </li>
             ))}
           </ul>
