@@ -31,8 +31,8 @@ impl NewestNumbers {
     }
 }
 
-/// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`: those of rows that a resuming device
-/// is sent.
+/// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`. They are those of rows that a
+/// resuming device is sent.
 ///
 /// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at
 /// `most`.

@@ -1,4 +1,4 @@
-//! Tests that a follower of the log gets each row once, or is told the gap.
+//! Tests that a follower of the log gets each row once or a gap.
 //!
 //! It ends with its key or token, and when the hub drains.
 
