@@ -130,12 +130,14 @@ function Keys() {
   );
 }
 
-/** Scopes as `name: value`, whatever names a later hub adds. */
+/** What limits a key: lists, and what it may not do. A later hub may have further names. */
 function scopes(value: unknown): string {
   if (typeof value !== 'object' || value === null) return 'all';
-  const parts = Object.entries(value)
-    .filter(([, one]) => one !== null && !(Array.isArray(one) && one.length === 0))
-    .map(([name, one]) => `${name}: ${Array.isArray(one) ? one.join(' ') : String(one)}`);
+  const parts = Object.entries(value).flatMap(([name, one]) => {
+    if (one === null || one === true) return [];
+    if (one === false) return [`no ${name}`];
+    return [`${name.replaceAll('_', ' ')} ${Array.isArray(one) ? one.join(' ') : String(one)}`];
+  });
   return parts.length === 0 ? 'all' : parts.join(' · ');
 }
 

@@ -40,6 +40,7 @@ export async function story(c) {
   await page.keyboard.press('Escape');
   // The charts need a while.
   await page.waitForTimeout(Number(process.env.CHART_MS ?? 90_000));
+  await page.setViewportSize({ width: 1280, height: 1060 });
   await c.go('#/overview', 'Overview');
   await page.waitForTimeout(4000);
   await both(page, 'overview');
@@ -52,6 +53,7 @@ export async function story(c) {
 
 /** The page as it is, in both schemes. */
 async function both(page, name) {
+  await page.mouse.move(2, 2);
   const devtools = await page.context().newCDPSession(page);
   for (const colorScheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme });
@@ -75,7 +77,7 @@ async function playground(c) {
   await c.says(/Posted 5/);
   await device.getByRole('button', { name: 'Come back', exact: true }).click();
   await device.getByText('the history has 6').waitFor();
-  await page.setViewportSize({ width: 1280, height: 1060 });
+  await page.setViewportSize({ width: 1280, height: 1440 });
   await both(page, 'playground');
   await page.setViewportSize(options.viewport);
 }
