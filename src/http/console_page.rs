@@ -24,6 +24,7 @@ pub const PATH: &str = "/admin";
 /// The paths of its files, relative to which the page names them.
 pub const SCRIPT_PATH: &str = "/admin/admin.js";
 pub const STYLE_PATH: &str = "/admin/admin.css";
+pub const ICON_PATH: &str = "/admin/icon.svg";
 
 /// Only files of this hub may be loaded or connected to, no code or style within the page counts, and no page may show
 /// this one in a frame.
@@ -60,6 +61,7 @@ impl PageFile {
 static INDEX: LazyLock<PageFile> = LazyLock::new(|| page_file!("index.html", "text/html; charset=utf-8"));
 static SCRIPT: LazyLock<PageFile> = LazyLock::new(|| page_file!("admin.js", "text/javascript; charset=utf-8"));
 static STYLE: LazyLock<PageFile> = LazyLock::new(|| page_file!("admin.css", "text/css; charset=utf-8"));
+static ICON: LazyLock<PageFile> = LazyLock::new(|| page_file!("icon.svg", "image/svg+xml"));
 
 /// Tags a form of a content. Two forms of one content are two representations (RFC 9110 section 8.8.3.3).
 fn entity_tag(content: &[u8], form: &str) -> HeaderValue {
@@ -88,6 +90,11 @@ pub async fn script(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Res
 /// `GET /admin/admin.css`.
 pub async fn style(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
     serve(&hub, &STYLE, &headers).await
+}
+
+/// `GET /admin/icon.svg`.
+pub async fn icon(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
+    serve(&hub, &ICON, &headers).await
 }
 
 /// Sends a browser from `/` to the page.

@@ -66,10 +66,11 @@ fn unpacked(gzip: &[u8]) -> Vec<u8> {
     child.wait_with_output().unwrap().stdout
 }
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("/admin", "text/html; charset=utf-8"),
     ("/admin/admin.js", "text/javascript; charset=utf-8"),
     ("/admin/admin.css", "text/css; charset=utf-8"),
+    ("/admin/icon.svg", "image/svg+xml"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,7 @@ mod cloudevents;
 mod console_api;
 mod console_instances;
 mod console_live;
+mod console_page;
 mod crash;
 mod deliver;
 mod deploy;

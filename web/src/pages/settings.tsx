@@ -1,0 +1,277 @@
+// Shows the effective settings, the service keys, the analysts, and the audit, a tab each.
+
+import { useMemo, useState } from 'preact/hooks';
+import { href, setQuery, usePlace } from '../address.ts';
+import { api, withQuery } from '../api.ts';
+import { number } from '../format.ts';
+import { ShowAs } from '../parts/command.tsx';
+import { Filters, useFilters } from '../parts/filters.tsx';
+import { Freshness } from '../parts/freshness.tsx';
+import { Empty, ProblemNote } from '../parts/problem.tsx';
+import { Table } from '../parts/table.tsx';
+import { Age, Head, Json, State, UserLink } from '../parts/texts.tsx';
+import { usePoll, useSettled } from '../poll.ts';
+import type { Act, Setting } from '../types.ts';
+
+const TABS = [
+  ['settings', 'Settings'],
+  ['keys', 'Keys'],
+  ['analysts', 'Analysts'],
+  ['audit', 'Audit'],
+] as const;
+
+export function SettingsPage() {
+  const { rest } = usePlace();
+  const tab = TABS.find(([name]) => name === rest)?.[0] ?? 'settings';
+  return (
+    <>
+      <nav class="tabs" aria-label="Settings, keys, analysts, audit">
+        {TABS.map(([name, label]) => (
+          <a key={name} href={href('settings', name)} aria-current={name === tab ? 'page' : undefined}>
+            {label}
+          </a>
+        ))}
+      </nav>
+      {tab === 'settings' ? <Effective /> : tab === 'keys' ? <Keys /> : tab === 'analysts' ? <Analysts /> : <Audit />}
+    </>
+  );
+}
+
+const shownValue = ({ value, secret }: Setting): string => {
+  if (value === null || value === undefined || value === '') return 'not set';
+  if (secret) return 'set';
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+};
+
+function Effective() {
+  const path = '/api/admin/settings';
+  const polled = usePoll((signal) => api.settings(signal), path, 0);
+  const { find } = useFilters(['find']);
+  const { data, problem } = polled;
+  const rows = useMemo(() => {
+    const words = find.toLowerCase().split(/\s+/).filter(Boolean);
+    return (data?.settings ?? []).filter((one) => {
+      const text = `${one.name} ${shownValue(one)} ${one.source}`.toLowerCase();
+      return words.every((word) => text.includes(word));
+    });
+  }, [data, find]);
+  return (
+    <>
+      <Head title="Settings">
+        <Freshness polled={polled} label="settings" />
+      </Head>
+      <Filters filters={[{ name: 'find', label: 'Find', placeholder: 'retention' }]} />
+      <ProblemNote problem={problem} />
+      {data ? (
+        rows.length === 0 ? (
+          <Empty title="No setting matches" />
+        ) : (
+          <Table
+            label="Settings"
+            rows={rows}
+            rowKey={(row) => row.name}
+            rowClass={(row) => (row.source === 'default' ? 'dim' : undefined)}
+            columns={[
+              { key: 'name', label: 'Setting', width: 30, cell: (row) => <code>{row.name}</code> },
+              { key: 'value', label: 'Value', width: 20, cell: shownValue, title: shownValue },
+              { key: 'source', label: 'Comes from', cell: (row) => row.source },
+            ]}
+          />
+        )
+      ) : null}
+      <ShowAs forms={{ recado: ['config'], path }} />
+    </>
+  );
+}
+
+function Keys() {
+  const path = '/api/admin/keys';
+  const polled = usePoll((signal) => api.keys(signal), path, 15_000);
+  const { data, problem } = polled;
+  return (
+    <>
+      <Head title="Service keys">
+        <Freshness polled={polled} label="keys" />
+      </Head>
+      <ProblemNote problem={problem} />
+      {data ? (
+        data.keys.length === 0 ? (
+          <Empty title="No service key">
+            <p>
+              Create one on a machine of the hub: <code>recado key create shop</code>.
+            </p>
+          </Empty>
+        ) : (
+          <Table
+            label="Service keys"
+            rows={data.keys}
+            rowKey={(row) => `${row.name} ${row.created_at}`}
+            rowClass={(row) => (row.revoked_at ? 'dim' : undefined)}
+            columns={[
+              { key: 'name', label: 'Name', cell: (row) => row.name },
+              { key: 'role', label: 'Role', cell: (row) => row.role },
+              { key: 'state', label: 'State', cell: (row) => (row.revoked_at ? 'revoked' : 'valid') },
+              {
+                key: 'scopes',
+                label: 'Scopes',
+                width: 24,
+                cell: (row) => scopes(row.scopes),
+                title: (row) => scopes(row.scopes),
+              },
+              { key: 'created', label: 'Created', cell: (row) => <Age time={row.created_at} /> },
+              { key: 'used', label: 'Last used', cell: (row) => <Age time={row.last_used_at} /> },
+              { key: 'revoked', label: 'Revoked', cell: (row) => <Age time={row.revoked_at} /> },
+            ]}
+          />
+        )
+      ) : null}
+      <ShowAs forms={{ recado: ['key', 'list'], path }} />
+    </>
+  );
+}
+
+/** What limits a key: lists, and what it may not do. A later hub may have further names. */
+function scopes(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return 'all';
+  const parts = Object.entries(value).flatMap(([name, one]) => {
+    if (one === null || one === true) return [];
+    if (one === false) return [`no ${name}`];
+    return [`${name.replaceAll('_', ' ')} ${Array.isArray(one) ? one.join(' ') : String(one)}`];
+  });
+  return parts.length === 0 ? 'all' : parts.join(' · ');
+}
+
+function Analysts() {
+  const path = '/api/admin/analysts';
+  const polled = usePoll((signal) => api.analysts(signal), path, 15_000);
+  const { data, problem } = polled;
+  return (
+    <>
+      <Head title="Analysts">
+        <Freshness polled={polled} label="analysts" />
+      </Head>
+      <ProblemNote problem={problem} />
+      {data ? (
+        data.analysts.length === 0 ? (
+          <Empty title="No analyst">
+            <p>
+              Create a login that may read the views: <code>recado analyst create NAME</code>.
+            </p>
+          </Empty>
+        ) : (
+          <Table
+            label="Analysts"
+            rows={data.analysts}
+            rowKey={(row) => row.name}
+            columns={[
+              { key: 'name', label: 'Login', cell: (row) => row.name },
+              {
+                key: 'account',
+                label: 'Sees',
+                cell: (row) =>
+                  (row.accounts?.length ?? 0) === 0 ? 'everything' : `accounts ${row.accounts?.join(', ')}`,
+              },
+              { key: 'connections', label: 'Connections', align: 'right', cell: (row) => number(row.connections) },
+              { key: 'made', label: 'Made by', cell: (row) => (row.made_here ? 'this hub' : 'hand, in SQL') },
+            ]}
+          />
+        )
+      ) : null}
+      <ShowAs forms={{ recado: ['analyst', 'ls'], path }} />
+    </>
+  );
+}
+
+const AUDIT = ['who', 'what', 'since'] as const;
+
+function Audit() {
+  const texts = useFilters(AUDIT);
+  const [open, setOpen] = useState<Act | null>(null);
+  const { query } = usePlace();
+  const before = query.get('before') ?? '';
+  const asked = useSettled(AUDIT.map((name) => texts[name].trim()).join('\n'), 400);
+  const [who, what, since] = asked.split('\n') as [string, string, string];
+  const parameters = { who, what, since, before, limit: 100 };
+  const path = withQuery('/api/admin/audit', parameters);
+  const polled = usePoll((signal) => api.audit(parameters, signal), path, 15_000);
+  const { data, problem } = polled;
+  return (
+    <>
+      <Head title="Audit">
+        <Freshness polled={polled} label="the audit" />
+      </Head>
+      <Filters
+        filters={[
+          { name: 'who', label: 'Who', placeholder: 'key:ann' },
+          { name: 'what', label: 'Act', placeholder: 'session.*' },
+          { name: 'since', label: 'Since', placeholder: '7d' },
+        ]}
+      />
+      <ProblemNote problem={problem} />
+      {data ? (
+        data.acts.length === 0 ? (
+          <Empty title="No act matches" />
+        ) : (
+          <Table
+            label="Audit"
+            rows={data.acts}
+            rowKey={(row) => row.audit_id}
+            columns={[
+              { key: 'at', label: 'When', cell: (row) => <Age time={row.at} /> },
+              { key: 'who', label: 'Who', cell: (row) => row.who },
+              { key: 'what', label: 'Act', cell: (row) => row.what },
+              { key: 'outcome', label: 'Outcome', cell: (row) => <State word={row.outcome} /> },
+              {
+                key: 'object',
+                label: 'Object',
+                width: 12,
+                cell: (row) => row.object ?? '–',
+                title: (row) => row.object ?? undefined,
+              },
+              { key: 'user', label: 'User', cell: (row) => (row.user_id ? <UserLink id={row.user_id} /> : '–') },
+              { key: 'count', label: 'Count', align: 'right', cell: (row) => number(row.count) },
+              {
+                key: 'reason',
+                label: 'Reason',
+                width: 8,
+                cell: (row) => row.reason ?? '–',
+                title: (row) => row.reason ?? undefined,
+              },
+              {
+                key: 'from',
+                label: 'From',
+                cell: (row) => [row.via, row.address].filter(Boolean).join(' '),
+                title: (row) => [row.via, row.address].filter(Boolean).join(' '),
+              },
+              {
+                key: 'details',
+                label: 'Details',
+                cell: (row) => (
+                  <button
+                    type="button"
+                    class="quiet"
+                    aria-expanded={open?.audit_id === row.audit_id}
+                    onClick={() => setOpen(open?.audit_id === row.audit_id ? null : row)}
+                    aria-label={`Details of act ${row.audit_id}`}
+                  >
+                    JSON
+                  </button>
+                ),
+              },
+            ]}
+          />
+        )
+      ) : null}
+      {open ? <Json value={open} label={`Act ${open.audit_id}`} /> : null}
+      <div class="buttons">
+        <button type="button" disabled={before === ''} onClick={() => setQuery({ before: null })}>
+          Newest
+        </button>
+        <button type="button" disabled={!data || data.next === null} onClick={() => setQuery({ before: data?.next })}>
+          Older
+        </button>
+      </div>
+      <ShowAs forms={{ recado: ['audit'], path }} />
+    </>
+  );
+}

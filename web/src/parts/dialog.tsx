@@ -1,0 +1,95 @@
+// Asks before an action, shows its command forms, and performs it.
+
+import type { ComponentChildren } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import type { Problem } from '../api.ts';
+import { asProblem } from '../poll.ts';
+import { type CommandForms, ShowAs } from './command.tsx';
+import { ProblemNote } from './problem.tsx';
+
+/** What a dialog asks. */
+export interface Question {
+  readonly title: string;
+  readonly text: ComponentChildren;
+  /** Text of the button that acts. */
+  readonly verb: string;
+  readonly forms: CommandForms;
+  /** A text that the admin types before the button works, such as the number of sessions. */
+  readonly typed?: string;
+  readonly typedLabel?: string;
+  /** Performs the action. The result is shown on the page. */
+  act(): Promise<string>;
+}
+
+/** A modal dialog. The browser keeps the focus inside, and Escape closes it. */
+export function Confirm({ question, done }: { question: Question; done: (said: string | null) => void }) {
+  const box = useRef<HTMLDialogElement>(null);
+  const [typed, setTyped] = useState('');
+  const [busy, setBusy] = useState(false);
+  const [problem, setProblem] = useState<Problem | null>(null);
+  useEffect(() => {
+    const dialog = box.current;
+    dialog?.showModal();
+    return () => dialog?.close();
+  }, []);
+  const ready = question.typed === undefined || typed.trim() === question.typed;
+  const act = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    if (!ready || busy) return;
+    setBusy(true);
+    setProblem(null);
+    try {
+      done(await question.act());
+    } catch (error) {
+      setProblem(asProblem(error));
+      setBusy(false);
+    }
+  };
+  return (
+    <dialog ref={box} aria-labelledby="ask-title" onClose={() => done(null)}>
+      <form onSubmit={act}>
+        <h2 id="ask-title">{question.title}</h2>
+        <div>{question.text}</div>
+        {question.typed === undefined ? null : (
+          <label class="field">
+            <span>
+              {question.typedLabel ?? 'Type to confirm:'} <strong>{question.typed}</strong>
+            </span>
+            <input
+              value={typed}
+              onInput={(event) => setTyped(event.currentTarget.value)}
+              autocomplete="off"
+              inputMode="numeric"
+            />
+          </label>
+        )}
+        <ProblemNote problem={problem} />
+        <ShowAs forms={question.forms} what="this action" />
+        <div class="buttons">
+          <button type="button" onClick={() => done(null)}>
+            Cancel
+          </button>
+          <button type="submit" class="danger" disabled={!ready || busy}>
+            {question.verb}
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+/** State of a page with one dialog: ask, and the result of the last action. */
+export function useQuestion(): {
+  readonly ask: (question: Question) => void;
+  readonly said: string | null;
+  readonly dialog: ComponentChildren;
+} {
+  const [question, setQuestion] = useState<Question | null>(null);
+  const [said, setSaid] = useState<string | null>(null);
+  const done = (text: string | null): void => {
+    setQuestion(null);
+    if (text !== null) setSaid(text);
+  };
+  const dialog = question ? <Confirm question={question} done={done} /> : null;
+  return { ask: setQuestion, said, dialog };
+}

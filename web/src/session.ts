@@ -1,0 +1,63 @@
+// Keeps the admin's key or token for this tab, and takes it from the address.
+
+/** sessionStorage: the key ends with the tab, and no other site can read it. */
+const NAME = 'recado.console.key';
+
+type Listener = () => void;
+const listeners = new Set<Listener>();
+let refusal: string | null = null;
+let current: string | null = read();
+
+function read(): string | null {
+  try {
+    return sessionStorage.getItem(NAME);
+  } catch {
+    return null;
+  }
+}
+
+function changed(): void {
+  for (const listener of listeners) listener();
+}
+
+/**
+ * Takes `#token=…` from the address. The address is replaced before anything else runs, so that the token is in no
+ * history entry, and no later link or request can carry it.
+ */
+export function takeToken(): void {
+  const found = /^#token=([^&]+)/.exec(location.hash);
+  if (!found) return;
+  history.replaceState(null, '', `${location.pathname}${location.search}#/`);
+  signIn(decodeURIComponent(found[1] as string));
+}
+
+export const credential = (): string | null => current;
+/** Why the last key was refused. */
+export const lastRefusal = (): string | null => refusal;
+
+export function signIn(value: string): void {
+  current = value.trim();
+  refusal = null;
+  try {
+    sessionStorage.setItem(NAME, current);
+  } catch {
+    // Without storage the key lasts until the page is reloaded.
+  }
+  changed();
+}
+
+export function signOut(why: string | null = null): void {
+  current = null;
+  refusal = why;
+  try {
+    sessionStorage.removeItem(NAME);
+  } catch {
+    // Nothing was stored.
+  }
+  changed();
+}
+
+export function onCredential(listener: Listener): () => void {
+  listeners.add(listener);
+  return () => void listeners.delete(listener);
+}

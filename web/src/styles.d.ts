@@ -1,0 +1,2 @@
+// Declares style sheets as modules: the build collects them into admin.css.
+declare module '*.css';
