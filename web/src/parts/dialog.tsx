@@ -1,7 +1,7 @@
 // Asks before an action, shows its command forms, and performs it.
 
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import type { Problem } from '../api.ts';
 import { asProblem } from '../poll.ts';
 import { type CommandForms, ShowAs } from './command.tsx';
@@ -84,12 +84,18 @@ export function useQuestion(): {
   readonly said: string | null;
   readonly dialog: ComponentChildren;
 } {
-  const [question, setQuestion] = useState<Question | null>(null);
+  const [asked, setAsked] = useState<{ readonly n: number; readonly question: Question | null }>({
+    n: 0,
+    question: null,
+  });
   const [said, setSaid] = useState<string | null>(null);
+  const { n, question } = asked;
+  // A browser tells of a closed dialog a moment later. By then the next question may be there, which must stay.
   const done = (text: string | null): void => {
-    setQuestion(null);
+    setAsked((old) => (old.n === n ? { n, question: null } : old));
     if (text !== null) setSaid(text);
   };
-  const dialog = question ? <Confirm question={question} done={done} /> : null;
-  return { ask: setQuestion, said, dialog };
+  const ask = useCallback((next: Question) => setAsked((old) => ({ n: old.n + 1, question: next })), []);
+  const dialog = question ? <Confirm key={n} question={question} done={done} /> : null;
+  return { ask, said, dialog };
 }

@@ -21,7 +21,7 @@ async function overview(c) {
   const tile = (label) => page.locator('.tiles').getByRole('link', { name: new RegExp(`^${label}`) });
   await c.until('both instances are shown', async () => /Instances\s*2/.test(await tile('Instances').innerText()));
   await c.until('seven clients are shown', async () => /Connections\s*7/.test(await tile('Connections').innerText()));
-  assert.equal(await page.locator('figure canvas').count(), 4, 'four charts');
+  await c.until('four charts', async () => (await page.locator('figure canvas').count()) === 4);
   for (const title of ['Appended', 'Delivered', 'Connections', 'Worst lag']) {
     await page
       .getByRole('list', { name: `${title}, last values` })
@@ -56,8 +56,10 @@ async function sessions(c) {
   const header = c.table('Sessions').getByRole('columnheader', { name: 'User' });
   await header.getByRole('button').click();
   await header.getByRole('button').click();
-  assert.equal(await header.getAttribute('aria-sort'), 'ascending');
-  assert.match(await c.table('Sessions').locator('tbody tr').first().innerText(), /^ann/);
+  await c.until('sorted by user', async () => (await header.getAttribute('aria-sort')) === 'ascending');
+  await c.until('ann is first', async () =>
+    /^ann/.test(await c.table('Sessions').locator('tbody tr').first().innerText()),
+  );
   // Close one, then all of an account, by typing their number.
   await c
     .row('Sessions', 'bob')
@@ -161,7 +163,7 @@ async function log(c) {
   await c.go('#/log', 'Log');
   await c.says(/1 partition|partitions/);
   await c.says('90 d');
-  assert.ok((await c.table('Partitions').locator('tbody tr').count()) >= 1);
+  await c.until('a partition', async () => (await c.table('Partitions').locator('tbody tr').count()) >= 1);
 }
 
 async function settings(c) {
@@ -169,9 +171,11 @@ async function settings(c) {
   await c.go('#/settings', 'Settings');
   await page.getByLabel('Find').fill('jwt_secret');
   const secret = c.row('Settings', 'RECADO_JWT_SECRET');
-  assert.match(await secret.innerText(), /RECADO_JWT_SECRET\s+set\s+environment/);
+  await c.until('the secret is not told', async () =>
+    /RECADO_JWT_SECRET\s+set\s+environment/.test(await secret.innerText()),
+  );
   await c.go('#/settings/keys', 'Service keys');
-  assert.ok((await c.table('Service keys').locator('tbody tr').count()) >= 2);
+  await c.until('two keys', async () => (await c.table('Service keys').locator('tbody tr').count()) >= 2);
   await c.go('#/settings/analysts', 'Analysts');
   await c.says(/No analyst|Login/);
   await c.go('#/settings/audit', 'Audit');
