@@ -111,6 +111,8 @@ impl TortureHub {
             ("RECADO_POLL_INTERVAL", "1s".to_owned()),
             ("RECADO_DRAIN_WINDOW", "1s".to_owned()),
             ("RECADO_MAX_CONNECTIONS_PER_USER", "100".to_owned()),
+            // The greedy user is to meet the turns of pages, and not the rate in front of them.
+            ("RECADO_USER_RATE", "0".to_owned()),
             ("RECADO_RESUME_WINDOW", format!("{}s", RESUME_WINDOW.as_secs())),
             ("WS_MAX_CONNECTIONS", MOST_CLIENTS.to_string()),
             ("RECADO_UPSTREAM_FILE", provider_file.display().to_string()),
