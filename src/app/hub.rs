@@ -22,8 +22,8 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, ConsoleRules, FOLLOWERS_MAX, Health, HubReports, HubState, InstanceHistory, KeyCache, KeyLooker,
-    KeyRates, NameRates, Origins, SocketRules, Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
+    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, FOLLOWERS_MAX, Health, HubReports, HubState, InstanceHistory,
+    KeyCache, KeyLooker, KeyRates, NameRates, Origins, SocketRules, Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
 };
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
@@ -355,6 +355,7 @@ fn hub(
         tickets: Tickets::new(&identity.secrets, database.reader("tickets", TICKET_CONNECTIONS)),
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
+        console_reads: Semaphore::new(CONSOLE_READS_AT_ONCE),
         log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
         retention: policy(config),
         health,

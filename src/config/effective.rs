@@ -56,12 +56,13 @@ fn of(setting: &'static Setting, values: &Values, flags: &Values) -> EffectiveSe
     EffectiveSetting { name: setting.name, value, source, is_secret: setting.secret }
 }
 
-/// An address without its user, password and query; any other text as it is.
+/// An address without its user, password, query and fragment; any other text as it is.
 pub(super) fn without_credentials(value: &str) -> String {
     match url::Url::parse(value) {
         Ok(mut url) if url.has_host() => {
             let _ = (url.set_username(""), url.set_password(None));
             url.set_query(None);
+            url.set_fragment(None);
             url.to_string()
         }
         _ => value.to_owned(),

@@ -72,6 +72,7 @@ pub use access_watch::AccessWatch;
 pub use address::TrustedProxies;
 pub use auth::Auth;
 pub use connection_slots::{AddressBudgets, ConnectionSlots};
+pub use console::CONSOLE_READS_AT_ONCE;
 pub use console::instance_report::HubReports;
 pub use console::log::FOLLOWERS_MAX;
 pub use console_rules::ConsoleRules;

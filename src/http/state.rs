@@ -46,6 +46,9 @@ pub struct HubState {
     pub budgets: UserBudgets,
     /// Permits for bodies of batches. A request without a permit waits for a while.
     pub batch_room: Semaphore,
+    /// Permits for reads of the console, so that they leave connections of the pool to users. A request without a permit
+    /// waits.
+    pub console_reads: Semaphore,
     /// Places for admins who follow the log.
     pub log_followers: Arc<Semaphore>,
     /// What retention keeps, to show it.

@@ -21,14 +21,21 @@ function changed(): void {
 }
 
 /**
- * Takes `#token=…` from the address. The address is replaced before anything else runs, so that the token is in no
- * history entry, and no later link or request can carry it.
+ * Takes `#token=…` from the address. The address is replaced before anything else runs, so that no later link or request
+ * can carry the token. The browser's history on disk keeps the address that was opened.
  */
 export function takeToken(): void {
   const found = /^#token=([^&]+)/.exec(location.hash);
   if (!found) return;
   history.replaceState(null, '', `${location.pathname}${location.search}#/`);
-  signIn(decodeURIComponent(found[1] as string));
+  let token = '';
+  try {
+    token = decodeURIComponent(found[1] as string);
+  } catch {
+    // A broken link leads to the form.
+  }
+  // Neither a key nor a token has other characters, and no header could carry them.
+  if (/^[!-~]+$/.test(token)) signIn(token);
 }
 
 export const credential = (): string | null => current;

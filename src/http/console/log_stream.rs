@@ -158,7 +158,7 @@ impl LogStream {
             return true;
         }
         self.checked_at = Instant::now();
-        match self.hub.auth.reader(&self.headers).await {
+        match self.hub.auth.admin(&self.headers).await {
             Ok(_) => true,
             Err(RefusedRequest(problem)) => !matches!(problem.status, 401 | 403),
         }
@@ -179,6 +179,7 @@ impl LogStream {
         self.reads += 1;
         self.read_at = Instant::now();
         let most = if let LogTask::Page { left, .. } = self.task { left } else { PAGE_ROWS };
+        let _turn = self.hub.console_reads.acquire().await;
         let page = log::page(&self.hub.reader, self.at, upto, &self.filter, most).await?;
         for row in &page.rows {
             push_line(&mut self.lines, &line(row));

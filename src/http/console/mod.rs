@@ -13,3 +13,6 @@ pub mod settings;
 pub mod tokens;
 pub mod upstream;
 pub mod users;
+
+/// Reads of the console that use a connection of the pool at once.
+pub const CONSOLE_READS_AT_ONCE: usize = 4;

@@ -27,6 +27,7 @@ const ELSEWHERE_MAX: i64 = 100_000;
 pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     hub.auth.reader(&headers).await?;
     let query = SessionsQuery::parse(&pairs(query)?)?;
+    let _turn = hub.console_reads.acquire().await;
     let live = match hub.command_intake {
         Some(_) => admin::live_users(&hub.reader).await?.into_iter().collect(),
         None => HashSet::new(),
