@@ -52,6 +52,12 @@ async function sessions(c) {
   assert.ok(await page.getByRole('button', { name: 'Close all that match' }).isDisabled(), 'a pattern closes nothing');
   await page.getByRole('button', { name: 'Clear filters' }).click();
   await c.says('7 of 7 sessions');
+  await page.getByLabel('Account', { exact: true }).fill('9');
+  await page.getByLabel('Lag at least').fill('abc');
+  await c.says('Lag must be a whole number.');
+  assert.ok(await page.getByRole('button', { name: 'Close all that match' }).isDisabled(), 'a wrong filter');
+  await page.getByRole('button', { name: 'Clear filters' }).click();
+  await c.says('7 of 7 sessions');
   // Sort by a click on the header.
   const header = c.table('Sessions').getByRole('columnheader', { name: 'User' });
   await header.getByRole('button').click();
@@ -75,7 +81,7 @@ async function sessions(c) {
   await c.says(/3 of [67] sessions/);
   await page.getByRole('button', { name: 'Close all that match' }).click();
   await c.confirm('Close all', '3');
-  await c.says('Closed 3 sessions.');
+  await c.says('Closed 3 sessions; those of other hubs go within five seconds.');
   await c.says('No session matches this filter');
 }
 
@@ -122,6 +128,8 @@ async function why(c) {
   await c.says(`recado why ann ${seq}`);
   await c.go(`#/why?user=bob&seq=${seq}`, 'Why');
   await c.until('the verdict for bob', async () => /not addressed/.test(await page.locator('.verdict').innerText()));
+  assert.equal(await page.getByRole('heading', { name: 'Devices' }).count(), 0, 'the answer lists no devices');
+  await page.getByRole('link', { name: 'Devices and sessions of bob' }).waitFor();
 }
 
 async function tail(c) {
