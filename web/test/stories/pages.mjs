@@ -94,6 +94,13 @@ async function user(c) {
   await history.getByText('order 12').first().waitFor();
   await history.getByText('to everyone').first().waitFor();
   assert.ok((await history.locator('tbody .state').count()) > 0, 'a verdict for each device');
+  await history
+    .getByRole('button', { name: /^JSON of/ })
+    .first()
+    .click();
+  await c.until('the focus is on the JSON', () => page.evaluate(() => document.activeElement.matches('dialog .json')));
+  await page.keyboard.press('Escape');
+  await page.getByRole('dialog').waitFor({ state: 'detached' });
   await page.getByRole('button', { name: 'Set web-1 forward' }).click();
   await c.confirm('Set forward', 'web-1');
   await c.says(/web-1 is now at/);
@@ -101,6 +108,7 @@ async function user(c) {
     /web-1\s+\S+\s+[\d,]+\s+0\s/.test(await c.row('Devices', 'web-1').innerText()),
   );
   await page.getByRole('button', { name: 'Revoke access' }).click();
+  await page.getByLabel('Reason, for the audit').fill('left the company');
   await c.confirm('Revoke');
   await c.says(/tokens from before .* are refused/i);
   await c.says('Not connected at the moment');
@@ -188,6 +196,8 @@ async function settings(c) {
   await c.says(/No analyst|Login/);
   await c.go('#/settings/audit', 'Audit');
   await c.row('Audit', 'session.close').waitFor();
+  await c.row('Audit', '3 sessions').waitFor();
+  await c.row('Audit', 'left the company').waitFor();
   await page.getByLabel('Act', { exact: true }).fill('user.*');
   await c.until('only users', async () => !/session\.close/.test(await page.locator('main').innerText()));
 }
