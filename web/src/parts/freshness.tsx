@@ -27,7 +27,7 @@ export function AsOf({ at, every, what = 'answer', none = 'not loaded yet', fail
   if (at === null) return <span class={failed ? 'stale' : ''}>{none}</span>;
   const text = duration(age);
   return every > 0 && age > every * 3 ? (
-    <span class="stale late">
+    <span class="stale">
       no {what} for {text}
     </span>
   ) : (
