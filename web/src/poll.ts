@@ -85,6 +85,13 @@ export function usePoll<A>(load: (signal: AbortSignal) => Promise<A>, key: strin
   return { ...state, loading, every, setEvery, refresh };
 }
 
+/** Loads now and twice later: another hub closes its sessions within five seconds. */
+export const refreshSoon = (refresh: () => void): void => {
+  for (const ms of [0, 2000, 5000]) setTimeout(refresh, ms);
+};
+/** Ends the result of an act that other hubs perform later. */
+export const SOON = '; those of other hubs go within five seconds.';
+
 /** The value after it has not changed for `ms`. */
 export function useSettled<V>(value: V, ms: number): V {
   const [settled, set] = useState(value);

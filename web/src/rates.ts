@@ -118,14 +118,17 @@ export function appendQuantile(samples: readonly Sample[], quantile: number, sec
 /** One thing that is not well, with the page that shows more. */
 export interface Worry {
   readonly text: string;
+  /** Empty: no page shows more. */
   readonly page: string;
   readonly severe: boolean;
+  /** Restricts the page to this instance. */
+  readonly instance?: string;
 }
 
 /** Seconds without a sign of life after which an instance is a worry: they come every five. */
 const SILENT_S = 20;
-/** A device that lags this far is likely to be cut off, or its owner to see old data. */
-const LAG = 1000;
+/** The overview names an instance with a device that lags more than this. */
+export const LAG = 100;
 
 const count = (n: number, one: string): string => `${n.toLocaleString('en-US')} ${one}${n === 1 ? '' : 's'}`;
 
@@ -134,7 +137,8 @@ export function worries(samples: readonly Sample[]): Worry[] {
   const last = samples.at(-1);
   if (!last) return [];
   const found: Worry[] = [];
-  const add = (severe: boolean, page: string, text: string): void => void found.push({ severe, page, text });
+  const add = (severe: boolean, page: string, text: string, instance?: string): void =>
+    void found.push({ severe, page, text, ...(instance ? { instance } : {}) });
   for (const one of last.instances) {
     const name = `Instance ${one.instance.slice(0, 8)}`;
     const silent = (Date.parse(last.at) - Date.parse(one.seen_at)) / 1000;
@@ -149,6 +153,7 @@ export function worries(samples: readonly Sample[]): Worry[] {
         false,
         'sessions',
         `A device on ${name.toLowerCase()} lags ${one.gauges.max_lag.toLocaleString('en-US')} behind.`,
+        one.instance,
       );
     }
   }
@@ -158,7 +163,8 @@ export function worries(samples: readonly Sample[]): Worry[] {
   const slow = growth(samples, (c) => c.slow, 300);
   if (slow > 0) add(false, 'sessions', `${count(slow, 'client')} fell behind live delivery in the last 5 minutes.`);
   const refused = growth(samples, (c) => c.refused, 300);
-  if (refused > 0) add(false, 'settings', `${count(refused, 'request')} refused in the last 5 minutes.`);
+  // The audit has no filter by outcome, and has refusals of admin routes only.
+  if (refused > 0) add(false, '', `${count(refused, 'request')} refused in the last 5 minutes.`);
   const broken = ['backing_off', 'refused'];
   for (const state of broken) {
     const sum = last.instances.filter(isTold).reduce((n, one) => n + (one.upstream[state] ?? 0), 0);

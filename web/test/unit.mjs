@@ -127,6 +127,10 @@ test('what is not well is said in words, the worst first', () => {
   assert.ok(found.some((text) => /lags 5,000 behind/.test(text)));
   assert.ok(found.some((text) => /2 clients fell behind/.test(text)));
   assert.ok(found.some((text) => /1 provider session backing off/.test(text)));
+  const behind = (max_lag) => sample(5, { gauges: { connections: 1, max_lag, head: 5, floor: 0, rss_bytes: null } });
+  assert.deepEqual(rates.worries([behind(rates.LAG)]), []);
+  const [{ page, instance }] = rates.worries([behind(rates.LAG + 1)]);
+  assert.deepEqual([page, instance], ['sessions', 'aaaaaaaa-0000']);
   const lost = sample(60, { seen_at: sample(0).at });
   assert.match(rates.worries([lost])[0].text, /not been seen for 60 s/);
 });

@@ -2,18 +2,19 @@
 
 import { useMemo } from 'preact/hooks';
 import { href, setQuery, usePlace } from '../address.ts';
-import { bytes, duration, latency, number, rate, short } from '../format.ts';
+import { bytes, latency, number, plural, rate, short } from '../format.ts';
 import { useLive } from '../live.ts';
 import { Chart, type Line } from '../parts/chart.tsx';
 import { ShowAs } from '../parts/command.tsx';
+import { AsOf } from '../parts/freshness.tsx';
 import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Head } from '../parts/texts.tsx';
-import { useNow } from '../poll.ts';
 import {
   appendQuantile,
   gauges,
   given,
   instancesOf,
+  LAG,
   rates,
   timesOf,
   totalRate,
@@ -43,7 +44,7 @@ export function Overview() {
         )
       ) : (
         <>
-          <Well found={worries(samples)} />
+          <Well found={worries(samples)} last={samples.at(-1) as Sample} />
           <Tiles samples={samples} />
           <fieldset class="choices">
             <legend>Charts of the last</legend>
@@ -62,21 +63,24 @@ export function Overview() {
 }
 
 function Fresh({ at }: { at: number | null }) {
-  const now = useNow();
   return (
     <div class="freshness">
-      <span>{at === null ? 'connecting' : `as of ${duration(now - at)} ago`}</span>
+      <AsOf at={at} every={5000} what="sample" none="connecting" />
       <span class="hint">a sample every 5 s, pauses while this tab is hidden</span>
     </div>
   );
 }
 
-function Well({ found }: { found: readonly Worry[] }) {
+function Well({ found, last: { instances } }: { found: readonly Worry[]; last: Sample }) {
   if (found.length === 0) {
+    const told = instances.filter(isTold).length;
     return (
       <div class="note good">
         <p>
-          <strong>All is well.</strong> Every instance is ready, and no client is far behind.
+          <strong>{told === instances.length ? 'All is well.' : 'No instance reports a problem.'}</strong>{' '}
+          {told === instances.length
+            ? `Every instance is ready, and no client is more than ${LAG} notifications behind.`
+            : `${plural(instances.length - told, 'instance')} of ${instances.length} report nothing.`}
         </p>
       </div>
     );
@@ -84,13 +88,18 @@ function Well({ found }: { found: readonly Worry[] }) {
   return (
     <section class={`note ${found[0]?.severe ? 'bad' : 'fair'}`} aria-label="What is not well">
       <ul>
-        {found.map(({ text, page, severe }) => (
-          <li key={text}>
-            <a href={href(page, '', page === 'sessions' ? { sort: '-lag' } : {})}>
-              {severe ? <strong>{text}</strong> : text}
-            </a>
-          </li>
-        ))}
+        {found.map(({ text, page, severe, instance }) => {
+          const words = severe ? <strong>{text}</strong> : text;
+          return (
+            <li key={text}>
+              {page ? (
+                <a href={href(page, '', page === 'sessions' ? { sort: '-lag', instance } : {})}>{words}</a>
+              ) : (
+                words
+              )}
+            </li>
+          );
+        })}
       </ul>
     </section>
   );

@@ -11,7 +11,7 @@ import { Freshness } from '../parts/freshness.tsx';
 import { Empty, ProblemNote, Said } from '../parts/problem.tsx';
 import { type Column, Table } from '../parts/table.tsx';
 import { Head, UserLink } from '../parts/texts.tsx';
-import { usePoll, useSettled } from '../poll.ts';
+import { refreshSoon, SOON, usePoll, useSettled } from '../poll.ts';
 import {
   accountPart,
   filterOf,
@@ -121,7 +121,8 @@ export function Sessions() {
   // The page counts what it filtered itself, unless the hub has more than it gave.
   const whole = data !== null && data.rows.length === data.matching;
   const matching = data && Object.keys(open).length === 0 ? data.matching : rows.length;
-  const closable = filtered && !patterned && matching > 0 && (whole || Object.keys(open).length === 0);
+  const wrong = texts.min_lag.trim() !== '' && lagOf(texts.min_lag) === undefined;
+  const closable = !wrong && filtered && !patterned && matching > 0 && (whole || Object.keys(open).length === 0);
 
   const columns = useMemo(() => {
     const close = (row: SessionRow): void => {
@@ -138,7 +139,7 @@ export function Sessions() {
         forms: { recado: ['close', '--session', row.id], method: 'POST', path: CLOSE, body },
         act: async () => {
           const { sessions } = await api.closeSessions(body);
-          polled.refresh();
+          refreshSoon(polled.refresh);
           return `Closed ${plural(sessions, 'session')} of ${row.user}.`;
         },
       });
@@ -169,8 +170,8 @@ export function Sessions() {
       forms: { method: 'POST', path: CLOSE, body },
       act: async () => {
         const { sessions } = await api.closeSessions(body);
-        polled.refresh();
-        return `Closed ${plural(sessions, 'session')}.`;
+        refreshSoon(polled.refresh);
+        return `Closed ${plural(sessions, 'session')}${SOON}`;
       },
     });
   };
@@ -209,14 +210,12 @@ export function Sessions() {
           class="danger"
           disabled={!closable}
           onClick={closeAll}
-          title={patterned ? 'Only for whole names: remove the * first' : undefined}
+          title={wrong ? 'The filter is not valid' : patterned ? 'Only for whole names: remove the * first' : undefined}
         >
           Close all that match
         </button>
       </Filters>
-      {texts.min_lag !== '' && lagOf(texts.min_lag) === undefined ? (
-        <p class="note fair">Lag must be a whole number.</p>
-      ) : null}
+      {wrong ? <p class="note fair">Lag must be a whole number.</p> : null}
       <ProblemNote problem={problem} />
       <p class="count">
         {data ? `${number(matching)} of ${plural(data.total, 'session')} · head ${number(data.head)}` : 'Loading…'}

@@ -3,13 +3,14 @@
 import { useMemo, useState } from 'preact/hooks';
 import { href, setQuery, usePlace } from '../address.ts';
 import { api, withQuery } from '../api.ts';
-import { number } from '../format.ts';
+import { number, plural } from '../format.ts';
 import { ShowAs } from '../parts/command.tsx';
+import { JsonDialog } from '../parts/dialog.tsx';
 import { Filters, useFilters } from '../parts/filters.tsx';
 import { Freshness } from '../parts/freshness.tsx';
 import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Table } from '../parts/table.tsx';
-import { Age, Head, Json, State, UserLink } from '../parts/texts.tsx';
+import { Age, Head, State, UserLink } from '../parts/texts.tsx';
 import { usePoll, useSettled } from '../poll.ts';
 import type { Act, Setting } from '../types.ts';
 
@@ -58,7 +59,7 @@ function Effective() {
   return (
     <>
       <Head title="Settings">
-        <Freshness polled={polled} label="settings" />
+        <Freshness polled={polled} label="settings" once />
       </Head>
       <Filters filters={[{ name: 'find', label: 'Find', placeholder: 'retention' }]} />
       <ProblemNote problem={problem} />
@@ -182,6 +183,19 @@ function Analysts() {
   );
 }
 
+/** How many sessions an act closed, and by which filter. */
+function closed({ what, details }: Act): string {
+  if (what !== 'session.close' || !details) return '';
+  const { sessions, filter } = details as { readonly sessions?: number; readonly filter?: object };
+  const parts = Object.entries(filter ?? {}).map(([name, value]) => `${name.replace('_', ' ')} ${value}`);
+  return [plural(Number(sessions), 'session'), ...parts].join(' · ');
+}
+
+/** As the hub reads a start: `7d`, or a time of RFC 3339. */
+const isSince = (text: string): boolean =>
+  /^\d+[smhd]$/.test(text) ||
+  (/^\d{4}-\d\d-\d\d[T ][\d:.]+(Z|[+-]\d\d:\d\d)$/i.test(text) && !Number.isNaN(Date.parse(text)));
+
 const AUDIT = ['who', 'what', 'since'] as const;
 
 function Audit() {
@@ -191,7 +205,8 @@ function Audit() {
   const before = query.get('before') ?? '';
   const asked = useSettled(AUDIT.map((name) => texts[name].trim()).join('\n'), 400);
   const [who, what, since] = asked.split('\n') as [string, string, string];
-  const parameters = { who, what, since, before, limit: 100 };
+  const parameters = { who, what, since: isSince(since) ? since : '', before, limit: 100 };
+  const typed = texts.since.trim();
   const path = withQuery('/api/admin/audit', parameters);
   const polled = usePoll((signal) => api.audit(parameters, signal), path, 15_000);
   const { data, problem } = polled;
@@ -207,6 +222,9 @@ function Audit() {
           { name: 'since', label: 'Since', placeholder: '7d' },
         ]}
       />
+      {typed !== '' && !isSince(typed) ? (
+        <p class="note fair">Since must be a duration such as 7d, or a time such as 2026-01-31T00:00:00Z.</p>
+      ) : null}
       <ProblemNote problem={problem} />
       {data ? (
         data.acts.length === 0 ? (
@@ -246,23 +264,28 @@ function Audit() {
               {
                 key: 'details',
                 label: 'Details',
+                width: 26,
                 cell: (row) => (
-                  <button
-                    type="button"
-                    class="quiet"
-                    aria-expanded={open?.audit_id === row.audit_id}
-                    onClick={() => setOpen(open?.audit_id === row.audit_id ? null : row)}
-                    aria-label={`Details of act ${row.audit_id}`}
-                  >
-                    JSON
-                  </button>
+                  <>
+                    <button
+                      type="button"
+                      class="quiet"
+                      aria-haspopup="dialog"
+                      onClick={() => setOpen(row)}
+                      aria-label={`Details of act ${row.audit_id}`}
+                    >
+                      JSON
+                    </button>{' '}
+                    {closed(row)}
+                  </>
                 ),
+                title: closed,
               },
             ]}
           />
         )
       ) : null}
-      {open ? <Json value={open} label={`Act ${open.audit_id}`} /> : null}
+      {open ? <JsonDialog value={open} title={`Act ${open.audit_id}`} done={() => setOpen(null)} /> : null}
       <div class="buttons">
         <button type="button" disabled={before === ''} onClick={() => setQuery({ before: null })}>
           Newest

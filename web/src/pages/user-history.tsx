@@ -3,9 +3,10 @@
 import { useState } from 'preact/hooks';
 import { api } from '../api.ts';
 import { number } from '../format.ts';
+import { JsonDialog } from '../parts/dialog.tsx';
 import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Table } from '../parts/table.tsx';
-import { Age, Json, State, WhyLink } from '../parts/texts.tsx';
+import { Age, State, WhyLink } from '../parts/texts.tsx';
 import { usePoll } from '../poll.ts';
 import type { UserNotification } from '../types.ts';
 
@@ -21,7 +22,7 @@ export function UserHistory({ user }: { user: string }) {
     before === undefined ? 5000 : 0,
   );
   const { data, problem } = polled;
-  if (!data) return <ProblemNote problem={problem} />;
+  if (!data) return problem ? <ProblemNote problem={problem} /> : <p class="hint">loading…</p>;
   const rows = data.notifications;
   return (
     <>
@@ -51,6 +52,7 @@ export function UserHistory({ user }: { user: string }) {
             {
               key: 'devices',
               label: 'Devices',
+              align: 'wrap',
               width: 18,
               cell: (row) =>
                 row.devices.map((one) => (
@@ -66,8 +68,8 @@ export function UserHistory({ user }: { user: string }) {
                 <button
                   type="button"
                   class="quiet"
-                  aria-expanded={open?.seq === row.seq}
-                  onClick={() => setOpen(open?.seq === row.seq ? null : row)}
+                  aria-haspopup="dialog"
+                  onClick={() => setOpen(row)}
                   aria-label={`JSON of ${row.seq}`}
                 >
                   JSON
@@ -77,7 +79,7 @@ export function UserHistory({ user }: { user: string }) {
           ]}
         />
       )}
-      {open ? <Json value={open} label={`Notification ${open.seq}`} /> : null}
+      {open ? <JsonDialog value={open} title={`Notification ${open.seq}`} done={() => setOpen(null)} /> : null}
       <div class="buttons">
         <button type="button" disabled={before === undefined} onClick={() => setBefore(undefined)}>
           Newest

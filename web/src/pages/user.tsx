@@ -10,7 +10,7 @@ import { Freshness } from '../parts/freshness.tsx';
 import { Empty, ProblemNote, Said } from '../parts/problem.tsx';
 import { Table } from '../parts/table.tsx';
 import { Age, Head, State } from '../parts/texts.tsx';
-import { type Polled, usePoll } from '../poll.ts';
+import { type Polled, refreshSoon, SOON, usePoll } from '../poll.ts';
 import type { Device, UserAnswer, UserSession } from '../types.ts';
 import { UpstreamTable } from './upstream.tsx';
 import { UserHistory } from './user-history.tsx';
@@ -109,36 +109,37 @@ interface PartProps {
 }
 
 /** Asks, acts, and shows the answer when it is refreshed. */
-function act(polled: Polled<unknown>, perform: () => Promise<string>): () => Promise<string> {
-  return async () => {
-    const said = await perform();
-    polled.refresh();
+function act(polled: Polled<unknown>, perform: (note: string) => Promise<string>): Question['act'] {
+  return async (note) => {
+    const said = await perform(note);
+    refreshSoon(polled.refresh);
     return said;
   };
 }
 
 function Access({ data, ask, polled }: PartProps) {
   const { user_id: user, revoked_before: revoked, members_of: members = [] } = data;
+  const tokens = [...new Set(data.sessions.flatMap((one) => one.account_ids))].filter((one) => !members.includes(one));
   const closeForms: CommandForms = {
     recado: ['close', '--user', user],
     method: 'POST',
     path: '/api/admin/sessions/close',
     body: { user_id: user },
   };
-  const revokeBody = { user_id: user, reason: 'revoked in the console' };
+  const reasonOf = (note: string): string => note.trim() || 'revoked in the console';
   return (
     <div class="facts">
       <dl>
         <dt>Accounts by membership</dt>
-        <dd>
-          {members.length === 0
-            ? 'none'
-            : members.map((one) => (
-                <a key={one} href={href('sessions', '', { account: one })}>
-                  {one}
-                </a>
-              ))}
-        </dd>
+        <dd>{members.length === 0 ? 'none' : <Accounts ids={members} />}</dd>
+        {tokens.length > 0 ? (
+          <>
+            <dt>Accounts from tokens</dt>
+            <dd>
+              <Accounts ids={tokens} /> <span class="hint">of live sessions</span>
+            </dd>
+          </>
+        ) : null}
         <dt>Access</dt>
         <dd>
           {revoked ? (
@@ -163,7 +164,7 @@ function Access({ data, ask, polled }: PartProps) {
               forms: closeForms,
               act: act(
                 polled,
-                async () => `Closed ${plural((await api.closeSessions({ user_id: user })).sessions, 'session')}.`,
+                async () => `Closed ${plural((await api.closeSessions({ user_id: user })).sessions, 'session')}${SOON}`,
               ),
             })
           }
@@ -205,16 +206,17 @@ function Access({ data, ask, polled }: PartProps) {
                   </p>
                 ),
                 verb: 'Revoke',
-                forms: {
-                  recado: ['revoke', user, '--reason', revokeBody.reason],
+                noteLabel: 'Reason, for the audit',
+                forms: (note) => ({
+                  recado: ['revoke', user, '--reason', reasonOf(note)],
                   method: 'POST',
                   path: '/api/admin/revocations',
-                  body: revokeBody,
-                },
+                  body: { user_id: user, reason: reasonOf(note) },
+                }),
                 act: act(
                   polled,
-                  async () =>
-                    `Tokens from before ${clock((await api.revoke(user, revokeBody.reason)).not_before)} are refused.`,
+                  async (note) =>
+                    `Tokens from before ${clock((await api.revoke(user, reasonOf(note))).not_before)} are refused.`,
                 ),
               })
             }
@@ -226,6 +228,13 @@ function Access({ data, ask, polled }: PartProps) {
     </div>
   );
 }
+
+const Accounts = ({ ids }: { ids: readonly string[] }) =>
+  ids.map((one) => (
+    <a key={one} href={href('sessions', '', { account: one })}>
+      {one}
+    </a>
+  ));
 
 /** What is left of devices that were not seen for too long. */
 function Forgotten({ value }: { value: UserAnswer['forgotten'] }) {

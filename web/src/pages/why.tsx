@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
-import { setQuery, usePlace } from '../address.ts';
+import { href, setQuery, usePlace } from '../address.ts';
 import { api, type Problem } from '../api.ts';
 import { clock, duration, number, shortDuration } from '../format.ts';
 import { ShowAs } from '../parts/command.tsx';
@@ -10,6 +10,10 @@ import { Empty, ProblemNote } from '../parts/problem.tsx';
 import { Head, State, UserLink } from '../parts/texts.tsx';
 import { asProblem, useNow } from '../poll.ts';
 import type { Why as Answer, WhyDevice } from '../types.ts';
+
+/** The number without spaces and commas. */
+const seqOf = (text: string): string => text.replace(/[\s,]/g, '');
+const isSeq = (text: string): boolean => /^[1-9]\d{0,17}$/.test(seqOf(text));
 
 export function Why() {
   const { query } = usePlace();
@@ -23,9 +27,9 @@ export function Why() {
     setTyped({ user, seq });
     setAnswer(null);
     setProblem(null);
-    if (user === '' || seq === '') return;
+    if (user === '' || !isSeq(seq)) return;
     const abort = new AbortController();
-    api.why(user, seq, abort.signal).then(
+    api.why(user, seqOf(seq), abort.signal).then(
       (of) => setAnswer({ of, at: Date.now() }),
       (error: unknown) => {
         if (!abort.signal.aborted) setProblem(asProblem(error));
@@ -33,6 +37,7 @@ export function Why() {
     );
     return () => abort.abort();
   }, [user, seq, round]);
+  const wrong = typed.seq.trim() !== '' && !isSeq(typed.seq);
   return (
     <>
       <Head title="Why">{answer ? <Asked at={answer.at} again={() => setRound(round + 1)} /> : null}</Head>
@@ -41,7 +46,7 @@ export function Why() {
         class="filters"
         onSubmit={(event) => {
           event.preventDefault();
-          setQuery({ user: typed.user.trim(), seq: typed.seq.replace(/[\s,]/g, '') });
+          setQuery({ user: typed.user.trim(), seq: seqOf(typed.seq) });
         }}
       >
         <label class="field">
@@ -65,14 +70,15 @@ export function Why() {
             required
           />
         </label>
-        <button type="submit" class="main">
+        <button type="submit" class="main" disabled={wrong}>
           Ask
         </button>
       </form>
+      {wrong ? <p class="note fair">The number must be a whole number of at least 1.</p> : null}
       <ProblemNote problem={problem} />
       {answer ? (
         <Result answer={answer.of} />
-      ) : problem ? null : user !== '' && seq !== '' ? (
+      ) : problem || wrong ? null : user !== '' && seq !== '' ? (
         <p class="hint">Asking…</p>
       ) : (
         <Empty title="Type a user and a number">
@@ -82,7 +88,7 @@ export function Why() {
           </p>
         </Empty>
       )}
-      {user !== '' && seq !== '' ? (
+      {user !== '' && isSeq(seq) ? (
         <ShowAs
           what="this question"
           forms={{ recado: ['why', user, seq], path: `/api/admin/why?${new URLSearchParams({ user, seq })}` }}
@@ -107,6 +113,8 @@ function Asked({ at, again }: { at: number; again: () => void }) {
 
 function Result({ answer }: { answer: Answer }) {
   const { notification: about, devices, sessions } = answer;
+  // The hub lists devices and sessions only of a user whom the notification concerns.
+  const listed = devices.length + sessions.length > 0 || answer.verdict === 'never_connected';
   return (
     <article>
       <div class="verdict" role="status">
@@ -136,31 +144,39 @@ function Result({ answer }: { answer: Answer }) {
           </>
         ) : null}
       </dl>
-      <h2>Devices</h2>
-      {devices.length === 0 ? <p class="hint">No device of this user is stored.</p> : null}
-      <ol class="timeline">
-        {devices.map((device) => (
-          <Moment key={device.client_id} title={device.client_id} word={device.verdict}>
-            <DeviceText device={device} />
-          </Moment>
-        ))}
-      </ol>
-      <h2>Sessions since then</h2>
-      {sessions.length === 0 ? <p class="hint">None is kept.</p> : null}
-      <ol class="timeline">
-        {sessions.map((one) => (
-          <Moment
-            key={one.session_id}
-            title={`${one.client_id} · ${one.transport}`}
-            word={one.ended_at ? 'ended' : 'connected'}
-          >
-            {clock(one.connected_at)} to{' '}
-            {one.ended_at ? `${clock(one.ended_at)} (${one.end_reason ?? 'no reason'})` : 'now'} · began after{' '}
-            {number(one.from_seq)}, sent up to {number(one.sent_seq)}
-            {one.account_ids.length > 0 ? ` · accounts ${one.account_ids.join(', ')}` : ''}
-          </Moment>
-        ))}
-      </ol>
+      {listed ? (
+        <>
+          <h2>Devices</h2>
+          {devices.length === 0 ? <p class="hint">No device of this user is stored.</p> : null}
+          <ol class="timeline">
+            {devices.map((device) => (
+              <Moment key={device.client_id} title={device.client_id} word={device.verdict}>
+                <DeviceText device={device} />
+              </Moment>
+            ))}
+          </ol>
+          <h2>Sessions since then</h2>
+          {sessions.length === 0 ? <p class="hint">None is kept.</p> : null}
+          <ol class="timeline">
+            {sessions.map((one) => (
+              <Moment
+                key={one.session_id}
+                title={`${one.client_id} · ${one.transport}`}
+                word={one.ended_at ? 'ended' : 'connected'}
+              >
+                {clock(one.connected_at)} to{' '}
+                {one.ended_at ? `${clock(one.ended_at)} (${one.end_reason ?? 'no reason'})` : 'now'} · began after{' '}
+                {number(one.from_seq)}, sent up to {number(one.sent_seq)}
+                {one.account_ids.length > 0 ? ` · accounts ${one.account_ids.join(', ')}` : ''}
+              </Moment>
+            ))}
+          </ol>
+        </>
+      ) : (
+        <p>
+          <a href={href('users', answer.user)}>Devices and sessions of {answer.user}</a>
+        </p>
+      )}
     </article>
   );
 }

@@ -6,6 +6,7 @@ import type { Problem } from '../api.ts';
 import { asProblem } from '../poll.ts';
 import { type CommandForms, ShowAs } from './command.tsx';
 import { ProblemNote } from './problem.tsx';
+import { Json } from './texts.tsx';
 
 /** What a dialog asks. */
 export interface Question {
@@ -13,25 +14,48 @@ export interface Question {
   readonly text: ComponentChildren;
   /** Text of the button that acts. */
   readonly verb: string;
-  readonly forms: CommandForms;
+  readonly forms: CommandForms | ((note: string) => CommandForms);
   /** A text that the admin types before the button works, such as the number of sessions. */
   readonly typed?: string;
   readonly typedLabel?: string;
+  /** Label of a text of the admin that the action takes. */
+  readonly noteLabel?: string;
   /** Performs the action. The result is shown on the page. */
-  act(): Promise<string>;
+  act(note: string): Promise<string>;
 }
 
-/** A modal dialog. The browser keeps the focus inside, and Escape closes it. */
-export function Confirm({ question, done }: { question: Question; done: (said: string | null) => void }) {
+function useModal() {
   const box = useRef<HTMLDialogElement>(null);
-  const [typed, setTyped] = useState('');
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState<Problem | null>(null);
   useEffect(() => {
     const dialog = box.current;
     dialog?.showModal();
     return () => dialog?.close();
   }, []);
+  return box;
+}
+
+/** Shows a value. The focus is on it, so that the arrow keys scroll it. */
+export function JsonDialog({ value, title, done }: { value: unknown; title: string; done: () => void }) {
+  return (
+    <dialog ref={useModal()} aria-label={title} onClose={done}>
+      <form method="dialog">
+        <h2>{title}</h2>
+        <Json value={value} label={`${title} as JSON`} />
+        <div class="buttons">
+          <button type="submit">Close</button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+/** A modal dialog. The browser keeps the focus inside, and Escape closes it. */
+export function Confirm({ question, done }: { question: Question; done: (said: string | null) => void }) {
+  const box = useModal();
+  const [typed, setTyped] = useState('');
+  const [note, setNote] = useState('');
+  const [busy, setBusy] = useState(false);
+  const [problem, setProblem] = useState<Problem | null>(null);
   const ready = question.typed === undefined || typed.trim() === question.typed;
   const act = async (event: Event): Promise<void> => {
     event.preventDefault();
@@ -39,7 +63,7 @@ export function Confirm({ question, done }: { question: Question; done: (said: s
     setBusy(true);
     setProblem(null);
     try {
-      done(await question.act());
+      done(await question.act(note));
     } catch (error) {
       setProblem(asProblem(error));
       setBusy(false);
@@ -63,8 +87,22 @@ export function Confirm({ question, done }: { question: Question; done: (said: s
             />
           </label>
         )}
+        {question.noteLabel ? (
+          <label class="field">
+            <span>{question.noteLabel}</span>
+            <input
+              value={note}
+              onInput={(event) => setNote(event.currentTarget.value)}
+              maxLength={500}
+              autocomplete="off"
+            />
+          </label>
+        ) : null}
         <ProblemNote problem={problem} />
-        <ShowAs forms={question.forms} what="this action" />
+        <ShowAs
+          forms={typeof question.forms === 'function' ? question.forms(note) : question.forms}
+          what="this action"
+        />
         <div class="buttons">
           <button type="button" onClick={() => done(null)}>
             Cancel

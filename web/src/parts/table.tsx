@@ -8,7 +8,8 @@ export interface Column<R> {
   readonly key: string;
   readonly label: string;
   readonly sort?: string;
-  readonly align?: 'right';
+  /** `wrap`: the cell has more lines instead of a cut. Only for tables of at most 60 rows. */
+  readonly align?: 'right' | 'wrap';
   /** Width in characters; the table scrolls sideways when it needs more than there is. */
   readonly width?: number;
   cell(row: R): ComponentChildren;

@@ -52,6 +52,12 @@ async function sessions(c) {
   assert.ok(await page.getByRole('button', { name: 'Close all that match' }).isDisabled(), 'a pattern closes nothing');
   await page.getByRole('button', { name: 'Clear filters' }).click();
   await c.says('7 of 7 sessions');
+  await page.getByLabel('Account', { exact: true }).fill('9');
+  await page.getByLabel('Lag at least').fill('abc');
+  await c.says('Lag must be a whole number.');
+  assert.ok(await page.getByRole('button', { name: 'Close all that match' }).isDisabled(), 'a wrong filter');
+  await page.getByRole('button', { name: 'Clear filters' }).click();
+  await c.says('7 of 7 sessions');
   // Sort by a click on the header.
   const header = c.table('Sessions').getByRole('columnheader', { name: 'User' });
   await header.getByRole('button').click();
@@ -75,7 +81,7 @@ async function sessions(c) {
   await c.says(/3 of [67] sessions/);
   await page.getByRole('button', { name: 'Close all that match' }).click();
   await c.confirm('Close all', '3');
-  await c.says('Closed 3 sessions.');
+  await c.says('Closed 3 sessions; those of other hubs go within five seconds.');
   await c.says('No session matches this filter');
 }
 
@@ -88,6 +94,13 @@ async function user(c) {
   await history.getByText('order 12').first().waitFor();
   await history.getByText('to everyone').first().waitFor();
   assert.ok((await history.locator('tbody .state').count()) > 0, 'a verdict for each device');
+  await history
+    .getByRole('button', { name: /^JSON of/ })
+    .first()
+    .click();
+  await c.until('the focus is on the JSON', () => page.evaluate(() => document.activeElement.matches('dialog .json')));
+  await page.keyboard.press('Escape');
+  await page.getByRole('dialog').waitFor({ state: 'detached' });
   await page.getByRole('button', { name: 'Set web-1 forward' }).click();
   await c.confirm('Set forward', 'web-1');
   await c.says(/web-1 is now at/);
@@ -95,6 +108,7 @@ async function user(c) {
     /web-1\s+\S+\s+[\d,]+\s+0\s/.test(await c.row('Devices', 'web-1').innerText()),
   );
   await page.getByRole('button', { name: 'Revoke access' }).click();
+  await page.getByLabel('Reason, for the audit').fill('left the company');
   await c.confirm('Revoke');
   await c.says(/tokens from before .* are refused/i);
   await c.says('Not connected at the moment');
@@ -122,6 +136,8 @@ async function why(c) {
   await c.says(`recado why ann ${seq}`);
   await c.go(`#/why?user=bob&seq=${seq}`, 'Why');
   await c.until('the verdict for bob', async () => /not addressed/.test(await page.locator('.verdict').innerText()));
+  assert.equal(await page.getByRole('heading', { name: 'Devices' }).count(), 0, 'the answer lists no devices');
+  await page.getByRole('link', { name: 'Devices and sessions of bob' }).waitFor();
 }
 
 async function tail(c) {
@@ -180,6 +196,8 @@ async function settings(c) {
   await c.says(/No analyst|Login/);
   await c.go('#/settings/audit', 'Audit');
   await c.row('Audit', 'session.close').waitFor();
+  await c.row('Audit', '3 sessions').waitFor();
+  await c.row('Audit', 'left the company').waitFor();
   await page.getByLabel('Act', { exact: true }).fill('user.*');
   await c.until('only users', async () => !/session\.close/.test(await page.locator('main').innerText()));
 }
