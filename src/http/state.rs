@@ -46,7 +46,7 @@ pub struct HubState {
     pub budgets: UserBudgets,
     /// Permits for bodies of batches. A request without a permit waits for a while.
     pub batch_room: Semaphore,
-    /// Permits for reads of the console, so that they leave connections of the pool to users. A request without a permit
+    /// Permits for reads of the console, so that they leave connections of the pool to users. A request without one
     /// waits.
     pub console_reads: Semaphore,
     /// Places for admins who follow the log.

@@ -23,6 +23,8 @@ pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 /// The claim of a service's or an admin's token. The name is our own: issuers of users' tokens use `role` for
 /// purposes of theirs, and being an admin there must not make a user an admin here.
 pub const ROLE_CLAIM: &str = "recado_role";
+/// Maximum length of a token. A longer one is not ours, and costs nothing to refuse.
+pub const TOKEN_MAX_BYTES: usize = 8 << 10;
 
 /// What the tokens of one issuer must hold, and where.
 #[derive(Debug, Clone)]

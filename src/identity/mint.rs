@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 
 use super::OwnSecret;
 use super::claim_path::ClaimPath;
-use super::issuer::ROLE_CLAIM;
-use super::token::TOKEN_MAX_BYTES;
+use super::issuer::{ROLE_CLAIM, TOKEN_MAX_BYTES};
 use crate::config::JwtRules;
 use crate::domain::{Principal, Role};
 

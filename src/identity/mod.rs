@@ -34,11 +34,11 @@ use jsonwebtoken::Algorithm;
 pub use claim_path::ClaimPath;
 pub use claims::{ACCOUNTS_MAX, Claims, TokenError};
 pub use file::{FileReaders, IdentityFile, IdentityFileError, parse};
-pub use issuer::{Issuer, IssuerRules};
+pub use issuer::{Issuer, IssuerRules, TOKEN_MAX_BYTES};
 pub use key_set::{KeyChange, KeySet, KeySetRules, check_address};
 pub use mint::{MintError, MintedToken, TokenMinter, mint, mint_with};
 pub use revocations::Revocations;
-pub use token::{COMMAND_LINE_SUBJECT, TOKEN_MAX_BYTES, TokenRules};
+pub use token::{COMMAND_LINE_SUBJECT, TokenRules};
 pub use verification_key::VerificationKey;
 
 use crate::config::JwtRules;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::claims::{Claims, NO_KEY_FITS, NO_TOKEN, NOT_OUR_SIGNATURE, TokenError, UNKNOWN_KEY, WRONG_ISSUER};
-use super::issuer::Issuer;
+use super::issuer::{Issuer, TOKEN_MAX_BYTES};
 use super::key_set::{KeySet, UnknownKey};
 use super::revocations::Revocations;
 use super::verification_key::{self, VerificationKey, is_secret, name_of};
@@ -22,8 +22,6 @@ use crate::domain::KeyTag;
 use crate::metrics;
 use crate::wire::json;
 
-/// Maximum length of a token. A longer one is not ours, and costs nothing to refuse.
-pub const TOKEN_MAX_BYTES: usize = 8 << 10;
 /// The subject of the tokens that a command line makes with the secret on its machine. They have a role.
 pub const COMMAND_LINE_SUBJECT: &str = "local";
 /// Most public keys that one token is tried with: keys of one issuer that share a `kid`, or have none.

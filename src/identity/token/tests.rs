@@ -6,10 +6,10 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 
 use super::super::issuer::LAST_SECOND;
-use super::super::mint;
 use super::*;
 use crate::domain::{AccountId, UserId};
 use crate::domain::{Principal, Role};
+use crate::identity::mint;
 
 const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes!";
 
