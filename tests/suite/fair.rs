@@ -203,8 +203,9 @@ async fn messages_count_per_user_over_all_connections() {
         }
     }
     assert_eq!(closed, 1, "440 messages at once exceed the limit of one user");
-    bob.say(r#"{"type":"ping"}"#).await;
     bob.until("end").await;
+    bob.say(r#"{"type":"ping"}"#).await;
+    while !matches!(bob.next_frame().await, ClientSawFrame::Other(frame) if frame["type"] == "pong") {}
     assert!(figure(&hub, "recado_over_budget_total{what=\"message\"}").await >= 1.0);
 }
 
