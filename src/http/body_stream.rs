@@ -42,6 +42,8 @@ const RETRY_MS: u64 = 1000;
 /// Caching of a response that is a stream. A proxy that compresses would collect the chunks (RFC 9111 section
 /// 5.2.2.6).
 pub const STREAM_CACHING: HeaderValue = HeaderValue::from_static("no-cache, no-store, no-transform");
+/// The end of a stream ends the connection, so that the hub can wait for it.
+pub const LAST_OF_CONNECTION: [(HeaderName, HeaderValue); 1] = [(header::CONNECTION, HeaderValue::from_static("close"))];
 /// Seconds until a user who opens streams too often should reconnect.
 const RATE_LIMIT_AFTER_S: u32 = 10;
 /// Time limit for the last frame, and then for the client to read it.
@@ -133,15 +135,17 @@ pub fn come_back(refused: RefusedRequest) -> Result<Response, RefusedRequest> {
 
 fn answer(form: StreamFormat, pieces: mpsc::Receiver<Bytes>) -> Response {
     let body = stream::unfold(pieces, |mut pieces| async move { pieces.recv().await.map(|piece| (Ok::<_, Infallible>(piece), pieces)) });
-    let headers = [
+    (stream_headers(form), LAST_OF_CONNECTION, Body::from_stream(body)).into_response()
+}
+
+/// The headers of an answer that comes bit by bit.
+pub fn stream_headers(form: StreamFormat) -> [(HeaderName, HeaderValue); 3] {
+    [
         (header::CONTENT_TYPE, HeaderValue::from_static(form.media_type())),
         (header::CACHE_CONTROL, STREAM_CACHING),
-        // nginx would collect the events into larger chunks.
+        // nginx would collect the pieces into larger chunks.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        // The end of the stream ends the connection, so that the hub can wait for it.
-        (header::CONNECTION, HeaderValue::from_static("close")),
-    ];
-    (headers, Body::from_stream(body)).into_response()
+    ]
 }
 
 struct BodyStream {

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::header_list::{accepts, elements};
 use super::problems::RefusedRequest;
 use super::server::TrailingSlash;
 use super::state::HubState;
@@ -104,8 +105,7 @@ pub fn lead() -> Response {
 
 /// Whether a person opened this address in a browser: only browsers ask for HTML.
 pub fn is_browser(headers: &HeaderMap) -> bool {
-    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    ranges.filter_map(|range| range.split(';').next()).any(|range| range.trim().eq_ignore_ascii_case("text/html"))
+    accepts(headers, "text/html")
 }
 
 fn redirect(status: StatusCode, to: &'static str) -> Response {
@@ -169,16 +169,12 @@ fn answer(media: &'static str, tag: HeaderValue, headers: &HeaderMap, content: B
 
 /// Whether the browser has this representation (RFC 9110 section 13.1.2, weak comparison).
 fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let mut given = given.map(str::trim);
-    given.any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes())
+    elements(headers, header::IF_NONE_MATCH).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes())
 }
 
 /// Whether the browser takes gzip (RFC 9110 section 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let codings =
-        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    codings.map(|coding| coding.split(';').map(str::trim)).any(|mut parts| {
+    elements(headers, header::ACCEPT_ENCODING).map(|coding| coding.split(';').map(str::trim)).any(|mut parts| {
         let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
         is_gzip && !parts.any(|weight| weight.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0)))
     })

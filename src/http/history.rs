@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body_stream;
+use super::header_list::accepts;
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, no_store, pairs, token};
 use super::server::Hangup;
@@ -163,11 +164,7 @@ async fn gather(
 }
 
 fn wants_lines(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case(StreamFormat::Lines.media_type())
-    })
+    accepts(headers, StreamFormat::Lines.media_type())
 }
 
 /// The records are inserted as they are, so that `data` stays byte for byte as it was posted.

@@ -28,6 +28,7 @@ mod echo_server;
 mod future_sizes;
 #[cfg(feature = "fuzz")]
 pub mod fuzz_entry;
+mod header_list;
 mod health;
 mod health_routes;
 mod history;
@@ -43,6 +44,7 @@ mod metrics;
 mod ndjson;
 mod notify;
 mod origin;
+mod own_session;
 mod problems;
 mod query;
 mod rate_limits;

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::auth::{bearer, refusal, ticket_counts};
 use super::body_stream;
 use super::connection_slots::{SlotClass, vouch};
+use super::header_list::accepts;
 use super::problems::RefusedRequest;
 use super::server::Hangup;
 use super::state::HubState;
@@ -39,11 +40,7 @@ pub async fn stream(
 
 /// Browsers accept only the event type, and so do the libraries that replace `EventSource`.
 fn is_event_source(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case(StreamFormat::Events.media_type())
-    })
+    accepts(headers, StreamFormat::Events.media_type())
 }
 
 /// Answers as a GET would, without its effects: no ticket is used up, nothing is acknowledged.

@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
+use super::own_session::own_session;
 use super::problems::RefusedRequest;
 use super::state::HubState;
-use crate::delivery::Connection;
 use crate::domain::{Seq, UserId};
 use crate::store::providers::admin;
 use crate::store::sessions::{self, StoredSession};
@@ -27,7 +27,6 @@ pub async fn stats(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Resu
     hub.auth.reader(&headers).await?;
     let position = hub.delivery.registry.position();
     let head = position.dispatched;
-    let instance = hub.instance.to_string();
     let upstream_sessions = match hub.command_intake {
         Some(_) => Some(admin::list_all(&hub.reader, UPSTREAM_MAX).await?),
         None => None,
@@ -37,16 +36,19 @@ pub async fn stats(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Resu
         Some(_) => admin::live_users(&hub.reader).await?.into_iter().collect(),
         None => HashSet::new(),
     };
-    let mut connections: Vec<StatsSession> =
-        hub.delivery.registry.connections().iter().map(|m| here(m, &instance, head, live.contains(&m.who.user))).collect();
+    let here: Vec<StoredSession> = hub.delivery.registry.connections().iter().map(|m| own_session(m, hub.instance)).collect();
     let elsewhere = sessions::live_elsewhere(&hub.reader, hub.instance, ELSEWHERE_MAX).await?;
-    connections.extend(elsewhere.into_iter().map(|s| {
-        let is_live = live.contains(s.user.as_str());
-        there(s, head, is_live)
-    }));
+    let connections: Vec<StatsSession> = here
+        .into_iter()
+        .chain(elsewhere)
+        .map(|session| {
+            let is_live = live.contains(session.user.as_str());
+            shown(session, head, is_live)
+        })
+        .collect();
     let stats = StatsBody {
         total_connections: connections.len(),
-        instance,
+        instance: hub.instance.to_string(),
         log_id: position.log_id.to_string(),
         head,
         earliest: position.floor.next(),
@@ -56,25 +58,7 @@ pub async fn stats(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Resu
     Ok(Json(stats).into_response())
 }
 
-fn here(connection: &Connection, instance: &str, head: Seq, upstream_connected: bool) -> StatsSession {
-    StatsSession {
-        session_id: connection.session.to_string(),
-        user_id: connection.who.user.to_string(),
-        account_ids: connection.accounts().iter().map(ToString::to_string).collect(),
-        client_id: connection.client.to_string(),
-        instance: instance.to_owned(),
-        transport: connection.transport.to_owned(),
-        connected_at: connection.connected_at.timestamp_millis(),
-        last_activity: (connection.connected_at + connection.last_activity()).timestamp_millis(),
-        sent_seq: connection.delivered(),
-        acked_seq: connection.acked(),
-        lag: head.since(connection.acked()),
-        upstream_connected,
-        old: OldSessionFields { pragmatic_connected: upstream_connected },
-    }
-}
-
-fn there(session: StoredSession, head: Seq, upstream_connected: bool) -> StatsSession {
+fn shown(session: StoredSession, head: Seq, upstream_connected: bool) -> StatsSession {
     StatsSession {
         session_id: session.session.to_string(),
         user_id: session.user,

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::auth::{bearer, ticket_counts};
 use super::connection_slots::{SlotClass, vouch};
 use super::console_page;
+use super::header_list::elements;
 use super::problems::RefusedRequest;
 use super::socket::{self, Admission};
 use super::state::HubState;
@@ -139,7 +140,6 @@ pub(super) fn handshake(
 
 /// The token of the header, or of a subprotocol. If there is none, the query counts: its ticket, then its token.
 pub fn token(headers: &HeaderMap) -> Option<&str> {
-    let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let in_protocol = || protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_SUBPROTOCOL));
+    let in_protocol = || elements(headers, header::SEC_WEBSOCKET_PROTOCOL).find_map(|protocol| protocol.strip_prefix(TOKEN_SUBPROTOCOL));
     bearer(headers).or_else(in_protocol)
 }

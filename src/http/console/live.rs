@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::time::timeout;
 
-use crate::http::body_stream::STREAM_CACHING;
+use crate::http::body_stream::{LAST_OF_CONNECTION, stream_headers};
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, pairs};
 use crate::http::state::HubState;
 use crate::wire::console::instances::LiveQuery;
+use crate::wire::stream_format::StreamFormat;
 
 /// A comment is sent if no sample comes for this long, so that a proxy keeps the connection and a client sees that it
 /// lives. Samples come every five seconds while the database answers.
@@ -40,14 +41,7 @@ pub async fn stream(State(hub): State<Arc<HubState>>, headers: HeaderMap, query:
     let samples = LiveStream { hub, headers, at, is_begun: false };
     let body =
         stream::unfold(samples, |mut samples| async move { samples.next().await.map(|piece| (Ok::<_, Infallible>(piece), samples)) });
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, STREAM_CACHING),
-        // nginx would collect the events into larger chunks.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        (header::CONNECTION, HeaderValue::from_static("close")),
-    ];
-    Ok((headers, Body::from_stream(body)).into_response())
+    Ok((stream_headers(StreamFormat::Events), LAST_OF_CONNECTION, Body::from_stream(body)).into_response())
 }
 
 impl LiveStream {

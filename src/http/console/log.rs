@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
 use super::log_stream::{LogStream, LogTask};
-use crate::http::body_stream::STREAM_CACHING;
+use crate::http::body_stream::stream_headers;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, pairs};
 use crate::http::state::HubState;
@@ -60,11 +60,5 @@ fn room(hub: &HubState) -> Result<tokio::sync::OwnedSemaphorePermit, RefusedRequ
 }
 
 fn answer(stream: LogStream) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(StreamFormat::Lines.media_type())),
-        (header::CACHE_CONTROL, STREAM_CACHING),
-        // nginx would collect the lines into larger chunks.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    (headers, stream.body()).into_response()
+    (stream_headers(StreamFormat::Lines), stream.body()).into_response()
 }

@@ -9,10 +9,10 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 
-use crate::delivery::Connection;
 use crate::domain::{AccountId, Principal, Seq, UserId};
 use crate::http::auth::actor;
 use crate::http::history::bounds;
+use crate::http::own_session::own_session;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, no_store, pairs};
 use crate::http::request::{BODY_MAX_BYTES, Media, media, whole_body};
@@ -43,7 +43,7 @@ pub async fn show(State(hub): State<Arc<HubState>>, Path(id): Path<String>, head
     let upstream = facts.upstream.iter().any(|session| session.is_live);
     let here = hub.delivery.registry.of_user(&user);
     let here = here.iter().filter(|connection| connection.has_begun());
-    let mut open: Vec<UserSessionBody> = here.map(|connection| own(connection, &hub, upstream)).collect();
+    let mut open: Vec<UserSessionBody> = here.map(|connection| stored(own_session(connection, hub.instance), upstream)).collect();
     open.extend(elsewhere.into_iter().map(|session| stored(session, upstream)));
     let body = UserBody {
         as_of: timestamp(Utc::now()),
@@ -83,22 +83,6 @@ fn device(known: &StoredDevice, facts: &UserFacts, newest: &NewestNumbers, open:
         unacked_more: unacked.more || unacked.count > UNACKED_MAX,
         seen_at: timestamp(known.seen_at),
         connected: open.iter().any(|session| session.client_id == known.client),
-    }
-}
-
-fn own(connection: &Connection, hub: &HubState, upstream: bool) -> UserSessionBody {
-    UserSessionBody {
-        session_id: connection.session.to_string(),
-        user_id: connection.who.user.to_string(),
-        account_ids: connection.accounts().iter().map(ToString::to_string).collect(),
-        client_id: connection.client.to_string(),
-        instance: hub.instance.to_string(),
-        transport: connection.transport.to_owned(),
-        connected_at: timestamp(connection.connected_at),
-        last_activity_at: timestamp(connection.connected_at + connection.last_activity()),
-        sent: connection.delivered(),
-        acked: connection.acked(),
-        upstream,
     }
 }
 
