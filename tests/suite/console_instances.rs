@@ -207,7 +207,7 @@ async fn another_hub_is_drained_over_the_window_and_serves_again() {
     let (status, checks) = there.get("/readyz?verbose", None).await.unwrap();
     let checks: Value = serde_json::from_str(&checks).unwrap();
     assert_eq!((status, &checks["checks"]["not_draining"]["ok"]), (503, &json!(false)));
-    // A client that comes all the same is served.
+    // It still serves a client that connects.
     let mut newcomer = TestClient::of("newcomer").connect(&there).await;
     newcomer.until_caught_up().await;
     let ends = moved.into_iter().map(|mut client| async move { (client.ended(PATIENCE).await, Instant::now()) });

@@ -21,8 +21,8 @@ function changed(): void {
 }
 
 /**
- * Takes `#token=…` from the address. The address is replaced before anything else runs, so that no later link or request
- * can carry the token. The browser's history on disk keeps the address that was opened.
+ * Takes `#token=…` from the address. The address is replaced before anything else runs, so that no later link or
+ * request can carry the token. The browser's history on disk keeps the address that was opened.
  */
 export function takeToken(): void {
   const found = /^#token=([^&]+)/.exec(location.hash);

@@ -39,7 +39,7 @@ export class AckTracker {
     return null;
   }
 
-  /** Where a tab that joins starts: before what is not handled here, so that it gets that if this tab dies. */
+  /** Where a joining tab starts: at what this tab has handled, so that it receives the rest if this tab dies. */
   handled(at: Place | null, mode: 'auto' | 'manual' | undefined): Place | null {
     const to = mode === 'manual' ? null : this.handledTo;
     return at && to !== null && to < at.seq ? { seq: to, logId: at.logId, lastId: null } : at;

@@ -18,8 +18,8 @@ export interface Identity {
 }
 
 /**
- * Asks for a token only if the user is not known without one. Null if there is no token, or after the signal. Throws
- * `token_failed`.
+ * Names the user. Asks for a token only if nothing else names the user. Returns null if there is no token, or once the
+ * signal has aborted. Throws `token_failed`.
  */
 export async function identify(
   { tabs, userKey, clientId }: RecadoOptions,

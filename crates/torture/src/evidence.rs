@@ -1,4 +1,4 @@
-//! Collects what is left at the end of a run: connections, the log, the positions, the secrets and the resources.
+//! Collects the evidence at the end of a run: connections, log, positions, secrets and resources.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};

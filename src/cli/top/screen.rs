@@ -1,7 +1,7 @@
 //! Draws on the terminal and reads its keys. Restores the terminal however the command ends.
 //!
-//! Raw mode and a few escape sequences are enough here, so there is no library for terminals: `rustix` changes the
-//! mode, and the lines are drawn from the top each time.
+//! It uses no terminal library: `rustix` switches to raw mode, and escape sequences draw all lines from the top each
+//! time.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;

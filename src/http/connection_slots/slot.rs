@@ -48,7 +48,7 @@ tokio::task_local! {
 
 /// Records that the current request has brought a valid token, ticket or key.
 pub fn vouch(standing: SlotClass) {
-    // There is no slot in a test that calls a handler, or in a task other than the connection's.
+    // Only the connection's own task has a slot. A test that calls a handler has none.
     let _ = HERE.try_with(|slot| slot.vouch(standing));
 }
 

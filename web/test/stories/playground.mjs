@@ -1,4 +1,4 @@
-// The first minute: a newcomer cuts the connection, posts more, comes back, and sees that exactly the missed ones arrive.
+// The first minute: a newcomer cuts the connection, posts more, and sees that exactly the missed ones arrive.
 import assert from 'node:assert/strict';
 
 /** The numbers under "Proof", by their labels. */
