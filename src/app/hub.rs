@@ -16,6 +16,7 @@ use super::connection_room::ConnectionRoom;
 use crate::config::{Config, EffectiveSetting, SessionPolicy, UpstreamSettings};
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
+use crate::delivery::connection_entries::EntryWriter;
 use crate::delivery::registry::{ConnectionLimits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
@@ -147,7 +148,8 @@ impl<'a> HubBuilder<'a> {
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));
         let (others, turn) = CommitTurn::of(instance);
         let here = AppContext { instance, registry: &registry, seen: &seen };
-        let HubParts { hub, pulse, looker, committed, appender } = hub(config, &identity, &database, &here, turn, commands, tasks.clone());
+        let HubParts { hub, pulse, looker, committed, appender, entry_writer } =
+            hub(config, &identity, &database, &here, turn, commands, tasks.clone());
 
         let (accepting, stop_accepting) = Stopper::new();
         let (appending, stop_appending) = Stopper::new();
@@ -167,6 +169,7 @@ impl<'a> HubBuilder<'a> {
         let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
         let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
         tasks.essential(TaskName::Appender, appender.run(stop_appending));
+        tasks.essential(TaskName::Entries, entry_writer.run(stop_following.clone()));
         tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop_following.clone()));
         tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop_following.clone()));
         tasks.essential(TaskName::Keys, looker.run(stop_following.clone()));
@@ -299,6 +302,7 @@ struct HubParts {
     looker: KeyLooker,
     committed: mpsc::Receiver<Committed>,
     appender: Appender,
+    entry_writer: EntryWriter,
 }
 
 /// The identity of this instance, and its view of the log.
@@ -324,6 +328,7 @@ fn hub(
         .with_members(config.accounts.reads_table());
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
+    let (entries, entry_writer) = EntryWriter::new(database.clone(), config.max_devices_per_user);
     let pulse = Arc::new(Pulse::default());
     let health =
         Health::new(Arc::clone(&pulse), handle.work()).with_durability(database.durability().cloned()).with_key_sets(identity.key_sets());
@@ -334,6 +339,7 @@ fn hub(
         appender: handle,
         delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
             .with_resume(instance, config.resume_window)
+            .with_entries(entries)
             .with_token_accounts(config.accounts.reads_token())
             .with_arrivals(command_intake.as_ref().map(|intake| Arc::clone(&intake.arrivals))),
         command_intake,
@@ -363,7 +369,7 @@ fn hub(
         max_connections: ConnectionRoom::of(config).clients,
         tasks,
     };
-    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender }
+    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender, entry_writer }
 }
 
 /// What the console shows and may do.

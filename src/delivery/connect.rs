@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use self::siblings::Siblings;
+use self::siblings::{Begun, Siblings};
 use super::registry::{Connection, Full, Position, Registration};
 use super::shared_handles::Delivery;
 use super::stream_state::StreamState;
 use super::subscription::Subscription;
-use crate::domain::{ClientId, LogId, NotificationId, Principal, Seq, StartTime, TokenOrigin};
+use crate::domain::{ClientId, LogId, MemberInterval, NotificationId, Principal, Seq, StartTime, TokenOrigin};
 use crate::metrics;
 use crate::store::acked_positions::KnownDevice;
 use crate::store::{StoreError, members, read};
@@ -149,11 +149,13 @@ impl Delivery {
             log_id: position.log_id,
             has_begun: false,
         };
-        let position = self.enter_accounts(&registration, position).await?;
         if let ResumeFrom::Time(time) = request.since {
             self.start_at(time, &mut request, position).await?;
         }
-        let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position).await?;
+        let begun = self.store_kept(&request, &registration, position).await?;
+        let (begun, intervals) = begun.map_or((None, None), |begun| (Some((begun.known, begun.siblings)), begun.intervals));
+        let position = self.enter_accounts(&registration, position, intervals).await?;
+        let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position, begun).await?;
         entered.begun();
         registration.connection().begin(position.log_id, resume.from(), resume.confirmed());
         metrics::CONNECTED.one(request.transport);
@@ -169,14 +171,33 @@ impl Delivery {
         Ok(Admitted { subscription, resume, position })
     }
 
-    /// Reads the user's accounts from the table after the connection has joined, so that no change falls between: a
+    /// Stores a connection whose position counts, unless its client knows another log.
+    ///
+    /// A client that names its own start is refused too if its connection cannot be stored: without a row, what it
+    /// acknowledges would count as acknowledged by the device's other clients.
+    async fn store_kept(&self, request: &ConnectRequest, registration: &Registration, at: Position) -> Result<Option<Begun>, ConnectError> {
+        if !registration.connection().is_kept || request.log_id.is_some_and(|log_id| log_id != at.log_id) {
+            return Ok(None);
+        }
+        self.begin(request, registration.connection(), at).await.map(Some)
+    }
+
+    /// Takes the user's accounts from the table, read after the connection has joined, so that no change falls between: a
     /// change is in the table, or it was dispatched since and collected. Returns the position from which the send queue
     /// fills again, with the accounts as of that position.
-    async fn enter_accounts(&self, registration: &Registration, joined: Position) -> Result<Position, StoreError> {
+    async fn enter_accounts(
+        &self,
+        registration: &Registration,
+        joined: Position,
+        intervals: Option<Vec<MemberInterval>>,
+    ) -> Result<Position, StoreError> {
         if !self.reader.reads_members() {
             return Ok(joined);
         }
-        let intervals = members::intervals(&self.reader, &registration.connection().who.user, joined.dispatched).await?;
+        let intervals = match intervals {
+            Some(intervals) => intervals,
+            None => members::intervals(&self.reader, &registration.connection().who.user, joined.dispatched).await?,
+        };
         Ok(self.registry.enter(registration, &intervals))
     }
 
@@ -190,22 +211,26 @@ impl Delivery {
         Ok(())
     }
 
-    async fn resume(&self, request: &ConnectRequest, registration: &Registration, at: Position) -> Result<StreamStart, ConnectError> {
+    /// Finds the start of a stream. `begun`: the stored connection, if it is stored.
+    async fn resume(
+        &self,
+        request: &ConnectRequest,
+        registration: &Registration,
+        at: Position,
+        begun: Option<(KnownDevice, Siblings)>,
+    ) -> Result<StreamStart, ConnectError> {
         let reset = ResumeOutcome::Reset { from: at.floor };
         if request.log_id.is_some_and(|log_id| log_id != at.log_id) {
             return Ok(StreamStart::of(reset, at));
         }
-        if !registration.connection().is_kept {
+        let Some((known, siblings)) = begun else {
             let resume = match request.since {
                 ResumeFrom::Seq(seq) => return self.resume_at(seq, request, registration, at).await,
                 ResumeFrom::Earliest => ResumeOutcome::Ok { from: at.floor },
                 ResumeFrom::Live | ResumeFrom::Ack | ResumeFrom::Time(_) => ResumeOutcome::Live { from: at.dispatched },
             };
             return Ok(StreamStart::of(resume, at));
-        }
-        // A client that names its own start is refused too if its connection cannot be stored: without a row, what it
-        // acknowledges would count as acknowledged by the device's other clients.
-        let (known, siblings) = self.begin(request, registration.connection(), at).await?;
+        };
         let start = match request.since {
             ResumeFrom::Seq(seq) => self.resume_at(seq, request, registration, at).await?,
             ResumeFrom::Earliest => StreamStart::of(ResumeOutcome::Ok { from: at.floor }, at),

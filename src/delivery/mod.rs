@@ -27,6 +27,7 @@ pub mod ack_flusher;
 pub mod ack_prober;
 pub mod arrived_connections;
 pub mod connect;
+pub mod connection_entries;
 pub mod control_queue;
 pub mod event;
 pub mod pending_acks;

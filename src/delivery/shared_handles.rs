@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arrived_connections::ArrivedConnections;
+use super::connection_entries::EntryHandle;
 use super::pending_acks::PendingAcks;
 use super::pending_facts::PendingFacts;
 use super::pending_sessions::PendingSessions;
@@ -23,6 +24,8 @@ pub struct Delivery {
     /// Where connections are listed when they begin; `None` if no task serves newcomers.
     pub(super) arrivals: Option<Arc<ArrivedConnections>>,
     pub facts: Arc<PendingFacts>,
+    /// Stores new connections in groups; `None` if no task does.
+    pub(super) entries: Option<EntryHandle>,
     pub(super) reader: Reader,
     pub(super) instance: InstanceId,
     /// How long the positions of a device's connections count after the connections end.
@@ -42,6 +45,7 @@ impl Delivery {
             sessions: Arc::default(),
             arrivals: None,
             facts,
+            entries: None,
             reader,
             instance,
             resume_window,
@@ -67,6 +71,13 @@ impl Delivery {
     #[must_use]
     pub fn with_arrivals(mut self, arrivals: Option<Arc<ArrivedConnections>>) -> Self {
         self.arrivals = arrivals;
+        self
+    }
+
+    /// Sets the task that stores new connections.
+    #[must_use]
+    pub fn with_entries(mut self, entries: EntryHandle) -> Self {
+        self.entries = Some(entries);
         self
     }
 

@@ -22,6 +22,8 @@ pub static APPENDED: Counter = Counter::zero();
 pub static DUPLICATES: Counter = Counter::zero();
 pub static APPEND_SECONDS: Histogram = Histogram::new(LATENCIES);
 pub static COMMIT_ROWS: Histogram = Histogram::new(ROWS);
+/// How many new connections one commit holds.
+pub static CONNECT_ROWS: Histogram = Histogram::new(ROWS);
 pub static NOT_APPENDED: CounterVec<5> = CounterVec::new(["other_body", "overloaded", "unacceptable", "unavailable", "unknown"]);
 pub static REFUSED: LabelledCounter = LabelledCounter::empty();
 /// Requests beyond a rate limit.
@@ -142,6 +144,7 @@ pub fn write(page: &mut PrometheusText) {
     page.counter("recado_duplicates_total", "Posts whose idempotency key was used before with the same body.", DUPLICATES.get());
     page.histogram("recado_append_seconds", "Time from the request of a post to its commit, in seconds.", &APPEND_SECONDS);
     page.histogram("recado_commit_rows", "Notifications in one commit.", &COMMIT_ROWS);
+    page.histogram("recado_connect_rows", "New connections in one commit.", &CONNECT_ROWS);
     page.counters("recado_not_appended_total", "Posts that were not appended, by reason.", "reason", &NOT_APPENDED.all());
     page.counters("recado_refused_total", "HTTP requests that were refused, by the code of the problem.", "code", &REFUSED.all());
     page.counters(

@@ -164,6 +164,27 @@ pub async fn trim(connection: &mut PgConnection, user: &UserId, most: usize) -> 
     Ok(gone)
 }
 
+/// As [`trim`], for several users who have a new device each. `users` must be sorted. Most users have few devices, and
+/// cost a look into the index.
+///
+/// # Errors
+/// As [`trim`].
+pub async fn trim_each(connection: &mut PgConnection, users: &[&UserId], most: usize) -> Result<u64, StoreError> {
+    let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    let gone = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(recado.trim_devices(u.user_id, $2)), 0) AS "gone!"
+             FROM unnest($1::text[]) AS u (user_id)
+            WHERE (SELECT count(*) FROM (SELECT FROM recado.cursor c WHERE c.user_id = u.user_id LIMIT $2::bigint + 1) d) > $2"#,
+        &users as _,
+        most,
+    )
+    .fetch_one(connection);
+    let gone = limited(ASK_LIMIT, gone).await?.unsigned_abs();
+    RETENTION.add("devices", gone);
+    Ok(gone)
+}
+
 /// As [`trim`], with a connection of a pool.
 ///
 /// # Errors

@@ -27,14 +27,15 @@ pub async fn intervals(reader: &Reader, user: &UserId, after: Seq) -> Result<Vec
         .fetch_all(checkout.connection());
         let rows = limited(ASK_LIMIT, rows).await?;
         checkout.done();
-        // Ids were checked when the change was written.
-        let interval = |account: &str, since, until: Option<i64>| {
-            let account = AccountId::parse(account).ok()?;
-            Some(MemberInterval { account, since: Seq::from_db(since), until: until.map(Seq::from_db) })
-        };
         Ok(rows.iter().filter_map(|row| interval(&row.account_id, row.since_seq, row.until_seq)).collect())
     })
     .await
+}
+
+/// Reads an interval. `None` if its account is not a valid id; ids were checked when the change was written.
+pub(super) fn interval(account: &str, since: i64, until: Option<i64>) -> Option<MemberInterval> {
+    let account = AccountId::parse(account).ok()?;
+    Some(MemberInterval { account, since: Seq::from_db(since), until: until.map(Seq::from_db) })
 }
 
 /// A member of an account.

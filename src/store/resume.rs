@@ -1,30 +1,39 @@
 //! Records a device's new connection, reads its kept ones, and stores what is settled.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::StoreError;
 use super::acked_positions::{DevicePosition, KnownDevice};
 use super::append::array_text;
 use super::database::Reader;
+use super::members;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::resume::{KeptPosition, SettledConnection};
-use crate::domain::{ClientId, InstanceId, LogId, Principal, Seq, SessionId};
+use crate::domain::{ClientId, InstanceId, LogId, MemberInterval, Principal, Seq, SessionId, UserId};
 
 /// How much earlier than it was read a client's close may have been sent, in microseconds.
 const FAREWELL_MICROS: i64 = 250_000;
 
 /// A new connection.
-#[derive(Debug, Clone, Copy)]
-pub struct ConnectionBegin<'a> {
+#[derive(Debug, Clone)]
+pub struct ConnectionBegin {
     pub session: SessionId,
     pub instance: InstanceId,
-    pub who: &'a Principal,
-    pub client: &'a ClientId,
+    pub who: Principal,
+    pub client: ClientId,
     pub transport: &'static str,
     /// Whether the accounts of the table `recado.member` count.
     pub follows_members: bool,
     /// The position of a device that was never seen.
     pub start: DevicePosition,
+}
+
+impl ConnectionBegin {
+    /// The device of the connection, by which connections are sorted.
+    pub fn device(&self) -> (&UserId, &ClientId) {
+        (&self.who.user, &self.client)
+    }
 }
 
 /// A kept connection of the device, and the instance that holds it.
@@ -34,20 +43,31 @@ pub struct KeptConnection {
     pub instance: InstanceId,
 }
 
-/// Records a connection. Returns the stored state of its device, and the device's other connections in the same log.
-/// Counts as seeing the device. See `recado.connection_begin` in `migrations/V14__resume.sql` and
+/// What the database knew of a device when its new connection was stored.
+#[derive(Debug)]
+pub struct StoredBegin {
+    pub known: KnownDevice,
+    /// The device's other connections in the same log, newest first.
+    pub kept: Vec<KeptConnection>,
+    /// The user's membership intervals, if they were read in the same call.
+    pub intervals: Option<Vec<MemberInterval>>,
+}
+
+/// Records a connection. Counts as seeing the device. See `recado.connection_begin` in `migrations/V14__resume.sql` and
 /// `migrations/V19__members.sql`.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The call can be repeated.
-pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDevice, Vec<KeptConnection>), StoreError> {
+pub async fn begin(reader: &Reader, new: &ConnectionBegin) -> Result<StoredBegin, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let rows = sqlx::query!(
-        r#"SELECT b.log_id AS "log_id!", b.acked_seq AS "acked_seq!", b.is_new AS "is_new!", b.is_forgotten AS "is_forgotten!",
-                  b.session_id AS "session_id!", b.instance_id AS "instance_id!", b.session_log_id AS "session_log_id!",
-                  b.from_seq AS "from_seq!", b.own_acked_seq, b.device_seq, b.shared_seq, b.has_resumed AS "has_resumed!",
-                  b.lowered AS "lowered!", b.end_reason, b.began_age AS "began_age!", b.active_age AS "active_age!", b.ended_age,
-                  b.gone_age, b.began_shared AS "began_shared!"
+    let rows = sqlx::query_as!(
+        BeginRow,
+        r#"SELECT 1::bigint AS "entry!", b.log_id AS "log_id!", b.acked_seq AS "acked_seq!", b.is_new AS "is_new!",
+                  b.is_forgotten AS "is_forgotten!", b.session_id AS "session_id!", b.instance_id AS "instance_id!",
+                  b.session_log_id AS "session_log_id!", b.from_seq AS "from_seq!", b.own_acked_seq, b.device_seq, b.shared_seq,
+                  b.has_resumed AS "has_resumed!", b.lowered AS "lowered!", b.end_reason, b.began_age AS "began_age!",
+                  b.active_age AS "active_age!", b.ended_age, b.gone_age, b.began_shared AS "began_shared!",
+                  NULL::text[] AS member_accounts, NULL::bigint[] AS member_since, NULL::bigint[] AS "member_until: Vec<Option<i64>>"
              FROM recado.connection_begin($1, $2, $3, $4, $5, $6, $7::text[], $8, $9) b"#,
         new.who.user.as_str(),
         new.client.as_str(),
@@ -62,45 +82,146 @@ pub async fn begin(reader: &Reader, new: ConnectionBegin<'_>) -> Result<(KnownDe
     .fetch_all(checkout.connection());
     let rows = limited(ASK_LIMIT, rows).await?;
     checkout.done();
-    let Some(first) = rows.first() else { return Err(StoreError::Unavailable(sqlx::Error::RowNotFound)) };
-    let position = DevicePosition { log_id: LogId(first.log_id), acked: Seq::from_db(first.acked_seq) };
-    let known = match (first.is_new, first.is_forgotten) {
-        (true, _) => KnownDevice::New(position),
-        (false, true) => KnownDevice::Forgotten(position),
-        (false, false) => KnownDevice::At(position),
-    };
-    let others = rows.iter().filter(|row| row.session_id != new.session.0 && row.session_log_id == new.start.log_id.0);
-    let listed = others.map(|row| {
-        let is_lost = row.end_reason.as_deref() == Some("instance_lost");
-        let (end, is_final) = match (row.ended_age, row.end_reason.as_deref()) {
-            (Some(ended), Some(reason)) if !is_lost => (Some(end_of(reason, row.active_age, ended)), true),
+    let stored = BeginRow::stored(&rows, new).ok_or(StoreError::Unavailable(sqlx::Error::RowNotFound))?;
+    Ok(StoredBegin { intervals: None, ..stored })
+}
+
+/// Records connections of one instance in one transaction. Returns `None` for each one that [`begin`] must record: its
+/// device needs locks. See `recado.connections_begin` in `migrations/V28__connects.sql`.
+///
+/// `new` must be sorted by user and client, without a device twice: two calls would wait for each other's locks.
+/// `after`: which membership intervals are read, those that end above it.
+///
+/// # Errors
+/// When the database is unavailable or slow. The call can be repeated.
+pub async fn begin_many(
+    connection: &mut PgConnection,
+    after: Seq,
+    new: &[&ConnectionBegin],
+) -> Result<Vec<Option<StoredBegin>>, StoreError> {
+    debug_assert!(new.is_sorted_by_key(|new| new.device()), "unsorted connections deadlock two instances");
+    let Some(first) = new.first() else { return Ok(Vec::new()) };
+    let sessions: Vec<Uuid> = new.iter().map(|new| new.session.0).collect();
+    let users: Vec<&str> = new.iter().map(|new| new.who.user.as_str()).collect();
+    let clients: Vec<&str> = new.iter().map(|new| new.client.as_str()).collect();
+    let logs: Vec<Uuid> = new.iter().map(|new| new.start.log_id.0).collect();
+    let starts: Vec<i64> = new.iter().map(|new| new.start.acked.get()).collect();
+    let accounts: Vec<String> = new.iter().map(|new| array_text(&new.who.accounts)).collect();
+    let transports: Vec<&str> = new.iter().map(|new| new.transport).collect();
+    let follows: Vec<bool> = new.iter().map(|new| new.follows_members).collect();
+    let rows = sqlx::query_as!(
+        BeginRow,
+        r#"SELECT b.entry AS "entry!", b.log_id AS "log_id!", b.acked_seq AS "acked_seq!", b.is_new AS "is_new!",
+                  b.is_forgotten AS "is_forgotten!", b.session_id AS "session_id!", b.instance_id AS "instance_id!",
+                  b.session_log_id AS "session_log_id!", b.from_seq AS "from_seq!", b.own_acked_seq, b.device_seq, b.shared_seq,
+                  b.has_resumed AS "has_resumed!", b.lowered AS "lowered!", b.end_reason, b.began_age AS "began_age!",
+                  b.active_age AS "active_age!", b.ended_age, b.gone_age, b.began_shared AS "began_shared!",
+                  b.member_accounts, b.member_since, b.member_until AS "member_until: Vec<Option<i64>>"
+             FROM recado.connections_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) b"#,
+        first.instance.0,
+        after.get(),
+        &sessions,
+        &users as _,
+        &clients as _,
+        &logs,
+        &starts,
+        &accounts,
+        &transports as _,
+        &follows,
+    )
+    .fetch_all(connection);
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let mut stored: Vec<Option<StoredBegin>> = new.iter().map(|_| None).collect();
+    for rows in rows.chunk_by(|a, b| a.entry == b.entry) {
+        let Some(at) = rows.first().and_then(|row| usize::try_from(row.entry).ok()?.checked_sub(1)) else { continue };
+        if let (Some(slot), Some(new)) = (stored.get_mut(at), new.get(at)) {
+            *slot = BeginRow::stored(rows, new);
+        }
+    }
+    Ok(stored)
+}
+
+/// A kept connection of a device, with the stored state of the device.
+struct BeginRow {
+    entry: i64,
+    log_id: Uuid,
+    acked_seq: i64,
+    is_new: bool,
+    is_forgotten: bool,
+    session_id: Uuid,
+    instance_id: Uuid,
+    session_log_id: Uuid,
+    from_seq: i64,
+    own_acked_seq: Option<i64>,
+    device_seq: Option<i64>,
+    shared_seq: Option<i64>,
+    has_resumed: bool,
+    lowered: i16,
+    end_reason: Option<String>,
+    began_age: i64,
+    active_age: i64,
+    ended_age: Option<i64>,
+    gone_age: Option<i64>,
+    began_shared: bool,
+    member_accounts: Option<Vec<String>>,
+    member_since: Option<Vec<i64>>,
+    member_until: Option<Vec<Option<i64>>>,
+}
+
+impl BeginRow {
+    /// Reads the rows of one device. `None` if there is no row.
+    fn stored(rows: &[Self], new: &ConnectionBegin) -> Option<StoredBegin> {
+        let first = rows.first()?;
+        let position = DevicePosition { log_id: LogId(first.log_id), acked: Seq::from_db(first.acked_seq) };
+        let known = match (first.is_new, first.is_forgotten) {
+            (true, _) => KnownDevice::New(position),
+            (false, true) => KnownDevice::Forgotten(position),
+            (false, false) => KnownDevice::At(position),
+        };
+        let kept = rows.iter().filter(|row| row.session_id != new.session.0 && row.session_log_id == new.start.log_id.0);
+        let own = rows.iter().find(|row| row.session_id == new.session.0);
+        // Intervals of a user that follows no table are not asked for. The others stand in the row of the connection.
+        let intervals = own.map(|own| own.intervals());
+        Some(StoredBegin { known, kept: kept.map(Self::kept).collect(), intervals })
+    }
+
+    fn kept(&self) -> KeptConnection {
+        let is_lost = self.end_reason.as_deref() == Some("instance_lost");
+        let (end, is_final) = match (self.ended_age, self.end_reason.as_deref()) {
+            (Some(ended), Some(reason)) if !is_lost => (Some(end_of(reason, self.active_age, ended)), true),
             // Of a connection of a dead instance only the end is known.
             (ended, _) => {
-                let gone = |over| ConnectionEnd { seen: row.active_age, over, left: over };
-                (row.gone_age.map(gone), ended.is_some())
+                let gone = |over| ConnectionEnd { seen: self.active_age, over, left: over };
+                (self.gone_age.map(gone), ended.is_some())
             }
         };
-        let from = Seq::from_db(row.from_seq);
         KeptConnection {
-            instance: InstanceId(row.instance_id),
+            instance: InstanceId(self.instance_id),
             kept: KeptPosition {
-                session: SessionId(row.session_id),
-                began: row.began_age,
-                seen: end.map_or(row.active_age, |end| end.seen),
+                session: SessionId(self.session_id),
+                began: self.began_age,
+                seen: end.map_or(self.active_age, |end| end.seen),
                 over: end.map(|end| end.over),
                 left: end.map(|end| end.left),
                 is_final,
-                from,
-                acked: row.own_acked_seq.map(Seq::from_db),
-                device: row.device_seq.map(Seq::from_db),
-                began_shared: row.began_shared,
-                shared: row.shared_seq.map(Seq::from_db),
-                has_resumed: row.has_resumed,
-                lowered: row.lowered,
+                from: Seq::from_db(self.from_seq),
+                acked: self.own_acked_seq.map(Seq::from_db),
+                device: self.device_seq.map(Seq::from_db),
+                began_shared: self.began_shared,
+                shared: self.shared_seq.map(Seq::from_db),
+                has_resumed: self.has_resumed,
+                lowered: self.lowered,
             },
         }
-    });
-    Ok((known, listed.collect()))
+    }
+
+    fn intervals(&self) -> Vec<MemberInterval> {
+        let (Some(accounts), Some(since), Some(until)) = (&self.member_accounts, &self.member_since, &self.member_until) else {
+            return Vec::new();
+        };
+        let each = accounts.iter().zip(since).zip(until);
+        each.filter_map(|((account, since), until)| members::interval(account, *since, *until)).collect()
+    }
 }
 
 /// What the end of a connection says about it, as ages in microseconds.

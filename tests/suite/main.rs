@@ -22,6 +22,7 @@ mod browser;
 mod cli;
 mod clock;
 mod cloudevents;
+mod connects;
 mod console_api;
 mod console_instances;
 mod console_live;

@@ -125,14 +125,20 @@ async fn ask_all(db: &TestDb) -> Plans {
         let hour = StartTime::Ago(Duration::from_secs(3600));
         assert_eq!(read::last_before(&reader, hour, Seq::ZERO, head).await.unwrap(), Seq::ZERO);
         told("last_before");
-        let (session, instance) = (SessionId::new(), InstanceId::new());
-        store::resume::begin(
-            &reader,
-            ConnectionBegin { session, instance, who: &who, client: &client, transport: "test", follows_members: false, start },
-        )
-        .await
-        .unwrap();
+        let instance = InstanceId::new();
+        let begin = |who: &Principal, client: &ClientId| {
+            let (who, client) = (who.clone(), client.clone());
+            ConnectionBegin { session: SessionId::new(), instance, who, client, transport: "test", follows_members: true, start }
+        };
+        store::resume::begin(&reader, &begin(&who, &client)).await.unwrap();
         told("place");
+        // Devices that are known, and as many new ones.
+        let devices = (0..20).flat_map(|n| [(user(n), client.clone()), (user(n), ClientId::parse(&format!("new{round}")).unwrap())]);
+        let mut new: Vec<_> = devices.map(|(user, client)| begin(&Principal { user, accounts: Vec::new() }, &client)).collect();
+        new.sort_by(|a, b| a.device().cmp(&b.device()));
+        let stored = store::resume::begin_many(&mut connection, Seq::ZERO, &new.iter().collect::<Vec<_>>()).await.unwrap();
+        assert!(stored.iter().all(Option::is_some), "{stored:?}");
+        told("places");
         acked_positions::store(&mut connection, log_id, &acks(head, round)).await.unwrap();
         told("acks");
         acked_positions::seen(&mut connection, &[(who.user.clone(), client.clone())]).await.unwrap();

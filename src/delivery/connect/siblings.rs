@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::{ConnectError, ConnectRequest, ResumeFrom};
 use crate::backoff::Backoff;
+use crate::delivery::connection_entries::Entry;
 use crate::delivery::registry::{Connection, Position};
 use crate::delivery::shared_handles::Delivery;
 use crate::domain::resume::{self, KeptPosition, SettledConnection};
-use crate::domain::{LogId, Seq};
+use crate::domain::{LogId, MemberInterval, Seq};
 use crate::store::acked_positions::{Ack, DevicePosition, KnownDevice};
-use crate::store::resume::{ConnectionBegin, KeptConnection};
+use crate::store::resume::{ConnectionBegin, KeptConnection, StoredBegin};
 use crate::store::sessions::SessionFact;
 use crate::store::{self, StoreError, acked_positions};
 
@@ -25,6 +26,14 @@ pub(super) struct Siblings {
     pub from: Option<Seq>,
     pub is_shared: bool,
     pub settled: Vec<SettledConnection>,
+}
+
+/// A stored connection.
+pub(super) struct Begun {
+    pub known: KnownDevice,
+    pub siblings: Siblings,
+    /// `None` if they were not read.
+    pub intervals: Option<Vec<MemberInterval>>,
 }
 
 /// Adds an end that is not stored yet. `None`: the stream never began.
@@ -45,14 +54,9 @@ fn micros(time: Duration) -> i64 {
 }
 
 impl Delivery {
-    /// Stores the connection. Returns what the database and this instance know of its device, and where the connection
-    /// starts in relation to the device's other connections.
-    pub(super) async fn begin(
-        &self,
-        request: &ConnectRequest,
-        connection: &Connection,
-        at: Position,
-    ) -> Result<(KnownDevice, Siblings), ConnectError> {
+    /// Stores the connection. Returns what the database and this instance know of its device, where the connection starts
+    /// in relation to the device's other connections, and the user's membership intervals if they were read with it.
+    pub(super) async fn begin(&self, request: &ConnectRequest, connection: &Connection, at: Position) -> Result<Begun, ConnectError> {
         // The first position of a new device: the start of its stream.
         let first = match request.since {
             ResumeFrom::Earliest => at.floor,
@@ -61,13 +65,7 @@ impl Delivery {
         };
         let start = DevicePosition { log_id: at.log_id, acked: first };
         self.store_pending_ack(request, at.log_id).await?;
-        let (known, listed) = self.enter(request, connection, start).await?;
-        if matches!(known, KnownDevice::New(_))
-            && let Err(error) = acked_positions::trim_one(&self.reader, &request.who.user, self.registry.most_devices()).await
-        {
-            // The trim for the user's next new device removes it.
-            tracing::debug!(%error, "could not trim the user's oldest device");
-        }
+        let StoredBegin { known, kept: listed, intervals } = self.enter(request, connection, start, at.dispatched).await?;
         let pending = self.acks.pending(&request.who.user, &request.client, at.log_id);
         let known = match (known, pending) {
             (KnownDevice::At(place), Some(pending)) if place.log_id == at.log_id => {
@@ -76,18 +74,20 @@ impl Delivery {
             (KnownDevice::At(_) | KnownDevice::Forgotten(_), Some(acked)) => KnownDevice::At(DevicePosition { log_id: at.log_id, acked }),
             (known, _) => known,
         };
-        let KnownDevice::At(place) = known else { return Ok((known, Siblings::default())) };
+        let alone = |intervals| Ok(Begun { known, siblings: Siblings::default(), intervals });
+        let KnownDevice::At(place) = known else { return alone(intervals) };
         if place.log_id != at.log_id {
-            return Ok((known, Siblings::default()));
+            return alone(intervals);
         }
         let here = self.registry.of_device(&request.who.user, &request.client);
         let kept = listed.into_iter().filter_map(|listed| self.with_unstored_facts(listed, &here)).collect();
         let decision = resume::decide(connection.session, place.acked, kept, micros(self.resume_window));
         #[cfg(feature = "mutants")]
         if crate::mutants::is("resume-shared") {
-            return Ok((known, Siblings::default()));
+            return alone(intervals);
         }
-        Ok((known, Siblings { from: Some(decision.from), is_shared: decision.is_shared, settled: decision.settled }))
+        let siblings = Siblings { from: Some(decision.from), is_shared: decision.is_shared, settled: decision.settled };
+        Ok(Begun { known, siblings, intervals })
     }
 
     /// Adds what this instance knows of a connection and has not stored yet. `None`: the connection ended before its
@@ -129,22 +129,40 @@ impl Delivery {
         Ok(())
     }
 
-    /// Retrying is safe: if a try stored a first position and its answer was lost, the next try finds that position.
+    /// Stores the connection with others that connect now, or by itself. Retrying is safe: if a try stored a first position
+    /// and its answer was lost, the next try finds that position.
     async fn enter(
         &self,
         request: &ConnectRequest,
         connection: &Connection,
         start: DevicePosition,
-    ) -> Result<(KnownDevice, Vec<KeptConnection>), StoreError> {
+        after: Seq,
+    ) -> Result<StoredBegin, StoreError> {
         let new = ConnectionBegin {
             session: connection.session,
             instance: self.instance,
-            who: &request.who,
-            client: &request.client,
+            who: request.who.clone(),
+            client: request.client.clone(),
             transport: request.transport,
             follows_members: connection.follows_members(),
             start,
         };
+        if let Some(entries) = &self.entries
+            && let Entry::Stored(stored) = entries.store(&new, after).await
+        {
+            return Ok(stored);
+        }
+        let stored = self.enter_alone(&new).await?;
+        if matches!(stored.known, KnownDevice::New(_))
+            && let Err(error) = acked_positions::trim_one(&self.reader, &request.who.user, self.registry.most_devices()).await
+        {
+            // The trim for the user's next new device removes it.
+            tracing::debug!(%error, "could not trim the user's oldest device");
+        }
+        Ok(stored)
+    }
+
+    async fn enter_alone(&self, new: &ConnectionBegin) -> Result<StoredBegin, StoreError> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         for _ in 1..PLACE_TRIES {
             match store::resume::begin(&self.reader, new).await {

@@ -263,7 +263,7 @@ impl TestDb {
     pub async fn waiting_connects(&self) -> i64 {
         self.number(
             "SELECT count(*) FROM pg_stat_activity
-              WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%connection_begin%'",
+              WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE ANY ('{%connection_begin%,%connections_begin%}')",
         )
         .await
     }
