@@ -22,7 +22,7 @@ pub struct Compare {
     /// How many times worse is still accepted
     #[arg(long, default_value_t = 1.25, value_parser = tolerance)]
     tolerance: f64,
-    /// Compare only counts, such as statements and bytes of WAL, which a busy machine does not change
+    /// Compare only counts of statements and transactions, which a busy machine does not change
     #[arg(long)]
     counts: bool,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Units of counts, such as statements for each post. Fewer are better, and no clock is in them.
-pub const COUNTED: [&str; 4] = ["statements", "transactions", "B of WAL", "waits"];
+pub const COUNTED: [&str; 2] = ["statements", "transactions"];
 
 /// Goal of a figure. It applies to the ratio where the figure has a ceiling, else to the figure itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! Reads what processes cost from `/proc`: processor time, memory, and how often they waited.
 //!
-//! The kernel counts processor time in nanoseconds and prints it in ticks of 10 ms (`/proc/PID/stat`), rounded down. For
-//! a process with a single thread, such as each of PostgreSQL's, `/proc/PID/schedstat` has the nanoseconds. A child that
-//! has ended is in the ticks of the parent that waited for it.
+//! The kernel counts processor time in nanoseconds and prints it in ticks of 10 ms (`/proc/PID/stat`), rounded down.
+//! For a process with a single thread, such as each of PostgreSQL's, `/proc/PID/schedstat` has the nanoseconds. A child
+//! that has ended is in the ticks of the parent that waited for it.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Add, Sub};

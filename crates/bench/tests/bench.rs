@@ -158,7 +158,7 @@ async fn peers_counts_stay_within_the_baseline() {
     let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/internals/bench/counts.json").display().to_string();
     let compared = ended(bench(&["compare", "--counts", "--tolerance", "1.5", &baseline, &file])).await;
     assert!(compared.status.success(), "{}", said(&compared));
-    assert!(said(&compared).contains("connect_transactions"), "{}", said(&compared));
+    assert!(said(&compared).contains("connect_statements"), "{}", said(&compared));
 }
 
 /// A hub whose database is out of reach is measured by its URL and the processes that are named.

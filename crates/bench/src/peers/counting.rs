@@ -6,6 +6,7 @@ use std::time::Duration;
 use recado::cli::error::CliFailure;
 
 use super::super::crowd::{self, Crowd};
+use super::super::database_counts::{StatementCount, since};
 use super::super::ground::BenchHub;
 use super::super::meter::{Cost, Meter};
 use super::super::post::{Post, user};
@@ -13,7 +14,7 @@ use super::super::post_client::PostClient;
 use super::super::ws_client::WsClient;
 use super::{PeersRun, SIZE};
 
-/// How long an idle hub is watched.
+/// How long an idle hub is watched, to tell its own statements from those of the work.
 const IDLE: Duration = Duration::from_secs(3);
 /// Time after which the hub has written what it writes later, such as acknowledgements and ends of sessions.
 const SETTLED: Duration = Duration::from_millis(1500);
@@ -24,6 +25,18 @@ const BATCHES: usize = 20;
 /// Posts to everyone that are counted.
 const BROADCASTS: usize = 4;
 const DEVICE: &str = "client_id=counted";
+
+/// What a hub without work does.
+struct Idle {
+    cost: Cost,
+    statements: Vec<StatementCount>,
+}
+
+impl Idle {
+    fn sends(&self, text: &str) -> bool {
+        self.statements.iter().any(|one| one.text == text)
+    }
+}
 
 impl PeersRun<'_> {
     pub(super) async fn counts(&mut self) -> Result<(), CliFailure> {
@@ -42,20 +55,22 @@ impl PeersRun<'_> {
         drop(self.connects(hub, times / 4, "client_id=warm").await?);
         tokio::time::sleep(SETTLED).await;
 
+        let listed = meter.statements().await?;
         let before = meter.now().await?;
         tokio::time::sleep(IDLE).await;
-        let idle = meter.now().await? - before;
-        if let Some(counts) = idle.counts
+        let idle = Idle { cost: meter.now().await? - before, statements: since(&listed, meter.statements().await?) };
+        self.print_statements("idle", 1, &idle.statements);
+        if let Some(counts) = idle.cost.counts
             && let Some(statements) = counts.statements
         {
             // Without a unit that is compared: the hub's timers decide it.
-            self.report.figure("idle_statements_per_s", statements as f64 / idle.time.as_secs_f64(), "");
+            self.report.figure("idle_statements_per_s", statements as f64 / idle.cost.time.as_secs_f64(), "");
         }
 
-        self.part(&meter, "post", times, idle, async |run| run.posts(hub, times).await).await?;
-        self.part(&meter, "batch_row", BATCHES * BATCH, idle, async |run| run.batches(hub).await).await?;
+        self.part(&meter, "post", times, &idle, async |run| run.posts(hub, times).await).await?;
+        self.part(&meter, "batch_row", BATCHES * BATCH, &idle, async |run| run.batches(hub).await).await?;
         let mut sockets = Vec::new();
-        self.part(&meter, "first_connect", times, idle, async |run| {
+        self.part(&meter, "first_connect", times, &idle, async |run| {
             sockets = run.connects(hub, times, DEVICE).await?;
             Ok(())
         })
@@ -63,13 +78,13 @@ impl PeersRun<'_> {
         drop(sockets);
         tokio::time::sleep(SETTLED).await;
         let mut sockets = Vec::new();
-        self.part(&meter, "connect", times, idle, async |run| {
+        self.part(&meter, "connect", times, &idle, async |run| {
             sockets = run.connects(hub, times, DEVICE).await?;
             Ok(())
         })
         .await?;
         let mut crowd = Crowd::of(sockets, BROADCASTS);
-        self.part(&meter, "broadcast", BROADCASTS, idle, async |run| crowd.post_to_all(run.ground, hub, BROADCASTS, SIZE).await).await?;
+        self.part(&meter, "broadcast", BROADCASTS, &idle, async |run| crowd.post_to_all(run.ground, hub, BROADCASTS, SIZE).await).await?;
         crowd.leave().await?;
         Ok(())
     }
@@ -80,16 +95,21 @@ impl PeersRun<'_> {
         meter: &Meter,
         name: &str,
         units: usize,
-        idle: Cost,
+        idle: &Idle,
         work: impl AsyncFnOnce(&Self) -> Result<(), CliFailure>,
     ) -> Result<(), CliFailure> {
-        let listed = if self.bench.statements { meter.statements().await? } else { Vec::new() };
+        let listed = meter.statements().await?;
         let before = meter.now().await?;
         work(self).await?;
         tokio::time::sleep(SETTLED).await;
         let cost = meter.now().await? - before;
-        self.counted(name, cost, idle, units);
-        self.print_statements(meter, name, units, &listed).await
+        let ran = since(&listed, meter.statements().await?);
+        self.print_statements(name, units, &ran);
+        let caused = ran.iter().filter(|one| !idle.sends(&one.text)).map(|one| one.calls).sum();
+        // Without the extension there is no list.
+        let statements = cost.counts.and_then(|counts| counts.statements).map(|_| caused);
+        self.counted(name, cost, idle.cost, statements, units);
+        Ok(())
     }
 
     async fn posts(&self, hub: &BenchHub, times: usize) -> Result<(), CliFailure> {

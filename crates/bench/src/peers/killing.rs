@@ -1,4 +1,4 @@
-//! Kills the hub while it is loaded, and looks whether the log has everything that was acknowledged.
+//! Kills the hub under load, and looks for every acknowledged post in the log.
 
 use std::collections::HashSet;
 use std::time::Duration;

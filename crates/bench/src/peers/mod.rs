@@ -108,7 +108,7 @@ struct PeersRun<'a> {
 impl PeersBench {
     fn sizes(&self) -> Sizes {
         let of = if self.quick {
-            Sizes { connections: 200, seconds: 2, rate: 200, posts: 2, quiet: 2, storm: 200, missed: 20, rounds: 1, counted: 200 }
+            Sizes { connections: 200, seconds: 1, rate: 200, posts: 1, quiet: 1, storm: 200, missed: 20, rounds: 1, counted: 200 }
         } else {
             Sizes { connections: 9000, seconds: 10, rate: 1000, posts: 10, quiet: 8, storm: 5000, missed: 20, rounds: 5, counted: 500 }
         };

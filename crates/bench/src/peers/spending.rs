@@ -2,7 +2,7 @@
 
 use recado::cli::error::CliFailure;
 
-use super::super::database_counts;
+use super::super::database_counts::StatementCount;
 use super::super::figure::{COUNTED, Goal};
 use super::super::ground::BenchHub;
 use super::super::meter::{Cost, Meter};
@@ -30,7 +30,7 @@ impl PeersRun<'_> {
                     self.report.figure(name_all, per_1000(all.cpu), "s");
                 }
             }
-            if !self.ground.hub_is_given() {
+            if !cost.hub.cpu.is_zero() && !self.ground.hub_is_given() {
                 self.report.figure(format!("{name}_hub_cpu_s_per_1000"), per_1000(cost.hub.cpu), "s");
             }
         }
@@ -45,43 +45,36 @@ impl PeersRun<'_> {
     }
 
     /// Adds what the database counted for each of so many units, less what an idle hub would have cost meanwhile.
-    pub(super) fn counted(&mut self, name: &str, cost: Cost, idle: Cost, units: usize) {
+    /// `statements` are those that an idle hub does not send.
+    pub(super) fn counted(&mut self, name: &str, cost: Cost, idle: Cost, statements: Option<i64>, units: usize) {
         let (Some(counts), Some(idle_counts)) = (cost.counts, idle.counts) else { return };
         let share = cost.time.as_secs_f64() / idle.time.as_secs_f64();
         let each = |count: f64, idle: f64| (count - idle * share).max(0.0) / units.max(1) as f64;
-        let [statements, transactions, wal, waits] = COUNTED;
-        let mut found = vec![
-            (transactions, each(counts.writes as f64, idle_counts.writes as f64)),
-            (wal, each(counts.wal_bytes as f64, idle_counts.wal_bytes as f64)),
-        ];
-        if let (Some(sent), Some(idle)) = (counts.statements, idle_counts.statements) {
-            found.push((statements, each(sent as f64, idle as f64)));
+        let [of_statements, of_transactions] = COUNTED;
+        if let Some(statements) = statements {
+            self.report.figure(format!("{name}_statements"), each(statements as f64, 0.0), of_statements);
         }
+        let writes = each(counts.writes as f64, idle_counts.writes as f64);
+        self.report.figure(format!("{name}_transactions"), writes, of_transactions);
+        let wal = each(counts.wal_bytes as f64, idle_counts.wal_bytes as f64);
+        // Without a unit that is compared: a page that changes first after a checkpoint is written as a whole.
+        self.report.figure(format!("{name}_wal_bytes"), wal, "B");
         if !self.ground.hub_is_given() {
-            found.push((waits, each(cost.hub.waits as f64, idle.hub.waits as f64)));
-        }
-        for (unit, value) in found {
-            let what = unit.rsplit(' ').next().unwrap_or(unit).to_lowercase();
-            self.report.figure(format!("{name}_{what}"), value, unit);
+            let waits = each(cost.hub.waits as f64, idle.hub.waits as f64);
+            // Without a unit that is compared: on a busy machine a thread finds more work each time it wakes up.
+            self.report.figure(format!("{name}_hub_waits"), waits, "");
         }
     }
 
-    /// Prints which statements ran since `before`, with `--statements`.
-    pub(super) async fn print_statements(
-        &self,
-        meter: &Meter,
-        name: &str,
-        units: usize,
-        before: &[database_counts::StatementCount],
-    ) -> Result<(), CliFailure> {
+    /// Prints these statements, with `--statements`.
+    pub(super) fn print_statements(&self, name: &str, units: usize, statements: &[StatementCount]) {
         if !self.bench.statements {
-            return Ok(());
+            return;
         }
         eprintln!("  {name}: calls and microseconds in the database for each");
-        for one in database_counts::since(before, meter.statements().await?).into_iter().take(LISTED) {
+        for one in statements.iter().take(LISTED) {
             let text: String = one.text.chars().take(TEXT).collect();
             eprintln!("  {:8.3} {:9.1}  {text}", one.calls as f64 / units as f64, one.microseconds as f64 / units as f64);
         }
-        Ok(())
     }
 }
