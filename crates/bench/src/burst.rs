@@ -24,6 +24,11 @@ pub struct Burst {
 }
 
 impl Burst {
+    /// Single posts of this size, over so many connections.
+    pub fn of(connections: usize, size: usize, seconds: u64) -> Self {
+        Self { connections, size, keyed: false, seconds }
+    }
+
     /// Divides the connections evenly among the hubs. Returns the time of each post, and posts a second.
     pub async fn at(self, ground: &Ground, hubs: &[&BenchHub]) -> Result<(Vec<Duration>, f64), CliFailure> {
         let token = ground.service_token()?;

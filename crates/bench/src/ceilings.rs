@@ -1,5 +1,7 @@
 //! Measures the ceilings: plain SQL on the same machine, in the same minute, with the same rows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rand::random;
@@ -9,11 +11,14 @@ use recado::store::append::{self, AppendFailure, Conflict};
 use recado::store::log_watermark::WatermarkEnd;
 use recado::store::read;
 use sqlx::PgConnection;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ground::Ground;
+use super::joined::joined;
 use super::post::{Post, user};
+use super::times::SortedTimes;
 use super::yardstick;
 
 /// Longest wait for one batch.
@@ -75,6 +80,42 @@ impl Yardstick {
         Ok(count as f64 / start.elapsed().as_secs_f64())
     }
 
+    /// Inserts rows one by one over so many database connections, each row a durable commit of its own.
+    pub async fn single_inserts(
+        &mut self,
+        ground: &Ground,
+        connections: usize,
+        size: usize,
+        time: Duration,
+    ) -> Result<SingleInserts, CliFailure> {
+        let shape = RowShape { batch: 1, size, users: 1000, keyed: false };
+        let mut ready = Vec::new();
+        for _ in 0..connections {
+            ready.push(ground.owned_database().connect("bench").await?);
+        }
+        let next = Arc::new(AtomicI64::new(self.inserted.next().get()));
+        let start = Instant::now();
+        let mut inserting = JoinSet::new();
+        for mut connection in ready {
+            let next = Arc::clone(&next);
+            inserting.spawn(async move {
+                let (mut rows, mut times) = (shape.rows()?, Vec::new());
+                while start.elapsed() < time {
+                    shape.renew(&mut rows);
+                    let one = Instant::now();
+                    let seq = Seq::ZERO.plus(next.fetch_add(1, Ordering::Relaxed));
+                    yardstick::insert_one(&mut connection, seq, &rows[0]).await?;
+                    times.push(one.elapsed());
+                }
+                Ok(times)
+            });
+        }
+        let times = joined(inserting).await?.concat();
+        let per_s = times.len() as f64 / start.elapsed().as_secs_f64();
+        self.inserted = self.inserted.plus(times.len() as i64);
+        Ok(SingleInserts { per_s, times: SortedTimes::new(times) })
+    }
+
     /// Times of one small durable commit.
     pub async fn bare_commits(&mut self, time: Duration) -> Result<Vec<Duration>, CliFailure> {
         let mut times = Vec::new();
@@ -112,6 +153,12 @@ impl RowShape {
             }
         }
     }
+}
+
+/// What plain INSERTs of one row took.
+pub struct SingleInserts {
+    pub per_s: f64,
+    pub times: SortedTimes,
 }
 
 /// Appends rows as the hub does, and returns the new head of the log.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::times::SortedTimes;
+use super::times::{SortedTimes, median, ms};
 
 /// Clocks of a run, in nanoseconds since it began: one start for each post, one arrival for each post and listener.
 /// Zero means not yet.
@@ -28,10 +28,19 @@ impl Clocks {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Records that the post is about to be written.
+    /// Records that the post is about to be written, unless its start was planned.
     pub fn starts(&self, post: usize) {
+        self.starts_at(post, self.now());
+    }
+
+    /// Counts the post's times from this moment, however late it is written.
+    pub fn planned(&self, post: usize, due: Instant) {
+        self.starts_at(post, u64::try_from(due.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX).max(1));
+    }
+
+    fn starts_at(&self, post: usize, at: u64) {
         if let Some(started) = self.started.get(post) {
-            started.store(self.now(), Ordering::Relaxed);
+            let _ = started.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -48,6 +57,15 @@ impl Clocks {
 
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// The median over the posts of the time until the last listener had it, in milliseconds.
+    pub fn median_last_ms(&self) -> f64 {
+        let last = self.arrived.chunks(self.listeners.max(1)).zip(&self.started).map(|(arrivals, start)| {
+            let last = arrivals.iter().map(|clock| clock.load(Ordering::Relaxed)).max().unwrap_or(0);
+            ms(Duration::from_nanos(last.saturating_sub(start.load(Ordering::Relaxed))))
+        });
+        median(&last.collect::<Vec<_>>())
     }
 
     /// Times from each post's start to each of its arrivals.
@@ -72,5 +90,16 @@ mod tests {
         clocks.starts(0);
         assert_eq!([clocks.arrived(0, 0), clocks.arrived(0, 1), clocks.arrived(0, 1), clocks.arrived(9, 0)], [1, 2, 2, 2]);
         assert_eq!((clocks.times().len(), clocks.count()), (2, 2));
+    }
+
+    #[test]
+    fn a_planned_post_counts_from_the_plan() {
+        let clocks = Clocks::new(1, 1);
+        clocks.planned(0, clocks.epoch + Duration::from_micros(1));
+        std::thread::yield_now();
+        clocks.starts(0);
+        clocks.arrived(0, 0);
+        let arrived = clocks.arrived[0].load(Ordering::Relaxed);
+        assert_eq!(clocks.times().max_ms(), ms(Duration::from_nanos(arrived - 1000)));
     }
 }

@@ -11,13 +11,13 @@ use recado::cli::output::Format;
 use recado::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::ground::{Allowed, Ground};
+use super::ground::{Allowed, Ground, GroundNeeds};
 use super::hub_process::hub_program;
 use super::machine::{self, BenchMachine, enough_files, other_work};
 use super::report::Report;
 use super::results::Results;
 use super::{
-    chart, compare, curves, fanout, fill, growth, outbox, pair, plain_fanout, plain_provider, plain_sockets, publish, resume,
+    chart, compare, curves, fanout, fill, growth, outbox, pair, peers, plain_fanout, plain_provider, plain_sockets, publish, resume,
     steady_poster, storm, upstream,
 };
 
@@ -57,6 +57,8 @@ enum BenchKind {
     Storm(storm::StormBench),
     /// Two hubs on one database, compared with one
     Pair(pair::Pair),
+    /// The measurements by which other hubs are compared with this one, as one table
+    Peers(peers::PeersBench),
     /// How costs grow with idle connections and with accounts
     Curves(curves::Curves),
     /// Many provider sessions on one hub, and their take-over
@@ -156,7 +158,8 @@ impl BenchCommand {
                 () = stop.as_mut() => return Err(interrupted()),
                 () = std::future::ready(()) => {}
             }
-            grounds.push(Ground::open(config, allowed, number).await?);
+            let needs = if let BenchKind::Peers(peers) = &self.what { peers.needs() } else { GroundNeeds::default() };
+            grounds.push(Ground::open(config, allowed, needs, number).await?);
         }
         Ok(())
     }
@@ -183,6 +186,7 @@ impl BenchCommand {
             BenchKind::Resume(resume) => resume.sockets(),
             BenchKind::Storm(storm) => storm.sockets(),
             BenchKind::Pair(pair) => pair.sockets(),
+            BenchKind::Peers(peers) => peers.sockets(),
             BenchKind::Curves(curves) => curves.sockets(),
             BenchKind::Upstream(upstream) => upstream.sockets(),
             _ => 0,
@@ -223,6 +227,7 @@ impl BenchCommand {
             BenchKind::Upstream(upstream) => upstream.run(ground).await,
             BenchKind::Storm(storm) => storm.run(ground).await,
             BenchKind::Pair(pair) => pair.run(ground).await,
+            BenchKind::Peers(peers) => peers.run(ground).await,
             BenchKind::Curves(curves) => curves.run(ground).await,
             _ => Err(CliFailure::other("this subcommand does not run a measurement")),
         }

@@ -22,6 +22,9 @@ pub struct Compare {
     /// How many times worse is still accepted
     #[arg(long, default_value_t = 1.25, value_parser = tolerance)]
     tolerance: f64,
+    /// Compare only counts of statements and transactions, which a busy machine does not change
+    #[arg(long)]
+    counts: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,6 +81,9 @@ impl Compare {
 
     /// Returns none for a figure that describes only the machine.
     fn row(&self, bench: &str, before: &Figure, now: Option<&Figure>) -> Option<CompareRow> {
+        if self.counts && !before.is_counted() {
+            return None;
+        }
         let (baseline, better) = before.comparable()?;
         let Some((new, _)) = now.and_then(Figure::comparable) else {
             let absent = || "-".to_owned();
@@ -130,7 +136,7 @@ mod tests {
     use crate::figure::Goal;
 
     fn verdict(before: &Figure, now: &Figure) -> CompareVerdict {
-        let compare = Compare { baseline: "-".into(), new: "-".into(), tolerance: 1.25 };
+        let compare = Compare { baseline: "-".into(), new: "-".into(), tolerance: 1.25, counts: false };
         compare.row("publish", before, Some(now)).unwrap().verdict
     }
 
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_was_left_out_is_told_and_one_of_the_machine_is_not() {
-        let compare = Compare { baseline: "-".into(), new: "-".into(), tolerance: 1.25 };
+        let compare = Compare { baseline: "-".into(), new: "-".into(), tolerance: 1.25, counts: false };
         assert_eq!(compare.row("publish", &rate(0.6), None).unwrap().verdict, CompareVerdict::NotMeasured);
         assert!(compare.row("publish", &Figure::new("p50", 3.0, "ms"), None).is_none());
     }

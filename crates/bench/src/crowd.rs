@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::clocks::Clocks;
 use super::ground::{BenchHub, Ground};
 use super::joined::joined;
-use super::post::user;
+use super::post::{Post, user};
+use super::post_client::PostClient;
 use super::ws_client::{WsClient, mark};
 
 /// Longest time until every listener has one post.
@@ -43,6 +44,57 @@ pub async fn connect(ground: &Ground, hub: &BenchHub, users: Range<usize>, devic
     let mut sockets = joined(connecting).await?;
     sockets.sort_unstable_by_key(|(n, _)| *n);
     Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
+}
+
+/// Connects one client, which is live when it returns.
+pub async fn connect_one(ground: &Ground, hub: &BenchHub, n: usize, query: &str) -> Result<WsClient, CliFailure> {
+    let (mut socket, _) = WsClient::connect(hub.address, &ground.user_token(&user(n)?)?, query).await?;
+    socket.until_caught_up().await?;
+    Ok(socket)
+}
+
+/// Connected clients that read what is posted to everyone.
+pub struct Crowd {
+    clocks: Arc<Clocks>,
+    frame_bytes: Arc<AtomicUsize>,
+    listeners: JoinSet<CliFailure>,
+    connections: usize,
+    posted: usize,
+}
+
+impl Crowd {
+    /// Starts to read these sockets, for so many posts.
+    pub fn of(sockets: Vec<WsClient>, posts: usize) -> Self {
+        let connections = sockets.len();
+        let clocks = Arc::new(Clocks::new(posts, connections));
+        let frame_bytes = Arc::new(AtomicUsize::new(0));
+        let mut listeners = JoinSet::new();
+        for (at, socket) in sockets.into_iter().enumerate() {
+            listeners.spawn(listen(socket, at, Arc::clone(&clocks), Arc::clone(&frame_bytes)));
+        }
+        Self { clocks, frame_bytes, listeners, connections, posted: 0 }
+    }
+
+    /// Posts so many times to everyone, one after the other, and waits for every client and for the acknowledgements.
+    pub async fn post_to_all(&mut self, ground: &Ground, hub: &BenchHub, posts: usize, size: usize) -> Result<(), CliFailure> {
+        let mut client = PostClient::connect(hub.address, &ground.service_token()?).await?;
+        for _ in 0..posts {
+            let body = Post { n: self.posted, size }.body("\"broadcast\":true");
+            self.clocks.starts(self.posted);
+            client.post(&body, None).await?;
+            self.posted += 1;
+            arrival_of(&self.clocks, self.posted * self.connections, &mut self.listeners).await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Disconnects everyone. Returns the times, and the longest frame in bytes.
+    pub async fn leave(mut self) -> Result<(Clocks, usize), CliFailure> {
+        self.listeners.shutdown().await;
+        let clocks = Arc::try_unwrap(self.clocks).map_err(|_| CliFailure::other("a listener still runs"))?;
+        Ok((clocks, self.frame_bytes.load(Ordering::Relaxed)))
+    }
 }
 
 /// Reads one socket: records the arrival of each marked post, and the longest frame. Returns only when the connection

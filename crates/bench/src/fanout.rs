@@ -1,21 +1,16 @@
 //! Implements `recado-bench fanout`: one post to thousands of sockets, and an idle socket's memory.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use recado::cli::error::CliFailure;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clocks::Clocks;
-use super::crowd;
+use super::crowd::{self, Crowd};
 use super::figure::Goal;
 use super::ground::{BenchHub, Ground};
 use super::plain_fanout;
-use super::post::Post;
-use super::post_client::PostClient;
 use super::report::Report;
 
 /// Approximate bytes of a post's body.
@@ -58,7 +53,7 @@ impl Fanout {
         hub.stop().await?;
         let found = found?;
         eprintln!("measuring the ceiling: a program that only writes the same frames");
-        let plain = plain_fanout::measure(connections, self.posts.into(), found.frame_bytes).await?.times();
+        let plain = plain_fanout::measure(connections, self.posts.into(), found.frame_bytes).await?.times;
 
         let mut report = Report::new("fanout");
         report.setting("connections", self.connections);
@@ -97,30 +92,16 @@ impl Fanout {
         let sockets = crowd::connect(ground, hub, 0..connections, "bench").await?;
         let connecting = start.elapsed();
 
-        let clocks = Arc::new(Clocks::new(self.posts.into(), connections));
-        let frame_bytes = Arc::new(AtomicUsize::new(0));
-        let mut listeners = JoinSet::new();
-        for (at, socket) in sockets.into_iter().enumerate() {
-            listeners.spawn(crowd::listen(socket, at, Arc::clone(&clocks), Arc::clone(&frame_bytes)));
-        }
+        let mut crowd = Crowd::of(sockets, self.posts.into());
         tokio::time::sleep(Duration::from_secs(self.quiet)).await;
         let each = |now: Option<u64>| Some((now? as f64 - before? as f64) * 1024.0 / connections as f64);
         let idle_bytes = each(hub.resident_kib());
 
         eprintln!("posting {} times to everyone", self.posts);
-        let mut client = PostClient::connect(hub.address, &ground.service_token()?).await?;
-        for n in 0..usize::from(self.posts) {
-            let body = Post { n, size: SIZE }.body("\"broadcast\":true");
-            clocks.starts(n);
-            client.post(&body, None).await?;
-            crowd::arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
-            tokio::time::sleep(crowd::PAUSE).await;
-        }
+        crowd.post_to_all(ground, hub, self.posts.into(), SIZE).await?;
         tokio::time::sleep(Duration::from_secs(self.quiet)).await;
         let after_bytes = each(hub.resident_kib());
-        listeners.shutdown().await;
-        let frame_bytes = frame_bytes.load(Ordering::Relaxed);
-        let clocks = Arc::try_unwrap(clocks).map_err(|_| CliFailure::other("a listener still runs"))?;
+        let (clocks, frame_bytes) = crowd.leave().await?;
         Ok(FanoutFindings { clocks, frame_bytes, connecting, idle_bytes, after_bytes })
     }
 }

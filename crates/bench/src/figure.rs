@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
+/// Units of counts, such as statements for each post. Fewer are better, and no clock is in them.
+pub const COUNTED: [&str; 2] = ["statements", "transactions"];
+
 /// Goal of a figure. It applies to the ratio where the figure has a ceiling, else to the figure itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +79,11 @@ impl Figure {
         self.met = measured.map(|measured| goal.is_met(measured));
     }
 
+    /// Whether the figure is a count, which is the same on every machine.
+    pub fn is_counted(&self) -> bool {
+        COUNTED.contains(&self.unit.as_str())
+    }
+
     /// The value that two runs on different machines can be compared by: a ratio, or a number that does not depend on a
     /// clock.
     pub fn comparable(&self) -> Option<(f64, Better)> {
@@ -83,10 +91,11 @@ impl Figure {
             (Some(Goal::AtLeast(_)), _) => Better::Higher,
             (Some(Goal::AtMost(_)), _) | (None, "ms" | "s" | "KiB") => Better::Lower,
             (None, "1/s" | "rows/s") => Better::Higher,
+            (None, _) if self.is_counted() => Better::Lower,
             // For sizes and counts neither direction is better.
             (None, _) => return None,
         };
-        let without_clock = matches!(self.unit.as_str(), "" | "KiB");
+        let without_clock = self.is_counted() || matches!(self.unit.as_str(), "" | "KiB");
         let number = if self.ceiling.is_some() { self.ratio } else { without_clock.then_some(self.value) };
         number.map(|number| (number, better))
     }
@@ -167,6 +176,7 @@ mod tests {
         assert_eq!(ratio.comparable(), Some((3.0, Better::Lower)));
         assert_eq!(misses.comparable(), Some((0.0, Better::Lower)));
         assert_eq!(Figure::new("idle", 7.2, "KiB").comparable(), Some((7.2, Better::Lower)));
+        assert_eq!(Figure::new("statements", 7.2, COUNTED[0]).comparable(), Some((7.2, Better::Lower)));
         assert_eq!([Figure::new("p50", 7.2, "ms").comparable(), Figure::new("rows", 7.0, "").comparable()], [None, None]);
     }
 

@@ -15,6 +15,7 @@ use recado::store::{Database, read};
 use reqwest::Url;
 use tokio::time::Instant;
 
+use super::database_counts;
 use super::hub_process::HubProcess;
 use super::post::SOURCE;
 use super::yardstick;
@@ -33,12 +34,22 @@ pub struct Allowed {
     pub used_log: bool,
 }
 
+/// What a bench needs of its ground apart from the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GroundNeeds {
+    /// A private server that counts statements.
+    pub counts: bool,
+    /// The database of the given hub is out of reach. Ceilings get a private server instead.
+    pub foreign_database: bool,
+}
+
 /// A database, and the hub that is given or can be started for it.
 pub struct Ground {
     pub config: Config,
     startup: Startup,
     folder: Option<PathBuf>,
     given: Option<SocketAddr>,
+    reads_log: bool,
     /// Process ids of the hubs that were started.
     started: Mutex<Vec<u32>>,
 }
@@ -52,15 +63,22 @@ pub struct BenchHub {
 impl Ground {
     /// With an address of a hub, opens its database from the same settings. Otherwise opens the given database, or one
     /// in a new folder that is removed afterwards. `number` tells the databases of one bench apart.
-    pub async fn open(config: &Config, allowed: Allowed, number: usize) -> Result<Self, CliFailure> {
+    pub async fn open(config: &Config, allowed: Allowed, needs: GroundNeeds, number: usize) -> Result<Self, CliFailure> {
         let mut config = config.clone();
         let given = if config.url_is_given { Some(address_of(&config.url, allowed.remote).await?) } else { None };
-        let folder = if given.is_some() { None } else { Some(make_folder(&config, number)?) };
+        let reads_log = given.is_none() || !needs.foreign_database;
+        if !reads_log {
+            // Of the hub's own settings only the secret of its tokens is used.
+            config.jwt_secret = Some(startup::jwt_secret(&config)?);
+            (config.database_url, config.data_dir) = (None, None);
+        }
+        let folder = if given.is_some() && reads_log { None } else { Some(make_folder(&config, number)?) };
         if let (Some(folder), None) = (&folder, &config.data_dir) {
             config.data_dir = Some(folder.join("data"));
         }
-        let mut ground = match open_backing(&mut config).await {
-            Ok(startup) => Self { config, startup, folder, given, started: Mutex::default() },
+        let counts = needs.counts && folder.is_some() && config.database_url.is_none();
+        let mut ground = match open_backing(&mut config, counts).await {
+            Ok(startup) => Self { config, startup, folder, given, reads_log, started: Mutex::default() },
             Err(failure) => {
                 remove_folder(folder.as_deref());
                 return Err(failure);
@@ -127,6 +145,11 @@ impl Ground {
         self.folder.as_deref().unwrap_or(Path::new("/tmp"))
     }
 
+    /// Whether the database is the hub's. Otherwise it only serves for the ceilings.
+    pub fn reads_log(&self) -> bool {
+        self.reads_log
+    }
+
     pub fn hub_is_given(&self) -> bool {
         self.given.is_some()
     }
@@ -161,6 +184,11 @@ impl Ground {
 }
 
 impl BenchHub {
+    /// Process id of a hub that was started for the bench.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(HubProcess::pid)
+    }
+
     /// Resident memory in KiB, where the system lets us read it.
     pub fn resident_kib(&self) -> Option<u64> {
         self.process.as_ref().and_then(HubProcess::resident_kib)
@@ -182,10 +210,38 @@ impl BenchHub {
     }
 }
 
-async fn open_backing(config: &mut Config) -> Result<Startup, CliFailure> {
+/// With `counts`, restarts the private server once with the library that counts statements.
+async fn open_backing(config: &mut Config, counts: bool) -> Result<Startup, CliFailure> {
     // Read the secret once, not for every token.
     config.jwt_secret = Some(startup::jwt_secret(config)?);
-    Ok(Startup::open(config).await?)
+    let startup = Startup::open(config).await?;
+    if !counts {
+        return Ok(startup);
+    }
+    let prepared = counting(&startup.database).await;
+    match prepared {
+        Ok(true) => {
+            startup.close().await;
+            Ok(Startup::open(config).await?)
+        }
+        Ok(false) => {
+            eprintln!("this PostgreSQL does not have pg_stat_statements; statements are not counted");
+            Ok(startup)
+        }
+        Err(failure) => {
+            startup.close().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn counting(database: &Database) -> Result<bool, CliFailure> {
+    let mut connection = database.connect("bench").await?;
+    let loads = database_counts::load_at_start(&mut connection).await?;
+    if loads {
+        database_counts::make_view(&mut connection).await?;
+    }
+    Ok(loads)
 }
 
 /// Address of a hub. It must be on this machine, because other users of a remote hub would feel the load.

@@ -1,11 +1,14 @@
 //! Sends notifications at an even rate to one listening user.
 //!
-//! It measures the time from the start of each one to the socket.
+//! It measures the time from the start of each one to the socket. A thread keeps the pace, because the runtime's own
+//! timer knows whole milliseconds only. A worker that is still busy when its next notification is due sends it late.
+//! With [`PostPace::from_plan`] this delay counts too, so a slow hub cannot hide times by slowing the bench down.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use recado::cli::error::CliFailure;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,6 +30,7 @@ const LAST_LIMIT: Duration = Duration::from_secs(10);
 pub struct PostPace {
     rate: u32,
     total: usize,
+    from_plan: bool,
 }
 
 /// Result of a paced run.
@@ -44,7 +48,13 @@ pub trait Worker: Send + 'static {
 
 impl PostPace {
     pub fn new(rate: u32, seconds: u64) -> Self {
-        Self { rate, total: usize::try_from(u64::from(rate) * seconds).unwrap_or(usize::MAX) }
+        Self { rate, total: usize::try_from(u64::from(rate) * seconds).unwrap_or(usize::MAX), from_plan: false }
+    }
+
+    /// Counts times from the planned moment instead of the start.
+    #[must_use]
+    pub fn from_plan(self) -> Self {
+        Self { from_plan: true, ..self }
     }
 
     /// Sends through all workers in turn to the first user, who listens at this hub.
@@ -72,22 +82,43 @@ impl PostPace {
     }
 
     async fn send<W: Worker>(self, workers: Vec<W>, clocks: &Arc<Clocks>) -> Result<Vec<Duration>, CliFailure> {
-        let (begin, between, step) = (Instant::now() + LEAD, Duration::from_secs(1) / self.rate, workers.len().max(1));
+        let begin = Instant::now() + LEAD;
         let mut sending = JoinSet::new();
-        for (first, mut worker) in workers.into_iter().enumerate() {
+        let mut turns = Vec::new();
+        for mut worker in workers {
             let clocks = Arc::clone(clocks);
+            let (turn, mut due_posts) = mpsc::channel(self.total.max(1));
+            turns.push(turn);
             sending.spawn(async move {
                 let mut late = Vec::new();
-                for n in (first..self.total).step_by(step) {
-                    let due = begin + between * u32::try_from(n).unwrap_or(u32::MAX);
-                    tokio::time::sleep_until(due).await;
-                    late.push(due.elapsed());
+                while let Some((n, due)) = due_posts.recv().await {
+                    late.push(Instant::now().saturating_duration_since(due));
+                    if self.from_plan {
+                        clocks.planned(n, due);
+                    }
                     worker.send(n, &clocks).await?;
                 }
                 Ok(late)
             });
         }
+        // It ends by itself: after the last notification, or when the worker of the next one has failed.
+        sending.spawn_blocking(move || {
+            self.keep_pace(begin, &turns);
+            Ok(Vec::new())
+        });
         Ok(joined(sending).await?.concat())
+    }
+
+    /// Hands out each notification when it is due. A queue holds all of them, so a busy worker stops no other one.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own sleeps, no worker of the runtime")]
+    fn keep_pace(self, begin: Instant, turns: &[mpsc::Sender<(usize, Instant)>]) {
+        for (n, turn) in (0..self.total).zip(turns.iter().cycle()) {
+            let due = begin + Duration::from_secs(1) * u32::try_from(n).unwrap_or(u32::MAX) / self.rate;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if turn.try_send((n, due)).is_err() {
+                return;
+            }
+        }
     }
 }
 

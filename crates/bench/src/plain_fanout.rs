@@ -2,7 +2,6 @@
 //!
 //! It writes to as many sockets as the hub. Its clients are the hub's: they read a frame and look for its mark.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use recado::cli::error::CliFailure;
 use recado::cli::output;
 use recado_testkit::http::{accept_key, request, switching};
+use recado_testkit::process::ReadyProcess;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ use super::crowd::{PAUSE, arrival_of, listen};
 use super::hub_process::{spawn, stop, this_program};
 use super::joined::joined;
 use super::plain_sockets::{HELLO, text_frame};
+use super::processes;
+use super::times::SortedTimes;
 use super::ws_client::WsClient;
 
 /// Limits the server's life in case the bench is killed.
@@ -26,17 +28,25 @@ const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// Clients that connect at the same time.
 const PARALLEL: usize = 128;
 
+/// What the plain server's messages took.
+pub struct PlainFanout {
+    pub times: SortedTimes,
+    /// Processor time of the server while it wrote them.
+    pub cpu: Duration,
+}
+
 /// Sends `posts` messages of `bytes` through the plain server to as many connections.
-pub async fn measure(connections: usize, posts: usize, bytes: usize) -> Result<Clocks, CliFailure> {
+pub async fn measure(connections: usize, posts: usize, bytes: usize) -> Result<PlainFanout, CliFailure> {
     let mut command = this_program()?;
     command.args(["plain-server", "--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
     let server = spawn(command).await?;
-    let outcome = drive(server.address, connections, posts).await;
+    let outcome = drive(&server, connections, posts).await;
     stop(server).await?;
     outcome
 }
 
-async fn drive(address: SocketAddr, connections: usize, posts: usize) -> Result<Clocks, CliFailure> {
+async fn drive(server: &ReadyProcess, connections: usize, posts: usize) -> Result<PlainFanout, CliFailure> {
+    let address = server.address;
     let failed = |error: std::io::Error| CliFailure::other(format!("the plain server: {error}"));
     let mut control = TcpStream::connect(address).await.map_err(failed)?;
     control.set_nodelay(true).map_err(failed)?;
@@ -54,14 +64,17 @@ async fn drive(address: SocketAddr, connections: usize, posts: usize) -> Result<
     }
     // The server writes one byte when all clients are connected.
     control.read_u8().await.map_err(failed)?;
+    let pid: Vec<u32> = server.pid().into_iter().collect();
+    let before = processes::costs(&pid);
     for n in 0..posts {
         clocks.starts(n);
         control.write_u8(1).await.map_err(failed)?;
         arrival_of(&clocks, (n + 1) * connections, &mut listeners).await?;
         tokio::time::sleep(PAUSE).await;
     }
+    let cpu = (processes::costs(&pid) - before).cpu;
     listeners.shutdown().await;
-    Arc::try_unwrap(clocks).map_err(|_| CliFailure::other("the plain server: a listener still runs"))
+    Ok(PlainFanout { times: clocks.times(), cpu })
 }
 
 /// Runs the server. The first connection is the bench's control: one byte on it makes the server write one message to

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::hub_process::{spawn, stop, this_program};
 use super::joined::joined;
+use super::processes;
 use super::ws_client::WsClient;
 
 /// Limits the server's life in case the bench is killed.
@@ -26,14 +27,24 @@ pub const HELLO: &str = r#"{"type":"connection_established","session_id":"0198f0
 "resume":{"status":"ok","from":1},"heartbeat_ms":30000,"token_expires_at":"2026-01-01T00:00:00.000Z"}"#;
 const CAUGHT_UP: &str = r#"{"type":"caught_up","seq":180000,"replayed":20}"#;
 
-/// Connects so many clients at once, of which each reads so many frames. Returns the time until all have them.
-pub async fn measure(clients: usize, frames: usize, bytes: usize) -> Result<Duration, CliFailure> {
+/// What it took until all clients had everything.
+pub struct PlainSockets {
+    pub time: Duration,
+    /// Processor time of the server.
+    pub cpu: Duration,
+}
+
+/// Connects so many clients at once, of which each reads so many frames.
+pub async fn measure(clients: usize, frames: usize, bytes: usize) -> Result<PlainSockets, CliFailure> {
     let mut command = this_program()?;
     command.args(["plain-sockets", "--frames", &frames.to_string(), "--bytes", &bytes.to_string()]);
     let server = spawn(command).await?;
+    let pid: Vec<u32> = server.pid().into_iter().collect();
+    let before = processes::costs(&pid);
     let outcome = come(server.address, clients, frames).await;
+    let cpu = (processes::costs(&pid) - before).cpu;
     stop(server).await?;
-    outcome
+    Ok(PlainSockets { time: outcome?, cpu })
 }
 
 async fn come(address: SocketAddr, clients: usize, frames: usize) -> Result<Duration, CliFailure> {

@@ -17,11 +17,26 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
     notes: Vec<String>,
+    /// Whether the table is printed as Markdown.
+    #[serde(skip)]
+    is_markdown: bool,
 }
 
 impl Report {
     pub fn new(bench: &str) -> Self {
-        Self { bench: bench.to_owned(), settings: Map::new(), figures: Vec::new(), curves: Vec::new(), notes: Vec::new() }
+        Self {
+            bench: bench.to_owned(),
+            settings: Map::new(),
+            figures: Vec::new(),
+            curves: Vec::new(),
+            notes: Vec::new(),
+            is_markdown: false,
+        }
+    }
+
+    /// A report whose table can be pasted into a page.
+    pub fn markdown(bench: &str) -> Self {
+        Self { is_markdown: true, ..Self::new(bench) }
     }
 
     pub fn setting(&mut self, name: &str, value: impl Into<Value>) {
@@ -48,6 +63,22 @@ impl Report {
 
     /// The table that is printed.
     pub fn table(&self) -> String {
+        if self.is_markdown { self.markdown_table() } else { self.plain_table() }
+    }
+
+    fn markdown_table(&self) -> String {
+        let settings: Vec<String> = self.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut text = format!("`{}` {}\n\n| figure | value | unit | goal |\n| --- | --- | --- | --- |\n", self.bench, settings.join(" "));
+        for [name, value, unit, _, _, goal] in self.figures.iter().map(Figure::cells) {
+            text.push_str(&format!("| {name} | {value} | {unit} | {goal} |\n"));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("\n- {note}"));
+        }
+        text
+    }
+
+    fn plain_table(&self) -> String {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(["figure", "value", "unit", "beside", "ratio", "goal"]);
         for figure in &self.figures {

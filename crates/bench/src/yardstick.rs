@@ -103,6 +103,30 @@ pub async fn insert(connection: &mut PgConnection, first: Seq, rows: &[&NewNotif
     Ok(())
 }
 
+/// Inserts one row into the scratch table, with the fewest columns that a row of the log has: the plainest INSERT of a
+/// notification.
+///
+/// # Errors
+/// When the database is unavailable, or the number was used before.
+pub async fn insert_one(connection: &mut PgConnection, seq: Seq, row: &NewNotification) -> Result<(), StoreError> {
+    let inserted = sqlx::query(
+        "INSERT INTO recado_bench.plain_row (seq, id, created_at, type, title, message, data, topic, user_id, replay, source, bytes)
+         VALUES ($1, $2, now(), $3, $4, $5, $6::json, $7, substr($7, 3), true, $8, $9)",
+    )
+    .bind(seq.get())
+    .bind(row.id.0)
+    .bind(&row.kind)
+    .bind(&row.title)
+    .bind(&row.message)
+    .bind(row.data.as_deref())
+    .bind(row.audience.topic())
+    .bind(&row.source)
+    .bind(i32::try_from(row.message.len()).unwrap_or(i32::MAX))
+    .execute(connection);
+    limited(LIMIT, inserted).await?;
+    Ok(())
+}
+
 /// Commits one small row: the lowest cost of a durable write here.
 ///
 /// # Errors
@@ -133,6 +157,18 @@ pub async fn commits(connection: &mut PgConnection, after: Seq, upto: Seq) -> Re
     .fetch_one(connection);
     let counted = limited(LIMIT, counted).await?;
     Ok(Commits { rows: counted.rows, commits: counted.commits })
+}
+
+/// The bench's marks in the rows after this one.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn marks(connection: &mut PgConnection, after: Seq) -> Result<Vec<usize>, StoreError> {
+    let marks = sqlx::query_scalar("SELECT (data->>'bench_n')::bigint FROM recado.log WHERE seq > $1 AND data->>'bench_n' IS NOT NULL")
+        .bind(after.get())
+        .fetch_all(connection);
+    let marks: Vec<i64> = limited(TIDY_LIMIT, marks).await?;
+    Ok(marks.into_iter().filter_map(|n| usize::try_from(n).ok()).collect())
 }
 
 /// The version that the server reports.

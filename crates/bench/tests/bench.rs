@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use recado_testkit::process::ReadyProcess;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -129,6 +130,61 @@ async fn logs_of_two_lengths_are_asked_in_turns() {
         let told = format!("{first} rows before the first question, {first} of them in its newest partition, {last} at the end");
         assert!(found["notes"].to_string().contains(&told), "{told}: {found:#}");
     }
+}
+
+/// Runs all of `peers` with sizes that a debug build manages, and compares what no clock decides.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow"]
+async fn peers_counts_stay_within_the_baseline() {
+    let _turn = turn().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("peers.json").display().to_string();
+    let output = ended(bench(&["peers", "--quick", "--json", &file])).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    let found: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for name in ["plain_insert_64_per_s", "publish_64_per_s", "publish_1_p50_ms", "receipt_p99_ms", "fanout_last_ms", "storm_large_s"] {
+        assert!(value(&found, name) > 0.0 && table.contains(&format!("| {name} | ")), "{name}: {table}");
+    }
+    for name in ["publish_64_hub_cpu_s_per_1000", "connect_cpu_s_per_1000", "fanout_cpu_s_per_1000", "storm_large_cpu_s"] {
+        assert!(value(&found, name) > 0.0, "{name}: {table}");
+    }
+    // Hub and database together cost more than the hub.
+    assert!(value(&found, "publish_1_cpu_s_per_1000") > value(&found, "publish_1_hub_cpu_s_per_1000"), "{table}");
+    assert!(value(&found, "kill_acknowledged") > 0.0, "{table}");
+    for name in ["kill_lost", "paced_lost", "fanout_missing", "storm_large_posts_failed"] {
+        assert_eq!(value(&found, name), 0.0, "{name}: {table}");
+    }
+    let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/internals/bench/counts.json").display().to_string();
+    let compared = ended(bench(&["compare", "--counts", "--tolerance", "1.5", &baseline, &file])).await;
+    assert!(compared.status.success(), "{}", said(&compared));
+    assert!(said(&compared).contains("connect_statements"), "{}", said(&compared));
+}
+
+/// A hub whose database is out of reach is measured by its URL and the processes that are named.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow"]
+async fn peers_measures_a_hub_by_its_url() {
+    let _turn = turn().await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "a-secret-of-at-least-32-bytes-for-tests";
+    let mut hub = command(&Path::new(BENCH).with_file_name("recado"), &["serve", "--bind", "127.0.0.1", "--port", "0"]);
+    hub.env("RECADO_DATA_DIR", folder.path().join("data")).env("RECADO_JWT_SECRET", secret).stderr(Stdio::null());
+    let hub = ReadyProcess::spawn(hub, Duration::from_secs(90)).await.unwrap();
+    let (url, pid) = (format!("http://{}", hub.address), hub.pid().unwrap().to_string());
+    let args = ["peers", "--quick", "--url", &url, "--no-database", "--server-pid", &pid, "--json", "-"];
+    let mut run = bench(&args);
+    run.env("RECADO_JWT_SECRET", secret);
+    let output = ended(run).await;
+    let mut hub = hub;
+    hub.terminate(Duration::from_secs(30)).await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for name in ["publish_64_cpu_s_per_1000", "idle_hub_resident_kib", "storm_large_s", "connect_cpu_s_per_1000"] {
+        assert!(value(&found, name) > 0.0, "{found:#}");
+    }
+    let names: Vec<_> = found["figures"].as_array().unwrap().iter().map(|figure| figure["name"].as_str().unwrap()).collect();
+    assert!(!names.contains(&"post_transactions") && !names.contains(&"kill_lost"), "{names:?}");
 }
 
 fn keep(folder: &Path, name: &str, results: &Value) -> String {
