@@ -24,7 +24,8 @@ use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
     AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, FOLLOWERS_MAX, Health, HubReports, HubState, InstanceHistory,
-    KeyCache, KeyLooker, KeyRates, NameRates, Origins, SocketRules, Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
+    KeyCache, KeyLooker, KeyRates, NameRates, Origins, ScanTurns, SocketRules, Tickets, UserBudgets, close_removed_keys,
+    record_refused_attempts,
 };
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
@@ -362,6 +363,7 @@ fn hub(
         budgets: UserBudgets::new(config.max_connections_per_user),
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         console_reads: Semaphore::new(CONSOLE_READS_AT_ONCE),
+        device_scans: ScanTurns::default(),
         log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
         retention: policy(config),
         health,

@@ -14,6 +14,7 @@ mod admin;
 mod analyst;
 mod audit;
 mod config;
+mod devices;
 mod erase;
 pub mod error;
 mod export;
@@ -120,6 +121,8 @@ enum CliCommand {
     History(history::HistoryCommand),
     /// Show every session of every instance
     Stats,
+    /// List devices, connected and away, those that lag most first, and why
+    Devices(devices::DevicesCommand),
     /// Show rates, hubs and sessions, live in a terminal
     Top(top::TopCommand),
     /// Tell whether a user has a notification, and why or why not
@@ -230,6 +233,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Why(why) => why.run(&config, format).await,
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,
         CliCommand::Stats => stats::run(&config, format).await,
+        CliCommand::Devices(devices) => devices.run(&config, format).await,
         CliCommand::Top(top) => top.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,
         CliCommand::Config(_) => Ok(()),

@@ -5,6 +5,7 @@
 mod audience;
 pub mod audit;
 mod command;
+pub mod device_lag;
 mod ids;
 mod membership;
 mod network;

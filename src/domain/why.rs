@@ -30,6 +30,16 @@ pub struct WhyFacts {
     pub follows_members: bool,
     /// The user's membership in the row's account, by that table.
     pub membership: Membership,
+    /// Older tokens of the user are refused.
+    pub revocation: Option<Revocation>,
+}
+
+/// A revocation of a user's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// Tokens that were issued before are refused.
+    pub not_before: DateTime<Utc>,
+    pub reason: String,
 }
 
 /// A user's membership in one account.

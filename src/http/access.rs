@@ -10,15 +10,15 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::auth::actor;
+use super::named_user::named_user;
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, cut_page, no_store, pairs};
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::state::HubState;
-use crate::domain::UserId;
 use crate::store::access::{self, ListedRevocation, SessionsOf};
 use crate::wire::access::{CloseBody, RevocationBody};
 use crate::wire::member::UserPageQuery;
-use crate::wire::problem::{FieldError, Problem};
+use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
 
 /// `POST /api/admin/revocations`.
@@ -32,12 +32,14 @@ pub async fn revoke(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: 
 }
 
 /// `DELETE /api/admin/revocations/{user}`.
-pub async fn lift(State(hub): State<Arc<HubState>>, Path(user): Path<String>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
+pub async fn lift(
+    State(hub): State<Arc<HubState>>,
+    Path(user): Path<String>,
+    headers: HeaderMap,
+    query: QueryPairs,
+) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.admin(&headers).await?;
-    let user = UserId::parse(&user).map_err(|error| {
-        let errors = vec![FieldError::new("/user", error.to_string())];
-        Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors)
-    })?;
+    let (user, _) = named_user("user", &user, query)?;
     let lifted = access::lift(&hub.reader, &user, &actor(&headers, &caller)).await?;
     tracing::info!(by = caller.name, lifted, "lifted a revocation");
     Ok((no_store(), Json(json!({ "success": true, "user_id": user, "lifted": lifted }))).into_response())

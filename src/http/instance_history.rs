@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::wire::console::instances::{InstanceRow, SampleBody, ShownInstance};
+use crate::wire::console::instances::{InstanceRow, SampleBody, ShownInstance, StoppedInstance};
 use crate::wire::server_frame::timestamp;
 
 /// How long a sample is kept.
@@ -54,6 +54,8 @@ struct KeptSample {
 pub struct LatestInstances {
     pub as_of: DateTime<Utc>,
     pub instances: Vec<ShownInstance>,
+    /// Those that ended lately, the newest first.
+    pub stopped: Vec<StoppedInstance>,
 }
 
 /// Samples that follow a number.
@@ -75,11 +77,11 @@ impl InstanceHistory {
     }
 
     /// Adds a sample, and removes those that are too old or too many.
-    pub fn add(&self, rows: Vec<InstanceRow>, as_of: DateTime<Utc>) {
-        self.add_at(rows, as_of, Instant::now());
+    pub fn add(&self, rows: Vec<InstanceRow>, stopped: Vec<StoppedInstance>, as_of: DateTime<Utc>) {
+        self.add_at(rows, stopped, as_of, Instant::now());
     }
 
-    fn add_at(&self, rows: Vec<InstanceRow>, as_of: DateTime<Utc>, now: Instant) {
+    fn add_at(&self, rows: Vec<InstanceRow>, stopped: Vec<StoppedInstance>, as_of: DateTime<Utc>, now: Instant) {
         let instances: Vec<ShownInstance> = rows.into_iter().map(ShownInstance::of).collect();
         let data = serde_json::to_string(&SampleBody { at: timestamp(as_of), instances: &instances }).unwrap_or_default();
         let event = Bytes::from(format!("event: sample\ndata: {data}\n\n"));
@@ -87,7 +89,7 @@ impl InstanceHistory {
         let mut inside = self.inside();
         inside.bytes += event.len();
         inside.samples.push_back(KeptSample { number, taken: now, event });
-        inside.latest = Some(Arc::new(LatestInstances { as_of, instances }));
+        inside.latest = Some(Arc::new(LatestInstances { as_of, instances, stopped }));
         while inside.samples.len() > 1 {
             let is_over = inside.bytes > KEPT_BYTES
                 || inside.samples.front().is_some_and(|oldest| now.saturating_duration_since(oldest.taken) > KEPT);
@@ -170,7 +172,7 @@ mod tests {
         const MINUTE: Duration = Duration::from_secs(60);
         let begun = Instant::now();
         for minute in 0..90 {
-            history.add_at(vec![row(&minute.to_string())], DateTime::UNIX_EPOCH, begun + minute * MINUTE);
+            history.add_at(vec![row(&minute.to_string())], Vec::new(), DateTime::UNIX_EPOCH, begun + minute * MINUTE);
         }
         let now = begun + 90 * MINUTE;
         let all = history.after(0).unwrap();
@@ -182,7 +184,7 @@ mod tests {
         assert!(history.after(at).is_none());
         assert_eq!(history.before_at(Duration::ZERO, now), 90);
         let waits = history.wait_above(at);
-        history.add(vec![row("new")], DateTime::UNIX_EPOCH);
+        history.add(vec![row("new")], Vec::new(), DateTime::UNIX_EPOCH);
         assert!(waits.await);
         assert_eq!(addresses(&history.after(at).unwrap().events), ["new"]);
         history.end();
@@ -194,7 +196,7 @@ mod tests {
         let history = InstanceHistory::default();
         let long = "x".repeat(40 << 10);
         for _ in 0..600 {
-            history.add(vec![row(&long)], DateTime::UNIX_EPOCH);
+            history.add(vec![row(&long)], Vec::new(), DateTime::UNIX_EPOCH);
         }
         let (counted, kept) = {
             let inside = history.inside();

@@ -86,6 +86,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get(console_page::STYLE_PATH, console_page::style)
         .get(console_page::ICON_PATH, console_page::icon)
         .get("/api/admin/sessions", console::sessions::list)
+        .get("/api/admin/devices", console::devices::list)
         .get("/api/admin/users/{id}", console::users::show)
         .get("/api/admin/users/{id}/notifications", console::users::notifications)
         .post("/api/admin/users/{id}/ack", console::users::ack)

@@ -12,6 +12,7 @@ use super::instance_history::InstanceHistory;
 use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
+use super::scan_turns::ScanTurns;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
@@ -49,6 +50,8 @@ pub struct HubState {
     /// Permits for reads of the console, so that they leave connections of the pool to users. A request without one
     /// waits.
     pub console_reads: Semaphore,
+    /// Turns for lists of all devices.
+    pub device_scans: ScanTurns,
     /// Places for admins who follow the log.
     pub log_followers: Arc<Semaphore>,
     /// What retention keeps, to show it.

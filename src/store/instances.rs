@@ -17,8 +17,11 @@ const DEAD_AFTER_SECONDS: f64 = 15.0;
 
 /// Most instances that one heartbeat reads.
 const READ_MAX: i64 = 1000;
+/// How long an instance that has ended is read as well, and how many of them.
+const ENDED_SECONDS: f64 = 3600.0;
+const ENDED_MAX: i64 = 50;
 
-/// The row of a live instance.
+/// The row of an instance that lives, or that ended lately.
 #[derive(Debug, Clone)]
 pub struct SeenInstance {
     pub id: InstanceId,
@@ -28,10 +31,23 @@ pub struct SeenInstance {
     pub seen_at: DateTime<Utc>,
     /// What it told with its last heartbeat; `None`: a hub of an earlier version.
     pub sample: Option<Value>,
+    /// `None`: it lives.
+    pub end: Option<InstanceEnd>,
 }
 
-/// Inserts this instance, or renews its heartbeat, and tells its sample. Returns all live instances, the oldest first:
-/// one statement, so that the samples of all cost no further round trip.
+/// How an instance ended.
+#[derive(Debug, Clone, Copy)]
+pub struct InstanceEnd {
+    pub at: DateTime<Utc>,
+    /// It stopped in good order. Otherwise it was killed or cut off, and another instance noticed.
+    pub is_clean: bool,
+}
+
+/// Inserts this instance, or renews its heartbeat, and tells its sample. Returns all live instances, the oldest first,
+/// and then those that ended in the last hour: one statement, so that the samples of all cost no further round trip.
+///
+/// An instance that was buried ended when it was last seen. One that stopped in good order says so in its sample; one
+/// of an earlier version writes the two times one after the other.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
@@ -43,21 +59,30 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
                ON CONFLICT (instance_id) DO UPDATE
                   SET seen_at = clock_timestamp(), ended_at = NULL, backend_pid = excluded.backend_pid, gone_at = NULL,
                       sample = excluded.sample
-            RETURNING instance_id, address, version, started_at, seen_at, sample)
+            RETURNING instance_id, address, version, started_at, seen_at, sample, ended_at, false AS is_clean)
            SELECT instance_id AS "instance_id!", address AS "address!", version AS "version!", started_at AS "started_at!",
-                  seen_at AS "seen_at!", sample
+                  seen_at AS "seen_at!", sample, ended_at, is_clean AS "is_clean!"
              FROM (SELECT * FROM mine
                     UNION ALL
-                   SELECT i.instance_id, i.address, i.version, i.started_at, i.seen_at, i.sample
+                   SELECT i.instance_id, i.address, i.version, i.started_at, i.seen_at, i.sample, NULL, false
                      FROM recado.instance i
-                    WHERE i.ended_at IS NULL AND i.instance_id <> $1) live
-            ORDER BY started_at, instance_id
+                    WHERE i.ended_at IS NULL AND i.instance_id <> $1
+                    UNION ALL
+                   (SELECT e.instance_id, e.address, e.version, e.started_at, e.seen_at, NULL, e.ended_at,
+                           e.ended_at <> e.seen_at OR e.sample -> 'stopped' IS NOT NULL
+                      FROM recado.instance e
+                     WHERE e.ended_at > statement_timestamp() - make_interval(secs => $6) AND e.instance_id <> $1
+                     ORDER BY e.ended_at DESC
+                     LIMIT $7)) seen
+            ORDER BY ended_at DESC NULLS FIRST, started_at, instance_id
             LIMIT $5"#,
         id.0,
         address,
         env!("CARGO_PKG_VERSION"),
         sample,
         READ_MAX,
+        ENDED_SECONDS,
+        ENDED_MAX,
     )
     .fetch_all(connection);
     let seen = limited(ASK_LIMIT, rows).await?.into_iter().map(|row| SeenInstance {
@@ -67,6 +92,7 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
         started_at: row.started_at,
         seen_at: row.seen_at,
         sample: row.sample,
+        end: row.ended_at.map(|at| InstanceEnd { at, is_clean: row.is_clean }),
     });
     Ok(seen.collect())
 }
@@ -76,9 +102,13 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
 /// # Errors
 /// When the database is unavailable or slow; the instance then counts as dead a little later.
 pub async fn ended(connection: &mut PgConnection, id: InstanceId) -> Result<(), StoreError> {
-    let written =
-        sqlx::query!("UPDATE recado.instance SET ended_at = clock_timestamp(), seen_at = clock_timestamp() WHERE instance_id = $1", id.0)
-            .execute(connection);
+    let written = sqlx::query!(
+        r#"UPDATE recado.instance
+              SET ended_at = clock_timestamp(), seen_at = clock_timestamp(), sample = coalesce(sample, '{}') || '{"stopped": true}'
+            WHERE instance_id = $1"#,
+        id.0
+    )
+    .execute(connection);
     limited(ASK_LIMIT, written).await?;
     Ok(())
 }

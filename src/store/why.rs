@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::StoreError;
 use super::database::Reader;
 use super::time_limit::{ASK_LIMIT, limited};
-use crate::domain::why::{DeviceSeen, Membership, SessionSeen, Whom, WhyFacts, WhyRow};
+use crate::domain::why::{DeviceSeen, Membership, Revocation, SessionSeen, Whom, WhyFacts, WhyRow};
 use crate::domain::{EVERYONE_TOPIC, LIST_TOPIC, LogId, Seq, UserId};
 
 /// Most sessions that were open when the notification was appended, and most devices.
@@ -68,14 +68,16 @@ async fn of_one(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resul
     Ok(facts)
 }
 
-/// Reads the log's bounds, and the row with the number.
+/// Reads the log's bounds, the row with the number, and the user's revocation.
 async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Result<WhyFacts, StoreError> {
     let row = sqlx::query!(
         r#"SELECT m.log_id, m.floor_seq, clock_timestamp() AS "now!",
                   greatest(m.floor_seq, coalesce((SELECT h.seq FROM recado.log h ORDER BY h.seq DESC LIMIT 1), 0)) AS "head!",
                   l.created_at AS "created_at?", l.kind AS "kind?", l.source AS "source?", l.topic AS "topic?", l.user_id AS "user_id?",
-                  l.account_id AS "account_id?", l.is_listed AS "is_listed?", l.replay AS "replay?", l.expires_at AS "expires_at?"
+                  l.account_id AS "account_id?", l.is_listed AS "is_listed?", l.replay AS "replay?", l.expires_at AS "expires_at?",
+                  r.not_before AS "not_before?", r.reason AS "revoked?"
              FROM recado.meta m
+             LEFT JOIN recado.revocation r ON r.user_id = $2
              LEFT JOIN LATERAL (
                    SELECT o.created_at, o.type AS kind, o.source, o.topic, o.user_id, o.account_id, $2 = ANY (o.user_ids) AS is_listed,
                           o.replay, o.expires_at
@@ -118,6 +120,7 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
         accounts: Vec::new(),
         follows_members: false,
         membership: Membership::default(),
+        revocation: row.not_before.zip(row.revoked).map(|(not_before, reason)| Revocation { not_before, reason }),
     })
 }
 

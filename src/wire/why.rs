@@ -57,6 +57,10 @@ pub fn body(facts: &WhyFacts, why: &WhyAnswer) -> Value {
         "log_id": facts.log_id,
         "verdict": why.best().map_or(word(why), verdict_word),
         "text": text(facts, why),
+        "revocation": facts.revocation.as_ref().map(|revocation| json!({
+            "not_before": timestamp(revocation.not_before),
+            "reason": revocation.reason,
+        })),
         "notification": facts.row.as_ref().filter(|_| *why != WhyAnswer::Dropped).map(notification),
         "accounts": facts.accounts,
         "devices": devices.iter().map(|d| device(facts, d)).collect::<Vec<_>>(),
@@ -150,6 +154,19 @@ fn session(session: &SessionSeen) -> Value {
 }
 
 fn text(facts: &WhyFacts, why: &WhyAnswer) -> String {
+    let mut text = verdict(facts, why);
+    if let Some(revocation) = &facts.revocation {
+        let reason = if revocation.reason.is_empty() { String::new() } else { format!(" ({})", revocation.reason) };
+        text.push_str(&format!(
+            " Access of {} is revoked{reason}: tokens issued before {} are refused.",
+            facts.user,
+            timestamp(revocation.not_before)
+        ));
+    }
+    text
+}
+
+fn verdict(facts: &WhyFacts, why: &WhyAnswer) -> String {
     let (seq, user) = (facts.seq, &facts.user);
     let row = match (why, &facts.row) {
         (WhyAnswer::NotGiven, _) => return format!("Number {seq} does not exist yet: the log ends at {}.", facts.head),

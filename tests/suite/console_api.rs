@@ -2,6 +2,7 @@
 
 mod close;
 mod cost;
+mod devices;
 mod follow;
 mod log;
 mod rights;

@@ -100,6 +100,33 @@ async fn each_hub_tells_of_all_hubs_and_every_number_moves() {
     assert_eq!(ids, [json!(a), json!(b)], "the oldest first");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hubs_that_ended_are_listed_for_an_hour_with_how_they_ended() {
+    let db = TestDb::new().await;
+    let (hub, mut stops) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let stopped = id_of(&stops).await;
+    stops.signal("-TERM").await;
+    stops.ended(PATIENCE).await;
+    // One that another hub buried, one of an earlier version that stopped, and one that is too long ago.
+    db.run(
+        "INSERT INTO recado.instance (instance_id, address, version, started_at, seen_at, ended_at)
+         SELECT gen_random_uuid(), 'h' || r.n, 'test', now() - interval '1 day', now() - r.age, now() - r.age + r.more
+           FROM (VALUES (1, interval '10 min', interval '0'), (2, interval '20 min', interval '1 ms'), (3, interval '2 h', interval '0'))
+                AS r (n, age, more)",
+    )
+    .await;
+    let ended = eventually("they are listed", PATIENCE, async || {
+        let (_, answer) = ask(&hub, "GET", "/api/admin/instances", Some(&admin()), None).await;
+        let ended = answer["stopped"].as_array()?.clone();
+        (ended.len() == 3).then_some(ended)
+    })
+    .await;
+    assert_eq!((&ended[0]["instance"], &ended[0]["clean"]), (&json!(stopped), &json!(true)));
+    let rest: Vec<_> = ended[1..].iter().map(|one| (one["address"].clone(), one["clean"].clone())).collect();
+    assert_eq!(rest, [(json!("h1"), json!(false)), (json!("h2"), json!(true))]);
+    assert_eq!(instances(&hub).await.len(), 1, "the list of live hubs has none of them");
+}
+
 async fn hub_posts(hub: &TestHub, count: u32) {
     for n in 0..count {
         hub.post(&note(&format!("note {n}")).to_user("ann")).await;

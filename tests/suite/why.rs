@@ -175,6 +175,27 @@ async fn what_a_device_passed_without_being_sent_it_is_not_called_acknowledged()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_of_the_user_is_named_with_its_reason() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    TestClient::of("ann").device("d").connect(&hub).await.close().await;
+    session_ended(&db, "d", 1).await;
+    let seq = hub.post(&note("n").to_user("ann")).await.seq;
+    let before = ask(&hub, &db, "ann", seq).await;
+    assert_eq!((&before["revocation"], before["text"].as_str().unwrap().contains("revoked")), (&serde_json::Value::Null, false));
+    let program = TestHub::on(&db).with("RECADO_URL", &format!("http://{}", hub.address));
+    program.run(&["revoke", "ann", "--reason", "left the company"]).await;
+    let answer = ask(&hub, &db, "ann", seq).await;
+    assert_eq!(answer["revocation"]["reason"], "left the company");
+    let said = format!(
+        "Access of ann is revoked (left the company): tokens issued before {} are refused.",
+        answer["revocation"]["not_before"].as_str().unwrap()
+    );
+    assert!(answer["text"].as_str().unwrap().ends_with(&said), "{answer}");
+    assert!(program.run(&["why", "ann", &seq.to_string()]).await.contains(&said));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_not_that_far_is_behind() {
     let db = TestDb::new().await;
     let (here, frozen) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);

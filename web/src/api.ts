@@ -24,7 +24,7 @@ export type Query = { readonly [name: string]: string | number | boolean | undef
 export function withQuery(path: string, query: Query = {}): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== '');
   if (given.length === 0) return path;
-  return `${path}?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`;
+  return `${path}${path.includes('?') ? '&' : '?'}${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`;
 }
 
 interface Init {
@@ -105,6 +105,11 @@ export function events(path: string, signal: AbortSignal, take: (name: string, d
 }
 
 const id = encodeURIComponent;
+/** The path of a user. Browsers remove `.` and `..`, so `-` takes such an id from the query. */
+export const userPath = (before: string, user: string, after = ''): string =>
+  /^\.\.?$/.test(user) ? `${before}/-${after}?user=${user}` : `${before}/${id(user)}${after}`;
+export const USERS = '/api/admin/users';
+export const REVOCATIONS = '/api/admin/revocations';
 const post = <A>(path: string, body: unknown): Promise<A> => call<A>(path, { method: 'POST', body });
 
 /** The routes by name. */
@@ -113,11 +118,17 @@ export const api = {
   sessions: (query: Query, signal?: AbortSignal) =>
     call<T.SessionsAnswer>(withQuery('/api/admin/sessions', query), { signal }),
   closeSessions: (body: object) => post<T.CloseAnswer>('/api/admin/sessions/close', body),
-  user: (user: string, signal?: AbortSignal) => call<T.UserAnswer>(`/api/admin/users/${id(user)}`, { signal }),
+  /** With its query. Rows become objects with the names of the columns. */
+  devices: async (path: string, signal?: AbortSignal) => {
+    const { columns, rows, ...rest } = await call<T.DevicesAnswer>(path, { signal });
+    const named = rows.map((row) => Object.fromEntries(columns.map((name, at) => [name, row[at]])));
+    return { ...rest, rows: named as unknown as T.DeviceRow[] };
+  },
+  user: (user: string, signal?: AbortSignal) => call<T.UserAnswer>(userPath(USERS, user), { signal }),
   userNotifications: (user: string, query: Query, signal?: AbortSignal) =>
-    call<T.UserNotifications>(withQuery(`/api/admin/users/${id(user)}/notifications`, query), { signal }),
+    call<T.UserNotifications>(withQuery(userPath(USERS, user, '/notifications'), query), { signal }),
   ackDevice: (user: string, body: { client_id: string; seq: number }) =>
-    post<{ acked: number }>(`/api/admin/users/${id(user)}/ack`, body),
+    post<{ acked: number }>(userPath(USERS, user, '/ack'), body),
   why: (user: string, seq: string, signal?: AbortSignal) =>
     call<T.Why>(withQuery('/api/admin/why', { user, seq }), { signal }),
   partitions: (signal?: AbortSignal) => call<T.PartitionsAnswer>('/api/admin/log/partitions', { signal }),
@@ -127,13 +138,12 @@ export const api = {
   upstream: (query: Query, signal?: AbortSignal) =>
     call<T.UpstreamAnswer>(withQuery('/api/admin/upstream', query), { signal }),
   upstreamAct: (provider: string, user: string, action: string) =>
-    post<{ success: boolean }>(`/api/admin/upstream/${id(provider)}/${id(user)}`, { action }),
+    post<{ success: boolean }>(userPath(`/api/admin/upstream/${id(provider)}`, user), { action }),
   keys: (signal?: AbortSignal) => call<{ keys: readonly T.Key[] }>('/api/admin/keys', { signal }),
   analysts: (signal?: AbortSignal) => call<{ analysts: readonly T.Analyst[] }>('/api/admin/analysts', { signal }),
   audit: (query: Query, signal?: AbortSignal) => call<T.AuditAnswer>(withQuery('/api/admin/audit', query), { signal }),
-  revoke: (user_id: string, reason: string) =>
-    post<{ not_before: string }>('/api/admin/revocations', { user_id, reason }),
-  lift: (user: string) => call<{ lifted: boolean }>(`/api/admin/revocations/${id(user)}`, { method: 'DELETE' }),
+  revoke: (user_id: string, reason: string) => post<{ not_before: string }>(REVOCATIONS, { user_id, reason }),
+  lift: (user: string) => call<{ lifted: boolean }>(userPath(REVOCATIONS, user), { method: 'DELETE' }),
   mint: (user_id: string, account_ids: readonly string[]) =>
     post<{ token: string; expires_at: string }>('/api/admin/tokens', { user_id, account_ids, ttl_seconds: 900 }),
   notify: (body: unknown) => post<T.PostAnswer>('/api/internal/notify', body),

@@ -4,6 +4,7 @@ import type { ComponentType } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { href, usePlace } from './address.ts';
 import { Help, useKeyboard } from './keyboard.tsx';
+import { Devices } from './pages/devices.tsx';
 import { Instances } from './pages/instances.tsx';
 import { Log } from './pages/log.tsx';
 import { Overview } from './pages/overview.tsx';
@@ -29,6 +30,7 @@ export interface PageEntry {
 const PAGES: readonly PageEntry[] = [
   { name: 'overview', title: 'Overview', letter: 'o', view: Overview },
   { name: 'sessions', title: 'Sessions', letter: 's', view: Sessions },
+  { name: 'devices', title: 'Devices', letter: 'd', view: Devices },
   { name: 'users', title: 'User', letter: 'u', view: User },
   { name: 'why', title: 'Why', letter: 'w', view: Why },
   { name: 'tail', title: 'Live tail', letter: 't', view: LiveTail },

@@ -162,6 +162,13 @@ export function worries(samples: readonly Sample[]): Worry[] {
   }
   const slow = growth(samples, (c) => c.slow, 300);
   if (slow > 0) add(false, 'sessions', `${count(slow, 'client')} fell behind live delivery in the last 5 minutes.`);
+  for (const [name, word] of [
+    ['closed_no_pong', 'no_pong'],
+    ['closed_slow', 'slow_consumer'],
+  ] as const) {
+    const closed = growth(samples, (c) => c[name] ?? 0, 300);
+    if (closed > 0) add(false, 'devices', `${count(closed, 'client')} closed for ${word} in the last 5 minutes.`);
+  }
   const refused = growth(samples, (c) => c.refused, 300);
   // The audit has no filter by outcome, and has refusals of admin routes only.
   if (refused > 0) add(false, '', `${count(refused, 'request')} refused in the last 5 minutes.`);

@@ -14,38 +14,44 @@ export interface SessionRow {
   readonly sent: number;
   readonly acked: number;
   readonly lag: number;
-  readonly upstream: boolean;
+  /** The types that the client asked for; empty: all. */
+  readonly types: string;
 }
+
+const COLUMNS = [
+  'session_id',
+  'user_id',
+  'account_ids',
+  'client_id',
+  'instance',
+  'transport',
+  'connected_at',
+  'last_activity_at',
+  'sent',
+  'acked',
+  'types',
+];
 
 /** Rows by the names of the columns, so that a hub with more columns, or in another order, is read rightly. */
 export function readRows({ columns, rows, instances, head }: SessionsAnswer): SessionRow[] {
-  const at = (name: string): number => columns.indexOf(name);
-  const [id, user, accounts, client, instance] = ['session_id', 'user_id', 'account_ids', 'client_id', 'instance'].map(
-    at,
-  );
-  const [transport, connected, active, sent, acked] = [
-    'transport',
-    'connected_at',
-    'last_activity_at',
-    'sent',
-    'acked',
-  ].map(at);
-  const upstream = at('upstream');
+  const places = COLUMNS.map((name) => columns.indexOf(name));
   return rows.map((row) => {
-    const place = row[acked as number] as number;
+    const [id, user, accounts, client, instance, transport, connectedAt, activeAt, sent, acked, types] = places.map(
+      (at) => row[at],
+    ) as [string, string, string[] | null, string, number, string, number, number, number, number, string | null];
     return {
-      id: row[id as number] as string,
-      user: row[user as number] as string,
-      accounts: (row[accounts as number] as string[] | null) ?? [],
-      client: row[client as number] as string,
-      instance: instances[row[instance as number] as number] ?? '',
-      transport: row[transport as number] as string,
-      connectedAt: row[connected as number] as number,
-      activeAt: row[active as number] as number,
-      sent: row[sent as number] as number,
-      acked: place,
-      lag: Math.max(0, head - place),
-      upstream: row[upstream] === true,
+      id,
+      user,
+      accounts: accounts ?? [],
+      client,
+      instance: instances[instance] ?? '',
+      transport,
+      connectedAt,
+      activeAt,
+      sent,
+      acked,
+      lag: Math.max(0, head - acked),
+      types: types ?? '',
     };
   });
 }

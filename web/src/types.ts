@@ -61,6 +61,28 @@ export interface Device {
   readonly unacked_more: boolean;
   readonly seen_at: Time | null;
   readonly connected: boolean;
+  readonly why: string;
+}
+
+/** `GET /api/admin/devices`. A row has a value for each name in `columns`. */
+export interface DevicesAnswer {
+  readonly as_of: Time;
+  readonly head: number;
+  readonly more: boolean;
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly unknown[])[];
+}
+
+/** A device, or the forgotten devices of a user. Times in milliseconds. */
+export interface DeviceRow {
+  readonly user_id: string;
+  readonly client_id: string | null;
+  readonly state: string;
+  readonly lag: number;
+  readonly unacked: number | null;
+  readonly unacked_more: boolean | null;
+  readonly seen_at: number | null;
+  readonly why: string;
 }
 
 /** Devices whose positions were deleted because they were not seen for too long. */
@@ -81,6 +103,7 @@ export interface UserAnswer {
   readonly upstream?: readonly unknown[];
   readonly members_of?: readonly string[];
   readonly revoked_before?: Time | null;
+  readonly revoked_reason?: string | null;
 }
 
 export interface UserNotification {
@@ -200,6 +223,9 @@ export interface Counters {
   readonly disconnected: number;
   readonly slow: number;
   readonly refused: number;
+  /** Absent: a hub of an earlier version. */
+  readonly closed_no_pong?: number;
+  readonly closed_slow?: number;
 }
 
 /** What an instance tells of itself with each sign of life. */
@@ -247,9 +273,19 @@ export interface Sample {
   readonly instances: readonly InstanceSample[];
 }
 
+export interface StoppedInstance {
+  readonly instance: string;
+  readonly address: string;
+  readonly version: string;
+  readonly started_at: Time;
+  readonly stopped_at: Time;
+  readonly clean: boolean;
+}
+
 export interface InstancesAnswer {
   readonly as_of: Time;
   readonly instances: readonly InstanceSample[];
+  readonly stopped: readonly StoppedInstance[];
 }
 
 export interface UpstreamCommand {

@@ -118,7 +118,7 @@ test('what is not well is said in words, the worst first', () => {
   const bad = sample(60, {
     ready: false,
     reasons: ['database'],
-    counters: { slow: 2 },
+    counters: { slow: 2, closed_no_pong: 3, closed_slow: 1 },
     gauges: { connections: 1, max_lag: 5000, head: 5, floor: 0, rss_bytes: 1 },
     upstream: { backing_off: 1 },
   });
@@ -126,6 +126,8 @@ test('what is not well is said in words, the worst first', () => {
   assert.match(found[0], /not ready: database/);
   assert.ok(found.some((text) => /lags 5,000 behind/.test(text)));
   assert.ok(found.some((text) => /2 clients fell behind/.test(text)));
+  assert.ok(found.some((text) => /3 clients closed for no_pong in the last 5 minutes/.test(text)));
+  assert.ok(found.some((text) => /1 client closed for slow_consumer/.test(text)));
   assert.ok(found.some((text) => /1 provider session backing off/.test(text)));
   const behind = (max_lag) => sample(5, { gauges: { connections: 1, max_lag, head: 5, floor: 0, rss_bytes: null } });
   assert.deepEqual(rates.worries([behind(rates.LAG)]), []);
@@ -148,21 +150,21 @@ const ANSWER = {
     'last_activity_at',
     'sent',
     'acked',
-    'upstream',
     'new',
+    'types',
   ],
   instances: ['i-1', 'i-2'],
   rows: [
-    ['ann', 's1', ['7'], 'web-1', 0, 'websocket', 1, 2, 9, 8, false, 0],
-    ['bob', 's2', [], 'phone', 1, 'sse', 3, 4, 9, 3, true, 0],
+    ['ann', 's1', ['7'], 'web-1', 0, 'websocket', 1, 2, 9, 8, 0, null],
+    ['bob', 's2', [], 'phone', 1, 'sse', 3, 4, 9, 3, 0, 'order_*'],
   ],
 };
 
 test('rows are read by the names of the columns', () => {
   const [ann, bob] = sessions.readRows(ANSWER);
   assert.deepEqual(
-    [ann.user, ann.id, ann.lag, ann.instance, bob.lag, bob.instance, bob.upstream],
-    ['ann', 's1', 2, 'i-1', 7, 'i-2', true],
+    [ann.user, ann.id, ann.lag, ann.instance, bob.lag, bob.instance, bob.types],
+    ['ann', 's1', 2, 'i-1', 7, 'i-2', 'order_*'],
   );
 });
 

@@ -10,8 +10,10 @@ use crate::http::metrics::resident_bytes;
 use crate::http::state::HubState;
 use crate::log::maintenance::InstanceReports;
 use crate::metrics;
-use crate::store::instances::SeenInstance;
-use crate::wire::console::instances::{AppendBuckets, InstanceCounters, InstanceGauges, InstanceReport, InstanceRow};
+use crate::store::instances::{InstanceEnd, SeenInstance};
+use crate::wire::close::CloseCode;
+use crate::wire::console::instances::{AppendBuckets, InstanceCounters, InstanceGauges, InstanceReport, InstanceRow, StoppedInstance};
+use crate::wire::server_frame::timestamp;
 
 /// The reports of this hub.
 pub struct HubReports(pub Arc<HubState>);
@@ -22,15 +24,22 @@ impl InstanceReports for HubReports {
     }
 
     fn take(&self, seen: Vec<SeenInstance>) {
-        self.0.instances.add(seen.into_iter().map(row).collect(), Utc::now());
+        let (live, ended): (Vec<_>, Vec<_>) = seen.into_iter().partition(|seen| seen.end.is_none());
+        self.0.instances.add(live.into_iter().map(row).collect(), ended.into_iter().filter_map(stopped).collect(), Utc::now());
     }
 }
 
 fn row(seen: SeenInstance) -> InstanceRow {
-    let SeenInstance { id, address, version, started_at, seen_at, sample } = seen;
+    let SeenInstance { id, address, version, started_at, seen_at, sample, end: _ } = seen;
     // What cannot be read is shown as if the instance told nothing.
     let report = sample.and_then(|sample| serde_json::from_value(sample).ok());
     InstanceRow { instance: id.0, address, version, started_at, seen_at, report }
+}
+
+fn stopped(seen: SeenInstance) -> Option<StoppedInstance> {
+    let SeenInstance { id, address, version, started_at, end, .. } = seen;
+    let InstanceEnd { at, is_clean: clean } = end?;
+    Some(StoppedInstance { instance: id.0, address, version, started_at: timestamp(started_at), stopped_at: timestamp(at), clean })
 }
 
 fn report(hub: &HubState) -> InstanceReport {
@@ -54,6 +63,8 @@ fn report(hub: &HubState) -> InstanceReport {
 fn counters() -> InstanceCounters {
     let sent: BTreeMap<&str, f64> = metrics::SENT.all().into_iter().collect();
     let sent = |how: &str| sent.get(how).map_or(0, |count| *count as u64);
+    let ended: BTreeMap<&str, f64> = metrics::DISCONNECTED.all().into_iter().collect();
+    let closed = |code: CloseCode| ended.get(code.reason()).map_or(0, |count| *count as u64);
     let sum = |counts: Vec<(&'static str, f64)>| counts.iter().map(|(_, count)| *count as u64).sum();
     InstanceCounters {
         appended: metrics::APPENDED.get(),
@@ -64,6 +75,8 @@ fn counters() -> InstanceCounters {
         disconnected: sum(metrics::DISCONNECTED.all()),
         slow: metrics::FELL_BEHIND.get(),
         refused: sum(metrics::REFUSED.all()),
+        closed_no_pong: closed(CloseCode::NoPong),
+        closed_slow: closed(CloseCode::SlowConsumer),
     }
 }
 

@@ -28,7 +28,7 @@ pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Resul
         // Only before the first heartbeat, or while the database has not answered since the start.
         return Err(Problem::new(503, "unavailable", "this hub has read no heartbeat yet. Retry later").retry_after(2).into());
     };
-    let body = InstancesBody { as_of: timestamp(latest.as_of), instances: &latest.instances };
+    let body = InstancesBody { as_of: timestamp(latest.as_of), instances: &latest.instances, stopped: &latest.stopped };
     Ok((no_store(), Json(body)).into_response())
 }
 

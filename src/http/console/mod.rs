@@ -1,6 +1,7 @@
 //! Serves the routes of the console: each reads or acts for admins.
 
 pub mod analysts;
+pub mod devices;
 pub mod instance_report;
 pub mod instances;
 pub mod keys;

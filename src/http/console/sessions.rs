@@ -3,6 +3,7 @@
 //! The console polls it, so the answer is made without a text of its own for each session: rows borrow from the
 //! registry and from the columns that were read, and are written straight into the body.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -105,6 +106,7 @@ impl<'a> SessionList<'a> {
             sent: connection.delivered(),
             acked,
             upstream: self.live.contains(user),
+            types: connection.types.as_ref().map(|types| Cow::Owned(types.to_string())),
         })
     }
 
@@ -135,6 +137,7 @@ impl<'a> SessionList<'a> {
             sent: session.sent,
             acked: session.acked,
             upstream: self.live.contains(session.user),
+            types: (!session.types.is_empty()).then_some(Cow::Borrowed(session.types)),
         })
     }
 }

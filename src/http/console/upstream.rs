@@ -8,8 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
-use crate::domain::{ProviderName, UserId};
+use crate::domain::ProviderName;
 use crate::http::auth::actor;
+use crate::http::named_user::named_user;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, no_store, pairs};
 use crate::http::request::{BODY_MAX_BYTES, Media, media, whole_body};
@@ -37,16 +38,16 @@ pub async fn act(
     State(hub): State<Arc<HubState>>,
     Path((provider, user)): Path<(String, String)>,
     headers: HeaderMap,
+    query: QueryPairs,
     body: Body,
 ) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.admin(&headers).await?;
     media(&headers, &[Media::Json])?;
-    let mut errors = Vec::new();
-    let provider = ProviderName::parse(&provider).map_err(|error| errors.push(FieldError::new("/provider", error.to_string())));
-    let user = UserId::parse(&user).map_err(|error| errors.push(FieldError::new("/user", error.to_string())));
-    let (Ok(provider), Ok(user)) = (provider, user) else {
-        return Err(Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors).into());
-    };
+    let (user, _) = named_user("user", &user, query)?;
+    let provider = ProviderName::parse(&provider).map_err(|error| {
+        let errors = vec![FieldError::new("/provider", error.to_string())];
+        Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors)
+    })?;
     let asked = match UpstreamAction::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)? {
         UpstreamAction::Reconnect => AdminRequest::Reconnect,
         UpstreamAction::Release => AdminRequest::Release,

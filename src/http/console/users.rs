@@ -9,22 +9,26 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 
+use crate::domain::device_lag::{DeviceState, ListedDevice};
 use crate::domain::{AccountId, Principal, Seq, UserId};
 use crate::http::auth::actor;
 use crate::http::history::bounds;
+use crate::http::named_user::named_user;
 use crate::http::own_session::own_session;
 use crate::http::problems::RefusedRequest;
-use crate::http::query::{QueryPairs, no_store, pairs};
+use crate::http::query::{QueryPairs, no_store};
 use crate::http::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use crate::http::state::HubState;
 use crate::store::console::devices::{self, AckOutcome, NewestNumbers};
 use crate::store::console::sessions;
-use crate::store::console::users::{self, StoredDevice, UserFacts};
+use crate::store::console::users::{self, UserFacts};
+use crate::store::read;
 use crate::store::sessions::StoredSession;
-use crate::store::{read, why};
+use crate::store::why::facts_of;
+use crate::wire::console::devices::why;
 use crate::wire::console::users::{
     DeviceAckBody, DeviceAckedBody, DeviceBody, ForgottenBody, JudgedNotification, UNACKED_MAX, UserBody, UserPageQuery, UserSessionBody,
-    notifications as page_body, optional_time, user,
+    notifications as page_body, optional_time,
 };
 use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
@@ -33,10 +37,15 @@ use crate::wire::server_frame::timestamp;
 const SESSIONS_MAX: i64 = 1000;
 
 /// `GET /api/admin/users/{id}`.
-pub async fn show(State(hub): State<Arc<HubState>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
+pub async fn show(
+    State(hub): State<Arc<HubState>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    query: QueryPairs,
+) -> Result<Response, RefusedRequest> {
     hub.auth.reader(&headers).await?;
+    let (user, _) = named_user("id", &id, query)?;
     let _turn = hub.console_reads.acquire().await;
-    let user = user(&id)?;
     let facts = users::facts(&hub.reader, &user).await?;
     let newest = newest_numbers(&hub, &user, &facts).await?;
     let elsewhere = sessions::of_user_elsewhere(&hub.reader, &user, hub.instance, SESSIONS_MAX).await?;
@@ -53,7 +62,8 @@ pub async fn show(State(hub): State<Arc<HubState>>, Path(id): Path<String>, head
         sessions: open,
         upstream: facts.upstream,
         members_of: facts.members_of,
-        revoked_before: optional_time(facts.revoked_before),
+        revoked_before: optional_time(facts.revocation.as_ref().map(|revocation| revocation.not_before)),
+        revoked_reason: facts.revocation.map(|revocation| revocation.reason),
         user_id: user,
     };
     Ok((no_store(), Json(body)).into_response())
@@ -73,16 +83,22 @@ async fn newest_numbers(hub: &HubState, user: &UserId, facts: &UserFacts) -> Res
     Ok(devices::newest_numbers(&hub.reader, &who, lowest.max(facts.log.floor), facts.log.head, most).await?)
 }
 
-fn device(known: &StoredDevice, facts: &UserFacts, newest: &NewestNumbers, open: &[UserSessionBody]) -> DeviceBody {
+fn device(known: &ListedDevice, facts: &UserFacts, newest: &NewestNumbers, open: &[UserSessionBody]) -> DeviceBody {
     let unacked = newest.above(known.acked);
+    let client_id = known.client.clone().unwrap_or_default();
+    // A session of this instance may not be stored yet, and one that just ended may still be.
+    let connected = open.iter().any(|session| session.client_id == client_id);
+    let state = if connected { DeviceState::Connected } else { DeviceState::Away };
+    let known = ListedDevice { unacked: Some(unacked), state, ..known.clone() };
     DeviceBody {
-        client_id: known.client.clone(),
         acked: known.acked,
         lag: facts.log.head.since(known.acked),
         unacked: unacked.count.min(UNACKED_MAX),
         unacked_more: unacked.more || unacked.count > UNACKED_MAX,
-        seen_at: timestamp(known.seen_at),
-        connected: open.iter().any(|session| session.client_id == known.client),
+        seen_at: known.seen_at.map(timestamp).unwrap_or_default(),
+        why: why(&known, facts.log.head, facts.now),
+        client_id,
+        connected,
     }
 }
 
@@ -111,14 +127,14 @@ pub async fn notifications(
 ) -> Result<Response, RefusedRequest> {
     // The texts are not for a key with limits.
     hub.auth.admin(&headers).await?;
+    let (user, rest) = named_user("id", &id, query)?;
+    let UserPageQuery { before, limit } = UserPageQuery::parse(&rest)?;
     let _turn = hub.console_reads.acquire().await;
-    let user = user(&id)?;
-    let UserPageQuery { before, limit } = UserPageQuery::parse(&pairs(query)?)?;
     let who = principal(&user, &users::token_accounts(&hub.reader, &user).await?);
     let state = read::log_state(&hub.reader).await?;
     let page = read::page_before(&hub.reader, &who, before.unwrap_or(state.head.next()), state.floor, limit).await?;
     let seqs: Vec<Seq> = page.notifications.iter().map(|notification| notification.seq).collect();
-    let facts = why::facts_of(&hub.reader, &user, &seqs).await?;
+    let facts = facts_of(&hub.reader, &user, &seqs).await?;
     let judged = page.notifications.into_iter().zip(facts).map(|(notification, facts)| JudgedNotification { notification, facts });
     let next = (page.through > state.floor.next()).then_some(page.through);
     let body = page_body(&judged.collect::<Vec<_>>(), next);
@@ -130,10 +146,11 @@ pub async fn ack(
     State(hub): State<Arc<HubState>>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    query: QueryPairs,
     body: Body,
 ) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.admin(&headers).await?;
-    let user = user(&id)?;
+    let (user, _) = named_user("id", &id, query)?;
     media(&headers, &[Media::Json])?;
     let DeviceAckBody { client, seq } = DeviceAckBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
     let state = read::log_state(&hub.reader).await?;

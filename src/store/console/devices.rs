@@ -1,6 +1,7 @@
 //! Counts what a user's devices have not acknowledged, and moves a device's position forward.
 
 use crate::domain::audit::Actor;
+use crate::domain::device_lag::Unacked;
 use crate::domain::{ClientId, LogId, Principal, Seq, UserId};
 use crate::store::StoreError;
 use crate::store::database::Reader;
@@ -13,14 +14,6 @@ pub struct NewestNumbers {
     numbers: Vec<Seq>,
     /// Older ones were not read.
     is_cut: bool,
-}
-
-/// How many notifications a device has not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unacked {
-    pub count: usize,
-    /// There are more.
-    pub more: bool,
 }
 
 impl NewestNumbers {

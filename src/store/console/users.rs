@@ -3,8 +3,11 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use crate::domain::device_lag::ListedDevice;
+use crate::domain::why::Revocation;
 use crate::domain::{Seq, UserId};
 use crate::store::StoreError;
+use crate::store::console::device_list;
 use crate::store::database::Reader;
 use crate::store::providers::admin::{self, SessionOverview};
 use crate::store::read::{self, LogState};
@@ -20,24 +23,17 @@ const PROVIDER_SESSIONS: i64 = 100;
 #[derive(Debug)]
 pub struct UserFacts {
     pub log: LogState,
-    pub devices: Vec<StoredDevice>,
+    /// Without a count of what they have not acknowledged.
+    pub devices: Vec<ListedDevice>,
+    /// On the clock of the database.
+    pub now: DateTime<Utc>,
     pub forgotten: Option<ForgottenDevices>,
     pub upstream: Vec<SessionOverview>,
     /// The accounts of the newest stored sessions: those that their tokens named.
     pub token_accounts: Vec<String>,
     /// The accounts of the table of members.
     pub members_of: Vec<String>,
-    pub revoked_before: Option<DateTime<Utc>>,
-}
-
-/// A device with a stored position.
-#[derive(Debug)]
-pub struct StoredDevice {
-    pub client: String,
-    /// Zero if the position belongs to another log.
-    pub acked: Seq,
-    /// When it last acknowledged, or was connected, the latter to within a day.
-    pub seen_at: DateTime<Utc>,
+    pub revocation: Option<Revocation>,
 }
 
 /// The mark that devices leave whose positions were deleted.
@@ -56,15 +52,18 @@ pub struct ForgottenDevices {
 pub async fn facts(reader: &Reader, user: &UserId) -> Result<UserFacts, StoreError> {
     let mut checkout = reader.checkout().await?;
     let connection = checkout.connection();
-    limited(ASK_LIMIT, sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *connection)).await?;
+    limited(ASK_LIMIT, sqlx::raw_sql(device_list::BEGIN).execute(&mut *connection)).await?;
+    let log = read::state(connection).await?;
+    let (devices, now) = device_list::of_user(connection, user, &log, MANY).await?;
     let facts = UserFacts {
-        log: read::state(connection).await?,
-        devices: devices(connection, user).await?,
+        log,
+        devices,
+        now,
         forgotten: forgotten(connection, user).await?,
         upstream: admin::list(connection, Some(user), PROVIDER_SESSIONS).await?,
         token_accounts: why::accounts(connection, user).await?.1,
         members_of: members_of(connection, user).await?,
-        revoked_before: revoked_before(connection, user).await?,
+        revocation: revocation(connection, user).await?,
     };
     limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
     checkout.done();
@@ -80,23 +79,6 @@ pub async fn token_accounts(reader: &Reader, user: &UserId) -> Result<Vec<String
     let accounts = why::accounts(checkout.connection(), user).await?.1;
     checkout.done();
     Ok(accounts)
-}
-
-async fn devices(connection: &mut PgConnection, user: &UserId) -> Result<Vec<StoredDevice>, StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT c.client_id, CASE WHEN c.log_id = m.log_id THEN c.acked_seq ELSE 0 END AS "acked!",
-                  greatest(c.seen_at, c.acked_at) AS "seen_at!"
-             FROM recado.cursor c, recado.meta m
-            WHERE c.user_id = $1
-            ORDER BY c.client_id
-            LIMIT $2"#,
-        user.as_str(),
-        MANY,
-    )
-    .fetch_all(connection);
-    let rows = limited(ASK_LIMIT, rows).await?;
-    let device = |client, acked, seen_at| StoredDevice { client, acked: Seq::from_db(acked), seen_at };
-    Ok(rows.into_iter().map(|row| device(row.client_id, row.acked, row.seen_at)).collect())
 }
 
 async fn forgotten(connection: &mut PgConnection, user: &UserId) -> Result<Option<ForgottenDevices>, StoreError> {
@@ -121,7 +103,7 @@ async fn members_of(connection: &mut PgConnection, user: &UserId) -> Result<Vec<
     limited(ASK_LIMIT, accounts).await
 }
 
-async fn revoked_before(connection: &mut PgConnection, user: &UserId) -> Result<Option<DateTime<Utc>>, StoreError> {
-    let before = sqlx::query_scalar!("SELECT not_before FROM recado.revocation WHERE user_id = $1", user.as_str());
-    limited(ASK_LIMIT, before.fetch_optional(connection)).await
+async fn revocation(connection: &mut PgConnection, user: &UserId) -> Result<Option<Revocation>, StoreError> {
+    let row = sqlx::query_as!(Revocation, "SELECT not_before, reason FROM recado.revocation WHERE user_id = $1", user.as_str());
+    limited(ASK_LIMIT, row.fetch_optional(connection)).await
 }

@@ -43,6 +43,9 @@ pub struct InstanceCounters {
     /// Times that a client was too slow for live delivery.
     pub slow: u64,
     pub refused: u64,
+    /// Connections that were closed with `no_pong`, and with `slow_consumer`.
+    pub closed_no_pong: u64,
+    pub closed_slow: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,11 +131,26 @@ impl ShownReport {
     }
 }
 
+/// An instance that ended lately, in an answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoppedInstance {
+    pub instance: Uuid,
+    pub address: String,
+    pub version: String,
+    pub started_at: String,
+    /// When it stopped, or was last seen.
+    pub stopped_at: String,
+    /// It stopped in good order. Otherwise it was killed or cut off.
+    pub clean: bool,
+}
+
 /// The body of `GET /api/admin/instances`.
 #[derive(Debug, Serialize)]
 pub struct InstancesBody<'a> {
     pub as_of: String,
     pub instances: &'a [ShownInstance],
+    /// The newest first.
+    pub stopped: &'a [StoppedInstance],
 }
 
 /// The data of an event `sample` of `GET /api/admin/live`.

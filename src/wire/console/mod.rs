@@ -1,6 +1,7 @@
 //! Defines queries, bodies and answers of the console's routes.
 
 pub mod analysts;
+pub mod devices;
 pub mod instances;
 pub mod keys;
 pub mod log;

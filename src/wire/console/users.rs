@@ -7,7 +7,7 @@ use super::{each_once, number};
 use crate::domain::why::{WhyAnswer, WhyFacts};
 use crate::domain::{ClientId, Notification, Seq, UserId};
 use crate::wire::history::{self, wrong};
-use crate::wire::problem::{FieldError, Problem, read_body};
+use crate::wire::problem::{Problem, read_body};
 use crate::wire::server_frame::{notification_record, timestamp};
 use crate::wire::why::verdict_word;
 
@@ -16,17 +16,6 @@ const PAGE_MAX: i64 = 100;
 const PAGE_DEFAULT: i64 = 50;
 /// Up to here, unacknowledged notifications are counted.
 pub const UNACKED_MAX: usize = 1000;
-
-/// Reads the user of a path.
-///
-/// # Errors
-/// 422 for a text that is no user id.
-pub fn user(text: &str) -> Result<UserId, Problem> {
-    UserId::parse(text).map_err(|error| {
-        let errors = vec![FieldError::new("/id", error.to_string())];
-        Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors)
-    })
-}
 
 /// A device in an answer.
 #[derive(Debug, Serialize)]
@@ -40,6 +29,8 @@ pub struct DeviceBody {
     pub unacked_more: bool,
     pub seen_at: String,
     pub connected: bool,
+    /// Why it lags, in words.
+    pub why: String,
 }
 
 /// An open session in an answer.
@@ -79,6 +70,7 @@ pub struct UserBody<P> {
     pub upstream: Vec<P>,
     pub members_of: Vec<String>,
     pub revoked_before: Option<String>,
+    pub revoked_reason: Option<String>,
 }
 
 /// Formats a time that may be missing.
@@ -209,6 +201,5 @@ mod tests {
         }
         let all = read(r#"{"client_id":"a b","seq":-1}"#).unwrap_err();
         assert_eq!(all.errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), ["/client_id", "/seq"]);
-        assert_eq!(user("a b").unwrap_err().errors[0].pointer, "/id");
     }
 }

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use recado::domain::InstanceId;
+use recado::domain::device_lag::{DeviceFilter, DeviceSort, DeviceState};
+use recado::domain::{InstanceId, UserId};
 use recado::store::{Database, console};
 
 use super::*;
@@ -52,6 +53,43 @@ async fn a_poll_looks_at_open_sessions_only_and_gets_a_row_for_each_instance() {
     assert!(plan.rows() <= 2 * 600, "{} rows: {}", plan.rows(), plan.text());
     let cut = console::sessions::open_elsewhere(&reader, InstanceId::new(), 50).await.unwrap();
     assert_eq!(cut.iter().flat_map(|of_one| of_one.rows()).count(), 50);
+    reader.close().await;
+}
+
+/// A list of all devices reads each position once and sorts no more than it gives. With a user, it reads the user's.
+#[tokio::test]
+async fn a_list_of_devices_reads_each_position_once_or_those_of_its_user() {
+    let db = TestDb::new().await;
+    db.run(
+        "INSERT INTO recado.cursor (user_id, client_id, log_id, acked_seq)
+         SELECT 'u' || n / 4, 'd' || n % 4, log_id, n FROM recado.meta, generate_series(0, 19999) n",
+    )
+    .await;
+    ended(&db, 20_000).await;
+    db.run("VACUUM ANALYZE").await;
+    tell_plans(&db).await;
+    let listening = PlanListener::start();
+    let reader = Database::parse(&db.url(), None).unwrap().reader("test", 1);
+    let scans = async |filter: DeviceFilter| {
+        // The statement may be planned for any condition after some executions, and is not.
+        for _ in 0..7 {
+            listening.take();
+            console::device_list::list(&reader, &filter, DeviceSort::default(), 200).await.unwrap();
+        }
+        let plans = listening.take();
+        let all: Vec<_> = plans.iter().flat_map(ExecutedPlan::scans).collect();
+        let session = all.iter().filter(|(kind, table, _)| table == "session" && kind == "Seq Scan").count();
+        assert_eq!(session, 0, "{all:?}");
+        let cursor: Vec<String> = all.into_iter().filter(|(_, table, _)| table == "cursor").map(|(kind, ..)| kind).collect();
+        (cursor, plans.iter().map(ExecutedPlan::rows).sum::<i64>())
+    };
+    for state in [None, Some(DeviceState::Connected), Some(DeviceState::Away)] {
+        let (cursor, rows) = scans(DeviceFilter { state, ..DeviceFilter::default() }).await;
+        assert_eq!(cursor, ["Seq Scan"], "{state:?}");
+        assert!(rows <= 20_000 + 3000, "{rows} rows");
+    }
+    let (cursor, rows) = scans(DeviceFilter { user: UserId::parse("u7").ok(), ..DeviceFilter::default() }).await;
+    assert!(cursor.len() == 1 && cursor[0] != "Seq Scan" && rows < 50, "{cursor:?}, {rows} rows");
     reader.close().await;
 }
 

@@ -5,8 +5,14 @@ use serde_json::json;
 
 use super::*;
 
-const READS: [&str; 5] =
-    ["/api/admin/sessions", "/api/admin/users/ann", "/api/admin/users/ann/notifications", "/api/admin/log", "/api/admin/log/partitions"];
+const READS: [&str; 6] = [
+    "/api/admin/sessions",
+    "/api/admin/devices",
+    "/api/admin/users/ann",
+    "/api/admin/users/ann/notifications",
+    "/api/admin/log",
+    "/api/admin/log/partitions",
+];
 /// Those that answer with titles and messages.
 const TEXTS: [&str; 2] = ["/api/admin/users/ann/notifications", "/api/admin/log"];
 

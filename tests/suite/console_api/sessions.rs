@@ -112,6 +112,25 @@ async fn an_account_of_the_table_of_members_counts_for_sessions_that_follow_it()
     assert_eq!((status, refused["detail"].as_str().unwrap().starts_with("matching sessions: 1,")), (409, true), "{refused}");
 }
 
+/// Nothing but a hand writes such rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_session_with_an_odd_id_is_shown_and_hides_no_other() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    another_instance(
+        &db,
+        r"VALUES (E'a\nb', ARRAY[E'7\n8'], E'w\n', 'sse', 1::bigint, now()), ('bob', '{7}', 'web', 'sse', 2, now()), ('', '{}', '', 'sse', 3, now())",
+    )
+    .await;
+    db.run("UPDATE recado.session SET types = 'order_*' WHERE user_id = 'bob'").await;
+    let rows = named(&shown(&db, &hub, "/api/admin/sessions?sort=acked").await);
+    let parts = |at: usize| ["user_id", "client_id", "transport", "acked", "types"].map(|name| rows[at][name].clone());
+    assert_eq!(rows.len(), 3);
+    assert_eq!(parts(0), [json!("a?b"), json!("w?"), json!("sse"), json!(1), json!(null)]);
+    assert_eq!(parts(1), [json!("bob"), json!("web"), json!("sse"), json!(2), json!("order_*")]);
+    assert_eq!(parts(2), [json!(""), json!(""), json!("sse"), json!(3), json!(null)]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_that_breaks_a_rule_is_refused_with_every_rule() {
     let db = TestDb::new().await;
@@ -119,6 +138,7 @@ async fn a_query_that_breaks_a_rule_is_refused_with_every_rule() {
     for (path, pointers) in [
         ("/api/admin/sessions?user=a%20b&instance=1&transport=smoke&min_lag=-1&sort=size&limit=0&page=2", 7),
         ("/api/admin/sessions?limit=10001", 1),
+        ("/api/admin/devices?user=-&account=&client=a%7Cb&state=here&min_lag=x&sort=sent&limit=1001&page=2", 8),
         ("/api/admin/sessions?user=a&user=b", 1),
         ("/api/admin/users/a%20b", 1),
         ("/api/admin/users/-", 1),

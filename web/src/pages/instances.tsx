@@ -118,6 +118,27 @@ export function Instances() {
           ]}
         />
       ) : null}
+      {data?.stopped?.length ? (
+        <>
+          <h2>Stopped in the last hour</h2>
+          <Table
+            label="Stopped instances"
+            rows={data.stopped}
+            rowKey={(row) => row.instance}
+            columns={[
+              { key: 'instance', label: 'Instance', cell: (row) => short(row.instance), title: (row) => row.instance },
+              { key: 'address', label: 'Address', cell: (row) => row.address },
+              { key: 'version', label: 'Version', cell: (row) => row.version },
+              { key: 'stopped', label: 'Stopped', cell: (row) => <Age time={row.stopped_at} /> },
+              {
+                key: 'how',
+                label: 'How',
+                cell: (row) => (row.clean ? 'in good order' : <State word="killed or cut off" />),
+              },
+            ]}
+          />
+        </>
+      ) : null}
       <ShowAs forms={{ recado: ['top'], path: PATH }} />
       {dialog}
     </>

@@ -1,7 +1,7 @@
 // Lists the sessions of all instances, filters and sorts them, and closes one or all that match.
 
 import { useEffect, useMemo, useState } from 'preact/hooks';
-import { setQuery, usePlace } from '../address.ts';
+import { href, setQuery, usePlace } from '../address.ts';
 import { api, withQuery } from '../api.ts';
 import { ago, number, plural, short } from '../format.ts';
 import { ShowAs } from '../parts/command.tsx';
@@ -58,10 +58,22 @@ function columnsOf(close: (row: SessionRow) => void, now: number): readonly Colu
       sort: 'lag',
       align: 'right',
       width: 7,
-      cell: (row) => <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>,
+      cell: (row) => (
+        <a href={href('devices', '', { user: row.user })}>
+          <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>
+        </a>
+      ),
+      title: () => 'Why it lags',
     },
     { key: 'sent', label: 'Sent', sort: 'sent', align: 'right', width: 8, cell: (row) => number(row.sent) },
     { key: 'acked', label: 'Acked', sort: 'acked', align: 'right', width: 8, cell: (row) => number(row.acked) },
+    {
+      key: 'types',
+      label: 'Types',
+      width: 8,
+      cell: (row) => row.types || 'all',
+      title: (row) => row.types,
+    },
     { key: 'transport', label: 'Transport', width: 10, cell: (row) => row.transport },
     { key: 'instance', label: 'Instance', width: 10, cell: (row) => short(row.instance), title: (row) => row.instance },
     {
@@ -221,7 +233,8 @@ export function Sessions() {
         {data ? `${number(matching)} of ${plural(data.total, 'session')} · head ${number(data.head)}` : 'Loading…'}
         {data && data.rows.length < data.matching
           ? ` · the first ${number(data.rows.length)} are shown: filter to see the others`
-          : ''}
+          : ''}{' '}
+        · <a href={href('devices', '', { state: 'away' })}>devices that are away</a>
       </p>
       <Said text={said} />
       {data && rows.length === 0 ? (

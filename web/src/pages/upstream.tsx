@@ -1,7 +1,7 @@
 // Lists provider sessions with their state, and reconnects or releases one.
 
 import { useMemo, useState } from 'preact/hooks';
-import { api, withQuery } from '../api.ts';
+import { api, userPath, withQuery } from '../api.ts';
 import { number, plural, short } from '../format.ts';
 import { type CommandForms, ShowAs } from '../parts/command.tsx';
 import { useQuestion } from '../parts/dialog.tsx';
@@ -104,7 +104,7 @@ export function Upstream() {
       const forms: CommandForms = {
         recado: ['upstream', action, row.user_id],
         method: 'POST',
-        path: `/api/admin/upstream/${encodeURIComponent(row.provider)}/${encodeURIComponent(row.user_id)}`,
+        path: userPath(`/api/admin/upstream/${encodeURIComponent(row.provider)}`, row.user_id),
         body: { action },
       };
       const isRelease = action === 'release';

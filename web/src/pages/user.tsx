@@ -2,7 +2,7 @@
 
 import { useState } from 'preact/hooks';
 import { go, href, usePlace } from '../address.ts';
-import { api } from '../api.ts';
+import { api, REVOCATIONS, USERS, userPath } from '../api.ts';
 import { clock, number, plural } from '../format.ts';
 import { type CommandForms, ShowAs } from '../parts/command.tsx';
 import { type Question, useQuestion } from '../parts/dialog.tsx';
@@ -12,6 +12,7 @@ import { Table } from '../parts/table.tsx';
 import { Age, Head, State } from '../parts/texts.tsx';
 import { type Polled, refreshSoon, SOON, usePoll } from '../poll.ts';
 import type { Device, UserAnswer, UserSession } from '../types.ts';
+import { SEEN } from './devices.tsx';
 import { UpstreamTable } from './upstream.tsx';
 import { UserHistory } from './user-history.tsx';
 
@@ -57,7 +58,7 @@ function FindUser() {
 type Ask = (question: Question) => void;
 
 function OneUser({ user }: { user: string }) {
-  const path = `/api/admin/users/${encodeURIComponent(user)}`;
+  const path = userPath(USERS, user);
   const polled = usePoll((signal) => api.user(user, signal), path);
   const { ask, said, dialog } = useQuestion();
   const { data, problem } = polled;
@@ -145,6 +146,7 @@ function Access({ data, ask, polled }: PartProps) {
           {revoked ? (
             <>
               <State word="refused" /> tokens from before {clock(revoked)} are refused
+              {data.revoked_reason ? ` (${data.revoked_reason})` : ''}
             </>
           ) : (
             'not revoked'
@@ -182,7 +184,7 @@ function Access({ data, ask, polled }: PartProps) {
                 forms: {
                   recado: ['revocation', 'lift', user],
                   method: 'DELETE',
-                  path: `/api/admin/revocations/${encodeURIComponent(user)}`,
+                  path: userPath(REVOCATIONS, user),
                 },
                 act: act(polled, async () =>
                   (await api.lift(user)).lifted ? 'The revocation is lifted.' : 'There was none.',
@@ -210,7 +212,7 @@ function Access({ data, ask, polled }: PartProps) {
                 forms: (note) => ({
                   recado: ['revoke', user, '--reason', reasonOf(note)],
                   method: 'POST',
-                  path: '/api/admin/revocations',
+                  path: REVOCATIONS,
                   body: { user_id: user, reason: reasonOf(note) },
                 }),
                 act: act(
@@ -276,7 +278,7 @@ function Devices({ data, ask, polled }: PartProps) {
       typed: device.client_id,
       typedLabel: 'Type the device:',
       verb: 'Set forward',
-      forms: { method: 'POST', path: `/api/admin/users/${encodeURIComponent(user)}/ack`, body },
+      forms: { method: 'POST', path: userPath(USERS, user, '/ack'), body },
       act: act(polled, async () => `${device.client_id} is now at ${number((await api.ackDevice(user, body)).acked)}.`),
     });
   };
@@ -300,7 +302,13 @@ function Devices({ data, ask, polled }: PartProps) {
           align: 'right',
           cell: (row) => `${number(row.unacked)}${row.unacked_more ? '+' : ''}`,
         },
-        { key: 'seen', label: 'Last seen', cell: (row) => <Age time={row.seen_at} /> },
+        {
+          key: 'seen',
+          label: 'Last ack or connect (± 1 day)',
+          cell: (row) => <Age time={row.seen_at} />,
+          title: () => SEEN,
+        },
+        { key: 'why', label: 'Why', align: 'wrap', cell: (row) => row.why },
         {
           key: 'act',
           label: 'Action',

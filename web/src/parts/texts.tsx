@@ -45,6 +45,7 @@ const TONES: { readonly [word: string]: string } = {
   failed: 'bad',
   dropped: 'bad',
   'not ready': 'bad',
+  'killed or cut off': 'bad',
 };
 
 /** A state as a coloured word. The word says it; the colour only helps. */

@@ -19,6 +19,7 @@ export async function story(c) {
   // Each page has a key.
   for (const [letter, title] of Object.entries({
     s: 'Sessions',
+    d: 'Devices',
     w: 'Why',
     t: 'Live tail',
     p: 'Playground',

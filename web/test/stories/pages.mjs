@@ -6,6 +6,7 @@ export async function story(c) {
   await c.signIn();
   await overview(c);
   await sessions(c);
+  await devices(c);
   await user(c);
   await why(c);
   await tail(c);
@@ -85,6 +86,29 @@ async function sessions(c) {
   await c.says('No session matches this filter');
 }
 
+/** Three users of account 9 were closed: their devices are away, and the list has them with the reason. */
+async function devices(c) {
+  const { page } = c;
+  await c.go('#/devices', 'Devices');
+  const rows = c.table('Devices').locator('tbody tr');
+  await c.until('seven devices', async () => (await rows.count()) === 7);
+  assert.match(await rows.first().innerText(), /^ann\s+web-1\s+connected/, 'the first row lags most');
+  await c.row('Devices', 'web-1').getByText('has not acknowledged for').waitFor();
+  await page.getByLabel('State', { exact: true }).selectOption('away');
+  await c.until('four are away', async () => (await rows.count()) === 4);
+  assert.match(page.url(), /state=away/);
+  await c.row('Devices', 'cat-1').getByText('closed_by_admin').waitFor();
+  await page.reload();
+  await c.until('the address keeps the filter', async () => (await rows.count()) === 4);
+  await page.getByText('Show this table as a command').click();
+  await c.says('recado devices --state away --sort=-lag');
+  await page.getByLabel('User', { exact: true }).fill('nobody');
+  await c.says('No device matches this filter');
+  await page.getByRole('button', { name: 'Clear filters' }).click();
+  await c.table('Devices').getByRole('columnheader', { name: 'User' }).getByRole('button').click();
+  await c.until('sorted by user, descending', async () => /^eve/.test(await rows.first().innerText()));
+}
+
 async function user(c) {
   const { page } = c;
   await c.go('#/users/ann', 'User ann');
@@ -112,10 +136,14 @@ async function user(c) {
   await c.confirm('Revoke');
   await c.says(/tokens from before .* are refused/i);
   await c.says('Not connected at the moment');
+  await c.says('(left the company)');
   await page.getByRole('button', { name: 'Lift the revocation' }).click();
   await c.confirm('Lift the revocation');
   await c.says('The revocation is lifted.');
   await c.go('#/users/nina', 'User nina');
+  await c.says('This user has no device');
+  // Browsers remove such an id from a path.
+  await c.go('#/users/..', 'User ..');
   await c.says('This user has no device');
 }
 

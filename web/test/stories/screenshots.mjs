@@ -18,6 +18,7 @@ export async function story(c) {
   await playground(c);
   const pages = {
     sessions: ['#/sessions', 'Sessions'],
+    devices: ['#/devices', 'Devices'],
     user: ['#/users/ann', 'User ann'],
     why: [`#/why?user=ann&seq=${seq}`, 'Why'],
     tail: ['#/tail', 'Live tail'],
