@@ -12,6 +12,7 @@ use super::instance_history::InstanceHistory;
 use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
+use super::stream_places::StreamPlaces;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
@@ -50,7 +51,9 @@ pub struct HubState {
     /// waits.
     pub console_reads: Semaphore,
     /// Places for admins who follow the log.
-    pub log_followers: Arc<Semaphore>,
+    pub log_followers: Arc<StreamPlaces>,
+    /// Places for admins who read samples of the instances as they come.
+    pub live_readers: Arc<StreamPlaces>,
     /// What retention keeps, to show it.
     pub retention: RetentionPolicy,
     pub health: Health,

@@ -15,6 +15,7 @@ export interface SessionRow {
   readonly acked: number;
   readonly lag: number;
   readonly upstream: boolean;
+  readonly playground: boolean;
 }
 
 /** Rows by the names of the columns, so that a hub with more columns, or in another order, is read rightly. */
@@ -31,6 +32,7 @@ export function readRows({ columns, rows, instances, head }: SessionsAnswer): Se
     'acked',
   ].map(at);
   const upstream = at('upstream');
+  const playground = at('playground');
   return rows.map((row) => {
     const place = row[acked as number] as number;
     return {
@@ -46,6 +48,7 @@ export function readRows({ columns, rows, instances, head }: SessionsAnswer): Se
       acked: place,
       lag: Math.max(0, head - place),
       upstream: row[upstream] === true,
+      playground: row[playground] === true,
     };
   });
 }

@@ -105,6 +105,7 @@ impl<'a> SessionList<'a> {
             sent: connection.delivered(),
             acked,
             upstream: self.live.contains(user),
+            playground: connection.origin().is_playground,
         })
     }
 
@@ -135,6 +136,7 @@ impl<'a> SessionList<'a> {
             sent: session.sent,
             acked: session.acked,
             upstream: self.live.contains(session.user),
+            playground: session.is_playground,
         })
     }
 }

@@ -19,7 +19,7 @@ const TRANSPORT_RULE: &str = "must be websocket, sse or ndjson";
 const SORT_RULE: &str = "must be lag, user, connected_at, last_activity_at, sent or acked, with - before it for descending";
 
 /// The names of the values of a row.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "session_id",
     "user_id",
     "account_ids",
@@ -31,6 +31,7 @@ const COLUMNS: [&str; 11] = [
     "sent",
     "acked",
     "upstream",
+    "playground",
 ];
 
 /// What an admin asked for.
@@ -237,6 +238,8 @@ pub struct SessionRow<'a> {
     pub sent: Seq,
     pub acked: Seq,
     pub upstream: bool,
+    /// A token of the session was made for the playground of the console.
+    pub playground: bool,
 }
 
 impl Serialize for SessionRow<'_> {
@@ -253,6 +256,7 @@ impl Serialize for SessionRow<'_> {
         row.serialize_element(&self.sent)?;
         row.serialize_element(&self.acked)?;
         row.serialize_element(&self.upstream)?;
+        row.serialize_element(&self.playground)?;
         row.end()
     }
 }
@@ -306,6 +310,7 @@ mod tests {
             sent: Seq::from_db(9),
             acked: Seq::from_db(acked),
             upstream: false,
+            playground: false,
         }
     }
 
@@ -362,7 +367,7 @@ mod tests {
         let head = SessionsHead { as_of: "t".into(), head: Seq::from_db(9), total: 5, matching: 2, instances: vec![Uuid::nil()] };
         let answer: serde_json::Value = serde_json::from_slice(&body(&head, &rows)).unwrap();
         assert_eq!(answer["columns"].as_array().unwrap().len(), answer["rows"][0].as_array().unwrap().len());
-        let first = serde_json::json!([Uuid::from_u128(1), "ann", ["7"], "web", 0, "sse", 5, 6, 9, 7, false]);
+        let first = serde_json::json!([Uuid::from_u128(1), "ann", ["7"], "web", 0, "sse", 5, 6, 9, 7, false, false]);
         assert_eq!((&answer["rows"][0], &answer["rows"][1][2]), (&first, &serde_json::json!([])));
         assert!(Accounts::Joined("a,7").has(&ids[0]) && !Accounts::Joined("77").has(&ids[0]));
     }
