@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use console::ConsoleSettings;
+pub use console::{ConsoleSettings, SwitchedOn};
 use effective::without_credentials;
 pub use effective::{EffectiveSetting, SettingSource};
 pub use reading::{FOREVER, parse_bytes, parse_duration, parse_idle, parse_key};
@@ -114,14 +114,15 @@ pub const TABLE: &[Setting] = &[
         "RECADO_ADMIN",
         "auto",
         "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback and \
-         RECADO_PUBLIC_URL, RECADO_ALLOWED_HOSTS and RECADO_TRUSTED_PROXIES tell of no proxy in front of it. With \
+         RECADO_PUBLIC_URL, RECADO_ALLOWED_HOSTS and RECADO_TRUSTED_PROXIES tell of no proxy in front of it, and for requests \
+         without a header of a proxy (Forwarded, X-Forwarded-For, X-Forwarded-Host, X-Real-IP, Via). With \
          RECADO_INTERNAL_BIND only that listener serves it.",
     ),
     row(
         "RECADO_PLAYGROUND",
         "auto",
-        "on: the console's playground may make tokens for any user, for 15 minutes at most. off, or auto: on where auto \
-         turns the console on. Always off without the console and with RECADO_INTERNAL_BIND.",
+        "on: the console's playground may make tokens for any user, for 15 minutes at most. off, or auto: on where, and \
+         for requests to which, auto serves the console. Always off without the console and with RECADO_INTERNAL_BIND.",
     ),
     row(
         "RECADO_ADDRESS_CONNECTIONS",

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use self::listeners::{BoundListener, listen};
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
-use crate::config::{Config, EffectiveSetting, SessionPolicy, UpstreamSettings};
+use crate::config::{Config, EffectiveSetting, SessionPolicy, SwitchedOn, UpstreamSettings};
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
 use crate::delivery::connection_entries::EntryWriter;
@@ -23,10 +23,11 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, FOLLOWERS_MAX, Health, HubReports, HubState, InstanceHistory,
-    KeyCache, KeyLooker, KeyRates, NameRates, Origins, ScanTurns, SocketRules, Tickets, UserBudgets, close_removed_keys,
-    record_refused_attempts,
+    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, FOLLOWERS_MAX, FOLLOWERS_OF_ONE, Health, HubReports, HubState,
+    InstanceHistory, KeyCache, KeyLooker, KeyRates, LIVE_MAX, LIVE_OF_ONE, NameRates, Origins, ScanTurns, Served, SocketRules,
+    StreamPlaces, Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
 };
+use crate::identity::sign_in_link::SignInLinks;
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
@@ -163,7 +164,7 @@ impl<'a> HubBuilder<'a> {
         let listeners = listen(config, &hub, &tasks).await?;
         let address = listeners[0].address;
         // The internal listener, if there is one, comes last.
-        let console_address = listeners.last().map(|listener| listener.address).filter(|_| hub.console.is_served);
+        let console_address = listeners.last().map(|listener| listener.address).filter(|_| hub.console.page != Served::Off);
 
         let (hints_in, hints) = mpsc::channel(HINTS);
         let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
@@ -364,7 +365,8 @@ fn hub(
         batch_room: Semaphore::new(BATCHES_AT_ONCE),
         console_reads: Semaphore::new(CONSOLE_READS_AT_ONCE),
         device_scans: ScanTurns::default(),
-        log_followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        log_followers: StreamPlaces::new("follow the log", FOLLOWERS_MAX, FOLLOWERS_OF_ONE),
+        live_readers: StreamPlaces::new("read the samples of the instances", LIVE_MAX, LIVE_OF_ONE),
         retention: policy(config),
         health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },
@@ -372,6 +374,14 @@ fn hub(
         tasks,
     };
     HubParts { hub: Arc::new(hub), pulse, looker, committed, appender, entry_writer }
+}
+
+const fn served(switched: SwitchedOn) -> Served {
+    match switched {
+        SwitchedOn::No => Served::Off,
+        SwitchedOn::ByAuto => Served::WithoutProxy,
+        SwitchedOn::Yes => Served::On,
+    }
 }
 
 /// What the console shows and may do.
@@ -383,9 +393,11 @@ fn console_rules(config: &Config, identity: &Identity) -> ConsoleRules {
         secret: setting.is_secret,
     };
     ConsoleRules {
-        is_served: config.serves_console(),
+        page: served(config.serves_console()),
+        playground: served(config.serves_playground()),
         leads_from_root: config.leads_to_console(),
-        minter: config.serves_playground().then(|| TokenMinter::new(identity.secrets.current.clone(), config.jwt.clone())),
+        minter: TokenMinter::new(identity.secrets.current.clone(), config.jwt.clone()),
+        links: SignInLinks::of(identity.secrets.all()),
         folder: config.console.folder.clone(),
         settings: config.effective.iter().map(shown).collect(),
     }

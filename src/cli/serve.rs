@@ -9,6 +9,7 @@ use super::error::CliFailure;
 use super::{admin, output};
 use crate::app::{self, Kept, ReadyAddresses};
 use crate::config::{Config, Values};
+use crate::identity::OwnSecret;
 use crate::startup::{self, StartupError};
 use crate::{privileges, telemetry};
 
@@ -106,14 +107,14 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
     }
     let hints = Hints::of(&config);
     // Only for a person who started the hub in a terminal: stderr may be a log, and a log must not hold a token.
-    let console_token = if output::is_terminal() { Some(admin::token(kept.current_secret(), &config)?) } else { None };
+    let link_secret = output::is_terminal().then(|| kept.current_secret().clone());
     app::serve(config, kept, |ReadyAddresses { clients, console }| {
         // The parent process may no longer read stdout; the hub serves nevertheless.
         let ready = format!("ready http://{clients}");
         // On a thread of its own: writing to a full pipe without a reader blocks.
         drop(tokio::task::spawn_blocking(move || output::line(&ready)));
         let console = console.filter(|address| address.ip().is_loopback());
-        let console = console.map_or_else(String::new, |address| hints.console(address, console_token.as_deref()));
+        let console = console.map_or_else(String::new, |address| hints.console(address, link_secret.as_ref()));
         telemetry::say(&hints.text(clients, &console));
     })
     .await?;
@@ -133,11 +134,15 @@ impl Hints {
         Self { program, flags }
     }
 
-    /// The line about the console: a link that opens it signed in, or the command that prints the link.
-    fn console(&self, address: SocketAddr, token: Option<&str>) -> String {
+    /// The lines about the console: a link that opens it signed in, or the command that prints the link.
+    fn console(&self, address: SocketAddr, secret: Option<&OwnSecret>) -> String {
         let Self { program, flags } = self;
-        match token {
-            Some(token) => format!("\nopen the console in a browser:\n  {}", admin::link(&format!("http://{address}"), token)),
+        match secret {
+            // Made now: the hub may have waited for its database for longer than a link lives.
+            Some(secret) => {
+                let link = admin::link_at_start(&format!("http://{address}"), secret);
+                format!("\nopen the console in a browser, within 5 minutes:\n  {link}")
+            }
             None => format!("\nprint a link to the console:\n  {program} admin{flags}{}", url(address)),
         }
     }

@@ -7,7 +7,7 @@ use super::error::CliFailure;
 use super::output::{self, Format};
 use crate::config::{Config, parse_duration};
 use crate::domain::{AccountId, Principal, Role, UserId};
-use crate::identity::{self, ACCOUNTS_MAX, OwnSecret, TOKEN_MAX_BYTES};
+use crate::identity::{self, ACCOUNTS_MAX, TOKEN_MAX_BYTES};
 use crate::startup;
 
 /// Print a token.
@@ -69,18 +69,7 @@ pub fn principal(user: &str, accounts: &[String]) -> Result<Principal, CliFailur
 }
 
 pub fn mint(config: &Config, who: &Principal, role: Option<Role>, ttl: std::time::Duration) -> Result<String, CliFailure> {
-    mint_with(&startup::own_secrets(config)?.current, config, who, role, ttl)
-}
-
-/// As [`mint`], with a secret that was read before.
-pub fn mint_with(
-    secret: &OwnSecret,
-    config: &Config,
-    who: &Principal,
-    role: Option<Role>,
-    ttl: std::time::Duration,
-) -> Result<String, CliFailure> {
-    let token = identity::mint_with(secret, &config.jwt, who, role, ttl);
+    let token = identity::mint_with(&startup::own_secrets(config)?.current, &config.jwt, who, role, ttl);
     let token = token.map_err(|error| CliFailure::other(format!("the token could not be made: {error}")))?;
     if token.len() > TOKEN_MAX_BYTES {
         return Err(CliFailure::other(format!(

@@ -17,13 +17,24 @@ pub(super) enum AutoSwitch {
 impl AutoSwitch {
     const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
 
-    fn is_on(self, automatic: bool) -> bool {
+    /// `automatic`: whether only this machine comes in, as far as the settings tell.
+    const fn switched(self, automatic: bool) -> SwitchedOn {
         match self {
-            Self::Auto => automatic,
-            Self::On => true,
-            Self::Off => false,
+            Self::Auto if automatic => SwitchedOn::ByAuto,
+            Self::On => SwitchedOn::Yes,
+            Self::Auto | Self::Off => SwitchedOn::No,
         }
     }
+}
+
+/// How the settings turn something on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchedOn {
+    No,
+    /// By `auto`, because only this machine comes in as far as the settings tell. The hub looks at each request for a
+    /// proxy that no setting names.
+    ByAuto,
+    Yes,
 }
 
 /// The settings of the console.
@@ -64,19 +75,22 @@ impl Config {
     }
 
     /// Whether this hub serves the console.
-    pub fn serves_console(&self) -> bool {
-        self.console.admin.is_on(self.is_for_this_machine())
+    pub fn serves_console(&self) -> SwitchedOn {
+        self.console.admin.switched(self.is_for_this_machine())
     }
 
     /// Whether the console's playground may get tokens of users. A page can reach only its own origin, and the internal
     /// listener serves no stream: with `RECADO_INTERNAL_BIND` the playground could not work.
-    pub fn serves_playground(&self) -> bool {
-        self.serves_console() && self.internal_bind.is_none() && self.console.playground.is_on(self.is_for_this_machine())
+    pub fn serves_playground(&self) -> SwitchedOn {
+        if self.serves_console() == SwitchedOn::No || self.internal_bind.is_some() {
+            return SwitchedOn::No;
+        }
+        self.console.playground.switched(self.is_for_this_machine())
     }
 
     /// Whether a browser that opens `/` is sent to the console: both must be on the same listener.
     pub fn leads_to_console(&self) -> bool {
-        self.serves_console() && self.internal_bind.is_none()
+        self.serves_console() != SwitchedOn::No && self.internal_bind.is_none()
     }
 }
 
@@ -92,24 +106,25 @@ mod tests {
 
     #[test]
     fn the_console_follows_the_listener_that_would_serve_it() {
+        let (off, auto, on) = (SwitchedOn::No, SwitchedOn::ByAuto, SwitchedOn::Yes);
         let served = |pairs: &[(&str, &str)]| {
             let config = load(pairs);
             (config.serves_console(), config.serves_playground(), config.leads_to_console())
         };
-        assert_eq!(served(&[]), (true, true, true));
-        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0")]), (false, false, false));
-        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0"), ("RECADO_ADMIN", "on")]), (true, false, true));
-        assert_eq!(served(&[("RECADO_BIND", "::"), ("RECADO_ADMIN", "on"), ("RECADO_PLAYGROUND", "on")]), (true, true, true));
-        assert_eq!(served(&[("RECADO_ADMIN", "off"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
-        assert_eq!(served(&[("RECADO_PLAYGROUND", "off")]), (true, false, true));
+        assert_eq!(served(&[]), (auto, auto, true));
+        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0")]), (off, off, false));
+        assert_eq!(served(&[("RECADO_BIND", "0.0.0.0"), ("RECADO_ADMIN", "on")]), (on, off, true));
+        assert_eq!(served(&[("RECADO_BIND", "::"), ("RECADO_ADMIN", "on"), ("RECADO_PLAYGROUND", "on")]), (on, on, true));
+        assert_eq!(served(&[("RECADO_ADMIN", "off"), ("RECADO_PLAYGROUND", "on")]), (off, off, false));
+        assert_eq!(served(&[("RECADO_PLAYGROUND", "off")]), (auto, off, true));
         // A proxy on the same machine lets others in.
-        assert_eq!(served(&[("RECADO_PUBLIC_URL", "https://hub.example.com")]), (false, false, false));
-        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1")]), (false, false, false));
-        assert_eq!(served(&[("RECADO_ALLOWED_HOSTS", "hub.example.com")]), (false, false, false));
-        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_INTERNAL_BIND", "127.0.0.1:0")]), (true, false, false));
-        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_ADMIN", "on")]), (true, false, true));
-        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "127.0.0.1:0"), ("RECADO_BIND", "0.0.0.0")]), (true, false, false));
-        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "10.0.0.5:0"), ("RECADO_PLAYGROUND", "on")]), (false, false, false));
+        assert_eq!(served(&[("RECADO_PUBLIC_URL", "https://hub.example.com")]), (off, off, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1")]), (off, off, false));
+        assert_eq!(served(&[("RECADO_ALLOWED_HOSTS", "hub.example.com")]), (off, off, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_INTERNAL_BIND", "127.0.0.1:0")]), (auto, off, false));
+        assert_eq!(served(&[("RECADO_TRUSTED_PROXIES", "127.0.0.1"), ("RECADO_ADMIN", "on")]), (on, off, true));
+        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "127.0.0.1:0"), ("RECADO_BIND", "0.0.0.0")]), (auto, off, false));
+        assert_eq!(served(&[("RECADO_INTERNAL_BIND", "10.0.0.5:0"), ("RECADO_PLAYGROUND", "on")]), (off, off, false));
     }
 
     #[test]

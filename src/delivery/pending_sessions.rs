@@ -134,6 +134,7 @@ fn fact(connection: &Connection, log_id: LogId, end: Option<(Instant, &'static s
         is_kept: connection.is_kept,
         follows_members: connection.follows_members(),
         types: connection.types.as_ref().map(ToString::to_string),
+        is_playground: connection.origin().is_playground,
         connected: connection.connected,
         last_activity: connection.connected + connection.last_activity(),
         end,

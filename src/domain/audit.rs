@@ -9,6 +9,7 @@ use super::StartTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Act {
     AdminRequest,
+    AdminSignIn,
     AnalystBar,
     AnalystCreate,
     AnalystDrop,
@@ -45,6 +46,7 @@ pub enum Act {
 impl Act {
     pub const ALL: &[Self] = &[
         Self::AdminRequest,
+        Self::AdminSignIn,
         Self::AnalystBar,
         Self::AnalystCreate,
         Self::AnalystDrop,
@@ -81,6 +83,7 @@ impl Act {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AdminRequest => "admin.request",
+            Self::AdminSignIn => "admin.sign_in",
             Self::AnalystBar => "analyst.bar",
             Self::AnalystCreate => "analyst.create",
             Self::AnalystDrop => "analyst.drop",

@@ -44,6 +44,8 @@ pub struct TokenOrigin {
     pub key: Option<KeyTag>,
     /// When the token was issued (`iat`), if it says so.
     pub issued_at: Option<DateTime<Utc>>,
+    /// The token was made for the playground of the console.
+    pub is_playground: bool,
 }
 
 /// The permissions of a service key or service token.

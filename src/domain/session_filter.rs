@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{AccountId, ClientId, Seq, UserId};
 
 /// The conditions that a session must meet, all of them. `None` sets no condition. The function
-/// `recado.close_matching_sessions` of `V25__admin_acts.sql` has the same rule in SQL; a test compares the two.
+/// `recado.close_matching` of `V26__console_sign_in.sql` has the same rule in SQL; a test compares the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionFilter {
     pub user: Option<UserId>,

@@ -15,7 +15,7 @@ use super::problems::RefusedRequest;
 use super::query::{QueryPairs, cut_page, no_store, pairs};
 use super::request::{BODY_MAX_BYTES, Media, media, whole_body};
 use super::state::HubState;
-use crate::store::access::{self, ListedRevocation, SessionsOf};
+use crate::store::access::{self, ClosedSessions, ListedRevocation, SessionsOf};
 use crate::wire::access::{CloseBody, RevocationBody};
 use crate::wire::member::UserPageQuery;
 use crate::wire::problem::Problem;
@@ -73,12 +73,13 @@ pub async fn close(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: B
         CloseBody::User(user) => SessionsOf::User(user),
         CloseBody::Account(account) => SessionsOf::Account(account),
         CloseBody::Matching { filter, expect } => {
-            let matching = access::close_matching(&hub.reader, &filter, expect, &actor(&headers, &caller)).await?;
+            let ClosedSessions { matching, closed } =
+                access::close_matching(&hub.reader, &filter, expect, &actor(&headers, &caller)).await?;
             if matching != expect {
                 return Err(other_count(matching, expect).into());
             }
-            tracing::info!(by = caller.name, sessions = matching, "closes the sessions that match a filter");
-            return Ok((no_store(), Json(json!({ "success": true, "sessions": matching }))).into_response());
+            tracing::info!(by = caller.name, sessions = closed, "closes the sessions that match a filter");
+            return Ok((no_store(), Json(json!({ "success": true, "sessions": closed }))).into_response());
         }
     };
     let open = access::close(&hub.reader, &sessions, &actor(&headers, &caller)).await?;

@@ -1,8 +1,9 @@
 //! Serves the console's page and its files at `/admin`.
 //!
 //! The files are built by `web/build.mjs` and kept in `web/dist`, so a build of the hub needs no Node. The page gets
-//! its token in the fragment of its address, which a browser sends to no server. The headers keep it from other places:
-//! no referrer, no foreign host, no frame around the page.
+//! the token of a link in the fragment of its address, which a browser sends to no server, and exchanges it for its
+//! own token (`console/sign_in.rs`). The headers keep both from other places: no referrer, no foreign host, no frame
+//! around the page.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -76,7 +77,7 @@ pub async fn page(
     slash: Option<Extension<TrailingSlash>>,
     headers: HeaderMap,
 ) -> Result<Response, RefusedRequest> {
-    if slash.is_some() && hub.console.is_served {
+    if slash.is_some() && hub.console.is_served(&headers) {
         // The page names its files relative to `/admin`, so that a proxy may put the hub under a path.
         return Ok(redirect(StatusCode::PERMANENT_REDIRECT, "../admin"));
     }
@@ -117,16 +118,8 @@ fn redirect(status: StatusCode, to: &'static str) -> Response {
     (status, headers).into_response()
 }
 
-fn off() -> RefusedRequest {
-    let detail = "this hub does not serve the console here; RECADO_ADMIN=on turns it on, and with RECADO_INTERNAL_BIND only that listener \
-                  serves it";
-    Problem::new(404, "not_found", detail).into()
-}
-
 async fn serve(hub: &HubState, file: &PageFile, headers: &HeaderMap) -> Result<Response, RefusedRequest> {
-    if !hub.console.is_served {
-        return Err(off());
-    }
+    hub.console.check_served(headers)?;
     if let Some(folder) = &hub.console.folder {
         let content = from_folder(folder, file.name).await?;
         return Ok(answer(file.media, entity_tag(&content, ""), headers, content));

@@ -17,5 +17,6 @@ pub fn own_session(connection: &Connection, instance: InstanceId) -> StoredSessi
         acked: connection.acked(),
         connected_at: connection.connected_at,
         last_activity_at: connection.connected_at + connection.last_activity(),
+        is_playground: connection.origin().is_playground,
     }
 }

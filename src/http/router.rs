@@ -81,6 +81,7 @@ pub fn routes(side: ListenerSide) -> Routes {
         .get("/api/admin/upstream", console::upstream::list)
         .post("/api/admin/upstream/{provider}/{user}", console::upstream::act)
         .post("/api/admin/tokens", console::tokens::mint)
+        .post("/api/admin/sign-in", console::sign_in::exchange)
         .get(console_page::PATH, console_page::page)
         .get(console_page::SCRIPT_PATH, console_page::script)
         .get(console_page::STYLE_PATH, console_page::style)

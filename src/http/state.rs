@@ -13,6 +13,7 @@ use super::origin::Origins;
 use super::rate_limits::{KeyRates, NameRates, UserBudgets};
 use super::refused_attempts::RefusedAttempts;
 use super::scan_turns::ScanTurns;
+use super::stream_places::StreamPlaces;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
 use crate::domain::InstanceId;
@@ -53,7 +54,9 @@ pub struct HubState {
     /// Turns for lists of all devices.
     pub device_scans: ScanTurns,
     /// Places for admins who follow the log.
-    pub log_followers: Arc<Semaphore>,
+    pub log_followers: Arc<StreamPlaces>,
+    /// Places for admins who read samples of the instances as they come.
+    pub live_readers: Arc<StreamPlaces>,
     /// What retention keeps, to show it.
     pub retention: RetentionPolicy,
     pub health: Health,

@@ -85,7 +85,12 @@ impl Tickets {
         // Whole seconds, because the ticket contains the end.
         let expires_at = claims.expires_at.min((Utc::now() + TICKET_LIFE).trunc_subsecs(0));
         let ticket = self.mint(expires_at, claims.origin.key);
-        let pass = TicketGrant { who: claims.who, token_expires_at: claims.expires_at, token_issued_at: claims.origin.issued_at };
+        let pass = TicketGrant {
+            who: claims.who,
+            token_expires_at: claims.expires_at,
+            token_issued_at: claims.origin.issued_at,
+            is_playground: claims.origin.is_playground,
+        };
         tickets::keep(&self.reader, &keys::hash(&ticket), &pass, TICKET_LIFE).await?;
         Ok((ticket, expires_at))
     }
@@ -128,7 +133,7 @@ impl Tickets {
         if is_ours {
             self.remember(hash, now);
         }
-        let TicketGrant { who, token_expires_at, token_issued_at } = match taken {
+        let TicketGrant { who, token_expires_at, token_issued_at, is_playground } = match taken {
             TakenTicket::Good(pass) => pass,
             TakenTicket::Late => return Ok(Err(TokenError::Expired)),
             TakenTicket::Unknown => return Ok(Err(used)),
@@ -138,7 +143,7 @@ impl Tickets {
         }
         // A ticket of an older hub has random bits there, which are the tag of no key.
         let key = if is_ours { tag(ticket) } else { None };
-        let origin = TokenOrigin { key, issued_at: token_issued_at };
+        let origin = TokenOrigin { key, issued_at: token_issued_at, is_playground };
         Ok(Ok(Claims { who, expires_at: token_expires_at, role: None, origin }))
     }
 

@@ -39,7 +39,7 @@ pub async fn root(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, RefusedRequest> {
     if !headers.contains_key(header::UPGRADE) {
-        if state.console.leads_from_root && console_page::is_browser(&headers) {
+        if state.console.leads_from_root && console_page::is_browser(&headers) && state.console.is_served(&headers) {
             return Ok(console_page::lead());
         }
         // A program, or a person without a console, gets a short answer.

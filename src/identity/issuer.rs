@@ -23,6 +23,8 @@ pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 /// The claim of a service's or an admin's token. The name is our own: issuers of users' tokens use `role` for
 /// purposes of theirs, and being an admin there must not make a user an admin here.
 pub const ROLE_CLAIM: &str = "recado_role";
+/// The claim of a token that was made for the playground of the console. It only marks: such a token is a user's.
+pub const PLAYGROUND_CLAIM: &str = "recado_playground";
 /// Maximum length of a token. A longer one is not ours, and costs nothing to refuse.
 pub const TOKEN_MAX_BYTES: usize = 8 << 10;
 
@@ -106,7 +108,8 @@ impl IssuerRules {
         let role = self.role(&claims)?;
         // Only revocations ask for it. Whatever is no time counts as none, and is refused once the user is revoked.
         let issued_at = claims.get("iat").and_then(time);
-        Ok(Claims { who: Principal { user, accounts }, expires_at, role, origin: TokenOrigin { key, issued_at } })
+        let is_playground = claims.get(PLAYGROUND_CLAIM) == Some(&Value::Bool(true));
+        Ok(Claims { who: Principal { user, accounts }, expires_at, role, origin: TokenOrigin { key, issued_at, is_playground } })
     }
 
     /// The text of an id. Databases number users and accounts, so a whole number counts as its decimal text. A number

@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use super::OwnSecret;
 use super::claim_path::ClaimPath;
-use super::issuer::{ROLE_CLAIM, TOKEN_MAX_BYTES};
+use super::issuer::{PLAYGROUND_CLAIM, ROLE_CLAIM, TOKEN_MAX_BYTES};
 use crate::config::JwtRules;
-use crate::domain::{Principal, Role};
+use crate::domain::{Principal, Role, UserId};
 
 /// Makes a token with a secret that has no name.
 ///
@@ -37,13 +37,36 @@ pub fn mint_with(
     role: Option<Role>,
     ttl: Duration,
 ) -> Result<String, jsonwebtoken::errors::Error> {
-    let now = Utc::now().timestamp();
+    encode(secret, rules, &NewToken { who, role, issued_at: now(), expires_at: after(ttl), is_playground: false })
+}
+
+/// The content of a new token.
+struct NewToken<'a> {
+    who: &'a Principal,
+    role: Option<Role>,
+    issued_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    is_playground: bool,
+}
+
+/// Now, in whole seconds as the claims have them.
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap_or_default()
+}
+
+/// The whole second that lies `ttl` ahead.
+fn after(ttl: Duration) -> DateTime<Utc> {
+    let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+    DateTime::from_timestamp(now().timestamp().saturating_add(seconds), 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+fn encode(secret: &OwnSecret, rules: &JwtRules, new: &NewToken<'_>) -> Result<String, jsonwebtoken::errors::Error> {
     let mut claims = Map::new();
-    claims.insert("iat".into(), now.into());
-    claims.insert("exp".into(), (now.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))).into());
+    claims.insert("iat".into(), new.issued_at.timestamp().into());
+    claims.insert("exp".into(), new.expires_at.timestamp().into());
     let mut put = |name: &str, value: Value| ClaimPath::of(name).put(&mut claims, value);
-    put(&rules.user_claim, who.user.as_str().into());
-    match who.accounts.as_slice() {
+    put(&rules.user_claim, new.who.user.as_str().into());
+    match new.who.accounts.as_slice() {
         [] => {}
         [one] => put(&rules.account_claim, one.as_str().into()),
         many => put(&rules.accounts_claim, many.iter().map(|account| Value::from(account.as_str())).collect()),
@@ -51,12 +74,15 @@ pub fn mint_with(
     let mut named = |name: &str, value: Option<&str>| value.map(|value| claims.insert(name.to_owned(), value.into()));
     named("iss", rules.issuer.as_deref());
     named("aud", rules.audience.as_deref());
-    named(ROLE_CLAIM, role.map(Role::as_str));
+    named(ROLE_CLAIM, new.role.map(Role::as_str));
+    if new.is_playground {
+        claims.insert(PLAYGROUND_CLAIM.to_owned(), true.into());
+    }
     let header = Header { kid: secret.kid.clone(), ..Header::new(Algorithm::HS256) };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret.secret.as_bytes())?)
 }
 
-/// Makes tokens of users with the hub's current secret.
+/// Makes tokens with the hub's current secret.
 pub struct TokenMinter {
     secret: OwnSecret,
     rules: JwtRules,
@@ -82,15 +108,35 @@ impl TokenMinter {
         Self { secret, rules }
     }
 
-    /// Makes a token without a role, which lives for `ttl` or for as long as the hub's rules allow.
+    /// Makes a user's token for the playground, which lives for `ttl` or for as long as the hub's rules allow. A claim
+    /// marks it.
     ///
     /// # Errors
     /// See [`MintError`].
-    pub fn mint(&self, who: &Principal, ttl: Duration) -> Result<MintedToken, MintError> {
-        let ttl = ttl.min(self.rules.max_lifetime);
-        // The claim has whole seconds.
-        let expires_at = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap_or_default() + ttl;
-        let token = mint_with(&self.secret, &self.rules, who, None, ttl).map_err(|_| MintError::Refused)?;
+    pub fn for_playground(&self, who: &Principal, ttl: Duration) -> Result<MintedToken, MintError> {
+        self.mint(who, None, now(), ttl, true)
+    }
+
+    /// Makes an admin's token for a sign-in to the console, which counts as issued at `issued_at`.
+    ///
+    /// # Errors
+    /// See [`MintError`].
+    pub fn for_console(&self, admin: UserId, issued_at: DateTime<Utc>, ttl: Duration) -> Result<MintedToken, MintError> {
+        let who = Principal { user: admin, accounts: Vec::new() };
+        self.mint(&who, Some(Role::Admin), issued_at.min(now()), ttl, false)
+    }
+
+    fn mint(
+        &self,
+        who: &Principal,
+        role: Option<Role>,
+        issued_at: DateTime<Utc>,
+        ttl: Duration,
+        is_playground: bool,
+    ) -> Result<MintedToken, MintError> {
+        let expires_at = after(ttl.min(self.rules.max_lifetime));
+        let new = NewToken { who, role, issued_at, expires_at, is_playground };
+        let token = encode(&self.secret, &self.rules, &new).map_err(|_| MintError::Refused)?;
         if token.len() > TOKEN_MAX_BYTES {
             return Err(MintError::TooLong);
         }

@@ -24,6 +24,7 @@ mod key_set;
 mod mint;
 mod pem;
 mod revocations;
+pub mod sign_in_link;
 mod token;
 mod verification_key;
 

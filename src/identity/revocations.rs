@@ -55,7 +55,7 @@ mod tests {
     fn a_token_is_refused_if_it_was_issued_before_or_does_not_say_when() {
         let (ann, bob) = (UserId::parse("ann").unwrap(), UserId::parse("bob").unwrap());
         let at = |seconds: i64| DateTime::from_timestamp(1_790_000_000 + seconds, 0);
-        let of = |issued_at| TokenOrigin { key: None, issued_at };
+        let of = |issued_at| TokenOrigin { issued_at, ..TokenOrigin::default() };
         let revocations = Revocations::default();
         assert!(!revocations.refuse(&ann, of(None)));
         revocations.revoke(ann.clone(), at(0).unwrap());

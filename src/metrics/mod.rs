@@ -33,7 +33,7 @@ pub static CREDENTIAL_LOOKUPS: CounterVec<3> = CounterVec::new(["key", "ticket",
 /// Checks of tokens, by outcome and algorithm.
 pub static TOKENS: PairCounter = PairCounter::empty();
 /// Refused sign-ins of every transport and of services, by reason, and refused tokens for an open WebSocket.
-pub static SIGN_INS_REFUSED: CounterVec<17> = CounterVec::new([
+pub static SIGN_INS_REFUSED: CounterVec<20> = CounterVec::new([
     "bad_signature",
     "expired",
     "foreign_address",
@@ -41,6 +41,9 @@ pub static SIGN_INS_REFUSED: CounterVec<17> = CounterVec::new([
     "identity_changed",
     "invalid_token",
     "keys_unavailable",
+    "link_expired",
+    "link_forged",
+    "link_used",
     "no_credential",
     "revoked",
     "ticket_expired",

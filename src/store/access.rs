@@ -207,7 +207,8 @@ pub async fn lift(reader: &Reader, user: &UserId, actor: &Actor) -> Result<bool,
     Ok(lifted)
 }
 
-/// Closes sessions on all hubs. Returns how many were open, as far as the hubs have stored them.
+/// Closes sessions on all hubs. Returns how many were open and not being closed already, as far as the hubs have stored
+/// them.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The call can be repeated.
@@ -247,15 +248,25 @@ pub async fn drain(reader: &Reader, instance: InstanceId, window: Duration, acto
     Ok(sessions)
 }
 
-/// Closes the sessions that match on all hubs, if they are `expect`. Returns how many match, as far as the hubs have
-/// stored them; nothing is closed if that is another number.
+/// The result of closing the sessions that match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedSessions {
+    /// Open sessions that match, as far as the hubs have stored them.
+    pub matching: i64,
+    /// Those whose closing was ordered now. The others were being closed already.
+    pub closed: i64,
+}
+
+/// Closes the sessions that match on all hubs, if they are `expect`. Nothing is closed if another number matches.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The call can be repeated.
-pub async fn close_matching(reader: &Reader, filter: &SessionFilter, expect: i64, actor: &Actor) -> Result<i64, StoreError> {
+pub async fn close_matching(reader: &Reader, filter: &SessionFilter, expect: i64, actor: &Actor) -> Result<ClosedSessions, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let matching = sqlx::query_scalar!(
-        r#"SELECT recado.close_matching_sessions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "matching!""#,
+    let closed = sqlx::query_as!(
+        ClosedSessions,
+        r#"SELECT matching AS "matching!", closed AS "closed!"
+             FROM recado.close_matching($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
         filter.user.as_ref().map(UserId::as_str),
         filter.account.as_ref().map(AccountId::as_str),
         filter.client.as_ref().map(ClientId::as_str),
@@ -267,9 +278,9 @@ pub async fn close_matching(reader: &Reader, filter: &SessionFilter, expect: i64
         actor.via.as_str(),
         actor.address,
     );
-    let matching = limited(ASK_LIMIT, matching.fetch_one(checkout.connection())).await?;
+    let closed = limited(ASK_LIMIT, closed.fetch_one(checkout.connection())).await?;
     checkout.done();
-    Ok(matching)
+    Ok(closed)
 }
 
 /// A revocation in a list.
@@ -336,11 +347,11 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
                SELECT s.instance_id, s.account_ids @> $3 AND s.account_ids <@ $3 AS has_accounts
                  FROM recado.session s WHERE s.session_id = $1 AND s.user_id = $2 AND s.ended_at IS NULL),
            left_there AS (
-               INSERT INTO recado.token_renewal AS r (session_id, instance_id, user_id, expires_at, issued_at, key_tag)
-               SELECT $1, f.instance_id, $2, $4, $5, $6 FROM found f WHERE f.has_accounts
+               INSERT INTO recado.token_renewal AS r (session_id, instance_id, user_id, expires_at, issued_at, key_tag, is_playground)
+               SELECT $1, f.instance_id, $2, $4, $5, $6, $8 FROM found f WHERE f.has_accounts
                ON CONFLICT (session_id) DO UPDATE
                   SET instance_id = excluded.instance_id, expires_at = excluded.expires_at, issued_at = excluded.issued_at,
-                      key_tag = excluded.key_tag, made_at = excluded.made_at
+                      key_tag = excluded.key_tag, is_playground = excluded.is_playground, made_at = excluded.made_at
                RETURNING pg_notify('recado', $7))
            SELECT has_accounts AS "has_accounts!" FROM found"#,
         renewal.session.0,
@@ -350,6 +361,7 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
         renewal.origin.issued_at,
         renewal.origin.key.map(|KeyTag(tag)| i64::from(tag)),
         ACCESS_CHANGED,
+        renewal.origin.is_playground,
     )
     .fetch_optional(checkout.connection());
     let row = limited(ASK_LIMIT, row).await?;
@@ -367,21 +379,22 @@ pub async fn leave_renewal(reader: &Reader, renewal: &TokenRenewal, accounts: &[
 /// When the database is unavailable or slow. Tokens of a lost answer are lost; their streams end with the older ones.
 pub async fn take_renewals(connection: &mut PgConnection, instance: InstanceId) -> Result<Vec<TokenRenewal>, StoreError> {
     let rows = sqlx::query!(
-        "DELETE FROM recado.token_renewal WHERE instance_id = $1 RETURNING session_id, user_id, expires_at, issued_at, key_tag",
+        "DELETE FROM recado.token_renewal WHERE instance_id = $1
+         RETURNING session_id, user_id, expires_at, issued_at, key_tag, is_playground",
         instance.0
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;
-    let renewal = |session: Uuid, user: &str, expires_at, issued_at, key: Option<i64>| {
-        let key = key.and_then(|tag| u32::try_from(tag).ok()).map(KeyTag);
+    let renewals = rows.into_iter().filter_map(|row| {
+        let key = row.key_tag.and_then(|tag| u32::try_from(tag).ok()).map(KeyTag);
         Some(TokenRenewal {
-            session: SessionId(session),
-            user: UserId::parse(user).ok()?,
-            expires_at,
-            origin: TokenOrigin { key, issued_at },
+            session: SessionId(row.session_id),
+            user: UserId::parse(&row.user_id).ok()?,
+            expires_at: row.expires_at,
+            origin: TokenOrigin { key, issued_at: row.issued_at, is_playground: row.is_playground },
         })
-    };
-    Ok(rows.into_iter().filter_map(|row| renewal(row.session_id, &row.user_id, row.expires_at, row.issued_at, row.key_tag)).collect())
+    });
+    Ok(renewals.collect())
 }
 
 /// Removes changes that every hub has read, and newer tokens that no hub took.

@@ -101,17 +101,27 @@ pub async fn record(connection: &mut PgConnection, actor: Option<&Actor>, entry:
     Ok(())
 }
 
-/// Records that a token of a user was made.
+/// Records that a token of a user was made for the playground, unless the user is revoked. Returns whether it was.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The token must not be handed out then.
-pub async fn record_minted(reader: &Reader, actor: &Actor, who: &Principal, ttl: Duration) -> Result<(), StoreError> {
+pub async fn record_minted(reader: &Reader, actor: &Actor, who: &Principal, ttl: Duration) -> Result<bool, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let details = json!({ "account_ids": who.accounts, "ttl_seconds": ttl.as_secs() });
-    let entry = Entry { object: None, user: Some(who.user.as_str()), ..Entry::done(Act::TokenMint, "").with_details(details) };
-    record(checkout.connection(), Some(actor), &entry).await?;
+    let details = json!({ "account_ids": who.accounts, "playground": true, "ttl_seconds": ttl.as_secs() });
+    let recorded = sqlx::query_scalar!(
+        r#"SELECT recado.audit($1, p_details => $2, p_user_id => $3, p_who => $4, p_via => $5, p_address => $6) AS "audit_id!"
+            WHERE NOT EXISTS (SELECT FROM recado.revocation r WHERE r.user_id = $3)"#,
+        Act::TokenMint.as_str(),
+        details,
+        who.user.as_str(),
+        actor.who,
+        actor.via.as_str(),
+        actor.address,
+    )
+    .fetch_optional(checkout.connection());
+    let recorded = limited(ASK_LIMIT, recorded).await?;
     checkout.done();
-    Ok(())
+    Ok(recorded.is_some())
 }
 
 /// Records that an act failed. A failure to record it is not the caller's concern: nothing was done.

@@ -58,6 +58,7 @@ pub mod roles;
 mod scram;
 pub mod sessions;
 mod settings;
+pub mod sign_in_links;
 pub mod tickets;
 pub mod time_limit;
 pub mod why;

@@ -31,6 +31,8 @@ pub struct SessionFact {
     pub follows_members: bool,
     /// The types that the client asked for, as in its query; `None` for all.
     pub types: Option<String>,
+    /// Whether a token of the session was made for the playground of the console.
+    pub is_playground: bool,
     pub connected: Instant,
     pub last_activity: Instant,
     /// When it ended, and why; `None` while it is open.
@@ -63,6 +65,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let kept: Vec<bool> = facts.iter().map(|f| f.is_kept).collect();
     let follows: Vec<bool> = facts.iter().map(|f| f.follows_members).collect();
     let types: Vec<Option<&str>> = facts.iter().map(|f| f.types.as_deref()).collect();
+    let playground: Vec<bool> = facts.iter().map(|f| f.is_playground).collect();
     let now = Instant::now();
     let age = |at: Instant| i64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(i64::MAX);
     let connected: Vec<i64> = facts.iter().map(|f| age(f.connected)).collect();
@@ -72,22 +75,23 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
     let stored = sqlx::query!(
         r#"INSERT INTO recado.session AS s (instance_id, session_id, user_id, account_ids, client_id, transport, log_id,
                                             from_seq, sent_seq, acked_seq, connected_at, last_activity_at, ended_at, end_reason,
-                                            own_acked_seq, is_kept, follows_members, types)
+                                            own_acked_seq, is_kept, follows_members, types, is_playground)
            SELECT $1, f.session_id, f.user_id, f.account_ids::text[], f.client_id, f.transport, f.log_id,
                   f.from_seq, f.sent_seq, f.acked_seq, statement_timestamp() - f.connected_age * interval '1 microsecond',
                   statement_timestamp() - f.active_age * interval '1 microsecond',
                   statement_timestamp() - f.ended_age * interval '1 microsecond', f.end_reason, f.own_acked_seq, f.is_kept,
-                  f.follows_members, f.types
+                  f.follows_members, f.types, f.is_playground
              FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::bigint[], $9::bigint[],
                          $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[],
-                         $15::bigint[], $16::boolean[], $17::boolean[], $18::text[])
+                         $15::bigint[], $16::boolean[], $17::boolean[], $18::text[], $19::boolean[])
                   AS f (session_id, user_id, account_ids, client_id, transport, log_id, from_seq, sent_seq,
                         acked_seq, connected_age, active_age, ended_age, end_reason, own_acked_seq, is_kept,
-                        follows_members, types)
+                        follows_members, types, is_playground)
             ORDER BY f.session_id
            ON CONFLICT (session_id) DO UPDATE
               SET from_seq = excluded.from_seq, sent_seq = excluded.sent_seq, acked_seq = excluded.acked_seq,
                   own_acked_seq = excluded.own_acked_seq, types = excluded.types,
+                  is_playground = s.is_playground OR excluded.is_playground,
                   is_kept = excluded.is_kept AND (s.is_kept OR s.end_reason IS NOT DISTINCT FROM 'instance_lost'),
                   last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
                   ended_at = CASE WHEN excluded.ended_at IS NOT NULL THEN greatest(excluded.ended_at, s.connected_at) END,
@@ -111,6 +115,7 @@ pub async fn store(connection: &mut PgConnection, instance: InstanceId, facts: &
         &kept,
         &follows,
         &types as _,
+        &playground,
     )
     .execute(connection);
     limited(ASK_LIMIT, stored).await?;
@@ -130,6 +135,7 @@ pub struct StoredSession {
     pub acked: Seq,
     pub connected_at: DateTime<Utc>,
     pub last_activity_at: DateTime<Utc>,
+    pub is_playground: bool,
 }
 
 /// Lists the live sessions of all instances but `except`, oldest first, at most `most`.
@@ -141,7 +147,7 @@ pub async fn live_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> R
     let rows = sqlx::query_as!(
         StoredSessionRow,
         r#"SELECT s.session_id, s.instance_id, s.user_id, s.account_ids || coalesce(m.account_ids, '{}') AS "account_ids!", s.client_id,
-                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at
+                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at, s.is_playground
              FROM (SELECT * FROM recado.session
                     WHERE ended_at IS NULL AND instance_id <> $1
                     ORDER BY connected_at
@@ -173,6 +179,7 @@ pub(super) struct StoredSessionRow {
     pub acked_seq: i64,
     pub connected_at: DateTime<Utc>,
     pub last_activity_at: DateTime<Utc>,
+    pub is_playground: bool,
 }
 
 impl From<StoredSessionRow> for StoredSession {
@@ -188,6 +195,7 @@ impl From<StoredSessionRow> for StoredSession {
             acked: Seq::from_db(row.acked_seq),
             connected_at: row.connected_at,
             last_activity_at: row.last_activity_at,
+            is_playground: row.is_playground,
         }
     }
 }

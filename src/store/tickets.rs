@@ -22,6 +22,8 @@ pub struct TicketGrant {
     pub token_expires_at: DateTime<Utc>,
     /// When that token was issued, if it says so.
     pub token_issued_at: Option<DateTime<Utc>>,
+    /// Whether that token was made for the playground of the console.
+    pub is_playground: bool,
 }
 
 /// The result of using a ticket.
@@ -42,14 +44,16 @@ pub enum TakenTicket {
 pub async fn keep(reader: &Reader, hash: &[u8; 32], grant: &TicketGrant, life: Duration) -> Result<(), StoreError> {
     let mut checkout = reader.checkout().await?;
     let kept = sqlx::query!(
-        "INSERT INTO recado.ticket (hash, user_id, account_ids, token_expires_at, expires_at, token_issued_at)
-         VALUES ($1, $2, $3::text::text[], $4, clock_timestamp() + make_interval(secs => $5), $6)",
+        "INSERT INTO recado.ticket (hash, user_id, account_ids, token_expires_at, expires_at, token_issued_at,
+                                     is_playground)
+         VALUES ($1, $2, $3::text::text[], $4, clock_timestamp() + make_interval(secs => $5), $6, $7)",
         &hash[..],
         grant.who.user.as_str(),
         array_text(&grant.who.accounts),
         grant.token_expires_at,
         life.as_secs_f64(),
         grant.token_issued_at,
+        grant.is_playground,
     )
     .execute(checkout.connection());
     limited(ASK_LIMIT, kept).await?;
@@ -66,7 +70,7 @@ pub async fn take(reader: &Reader, hash: &[u8; 32]) -> Result<TakenTicket, Store
     let mut checkout = reader.checkout().await?;
     let taken = sqlx::query!(
         r#"DELETE FROM recado.ticket WHERE hash = $1
-           RETURNING user_id, account_ids, token_expires_at, token_issued_at, expires_at > clock_timestamp() AS "is_good!""#,
+           RETURNING user_id, account_ids, token_expires_at, token_issued_at, is_playground, expires_at > clock_timestamp() AS "is_good!""#,
         &hash[..]
     )
     .fetch_optional(checkout.connection());
@@ -83,6 +87,7 @@ pub async fn take(reader: &Reader, hash: &[u8; 32]) -> Result<TakenTicket, Store
         who: Principal { user, accounts },
         token_expires_at: row.token_expires_at,
         token_issued_at: row.token_issued_at,
+        is_playground: row.is_playground,
     });
     Ok(grant.map_or(TakenTicket::Unknown, TakenTicket::Good))
 }

@@ -117,6 +117,10 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     let url = format!("http://{}/api/admin/tokens", hub.address);
     let minted = http_client().post(url).bearer_auth(&admin).json(&json!({ "user_id": "carl" })).send().await.unwrap();
     assert_eq!(minted.status(), 200);
+    let link = TestHub::on(&db).without("RECADO_JWT_SECRET").with("RECADO_DATA_DIR", data).run(&["admin"]).await;
+    let link = link.trim().split_once("#token=").unwrap().1;
+    let url = format!("http://{}/api/admin/sign-in", hub.address);
+    assert_eq!(http_client().post(url).json(&json!({ "link": link })).send().await.unwrap().status(), 200);
     let instance = drain(&hub, &admin).await;
     let url = format!("http://{}/api/admin/revocations/bob", hub.address);
     assert_eq!(http_client().delete(url).bearer_auth(&admin).send().await.unwrap().status(), 200);
@@ -150,6 +154,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("secret.change", vec![("jwt", "done")]),
         ("session.close", vec![("account/7", "done")]),
         ("token.mint", vec![("-", "done")]),
+        ("admin.sign_in", vec![("-", "done")]),
         ("instance.drain", vec![(instance.as_str(), "done")]),
         ("device.ack", vec![("device/web", "done")]),
         ("member.add", vec![("account/7", "done")]),
@@ -222,6 +227,7 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "user.revoke",
         "session.close",
         "token.mint",
+        "admin.sign_in",
         "instance.drain",
         "device.ack",
         "admin.request",

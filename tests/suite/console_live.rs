@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use recado::domain::Role;
+use recado::identity::{OwnSecret, sign_in_link};
 use recado_testkit::process::clean_command;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
@@ -250,7 +251,8 @@ async fn the_playground_gets_a_short_token_of_a_user_that_connects_and_stands_in
     let acts =
         "SELECT count(*) FROM recado.audit WHERE what = 'token.mint' AND who = 'token:operator' AND via = 'rest' AND user_id = 'ann'";
     assert_eq!(db.number(acts).await, 2);
-    let details = "SELECT count(*) FROM recado.audit WHERE details = '{\"account_ids\":[\"7\",\"8\"],\"ttl_seconds\":60}'";
+    let details =
+        "SELECT count(*) FROM recado.audit WHERE details = '{\"account_ids\":[\"7\",\"8\"],\"playground\":true,\"ttl_seconds\":60}'";
     assert_eq!(db.number(details).await, 1);
     assert!(!hub.said().contains(token), "a token is in the log");
 
@@ -342,26 +344,299 @@ async fn provider_sessions_are_listed_and_asked_over_http() {
     );
 }
 
+/// The token of a link that `recado admin` printed.
+fn of_link(link: &str) -> &str {
+    link.trim().split_once("/admin#token=").unwrap_or_else(|| panic!("{link}")).1
+}
+
+/// A link that was made some seconds ago, or that will be, if `age` is negative.
+fn link_of_age(age: i64, session: Duration) -> String {
+    let secret = OwnSecret { kid: None, secret: SECRET.to_owned() };
+    sign_in_link::make(&secret, chrono::Utc::now() - chrono::TimeDelta::seconds(age), session)
+}
+
+const HOURS: Duration = Duration::from_secs(8 * 3600);
+
+async fn exchange(hub: &TestHub, link: &str) -> (u16, Value) {
+    ask(hub, "POST", "/api/admin/sign-in", None, Some(&json!({ "link": link }))).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_opens_the_console_until_it_is_revoked_and_is_in_no_log() {
+async fn a_link_is_exchanged_once_for_a_session_that_a_revocation_ends_and_is_in_no_log() {
+    let db = TestDb::new().await;
+    let (hub, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let builder = TestHub::on(&db).with("RECADO_URL", &format!("http://{}", hub.address));
+    let printed = builder.run(&["admin"]).await;
+    assert!(printed.starts_with(&format!("http://{}/admin#token=rcl_", hub.address)), "{printed}");
+    let link = of_link(&printed);
+    let (status, session) = exchange(&hub, link).await;
+    assert_eq!(status, 200, "{session}");
+    let token = session["token"].as_str().unwrap().to_owned();
+    assert_eq!(ask(&hub, "GET", "/api/admin/settings", Some(&token), None).await.0, 200);
+    let expires = chrono::DateTime::parse_from_rfc3339(session["expires_at"].as_str().unwrap()).unwrap();
+    assert!((28_780..=28_801).contains(&(expires.to_utc() - chrono::Utc::now()).num_seconds()), "{session}");
+    for hub in [&hub, &other, &hub] {
+        let (status, refused) = exchange(hub, link).await;
+        assert_eq!((status, &refused["code"]), (401, &json!("link_used")));
+        assert!(refused["detail"].as_str().unwrap().ends_with("Run recado admin for a new link"), "{refused}");
+    }
+    let report: Value = serde_json::from_str(&builder.run(&["admin", "--ttl", "30m", "-o", "json"]).await).unwrap();
+    assert_eq!((&report["expires_in_s"], &report["session_s"]), (&json!(300), &json!(1800)));
+    let short = exchange(&other, of_link(report["url"].as_str().unwrap())).await.1;
+    let expires = chrono::DateTime::parse_from_rfc3339(short["expires_at"].as_str().unwrap()).unwrap();
+    assert!((1780..=1801).contains(&(expires.to_utc() - chrono::Utc::now()).num_seconds()), "{short}");
+    let acts = "SELECT count(*) FROM recado.audit WHERE what = 'admin.sign_in' AND who = 'token:console' AND via = 'rest'
+                AND outcome = 'done' AND address = '127.0.0.1' AND details ? 'expires_at'";
+    assert_eq!(db.number(acts).await, 2);
+
+    let unused = builder.run(&["admin"]).await;
+    builder.run(&["revoke", "console"]).await;
+    let (status, refused) = exchange(&hub, of_link(&unused)).await;
+    assert_eq!((status, &refused["code"]), (401, &json!("token_revoked")), "at once, from the database");
+    for token in [token.as_str(), short["token"].as_str().unwrap()] {
+        for hub in [&hub, &other] {
+            eventually("the session ends", PATIENCE, async || {
+                (ask(hub, "GET", "/api/admin/settings", Some(token), None).await.0 == 401).then_some(())
+            })
+            .await;
+        }
+    }
+    assert_eq!(db.number(acts).await, 2);
+    // The hub of a test writes its stderr to a file, as a service does.
+    let said = hub.said() + &other.said();
+    assert!(said.contains("print a link to the console:") && !said.contains("#token=") && !said.contains("rcl_"), "{said}");
+    assert!(!said.contains(&token[..60]), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_exchange_one_link_at_once_on_two_hubs_one_gets_a_token() {
+    let db = TestDb::new().await;
+    let (hub, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    for _ in 0..5 {
+        let link = link_of_age(0, HOURS);
+        let all = futures_util::future::join_all((0..12).map(|n| exchange(if n % 2 == 0 { &hub } else { &other }, &link))).await;
+        let mut statuses: Vec<u16> = all.iter().map(|(status, _)| *status).collect();
+        statuses.sort_unstable();
+        assert_eq!((statuses[0], &statuses[1..]), (200, &[401; 11][..]));
+    }
+    assert_eq!(db.number("SELECT count(*) FROM recado.audit WHERE what = 'admin.sign_in'").await, 5);
+    assert_eq!(db.number("SELECT count(*) FROM recado.used_sign_in_link").await, 5);
+    // After a crash of the server the rows are there, and after a day no hub takes the links any more.
+    assert_eq!(
+        db.number("SELECT count(*) FROM pg_class WHERE oid = 'recado.used_sign_in_link'::regclass AND relpersistence = 'p'").await,
+        1
+    );
+    db.run("UPDATE recado.used_sign_in_link SET used_at = used_at - interval '25 hours'; SELECT recado.trim_access_changes()").await;
+    assert_eq!(db.number("SELECT count(*) FROM recado.used_sign_in_link").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_late_early_forged_or_from_a_foreign_page_signs_nobody_in() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
-    let builder = TestHub::on(&db).with("RECADO_URL", &format!("http://{}", hub.address));
-    let link = builder.run(&["admin"]).await;
-    let (page, token) = link.trim().split_once("#token=").unwrap();
-    assert_eq!(page, format!("http://{}/admin", hub.address));
-    assert_eq!(get(&hub, "/admin", &[]).await.0, 200);
-    assert_eq!(ask(&hub, "GET", "/api/admin/settings", Some(token), None).await.0, 200);
-    let report: Value = serde_json::from_str(&builder.run(&["admin", "--ttl", "30m", "-o", "json"]).await).unwrap();
-    assert_eq!(report["expires_in_s"], 1800);
-    builder.run(&["revoke", "console"]).await;
-    eventually("the link ends", PATIENCE, async || {
-        (ask(&hub, "GET", "/api/admin/settings", Some(token), None).await.0 == 401).then_some(())
-    })
-    .await;
-    let said = hub.said();
-    // The hub of a test writes its stderr to a file, as a service does.
-    assert!(said.contains("print a link to the console:") && !said.contains("#token="), "{said}");
+    let code = async |link: &str| {
+        let (status, refused) = exchange(&hub, link).await;
+        assert_eq!(status, 401, "{link}");
+        refused["code"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(code(&link_of_age(301, HOURS)).await, "link_expired");
+    assert_eq!(code(&link_of_age(-60, HOURS)).await, "unauthorized", "a clock that is ahead must not make a longer life");
+    let other = OwnSecret { kid: None, secret: SECRET.replace('a', "b") + "x" };
+    for wrong in [sign_in_link::make(&other, chrono::Utc::now(), HOURS), admin(), token("ann", &[]), db.admin_key(), String::new()] {
+        assert_eq!(code(&wrong).await, "unauthorized");
+    }
+    let (status, whole) = ask(&hub, "POST", "/api/admin/sign-in", None, Some(&json!({ "link": 1 }))).await;
+    assert_eq!((status, &whole["code"]), (422, &json!("invalid_field")));
+    // A hub gives no longer session than its rules allow.
+    let long = exchange(&hub, &link_of_age(0, Duration::from_secs(400 * 86_400))).await.1;
+    let expires = chrono::DateTime::parse_from_rfc3339(long["expires_at"].as_str().unwrap()).unwrap();
+    assert!((expires.to_utc() - chrono::Utc::now()).num_hours() <= 24, "{long}");
+
+    // A page of another origin, and a form, which sends no JSON.
+    let link = link_of_age(0, HOURS);
+    let url = format!("http://{}/api/admin/sign-in", hub.address);
+    let body = json!({ "link": link }).to_string();
+    let send = async |headers: &[(&str, &str)]| {
+        let mut request = http_client().post(&url).body(body.clone());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(send(&[("content-type", "application/json"), ("origin", "https://evil.example")]).await, 403);
+    assert_eq!(send(&[("content-type", "application/json"), ("host", "evil.example")]).await, 421);
+    assert_eq!(send(&[("content-type", "text/plain")]).await, 415);
+    assert_eq!(send(&[("content-type", "application/x-www-form-urlencoded")]).await, 415);
+    assert_eq!(http_client().get(format!("{url}?link={link}")).send().await.unwrap().status(), 405);
+    assert_eq!(exchange(&hub, &link).await.0, 200, "none of these used it");
+}
+
+/// Every route of the document with its method; parameters of paths have a value.
+async fn documented_routes(hub: &TestHub) -> Vec<(String, String)> {
+    let (_, document) = hub.get("/openapi.json", None).await.unwrap();
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let mut routes = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let methods = item.as_object().unwrap().keys().filter(|name| ["get", "post", "put", "delete"].contains(&name.as_str()));
+        routes.extend(methods.map(|method| (method.to_uppercase(), path.replace(['{', '}'], ""))));
+    }
+    routes
+}
+
+/// A link's token is a credential for nothing but the exchange.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_other_route_stream_or_frame_takes_a_link() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let link = link_of_age(0, HOURS);
+    let open = ["/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/asyncapi.json", "/sdk/recado.js"];
+    let mut refused = 0;
+    for (method, path) in documented_routes(&hub).await {
+        for in_query in [false, true] {
+            let request = http_client().request(method.parse().unwrap(), format!("http://{}{path}", hub.address));
+            let request = if in_query { request.query(&[("token", &link)]) } else { request.bearer_auth(&link) };
+            let status = request.send().await.unwrap().status().as_u16();
+            let expected = match path.as_str() {
+                path if path.starts_with("/admin") || open.contains(&path) => continue,
+                // It has no JSON.
+                "/api/admin/sign-in" => 415,
+                // It has no handshake.
+                "/ws" => 426,
+                _ => 401,
+            };
+            assert_eq!(status, expected, "{method} {path}, in the query: {in_query}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 70, "{refused}");
+    let subprotocol = format!("recado.v1, recado.bearer.{link}");
+    for client in [
+        TestClient::of("ann").bearer(&link),
+        TestClient::of("ann").without_header().query("token", &link),
+        TestClient::of("ann").without_header().query("ticket", &link),
+        TestClient::of("ann").without_header().header("sec-websocket-protocol", &subprotocol),
+    ] {
+        let socket = client.open(&hub).await.unwrap();
+        let ClientEnd::Code(code, _) = TestClient::over(socket).ended(PATIENCE).await else { panic!("it is closed with a code") };
+        assert_eq!(code, 4401);
+    }
+    let url = format!("http://{}/api/notifications/stream?ticket={link}", hub.address);
+    assert_eq!(http_client().get(url).send().await.unwrap().status(), 401);
+    let mut ann = TestClient::of("ann").connect(&hub).await;
+    ann.say(&format!(r#"{{"type":"auth","token":"{link}"}}"#)).await;
+    assert_eq!(ann.expect_other("error").await["code"], "bad_token");
+    assert_eq!(exchange(&hub, &link).await.0, 200, "none of these used it");
+}
+
+/// `RECADO_ADMIN=auto` serves the console on loopback. A proxy on the same machine would let others in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_through_a_proxy_that_no_setting_names_finds_no_console() {
+    let db = TestDb::new().await;
+    let auto = TestHub::on(&db).start().await;
+    let on = TestHub::on(&db).with("RECADO_ADMIN", "on").start().await;
+    let both = TestHub::on(&db).with("RECADO_ADMIN", "on").with("RECADO_PLAYGROUND", "on").start().await;
+    let internal = free_port();
+    let apart = TestHub::on(&db).with("RECADO_INTERNAL_BIND", &format!("127.0.0.1:{internal}")).start().await;
+    let mint = async |hub: &TestHub, header: Option<(&str, &str)>| {
+        let mut request = http_client().post(format!("http://{}/api/admin/tokens", hub.address)).bearer_auth(admin());
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let answer = request.json(&json!({ "user_id": "ann" })).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap()["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    for header in [
+        ("forwarded", "for=192.0.2.1"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-host", "hub.example.com"),
+        ("X-Real-IP", "192.0.2.1"),
+        ("via", "1.1 proxy"),
+    ] {
+        for (path, _) in FILES.into_iter().chain([("/admin/", "")]) {
+            let (status, _, body) = get(&auto, path, &[header]).await;
+            let body = String::from_utf8(body).unwrap();
+            assert_eq!(status, 404, "{path} {header:?}");
+            assert!(body.contains("RECADO_ADMIN=on") && body.contains(&header.0.to_lowercase()), "{body}");
+            assert!([200, 308].contains(&get(&on, path, &[header]).await.0), "{path} {header:?}");
+        }
+        let browser = [("accept", "text/html"), header];
+        assert_eq!((get(&auto, "/", &browser).await.0, get(&on, "/", &browser).await.0), (200, 303), "{header:?}");
+        let (status, detail) = mint(&auto, Some(header)).await;
+        assert!(status == 403 && detail.contains("RECADO_ADMIN=on") && detail.contains("RECADO_PLAYGROUND=on"), "{status} {detail}");
+        let (status, detail) = mint(&on, Some(header)).await;
+        assert!(status == 403 && detail.contains("RECADO_PLAYGROUND=on"), "{status} {detail}");
+        assert_eq!(mint(&both, Some(header)).await.0, 200);
+        let link = link_of_age(0, HOURS);
+        let sign_in = async |hub: &TestHub| {
+            let request = http_client().post(format!("http://{}/api/admin/sign-in", hub.address)).header(header.0, header.1);
+            request.json(&json!({ "link": link })).send().await.unwrap().status().as_u16()
+        };
+        assert_eq!((sign_in(&auto).await, sign_in(&on).await), (404, 200), "{header:?}");
+        let page = http_client().get(format!("http://127.0.0.1:{internal}/admin")).header(header.0, header.1);
+        assert_eq!(page.send().await.unwrap().status(), 404, "of the internal listener, {header:?}");
+    }
+    assert_eq!((get(&auto, "/admin", &[]).await.0, mint(&auto, None).await.0), (200, 200));
+    let playground = async |header: Option<(&str, &str)>| {
+        let mut request = http_client().get(format!("http://{}/api/admin/settings", auto.address)).bearer_auth(admin());
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        request.send().await.unwrap().json::<Value>().await.unwrap()["playground"].clone()
+    };
+    assert_eq!((playground(None).await, playground(Some(("via", "1.1 x"))).await), (json!(true), json!(false)));
+    drop(apart);
+}
+
+/// A token of the playground looks like one, wherever its sessions are listed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_the_playground_are_marked_on_every_hub_and_by_ticket() {
+    let db = TestDb::new().await;
+    let (hub, other) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    let mint = async |body: Value| ask(&hub, "POST", "/api/admin/tokens", Some(&admin()), Some(&body)).await;
+    let minted = mint(json!({ "user_id": "ann" })).await.1["token"].as_str().unwrap().to_owned();
+    let ticket = http_client().post(format!("http://{}/api/ws-ticket", hub.address)).bearer_auth(&minted).send().await.unwrap();
+    let ticket = ticket.json::<Value>().await.unwrap()["ticket"].as_str().unwrap().to_owned();
+    let _real = TestClient::of("ann").device("real").connect(&hub).await;
+    let _by_token = TestClient::of("ann").device("by-token").bearer(&minted).connect(&hub).await;
+    let _by_ticket = TestClient::of("ann").device("by-ticket").without_header().query("ticket", &ticket).connect(&other).await;
+    // A newer token of the user's own does not take the mark away.
+    let mut renewed = TestClient::of("ann").device("renewed").bearer(&minted).connect(&hub).await;
+    renewed.say(&format!(r#"{{"type":"auth","token":"{}"}}"#, token("ann", &[]))).await;
+    renewed.expect_other("auth_ok").await;
+    let wanted = json!([["by-ticket", true], ["by-token", true], ["real", false], ["renewed", true]]);
+    for hub in [&hub, &other] {
+        eventually("all sessions are listed", PATIENCE, async || {
+            let list = ask(hub, "GET", "/api/admin/sessions", Some(&admin()), None).await.1;
+            assert_eq!(list["columns"][11], "playground");
+            let mut rows: Vec<Value> = list["rows"].as_array().unwrap().iter().map(|row| json!([row[3], row[11]])).collect();
+            rows.sort_by_key(|row| row[0].to_string());
+            let user = ask(hub, "GET", "/api/admin/users/ann", Some(&admin()), None).await.1;
+            let mut of_user: Vec<Value> =
+                user["sessions"].as_array().unwrap().iter().map(|one| json!([one["client_id"], one["playground"]])).collect();
+            of_user.sort_by_key(|row| row[0].to_string());
+            (Value::from(rows) == wanted && Value::from(of_user) == wanted).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_playground_gets_no_token_of_a_revoked_user() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let mint = async || ask(&hub, "POST", "/api/admin/tokens", Some(&admin()), Some(&json!({ "user_id": "ann" }))).await;
+    // One whose end lies ahead, and one of the past, which a token of now would get around.
+    for before in [chrono::Utc::now() + chrono::TimeDelta::hours(1), chrono::Utc::now() - chrono::TimeDelta::hours(1)] {
+        let body = json!({ "user_id": "ann", "before": before.to_rfc3339() });
+        assert_eq!(ask(&hub, "POST", "/api/admin/revocations", Some(&admin()), Some(&body)).await.0, 200);
+        let (status, refused) = mint().await;
+        assert_eq!((status, &refused["code"]), (409, &json!("user_revoked")), "{refused}");
+        assert!(refused.get("token").is_none());
+        assert_eq!(ask(&hub, "DELETE", "/api/admin/revocations/ann", Some(&admin()), None).await.0, 200);
+    }
+    assert_eq!(db.number("SELECT count(*) FROM recado.audit WHERE what = 'token.mint'").await, 0);
+    assert_eq!(mint().await.0, 200);
 }
 
 /// In a terminal, the link itself is on the screen.
@@ -393,7 +668,7 @@ async fn a_hub_in_a_terminal_prints_the_link() {
     let (page, token) = link.split_once("#token=").unwrap();
     let url = page.strip_suffix("/admin").unwrap();
     assert!(url.starts_with("http://127.0.0.1:"), "{url}");
-    let answer = http_client().get(format!("{url}/api/admin/settings")).bearer_auth(token).send().await.unwrap();
+    let answer = http_client().post(format!("{url}/api/admin/sign-in")).json(&json!({ "link": token })).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     child.kill().await.unwrap();
 }

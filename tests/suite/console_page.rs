@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use recado::domain::Role;
+use recado::identity::{OwnSecret, sign_in_link};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -56,7 +58,11 @@ impl Scene {
 
     /// Runs a story to its end; returns its last line.
     async fn story(&self, name: &str) -> String {
+        let secret = OwnSecret { kid: None, secret: SECRET.to_owned() };
+        let link = |made: DateTime<Utc>| sign_in_link::make(&secret, made, Duration::from_secs(3600));
         let scene = json!({
+            "link": link(Utc::now()),
+            "expired": link(Utc::now() - sign_in_link::LINK_LIFE),
             "url": format!("http://{}", self.hub.address),
             "other": format!("http://{}", self.other.address),
             "token": service_token("operator", Role::Admin),

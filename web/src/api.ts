@@ -32,14 +32,17 @@ interface Init {
   readonly body?: unknown;
   readonly signal?: AbortSignal | undefined;
   readonly accept?: string;
+  /** Without the credential. */
+  readonly open?: boolean;
 }
 
-async function open(
+async function request(
   path: string,
-  { method = 'GET', body, signal, accept = 'application/json' }: Init,
+  { method = 'GET', body, signal, accept = 'application/json', open }: Init,
 ): Promise<Response> {
   const used = credential();
-  const headers: Record<string, string> = { accept, authorization: `Bearer ${used ?? ''}` };
+  const headers: Record<string, string> = { accept };
+  if (!open) headers.authorization = `Bearer ${used ?? ''}`;
   if (body !== undefined) headers['content-type'] = 'application/json';
   let answer: Response;
   try {
@@ -60,13 +63,13 @@ async function open(
   const said = (await answer.json().catch(() => ({}))) as T.ProblemBody;
   const problem = new Problem(answer.status, said);
   // A refusal of an older key must not end the session of a newer one.
-  if (answer.status === 401 && used === credential()) signOut(problem.message);
+  if (answer.status === 401 && !open && used === credential()) signOut(problem.message);
   throw problem;
 }
 
 /** Requests JSON. */
 export async function call<A>(path: string, init: Init = {}): Promise<A> {
-  return (await (await open(path, init)).json()) as A;
+  return (await (await request(path, init)).json()) as A;
 }
 
 /** Reads a streamed answer and hands over each complete line. Returns when the stream ends. */
@@ -76,7 +79,7 @@ export async function lines(
   signal: AbortSignal,
   take: (line: string) => void,
 ): Promise<void> {
-  const answer = await open(path, { accept, signal });
+  const answer = await request(path, { accept, signal });
   const reader = answer.body?.getReader();
   if (!reader) return;
   const decoder = new TextDecoder();
@@ -146,5 +149,7 @@ export const api = {
   lift: (user: string) => call<{ lifted: boolean }>(userPath(REVOCATIONS, user), { method: 'DELETE' }),
   mint: (user_id: string, account_ids: readonly string[]) =>
     post<{ token: string; expires_at: string }>('/api/admin/tokens', { user_id, account_ids, ttl_seconds: 900 }),
+  signIn: (link: string) =>
+    call<{ token: string }>('/api/admin/sign-in', { method: 'POST', body: { link }, open: true }),
   notify: (body: unknown) => post<T.PostAnswer>('/api/internal/notify', body),
 };

@@ -1,4 +1,4 @@
-// Keeps the admin's key or token for this tab, and takes it from the address.
+// Keeps the admin's key or token for this tab, and takes a link from the address.
 
 /** sessionStorage: the key ends with the tab, and no other site can read it. */
 const NAME = 'recado.console.key';
@@ -21,21 +21,14 @@ function changed(): void {
 }
 
 /**
- * Takes `#token=…` from the address. The address is replaced before anything else runs, so that no later link or
- * request can carry the token. The browser's history on disk keeps the address that was opened.
+ * Takes the token of a link, `#token=…`, from the address. The address is replaced before anything else runs, so that no
+ * later link or request can carry the token. The browser's history keeps the link as it was opened: the hub takes it once.
  */
-export function takeToken(): void {
+export function takeLink(): string | null {
   const found = /^#token=([^&]+)/.exec(location.hash);
-  if (!found) return;
+  if (!found) return null;
   history.replaceState(null, '', `${location.pathname}${location.search}#/`);
-  let token = '';
-  try {
-    token = decodeURIComponent(found[1] as string);
-  } catch {
-    // A broken link leads to the form.
-  }
-  // Neither a key nor a token has other characters, and no header could carry them.
-  if (/^[!-~]+$/.test(token)) signIn(token);
+  return found[1] as string;
 }
 
 export const credential = (): string | null => current;

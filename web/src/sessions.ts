@@ -16,6 +16,7 @@ export interface SessionRow {
   readonly lag: number;
   /** The types that the client asked for; empty: all. */
   readonly types: string;
+  readonly playground: boolean;
 }
 
 const COLUMNS = [
@@ -30,15 +31,28 @@ const COLUMNS = [
   'sent',
   'acked',
   'types',
+  'playground',
 ];
 
 /** Rows by the names of the columns, so that a hub with more columns, or in another order, is read rightly. */
 export function readRows({ columns, rows, instances, head }: SessionsAnswer): SessionRow[] {
   const places = COLUMNS.map((name) => columns.indexOf(name));
   return rows.map((row) => {
-    const [id, user, accounts, client, instance, transport, connectedAt, activeAt, sent, acked, types] = places.map(
-      (at) => row[at],
-    ) as [string, string, string[] | null, string, number, string, number, number, number, number, string | null];
+    const [id, user, accounts, client, instance, transport, connectedAt, activeAt, sent, acked, types, playground] =
+      places.map((at) => row[at]) as [
+        string,
+        string,
+        string[] | null,
+        string,
+        number,
+        string,
+        number,
+        number,
+        number,
+        number,
+        string | null,
+        boolean,
+      ];
     return {
       id,
       user,
@@ -52,6 +66,7 @@ export function readRows({ columns, rows, instances, head }: SessionsAnswer): Se
       acked,
       lag: Math.max(0, head - acked),
       types: types ?? '',
+      playground,
     };
   });
 }

@@ -51,6 +51,8 @@ export interface UserSession {
   readonly sent: number;
   readonly acked: number;
   readonly upstream: boolean;
+  /** Missing in answers of an earlier hub. */
+  readonly playground?: boolean;
 }
 
 export interface Device {

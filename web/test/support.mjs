@@ -43,7 +43,8 @@ export class Console {
       if (!url.startsWith(scene.url) && !/^(data|blob|about):/.test(url)) this.#problems.push(`request to ${url}`);
       if (request.headers().cookie) this.#problems.push(`cookie in a request to ${url}`);
       if (url.includes(scene.token)) this.#problems.push(`token in the address ${url}`);
-      if ((request.headers().referer ?? '').includes('token')) this.#problems.push(`token in the referrer of ${url}`);
+      if (url.includes('rcl_')) this.#problems.push(`link in the address ${url}`);
+      if ((request.headers().referer ?? '').match(/token|rcl_/)) this.#problems.push(`token in the referrer of ${url}`);
     });
   }
 
@@ -59,8 +60,15 @@ export class Console {
   }
 
   async signIn(token = this.scene.token) {
-    await this.page.goto(`${this.scene.url}/admin#token=${token}`);
+    await this.page.goto(`${this.scene.url}/admin`);
+    await this.page.getByLabel('Admin key or token').fill(token);
+    await this.page.getByRole('button', { name: 'Sign in' }).click();
     await this.page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor();
+  }
+
+  /** Opens a link that signs in. */
+  async open(link) {
+    await this.page.goto(`${this.scene.url}/admin#token=${link}`);
   }
 
   /** Goes to a page by its address, and waits for its title. */

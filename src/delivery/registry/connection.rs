@@ -65,7 +65,9 @@ impl Connection {
 
     /// Before the connection joins. Later, see [`super::Registry::renew_token`].
     pub(in crate::delivery) fn set_origin(&self, origin: TokenOrigin) {
-        *self.origin.lock().unwrap_or_else(PoisonError::into_inner) = origin;
+        let mut present = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        // A session of the playground stays one, whatever token comes later.
+        *present = TokenOrigin { is_playground: present.is_playground || origin.is_playground, ..origin };
     }
 
     /// Makes the accounts of the table count, once [`super::Registry::enter`] has told them.

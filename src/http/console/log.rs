@@ -5,30 +5,32 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
 
 use super::log_stream::{LogStream, LogTask};
+use crate::http::auth::actor;
 use crate::http::body_stream::stream_headers;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, pairs};
 use crate::http::state::HubState;
+use crate::http::stream_places::StreamPlace;
 use crate::http::stream_request::check_room;
 use crate::store::console::log::{self, LogFilter};
 use crate::store::read;
 use crate::wire::console::log::LogQuery;
-use crate::wire::problem::Problem;
 use crate::wire::stream_format::StreamFormat;
 
 /// Most followers of the log on one instance. Each reads the log up to four times a second.
 pub const FOLLOWERS_MAX: usize = 32;
+/// Most followers of one key or subject. All who signed in to the console by a link are one subject.
+pub const FOLLOWERS_OF_ONE: usize = 8;
 /// How far back the last rows that meet the conditions are looked for.
 const LOOK_BACK: i64 = 20_000;
 
 pub async fn rows(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
     // The texts of all accounts are not for a key with limits.
-    hub.auth.admin(&headers).await?;
+    let caller = hub.auth.admin(&headers).await?;
     let query = LogQuery::parse(&pairs(query)?)?;
-    let follower = if query.follow { Some(room(&hub)?) } else { None };
+    let follower = if query.follow { Some(room(&hub, actor(&headers, &caller).who)?) } else { None };
     let state = read::log_state(&hub.reader).await?;
     let filter = LogFilter {
         types: query.types.map(|types| types.to_string().split(',').map(str::to_owned).collect()),
@@ -51,12 +53,9 @@ pub async fn rows(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: Q
     Ok(answer(stream))
 }
 
-fn room(hub: &HubState) -> Result<tokio::sync::OwnedSemaphorePermit, RefusedRequest> {
+fn room(hub: &HubState, who: String) -> Result<StreamPlace, RefusedRequest> {
     check_room(hub)?;
-    Semaphore::try_acquire_owned(Arc::clone(&hub.log_followers)).map_err(|_| {
-        let detail = format!("{FOLLOWERS_MAX} readers follow the log of this hub already; close one, or connect again later");
-        Problem::new(503, "full", detail).retry_after(5).into()
-    })
+    hub.log_followers.take(who)
 }
 
 fn answer(stream: LogStream) -> Response {

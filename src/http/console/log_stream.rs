@@ -12,12 +12,12 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use futures_util::stream;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::domain::{LogId, Seq};
 use crate::http::problems::RefusedRequest;
 use crate::http::state::HubState;
+use crate::http::stream_places::StreamPlace;
 use crate::store::StoreError;
 use crate::store::console::log::{self, LogFilter, LogRow, PAGE_LOOKS, PAGE_ROWS};
 use crate::store::read::LogState;
@@ -43,7 +43,7 @@ pub enum LogTask {
     /// So many rows, up to a number.
     Page { left: i64, end: Seq },
     /// Rows as they are committed. The place counts the followers.
-    Follow { _place: OwnedSemaphorePermit, log_id: LogId },
+    Follow { _place: StreamPlace, log_id: LogId },
 }
 
 /// One reader of the log.

@@ -11,6 +11,7 @@ mod log_stream;
 pub mod partitions;
 pub mod sessions;
 pub mod settings;
+pub mod sign_in;
 pub mod tokens;
 pub mod upstream;
 pub mod users;

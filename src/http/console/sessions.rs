@@ -107,6 +107,7 @@ impl<'a> SessionList<'a> {
             acked,
             upstream: self.live.contains(user),
             types: connection.types.as_ref().map(|types| Cow::Owned(types.to_string())),
+            playground: connection.origin().is_playground,
         })
     }
 
@@ -138,6 +139,7 @@ impl<'a> SessionList<'a> {
             acked: session.acked,
             upstream: self.live.contains(session.user),
             types: (!session.types.is_empty()).then_some(Cow::Borrowed(session.types)),
+            playground: session.is_playground,
         })
     }
 }

@@ -14,6 +14,6 @@ use crate::wire::console::settings::SettingsBody;
 
 pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap) -> Result<Response, RefusedRequest> {
     hub.auth.reader(&headers).await?;
-    let body = SettingsBody { settings: &hub.console.settings, playground: hub.console.minter.is_some() };
+    let body = SettingsBody { settings: &hub.console.settings, playground: hub.console.plays(&headers) };
     Ok((no_store(), Json(body)).into_response())
 }

@@ -21,18 +21,19 @@ use crate::wire::server_frame::timestamp;
 
 pub async fn mint(State(hub): State<Arc<HubState>>, headers: HeaderMap, body: Body) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.admin(&headers).await?;
-    let Some(minter) = &hub.console.minter else {
-        let detail = "the playground is off here; RECADO_PLAYGROUND=on turns it on, and recado token makes a token on the hub's machine";
-        return Err(Problem::new(403, "playground_off", detail).into());
-    };
+    hub.console.check_plays(&headers)?;
     media(&headers, &[Media::Json])?;
     let TokenBody { who, ttl } = TokenBody::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)?;
-    let minted = minter.mint(&who, ttl).map_err(|error| match error {
+    let minted = hub.console.minter.for_playground(&who, ttl).map_err(|error| match error {
         MintError::TooLong => Problem::new(422, "invalid_field", "the token would be too long; name fewer accounts"),
         MintError::Refused => Problem::new(500, "internal", "the token could not be made"),
     })?;
     // Before the token is handed out: there is no token without its row.
-    audit::record_minted(&hub.reader, &actor(&headers, &caller), &who, ttl).await?;
+    if !audit::record_minted(&hub.reader, &actor(&headers, &caller), &who, ttl).await? {
+        let detail =
+            "the access of this user is revoked, and a new token could get around that; lift the revocation first, or take another user";
+        return Err(Problem::new(409, "user_revoked", detail).into());
+    }
     tracing::info!(by = caller.name, ttl_s = ttl.as_secs(), "made a token for the playground");
     let body = MintedBody { token: minted.token, expires_at: timestamp(minted.expires_at) };
     Ok((no_store(), Json(body)).into_response())

@@ -115,6 +115,7 @@ fn stored(session: StoredSession, upstream: bool) -> UserSessionBody {
         sent: session.sent,
         acked: session.acked,
         upstream,
+        playground: session.is_playground,
     }
 }
 

@@ -30,6 +30,7 @@ pub struct InstanceSessions {
     last_activity_at: Vec<DateTime<Utc>>,
     sent: Vec<i64>,
     acked: Vec<i64>,
+    playground: Vec<bool>,
 }
 
 /// One of these sessions.
@@ -47,6 +48,7 @@ pub struct ListedSession<'a> {
     pub last_activity_at: DateTime<Utc>,
     pub sent: Seq,
     pub acked: Seq,
+    pub is_playground: bool,
 }
 
 impl InstanceSessions {
@@ -55,9 +57,12 @@ impl InstanceSessions {
         let texts = (self.users.split(SEPARATOR).zip(self.accounts.split(SEPARATOR)))
             .zip(self.clients.split(SEPARATOR).zip(self.transports.split(SEPARATOR).zip(self.types.split(SEPARATOR))));
         let times = self.connected_at.iter().zip(&self.last_activity_at);
-        let numbers = self.sent.iter().zip(&self.acked);
+        let numbers = self.sent.iter().zip(&self.acked).zip(&self.playground);
         self.sessions.iter().zip(texts).zip(times.zip(numbers)).map(
-            |((session, ((user, accounts), (client, (transport, types)))), ((connected_at, last_activity_at), (sent, acked)))| {
+            |(
+                (session, ((user, accounts), (client, (transport, types)))),
+                ((connected_at, last_activity_at), ((sent, acked), is_playground)),
+            )| {
                 ListedSession {
                     session: *session,
                     user,
@@ -69,6 +74,7 @@ impl InstanceSessions {
                     last_activity_at: *last_activity_at,
                     sent: Seq::from_db(*sent),
                     acked: Seq::from_db(*acked),
+                    is_playground: *is_playground,
                 }
             },
         )
@@ -90,7 +96,8 @@ pub async fn open_elsewhere(reader: &Reader, except: InstanceId, most: i64) -> R
                   string_agg(replace(s.transport, E'\n', '?'), E'\n') AS "transports!",
                   string_agg(replace(coalesce(s.types, ''), E'\n', '?'), E'\n') AS "types!",
                   array_agg(s.connected_at) AS "connected_at!", array_agg(s.last_activity_at) AS "last_activity_at!",
-                  array_agg(s.sent_seq) AS "sent!", array_agg(s.acked_seq) AS "acked!"
+                  array_agg(s.sent_seq) AS "sent!", array_agg(s.acked_seq) AS "acked!",
+                  array_agg(s.is_playground) AS "playground!"
              FROM (SELECT * FROM recado.session WHERE ended_at IS NULL AND instance_id <> $1 LIMIT $2) s
              LEFT JOIN LATERAL (
                    SELECT array_agg(o.account_id ORDER BY o.account_id) AS account_ids
@@ -119,7 +126,7 @@ pub async fn of_user_elsewhere(reader: &Reader, user: &UserId, except: InstanceI
     let rows = sqlx::query_as!(
         StoredSessionRow,
         r#"SELECT s.session_id, s.instance_id, s.user_id, s.account_ids || coalesce(m.account_ids, '{}') AS "account_ids!", s.client_id,
-                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at
+                  s.transport, s.sent_seq, s.acked_seq, s.connected_at, s.last_activity_at, s.is_playground
              FROM (SELECT * FROM recado.session WHERE ended_at IS NULL AND user_id = $1 AND instance_id <> $2 LIMIT $3) s
              LEFT JOIN LATERAL (
                    SELECT array_agg(o.account_id ORDER BY o.account_id) AS account_ids

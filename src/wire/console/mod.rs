@@ -7,6 +7,7 @@ pub mod keys;
 pub mod log;
 pub mod sessions;
 pub mod settings;
+pub mod sign_in;
 pub mod tokens;
 pub mod upstream;
 pub mod users;

@@ -20,7 +20,7 @@ const TRANSPORT_RULE: &str = "must be websocket, sse or ndjson";
 const SORT_RULE: &str = "must be lag, user, connected_at, last_activity_at, sent or acked, with - before it for descending";
 
 /// The names of the values of a row.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "session_id",
     "user_id",
     "account_ids",
@@ -33,6 +33,7 @@ const COLUMNS: [&str; 12] = [
     "acked",
     "upstream",
     "types",
+    "playground",
 ];
 
 /// What an admin asked for.
@@ -241,6 +242,8 @@ pub struct SessionRow<'a> {
     pub upstream: bool,
     /// The types that the client asked for; `None` for all.
     pub types: Option<Cow<'a, str>>,
+    /// A token of the session was made for the playground of the console.
+    pub playground: bool,
 }
 
 impl Serialize for SessionRow<'_> {
@@ -258,6 +261,7 @@ impl Serialize for SessionRow<'_> {
         row.serialize_element(&self.acked)?;
         row.serialize_element(&self.upstream)?;
         row.serialize_element(&self.types)?;
+        row.serialize_element(&self.playground)?;
         row.end()
     }
 }
@@ -312,6 +316,7 @@ mod tests {
             acked: Seq::from_db(acked),
             upstream: false,
             types: None,
+            playground: false,
         }
     }
 
@@ -368,7 +373,7 @@ mod tests {
         let head = SessionsHead { as_of: "t".into(), head: Seq::from_db(9), total: 5, matching: 2, instances: vec![Uuid::nil()] };
         let answer: serde_json::Value = serde_json::from_slice(&body(&head, &rows)).unwrap();
         assert_eq!(answer["columns"].as_array().unwrap().len(), answer["rows"][0].as_array().unwrap().len());
-        let first = serde_json::json!([Uuid::from_u128(1), "ann", ["7"], "web", 0, "sse", 5, 6, 9, 7, false, "order_*"]);
+        let first = serde_json::json!([Uuid::from_u128(1), "ann", ["7"], "web", 0, "sse", 5, 6, 9, 7, false, "order_*", false]);
         assert_eq!((&answer["rows"][0], &answer["rows"][1][2]), (&first, &serde_json::json!([])));
         assert!(Accounts::Joined("a,7").has(&ids[0]) && !Accounts::Joined("77").has(&ids[0]));
     }

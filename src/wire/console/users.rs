@@ -47,6 +47,7 @@ pub struct UserSessionBody {
     pub sent: Seq,
     pub acked: Seq,
     pub upstream: bool,
+    pub playground: bool,
 }
 
 /// What is left of devices whose positions were deleted.

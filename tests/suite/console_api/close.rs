@@ -131,3 +131,37 @@ async fn thousands_of_sessions_are_closed_at_once() {
     assert_eq!(bob.ended(PATIENCE).await, closed());
     assert!(!hub.said().contains("no longer kept"), "the hub lost no change");
 }
+
+/// Two admins press the same button, or one presses it twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closing_that_is_asked_twice_at_once_counts_each_session_once() {
+    let db = TestDb::new().await;
+    let (here, there) = (TestHub::on(&db).start().await, TestHub::on(&db).start().await);
+    // Of an instance that applies no order: its sessions stay open.
+    another_instance(&db, "SELECT 'u' || n, '{7}'::text[], 'web', 'websocket', 0::bigint, now() FROM generate_series(1, 50) n").await;
+    let key = db.admin_key();
+    let closed = async |body: Value| {
+        let sum = |answers: Vec<(u16, Value)>| {
+            assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+            answers.iter().map(|(_, answer)| answer["sessions"].as_i64().unwrap()).sum::<i64>()
+        };
+        sum(futures_util::future::join_all((0..6).map(|n| post(if n % 2 == 0 { &here } else { &there }, CLOSE, &key, &body))).await)
+    };
+    let orders = async || db.number("SELECT count(*) FROM recado.access_change WHERE kind = 'close_session'").await;
+    assert_eq!((closed(closing(&json!({ "account": "7" }), 50)).await, orders().await), (50, 50));
+    // Another filter with the same sessions, and the same sessions by another order.
+    assert_eq!((closed(closing(&json!({ "user": "u1", "account": "7" }), 1)).await, orders().await), (0, 50));
+    assert_eq!(closed(json!({ "account_id": "7" })).await, 0);
+    let all = "SELECT coalesce(sum((details ->> 'sessions')::bigint), 0)::bigint FROM recado.audit WHERE what = 'session.close'";
+    assert_eq!(db.number(all).await, 50);
+    // A hub that missed an order gets it again.
+    db.run("UPDATE recado.access_change SET made_at = made_at - interval '31 seconds'").await;
+    assert_eq!((closed(closing(&json!({ "account": "7" }), 50)).await, orders().await), (50, 100));
+    db.run("UPDATE recado.access_change SET made_at = made_at - interval '31 seconds'").await;
+    assert_eq!((closed(json!({ "account_id": "7" })).await, closed(json!({ "user_id": "u2" })).await), (50, 1));
+    let session = shown(&db, &here, "/api/admin/sessions?user=u3").await["rows"][0][0].clone();
+    db.run("UPDATE recado.access_change SET made_at = made_at - interval '31 seconds'").await;
+    assert_eq!(closed(json!({ "session_id": session })).await, 1);
+    // A hub of an earlier version calls this, and compares the number that matches.
+    assert_eq!(db.number("SELECT recado.close_matching_sessions(NULL, '7', NULL, NULL, NULL, NULL, 50)").await, 50);
+}

@@ -141,24 +141,62 @@ async fn a_follower_ends_when_the_log_is_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_are_only_so_many_followers() {
+async fn there_are_only_so_many_followers_and_no_key_takes_all_places() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
     let mut followers = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..8 {
         followers.push(Follower::of(&hub, &db.admin_key(), "").await);
     }
     let (status, refused) = read(&db, &hub, "/api/admin/log?follow=1").await;
-    assert_eq!((status, &refused["code"]), (503, &json!("full")));
+    assert_eq!((status, &refused["code"]), (429, &json!("too_many_connections")));
+    assert!(refused["detail"].as_str().unwrap().starts_with("8 streams of key:boss follow the log"), "{refused}");
+    assert_eq!(read(&db, &hub, "/api/admin/log?limit=1").await.0, 200, "a page needs no place");
+    for subject in ["ann", "bob", "cat"] {
+        for _ in 0..8 {
+            followers.push(Follower::of(&hub, &service_token(subject, Role::Admin), "").await);
+        }
+    }
+    let follow = async |bearer: &str| {
+        let url = format!("http://{}/api/admin/log?follow=1", hub.address);
+        let answer = reqwest::Client::new().get(url).bearer_auth(bearer).send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    let eve = service_token("eve", Role::Admin);
+    assert_eq!(follow(&eve).await, (503, true));
+    assert_eq!(follow(&db.admin_key()).await, (429, true));
     drop(followers.pop());
     // The hub finds out that the reader has gone when it writes.
     hub.post(&note("n").to_everyone()).await;
-    eventually("there is a place", PATIENCE, async || {
-        let url = format!("http://{}/api/admin/log?follow=1", hub.address);
-        let answer = reqwest::Client::new().get(url).bearer_auth(db.admin_key()).send().await.unwrap();
-        (answer.status() == 200).then_some(())
-    })
-    .await;
+    eventually("there is a place", PATIENCE, async || (follow(&eve).await.0 == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_takes_all_places_of_the_samples() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let live = async |bearer: &str| {
+        let url = format!("http://{}/api/admin/live?window=0m", hub.address);
+        reqwest::Client::new().get(url).bearer_auth(bearer).send().await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        streams.push(live(&db.admin_key()).await);
+        assert_eq!(streams.last().unwrap().status(), 200);
+    }
+    let refused = live(&db.admin_key()).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"5".parse().unwrap()));
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["code"], "too_many_connections");
+    for subject in ["ann", "bob", "cat"] {
+        for _ in 0..32 {
+            streams.push(live(&service_token(subject, Role::Admin)).await);
+            assert_eq!(streams.last().unwrap().status(), 200);
+        }
+    }
+    assert_eq!(live(&service_token("eve", Role::Admin)).await.status(), 503);
+    drop(streams);
+    eventually("there are places", PATIENCE, async || (live(&db.admin_key()).await.status() == 200).then_some(())).await;
 }
 
 /// A reader that takes nothing for a while: the hub keeps one page of rows for it, and tells it later what it missed.

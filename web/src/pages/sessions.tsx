@@ -33,6 +33,9 @@ const MOST = 10_000;
 const LABELS: { readonly [name: string]: string } = { client: 'device', min_lag: 'lag at least' };
 const CLOSE = '/api/admin/sessions/close';
 
+/** The device, marked if the token is of the playground. */
+const deviceOf = ({ client, playground }: SessionRow) => (playground ? `${client} (playground)` : client);
+
 /** `now`: the time of the answer. A line of text for each age costs less than a component that follows the clock. */
 function columnsOf(close: (row: SessionRow) => void, now: number): readonly Column<SessionRow>[] {
   return [
@@ -51,7 +54,7 @@ function columnsOf(close: (row: SessionRow) => void, now: number): readonly Colu
       cell: ({ accounts }) => accounts.join(', ') || '–',
       title: (row) => row.accounts.join(', '),
     },
-    { key: 'client', label: 'Device', width: 14, cell: (row) => row.client, title: (row) => row.client },
+    { key: 'client', label: 'Device', width: 14, cell: deviceOf, title: (row) => row.client },
     {
       key: 'lag',
       label: 'Lag',

@@ -353,7 +353,12 @@ function LiveSessions({ data, ask, polled }: PartProps) {
       rows={sessions}
       rowKey={(row) => row.session_id}
       columns={[
-        { key: 'client', label: 'Device', width: 16, cell: (row) => row.client_id },
+        {
+          key: 'client',
+          label: 'Device',
+          width: 16,
+          cell: (row) => (row.playground ? `${row.client_id} (playground)` : row.client_id),
+        },
         { key: 'transport', label: 'Transport', cell: (row) => row.transport },
         { key: 'accounts', label: 'Accounts', cell: (row) => row.account_ids.join(', ') || '–' },
         { key: 'instance', label: 'Instance', cell: (row) => row.instance.slice(0, 8), title: (row) => row.instance },

@@ -20,7 +20,7 @@ const PAGES = {
 export async function story(c) {
   await realTexts(c);
   await everyField(c);
-  await token(c);
+  await links(c);
   await refused(c);
   await frame(c);
 }
@@ -112,10 +112,28 @@ async function everyField(c) {
   await page.unroute(/\/api\/admin\/log\?/);
 }
 
-/** The token is in no address, history entry or referrer, and a reload keeps the session. */
-async function token(c) {
+/** A link is good once. Neither it nor the token is in an address, history entry or referrer. */
+async function links(c) {
   const { page, scene } = c;
-  await c.signIn();
+  c.expect(/status of 401/);
+  const refused = async (link, why) => {
+    // As in a new tab.
+    await page.evaluate(() => sessionStorage.clear());
+    await page.goto('about:blank');
+    await c.open(link);
+    await page.getByRole('alert').filter({ hasText: why }).waitFor();
+    await c.says('Run recado admin for a new link');
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  };
+  await refused(scene.expired, 'this link has expired');
+  // A token, as links of an earlier version had it.
+  await refused(scene.token, 'this is no link to the console of this hub');
+
+  await page.goto('about:blank');
+  await c.open(scene.link);
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor();
+  const token = await page.evaluate(() => sessionStorage.getItem('recado.console.key'));
+  assert.match(token, /^eyJ/);
   const look = async () => {
     const found = await page.evaluate(() =>
       [
@@ -123,10 +141,13 @@ async function token(c) {
         document.referrer,
         document.cookie,
         JSON.stringify(history.state),
+        JSON.stringify(performance.getEntries().map(({ name }) => name)),
         document.documentElement.outerHTML,
       ].join('\n'),
     );
-    assert.ok(!found.includes(scene.token), 'the token is in the page or its address');
+    assert.ok(!found.includes(token), 'the token is in the page or its address');
+    const shown = await page.evaluate(() => location.href + document.documentElement.outerHTML);
+    assert.ok(!shown.includes('rcl_'), 'the link stays in the page or its address');
   };
   await look();
   await page.reload();
@@ -135,10 +156,14 @@ async function token(c) {
   await c.go('#/sessions', 'Sessions');
   await page.goBack();
   await look();
-  await page.goBack().catch(() => null);
-  assert.ok(!page.url().includes(scene.token), 'the token is in the history');
   const stored = await page.evaluate(() => [Object.keys(localStorage), Object.keys(sessionStorage)]);
   assert.deepEqual(stored, [[], ['recado.console.key']]);
+
+  // From the history, in the same tab: the session stays. In another tab: the link was used.
+  await c.open(scene.link);
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.getItem('recado.console.key')), token);
+  await refused(scene.link, 'this link was used before');
 }
 
 /** A refused token leads back to the form, with the hub's words. */
