@@ -1,8 +1,8 @@
 -- Links that sign in to the console once, sessions of the playground, and closings that count each session once.
 
 -- Links to the console that were used. A link has its own time and is good for minutes. Its row here makes it good
--- once, on all hubs. The table is logged, unlike recado.ticket: after a crash of the server, a used link must stay used.
--- A row stays for a day, so that a hub whose clock is hours behind takes no link twice.
+-- once, on all hubs. The table is logged, unlike recado.ticket: after a crash of the server, a used link must stay
+-- used. A row stays for a day, so that a hub whose clock is hours behind takes no link twice.
 CREATE TABLE recado.used_sign_in_link (
     hash    bytea       PRIMARY KEY,
     used_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -45,8 +45,8 @@ ALTER TABLE recado.session ADD COLUMN is_playground boolean NOT NULL DEFAULT fal
 ALTER TABLE recado.ticket ADD COLUMN is_playground boolean NOT NULL DEFAULT false;
 ALTER TABLE recado.token_renewal ADD COLUMN is_playground boolean NOT NULL DEFAULT false;
 
--- Sessions whose closing was ordered a moment ago: their hubs apply it within two seconds. After half a minute a session
--- that is still open is closed, and counted, again: its hub may have missed the order.
+-- Sessions whose closing was ordered a moment ago: their hubs apply it within two seconds. After half a minute a
+-- session that is still open is closed, and counted, again: its hub may have missed the order.
 CREATE FUNCTION recado.sessions_being_closed() RETURNS TABLE (session_id uuid)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.subject::uuid FROM recado.access_change c

@@ -182,9 +182,9 @@ impl Delivery {
         self.begin(request, registration.connection(), at).await.map(Some)
     }
 
-    /// Takes the user's accounts from the table, read after the connection has joined, so that no change falls between: a
-    /// change is in the table, or it was dispatched since and collected. Returns the position from which the send queue
-    /// fills again, with the accounts as of that position.
+    /// Takes the user's accounts from the table, read after the connection has joined, so that no change falls
+    /// between: a change is in the table, or it was dispatched since and collected. Returns the position from which
+    /// the send queue fills again, with the accounts as of that position.
     async fn enter_accounts(
         &self,
         registration: &Registration,

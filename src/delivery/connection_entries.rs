@@ -3,8 +3,8 @@
 //! The entry of a connection is on the disk before its first frame. When many clients connect at once, the entries that
 //! arrive while one group commits form the next group. There is no timer, so a client that comes alone does not wait.
 //!
-//! A group leaves out what needs a lock or a decision of its own ([`resume::begin_many`]). These connections, and those of
-//! a group that failed, are stored one by one over the pool of readers ([`Entry::Alone`]).
+//! A group leaves out what needs a lock or a decision of its own ([`resume::begin_many`]). These connections, and
+//! those of a group that failed, are stored one by one over the pool of readers ([`Entry::Alone`]).
 //!
 //! Channel: connects send their entries through a bounded queue. A connect that finds it full stores its entry alone.
 

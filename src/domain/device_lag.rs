@@ -1,4 +1,4 @@
-//! Defines what an admin asks about devices, and what is known of why a device lags.
+//! Defines the filter of the list of devices, and why a device lags.
 
 use chrono::{DateTime, Utc};
 

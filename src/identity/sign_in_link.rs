@@ -1,7 +1,7 @@
 //! Makes and reads the tokens of links that sign in to the console.
 //!
 //! Such a token is its time, the length of the session, 96 random bits, and a MAC of these under a key that is derived
-//! from the hub's secret. It is no JSON Web Token, and its key signs nothing else. So no other route takes it, and
+//! from the hub's secret. It is not a JSON Web Token, and its key signs nothing else. So no other route takes it, and
 //! neither does a hub of an earlier version or another program that has the secret. That it is used only once is
 //! decided by a row of the database: see `recado.use_sign_in_link`.
 

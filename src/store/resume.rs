@@ -87,7 +87,7 @@ pub async fn begin(reader: &Reader, new: &ConnectionBegin) -> Result<StoredBegin
 }
 
 /// Records connections of one instance in one transaction. Returns `None` for each one that [`begin`] must record: its
-/// device needs locks. See `recado.connections_begin` in `migrations/V28__connects.sql`.
+/// device needs locks. See `recado.connections_begin` in `migrations/V27__connects.sql`.
 ///
 /// `new` must be sorted by user and client, without a device twice: two calls would wait for each other's locks.
 /// `after`: which membership intervals are read, those that end above it.

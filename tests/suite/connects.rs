@@ -1,4 +1,6 @@
-//! Tests that clients which connect at the same time are stored together, and that each still gets its own answer.
+//! Tests that clients which connect at once are stored together.
+//!
+//! Each of them still gets its own answer.
 
 use super::support::*;
 

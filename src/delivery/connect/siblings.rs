@@ -54,8 +54,9 @@ fn micros(time: Duration) -> i64 {
 }
 
 impl Delivery {
-    /// Stores the connection. Returns what the database and this instance know of its device, where the connection starts
-    /// in relation to the device's other connections, and the user's membership intervals if they were read with it.
+    /// Stores the connection. Returns what the database and this instance know of its device, where the connection
+    /// starts in relation to the device's other connections, and the user's membership intervals if they were read
+    /// with it.
     pub(super) async fn begin(&self, request: &ConnectRequest, connection: &Connection, at: Position) -> Result<Begun, ConnectError> {
         // The first position of a new device: the start of its stream.
         let first = match request.since {
@@ -129,8 +130,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// Stores the connection with others that connect now, or by itself. Retrying is safe: if a try stored a first position
-    /// and its answer was lost, the next try finds that position.
+    /// Stores the connection with others that connect now, or by itself. Retrying is safe: if a try stored a first
+    /// position and its answer was lost, the next try finds that position.
     async fn enter(
         &self,
         request: &ConnectRequest,

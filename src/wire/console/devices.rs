@@ -1,4 +1,4 @@
-//! Reads the query of the list of devices, and encodes its rows with the reason why each lags.
+//! Reads the query of the list of devices, and encodes its rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;

@@ -1,13 +1,14 @@
--- Enters many connections with one call, in one transaction. A hub that many clients reach at once waits for the disk once
--- for all of them, and plans and runs each query once (decision 0061).
+-- Enters many connections with one call, in one transaction. A hub that many clients reach at once waits for the disk
+-- once for all of them, and plans and runs each query once (decision 0061).
 
--- As recado.connection_begin for each entry, and with the user's membership intervals that are open or end above `p_after`,
--- in the row of the new connection.
+-- As recado.connection_begin for each entry, and with the user's membership intervals that are open or end above
+-- `p_after`, in the row of the new connection.
 --
--- An entry is left out, and has no row in the answer, if its device was not seen for a day or is forgotten, or if another
--- transaction makes its device at the same time: recado.connection_begin handles these, and may wait for locks on the way.
--- This call waits only for transactions that make the same new device. The caller sorts the entries by user and client, as
--- it sorts acknowledgements, so that two calls cannot wait for each other. A device must not stand in two entries.
+-- An entry is left out, and has no row in the answer, if its device was not seen for a day or is forgotten, or if
+-- another transaction makes its device at the same time: recado.connection_begin handles these, and may wait for
+-- locks on the way. This call waits only for transactions that make the same new device. The caller sorts the entries
+-- by user and client, as it sorts acknowledgements, so that two calls cannot wait for each other. A device must not
+-- stand in two entries.
 CREATE FUNCTION recado.connections_begin(
     p_instance_id uuid, p_after bigint, p_session_ids uuid[], p_user_ids text[], p_client_ids text[], p_log_ids uuid[],
     p_starts bigint[], p_account_ids text[], p_transports text[], p_follows_members boolean[])
