@@ -5,7 +5,7 @@
 
 use super::problems::RefusedRequest;
 use super::query::{QueryPairs, pairs};
-use crate::domain::UserId;
+use crate::domain::{ProviderName, UserId};
 use crate::wire::problem::{FieldError, Problem};
 
 /// Stands for the user of the query.
@@ -16,6 +16,33 @@ const IN_QUERY: &str = "-";
 /// # Errors
 /// A query that is no list of names and values, or a text that is no user id.
 pub fn named_user(name: &str, segment: &str, query: QueryPairs) -> Result<(UserId, Vec<(String, String)>), RefusedRequest> {
+    let (user, pairs) = user_of(name, segment, query)?;
+    match user {
+        Ok(user) => Ok((user, pairs)),
+        Err(error) => Err(refused(vec![error])),
+    }
+}
+
+/// As [`named_user`], of a path that names a provider as well. Reports what is wrong with both.
+///
+/// # Errors
+/// As [`named_user`], and a text that is no provider's name.
+pub fn named_provider_and_user(provider: &str, segment: &str, query: QueryPairs) -> Result<(ProviderName, UserId), RefusedRequest> {
+    let (user, _) = user_of("user", segment, query)?;
+    let provider = ProviderName::parse(provider).map_err(|error| FieldError::new("/provider", error.to_string()));
+    match (provider, user) {
+        (Ok(provider), Ok(user)) => Ok((provider, user)),
+        (provider, user) => Err(refused(provider.err().into_iter().chain(user.err()).collect())),
+    }
+}
+
+fn refused(errors: Vec<FieldError>) -> RefusedRequest {
+    Problem::new(422, "invalid_field", "the address breaks the rules listed in errors").with_errors(errors).into()
+}
+
+type NamedUser = (Result<UserId, FieldError>, Vec<(String, String)>);
+
+fn user_of(name: &str, segment: &str, query: QueryPairs) -> Result<NamedUser, RefusedRequest> {
     let mut pairs = pairs(query)?;
     let user = if segment == IN_QUERY {
         match pairs.iter().position(|(name, _)| name == "user") {
@@ -25,10 +52,5 @@ pub fn named_user(name: &str, segment: &str, query: QueryPairs) -> Result<(UserI
     } else {
         UserId::parse(segment).map_err(|error| FieldError::new(format!("/{name}"), error.to_string()))
     };
-    match user {
-        Ok(user) => Ok((user, pairs)),
-        Err(error) => {
-            Err(Problem::new(422, "invalid_field", "the address breaks the rules listed in errors").with_errors(vec![error]).into())
-        }
-    }
+    Ok((user, pairs))
 }

@@ -44,27 +44,37 @@ impl ScanTurns {
 impl Drop for ScanTurn {
     fn drop(&mut self) {
         let now = Instant::now();
-        *self.next = now + (now.saturating_duration_since(self.begun) * PAUSE).min(PAUSE_MAX);
+        *self.next = now + pause_after(now.saturating_duration_since(self.begun));
     }
+}
+
+/// The pause after a list that took so long.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE).min(PAUSE_MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_turn_waits_for_four_times_the_length_of_the_one_before() {
-        let turns = ScanTurns::default();
+    #[test]
+    fn a_pause_is_four_times_the_list_before_it_up_to_a_limit() {
+        assert_eq!(pause_after(Duration::from_secs(2)), Duration::from_secs(8));
+        assert_eq!(pause_after(Duration::from_secs(100)), PAUSE_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_turn_waits_for_the_end_of_the_one_before_and_for_the_pause() {
+        let turns = Arc::new(ScanTurns::default());
+        let first = turns.take().await;
         let begun = Instant::now();
-        let turn = turns.take().await;
-        assert_eq!(begun.elapsed(), Duration::ZERO, "the first one waits for nothing");
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        drop(turn);
-        let turn = turns.take().await;
-        assert_eq!(begun.elapsed().as_secs(), 10);
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        drop(turn);
-        drop(turns.take().await);
-        assert_eq!(begun.elapsed().as_secs(), 150, "the pause has a limit");
+        let second = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { turns.take().await.begun }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!second.is_finished(), "one list runs at a time");
+        drop(first);
+        assert!(second.await.unwrap() >= begun + Duration::from_millis(100), "20 ms, and a pause of 80 ms");
     }
 }

@@ -77,9 +77,12 @@ async fn clients_that_connect_at_once_share_a_commit_and_each_gets_its_own_answe
     let mut twins = [twin.resume_status(), other_twin.resume_status()];
     twins.sort_unstable();
     assert_eq!(twins, ["live", "ok"]);
-    first.await.unwrap().until_caught_up().await;
+    let mut first = first.await.unwrap();
+    first.until_caught_up().await;
+    let mut others = Vec::new();
     for client in crowd {
-        assert_eq!(client.await.unwrap().resume_status(), "live");
+        others.push(client.await.unwrap());
+        assert_eq!(others.last().unwrap().resume_status(), "live");
     }
     hub.post(&note("to the account").account("acme")).await;
     assert_eq!(rested.until("to the account").await.len(), 1, "a connection stored alone has its accounts");

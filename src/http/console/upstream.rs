@@ -8,9 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
-use crate::domain::ProviderName;
 use crate::http::auth::actor;
-use crate::http::named_user::named_user;
+use crate::http::named_user::named_provider_and_user;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, no_store, pairs};
 use crate::http::request::{BODY_MAX_BYTES, Media, media, whole_body};
@@ -18,7 +17,7 @@ use crate::http::state::HubState;
 use crate::store::providers::admin::{self, CommandOverview, FoundSessions, SessionOverview, WantedSessions};
 use crate::store::providers::leases::AdminRequest;
 use crate::wire::console::upstream::{ShownCommand, ShownUpstream, UpstreamAction, UpstreamAsked, UpstreamBody, UpstreamQuery};
-use crate::wire::problem::{FieldError, Problem};
+use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
 
 /// Most commands that are shown with a user's sessions.
@@ -43,11 +42,7 @@ pub async fn act(
 ) -> Result<Response, RefusedRequest> {
     let caller = hub.auth.admin(&headers).await?;
     media(&headers, &[Media::Json])?;
-    let (user, _) = named_user("user", &user, query)?;
-    let provider = ProviderName::parse(&provider).map_err(|error| {
-        let errors = vec![FieldError::new("/provider", error.to_string())];
-        Problem::new(422, "invalid_field", "the path breaks the rules listed in errors").with_errors(errors)
-    })?;
+    let (provider, user) = named_provider_and_user(&provider, &user, query)?;
     let asked = match UpstreamAction::parse(&whole_body(&headers, body, BODY_MAX_BYTES).await?)? {
         UpstreamAction::Reconnect => AdminRequest::Reconnect,
         UpstreamAction::Release => AdminRequest::Release,
