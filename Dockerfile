@@ -1,8 +1,14 @@
-# A hub beside a PostgreSQL that somebody else runs: give DATABASE_URL and RECADO_JWT_SECRET.
+# A hub on a PostgreSQL that runs elsewhere: give DATABASE_URL and RECADO_JWT_SECRET.
 #   docker build -t recado .
 #   docker run --rm -p 8080:8080 -e DATABASE_URL=postgres://… -e RECADO_JWT_SECRET=… recado
+#
+# The base images are pinned to exact versions. To pin them to their content as well, give their digests
+# (docker buildx imagetools inspect debian:12.12-slim):
+#   docker build --build-arg RUST_IMAGE=rust@sha256:… --build-arg DEBIAN_IMAGE=debian@sha256:… -t recado .
+ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
+ARG DEBIAN_IMAGE=debian:12.12-slim
 
-FROM rust:1.95-slim-bookworm AS build
+FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 # .dockerignore lets in what is built and nothing else: no .git, no .env, and no rust-toolchain.toml either, which
 # would make rustup download components (clippy, rustfmt) that an image does not need.
@@ -15,8 +21,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     SQLX_OFFLINE=true cargo build --release --locked --bin recado \
     && strip --output /recado target/release/recado
 
-FROM debian:bookworm-slim
+FROM ${DEBIAN_IMAGE}
 # The authorities that sign the certificates of a database or a provider behind TLS.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
@@ -36,3 +43,15 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=2 CMD ["rec
 # The program is process 1 and handles SIGTERM itself; a shell in between would swallow it.
 ENTRYPOINT ["recado"]
 CMD ["serve"]
+# What the image is (the OCI image specification, annotations). The last three differ between builds:
+#   --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" --build-arg CREATED="$(date -u +%FT%TZ)"
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="recado" \
+      org.opencontainers.image.description="A durable notification hub on PostgreSQL" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.base.name="docker.io/library/debian:12.12-slim" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"

@@ -1057,6 +1057,31 @@ pub const ROWS: &[MatrixRow] = &[
     )
     .but("The files are read; docker and Fly are not run."),
     row(
+        "D15",
+        "Prometheus's own program reads the alert rules, their tests, the dashboard's expressions and the metrics of a hub",
+        "all are accepted; each names only metrics that a hub exposes; each alert has a test that fires it and a section of the runbook",
+        &[
+            "observing::promtool_accepts_the_rules_the_dashboard_and_the_metrics",
+            "observing::alerts_and_dashboard_name_only_metrics_that_a_hub_exposes",
+            "observing::every_alert_has_a_test_that_fires_it_and_a_section_of_the_runbook",
+        ],
+    ),
+    row(
+        "D16",
+        "a batch of 8 MiB, a stream of lines, a WebSocket and an event stream go through the HAProxy that ships, and a hub behind it dies",
+        "as D2",
+        &["proxies::the_haproxy_that_ships_passes_everything_that_a_hub_takes"],
+    ),
+    row("D16b", "the same with the Caddy that ships", "as D2", &["proxies::the_caddy_that_ships_passes_everything_that_a_hub_takes"])
+        .but("A stream of lines is tried with Caddy 2.7 or newer only: older ones break it over HTTP/1.1."),
+    row(
+        "D17",
+        "a service manager starts a hub, and the database goes away, or the hub hangs",
+        "the hub says when it is ready and stopping; the watchdog is reset without a database and not by a hub that hangs",
+        &["service_manager::a_hub_says_that_it_is_ready_alive_and_stopping", "service_manager::a_hub_without_its_database_is_alive"],
+    )
+    .but("`app::service_manager::tests` has the hub that hangs."),
+    row(
         "N9b",
         "the link to the database is silent for two seconds",
         "no living connection is replaced: silence alone is a doubt, and another connection is opened beside it",
