@@ -65,16 +65,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_waits_for_the_end_of_the_one_before_and_for_the_pause() {
-        let turns = Arc::new(ScanTurns::default());
+        let turns = ScanTurns::default();
         let first = turns.take().await;
-        let begun = Instant::now();
-        let second = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move { turns.take().await.begun }
-        });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(!second.is_finished(), "one list runs at a time");
+        let begun = first.begun;
+        let mut second = std::pin::pin!(turns.take());
+        let waited = tokio::time::timeout(Duration::from_millis(20), second.as_mut()).await;
+        assert!(waited.is_err(), "one list runs at a time");
         drop(first);
-        assert!(second.await.unwrap() >= begun + Duration::from_millis(100), "20 ms, and a pause of 80 ms");
+        assert!(second.await.begun >= begun + Duration::from_millis(100), "20 ms, and a pause of 80 ms");
     }
 }

@@ -17,12 +17,15 @@ struct ProxyProgram {
     folder: tempfile::TempDir,
 }
 
+/// What stands in a file, and what takes its place.
+type Replacements = Vec<(&'static str, String)>;
+
 /// A program and its configuration: the file, how to start it, and its text for an address and two hubs.
 struct ProxyKind {
     program: &'static str,
     file: &'static str,
     arguments: fn(&Path) -> Vec<String>,
-    replacements: fn(&str, [&str; 2]) -> Vec<(&'static str, String)>,
+    replacements: fn(&str, [&str; 2]) -> Replacements,
 }
 
 const HAPROXY: ProxyKind = ProxyKind {

@@ -2,7 +2,7 @@
 //!
 //! It measures the time from the start of each one to the socket. A thread keeps the pace, because the runtime's own
 //! timer knows whole milliseconds only. A worker that is still busy when its next notification is due sends it late.
-//! With [`PostPace::from_plan`] this delay counts too, so a slow hub cannot hide times by slowing the bench down.
+//! With [`PostPace::counted_from_plan`] this delay counts too, so a slow hub cannot hide times by slowing the bench down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const LAST_LIMIT: Duration = Duration::from_secs(10);
 pub struct PostPace {
     rate: u32,
     total: usize,
-    from_plan: bool,
+    counted_from_plan: bool,
 }
 
 /// Result of a paced run.
@@ -48,13 +48,13 @@ pub trait Worker: Send + 'static {
 
 impl PostPace {
     pub fn new(rate: u32, seconds: u64) -> Self {
-        Self { rate, total: usize::try_from(u64::from(rate) * seconds).unwrap_or(usize::MAX), from_plan: false }
+        Self { rate, total: usize::try_from(u64::from(rate) * seconds).unwrap_or(usize::MAX), counted_from_plan: false }
     }
 
     /// Counts times from the planned moment instead of the start.
     #[must_use]
-    pub fn from_plan(self) -> Self {
-        Self { from_plan: true, ..self }
+    pub fn counted_from_plan(self) -> Self {
+        Self { counted_from_plan: true, ..self }
     }
 
     /// Sends through all workers in turn to the first user, who listens at this hub.
@@ -93,7 +93,7 @@ impl PostPace {
                 let mut late = Vec::new();
                 while let Some((n, due)) = due_posts.recv().await {
                     late.push(Instant::now().saturating_duration_since(due));
-                    if self.from_plan {
+                    if self.counted_from_plan {
                         clocks.planned(n, due);
                     }
                     worker.send(n, &clocks).await?;

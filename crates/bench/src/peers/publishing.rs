@@ -58,7 +58,7 @@ impl PeersRun<'_> {
         let posters = Poster::some(self.ground, hub, PACED, SIZE, false).await?;
         let meter = self.meter(hub).await?;
         let before = meter.now().await?;
-        let heard = PostPace::new(rate, seconds).from_plan().heard(self.ground, hub, posters).await?;
+        let heard = PostPace::new(rate, seconds).counted_from_plan().heard(self.ground, hub, posters).await?;
         let cost = meter.now().await? - before;
         let at = |percent| heard.arrived.percentile_ms(percent);
         let (p50, p99, most) = (at(50.0), at(99.0), heard.arrived.max_ms());
