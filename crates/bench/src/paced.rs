@@ -2,7 +2,8 @@
 //!
 //! It measures the time from the start of each one to the socket. A thread keeps the pace, because the runtime's own
 //! timer knows whole milliseconds only. A worker that is still busy when its next notification is due sends it late.
-//! With [`PostPace::counted_from_plan`] this delay counts too, so a slow hub cannot hide times by slowing the bench down.
+//! With [`PostPace::counted_from_plan`] this delay counts too, so a slow hub cannot hide times by slowing the bench
+//! down.
 
 use std::sync::Arc;
 use std::time::Duration;
