@@ -2,6 +2,7 @@
 
 mod connection_room;
 mod hub;
+mod service_manager;
 
 use std::net::SocketAddr;
 
@@ -9,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::connection_room::open_file_limit;
 pub use self::hub::{Hub, HubBuilder, ProviderConfig};
+use self::service_manager::ServiceManager;
 use crate::config::Config;
 use crate::identity::{Identity, OwnSecret};
 use crate::providers;
@@ -123,8 +125,15 @@ async fn serve_on(
         builder = builder.providers(provider_config);
     }
     let mut hub = builder.start().await?;
-    ready(ReadyAddresses { clients: hub.address(), console: hub.console_address() });
-    let outcome = signals.wait_for_stop(&mut hub).await;
+    let address = hub.address();
+    ready(ReadyAddresses { clients: address, console: hub.console_address() });
+    let manager = ServiceManager::of(&config.machine);
+    manager.tell(&format!("READY=1\nSTATUS=serving on {address}")).await;
+    let outcome = tokio::select! {
+        outcome = signals.wait_for_stop(&mut hub) => outcome,
+        never = manager.keep_alive(address) => match never {},
+    };
+    manager.tell("STOPPING=1\nSTATUS=asking clients to reconnect").await;
     hub.stop().await;
     outcome
 }

@@ -473,19 +473,32 @@ pub struct MachineEnvironment {
     pub xdg_state_home: Option<PathBuf>,
     pub path: Option<std::ffi::OsString>,
     pub tmpdir: Option<PathBuf>,
+    /// The address at which a service manager hears how the hub does.
+    pub notify_socket: Option<std::ffi::OsString>,
+    /// The service manager kills the hub if it hears nothing for this long.
+    pub watchdog: Option<Duration>,
 }
 
 impl MachineEnvironment {
     fn read() -> Self {
         #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
         let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let number = |name: &str| var(name)?.to_str()?.parse().ok();
         Self {
             home: var("HOME").map(PathBuf::from),
             xdg_state_home: var("XDG_STATE_HOME").map(PathBuf::from),
             path: var("PATH"),
             tmpdir: var("TMPDIR").map(PathBuf::from),
+            notify_socket: var("NOTIFY_SOCKET"),
+            watchdog: watchdog(number("WATCHDOG_USEC"), number("WATCHDOG_PID")),
         }
     }
+}
+
+/// The watchdog time of the service manager. Another process id means that it is for the process that started this one.
+fn watchdog(microseconds: Option<u64>, pid: Option<u64>) -> Option<Duration> {
+    let is_ours = pid.is_none_or(|pid| pid == u64::from(std::process::id()));
+    microseconds.filter(|time| *time > 0 && is_ours).map(Duration::from_micros)
 }
 
 /// Settings as text, by name.
@@ -742,6 +755,15 @@ mod tests {
         let internal = urls(&[("RECADO_INTERNAL_BIND", "[::]:9001"), ("PORT", "9000")]);
         assert_eq!(internal, ("http://127.0.0.1:9000".to_owned(), "http://[::1]:9001".to_owned()));
         assert_eq!(urls(&[("RECADO_INTERNAL_BIND", "[::]:9001"), ("RECADO_URL", "http://hub/")]), both("http://hub"));
+    }
+
+    #[test]
+    fn a_watchdog_of_another_process_is_not_ours() {
+        let own = Some(u64::from(std::process::id()));
+        assert_eq!(watchdog(Some(1_500_000), own), Some(Duration::from_millis(1500)));
+        assert_eq!(watchdog(Some(1_500_000), None), Some(Duration::from_millis(1500)));
+        assert_eq!(watchdog(Some(1_500_000), Some(1)), None);
+        assert_eq!((watchdog(Some(0), own), watchdog(None, own)), (None, None));
     }
 
     #[test]

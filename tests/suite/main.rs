@@ -75,6 +75,7 @@ mod roles;
 mod rolled_back;
 mod scopes;
 mod secrets;
+mod service_manager;
 mod sessions;
 mod shared_ids;
 mod since;

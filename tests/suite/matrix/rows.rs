@@ -1057,6 +1057,13 @@ pub const ROWS: &[MatrixRow] = &[
     )
     .but("The files are read; docker and Fly are not run."),
     row(
+        "D17",
+        "a service manager starts a hub, and the database goes away, or the hub hangs",
+        "the hub says when it is ready and stopping; the watchdog is reset without a database and not by a hub that hangs",
+        &["service_manager::a_hub_says_that_it_is_ready_alive_and_stopping", "service_manager::a_hub_without_its_database_is_alive"],
+    )
+    .but("`app::service_manager::tests` has the hub that hangs."),
+    row(
         "N9b",
         "the link to the database is silent for two seconds",
         "no living connection is replaced: silence alone is a doubt, and another connection is opened beside it",
