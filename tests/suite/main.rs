@@ -56,6 +56,7 @@ mod metrics;
 mod mutants;
 mod ndjson;
 mod network;
+mod observing;
 mod old_clients;
 mod old_hubs;
 mod openapi;

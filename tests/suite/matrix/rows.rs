@@ -1057,6 +1057,16 @@ pub const ROWS: &[MatrixRow] = &[
     )
     .but("The files are read; docker and Fly are not run."),
     row(
+        "D15",
+        "Prometheus's own program reads the alert rules, their tests, the dashboard's expressions and the metrics of a hub",
+        "all are accepted; each names only metrics that a hub exposes; each alert has a test that fires it and a section of the runbook",
+        &[
+            "observing::promtool_accepts_the_rules_the_dashboard_and_the_metrics",
+            "observing::alerts_and_dashboard_name_only_metrics_that_a_hub_exposes",
+            "observing::every_alert_has_a_test_that_fires_it_and_a_section_of_the_runbook",
+        ],
+    ),
+    row(
         "D17",
         "a service manager starts a hub, and the database goes away, or the hub hangs",
         "the hub says when it is ready and stopping; the watchdog is reset without a database and not by a hub that hangs",

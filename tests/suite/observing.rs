@@ -1,0 +1,132 @@
+//! Promise: the alert rules and the dashboard that ship fit what a hub exposes, and every alert says what to do.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::host::{given, programs, said};
+use super::support::*;
+
+fn project(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// Values of a key in a YAML file of ours, one a line.
+fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.trim_start().trim_start_matches("- ").strip_prefix(key)?.strip_prefix(": ")).collect()
+}
+
+/// Names of a hub's metrics in an expression. `up` is Prometheus's own.
+fn metrics_of(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("recado_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Series that a hub exposes, and the sets of a histogram's series.
+async fn exposed() -> BTreeSet<String> {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let (status, text) = hub.get("/metrics", None).await.unwrap();
+    assert_eq!(status, 200);
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .flat_map(|(name, kind)| match kind {
+            "histogram" => ["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}")).to_vec(),
+            _ => vec![name.to_owned()],
+        })
+        .collect()
+}
+
+/// The expressions of the dashboard, as Prometheus gets them.
+fn expressions(board: &Value) -> Vec<String> {
+    let lists = [&board["panels"], &board["annotations"]["list"]].map(|list| list.as_array().unwrap());
+    let panels = lists.into_iter().flatten();
+    let queries = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten().chain([panel]));
+    let queries = queries.filter_map(|query| query["expr"].as_str());
+    queries.map(|query| query.replace("$__rate_interval", "5m").replace("$job", "recado").replace("$instance", ".+")).collect()
+}
+
+fn board() -> Value {
+    serde_json::from_str(&project("deploy/grafana/recado.json")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_and_dashboard_name_only_metrics_that_a_hub_exposes() {
+    let exposed = exposed().await;
+    let alerts = project("deploy/prometheus/alerts.yml");
+    let (board, tests) = (expressions(&board()), project("deploy/prometheus/alerts.test.yml"));
+    assert!(board.len() > 30, "{board:?}");
+    for (file, text) in [("alerts.yml", alerts.as_str()), ("alerts.test.yml", tests.as_str()), ("recado.json", board.join("\n").as_str())] {
+        let unknown: Vec<_> = metrics_of(text).into_iter().filter(|name| !exposed.contains(name)).collect();
+        assert_eq!(unknown, Vec::<String>::new(), "{file} names metrics that a hub does not expose");
+    }
+}
+
+#[test]
+fn every_alert_has_a_test_that_fires_it_and_a_section_of_the_runbook() {
+    let (alerts, tests) = (project("deploy/prometheus/alerts.yml"), project("deploy/prometheus/alerts.test.yml"));
+    let runbook = project("docs/guides/runbook.md");
+    let names = values(&alerts, "alert");
+    assert!(names.len() > 10, "{names:?}");
+    let links = values(&alerts, "runbook");
+    let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(sections, names, "on the left docs/guides/runbook.md, on the right deploy/prometheus/alerts.yml");
+    for (name, link) in names.iter().zip(&links) {
+        assert_eq!(*link, format!("docs/guides/runbook.md#{}", name.to_lowercase()));
+        assert!(tests.contains(&format!("alertname: {name}\n        exp_alerts:\n")), "no test fires {name}");
+    }
+    assert_eq!(links.len(), names.len());
+}
+
+/// The dashboard must work with any data source, scrape interval and set of hubs.
+#[test]
+fn the_dashboard_has_no_fixed_data_source_interval_or_hub() {
+    let board = board();
+    let variables = board["templating"]["list"].as_array().unwrap();
+    let names: Vec<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["datasource", "job", "instance"]);
+    let mut ids = BTreeSet::new();
+    for panel in board["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: two panels have this id");
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{title}: outside the grid");
+        for query in panel["targets"].as_array().into_iter().flatten() {
+            let expression = query["expr"].as_str().unwrap();
+            assert_eq!(query["datasource"]["uid"], "${datasource}", "{title}");
+            assert!(expression.contains(r#"{job="$job", instance=~"$instance""#), "{title}: {expression}");
+            let ranges = expression.matches('[').count();
+            assert_eq!(ranges, expression.matches("[$__rate_interval]").count(), "{title}: {expression}");
+        }
+    }
+}
+
+/// Prometheus's own program reads the rules, their tests, the dashboard's expressions and what a hub exposes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn promtool_accepts_the_rules_the_dashboard_and_the_metrics() {
+    let Some(()) = given("D15", programs(&["promtool"])) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let rules: Vec<Value> = expressions(&board())
+        .iter()
+        .enumerate()
+        .map(|(n, expression)| serde_json::json!({ "record": format!("panel:{n}"), "expr": expression }))
+        .collect();
+    let file = folder.path().join("board.yml");
+    // JSON is YAML.
+    std::fs::write(&file, serde_json::json!({ "groups": [{ "name": "board", "rules": rules }] }).to_string()).unwrap();
+    let promtool = |arguments: &[&str]| {
+        let mut command = Command::new("promtool");
+        said(command.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus")))
+    };
+    promtool(&["check", "rules", file.to_str().unwrap()]).unwrap();
+    promtool(&["check", "rules", "alerts.yml"]).unwrap();
+    promtool(&["test", "rules", "alerts.test.yml"]).unwrap();
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let metrics = folder.path().join("metrics");
+    std::fs::write(&metrics, hub.get("/metrics", None).await.unwrap().1).unwrap();
+    said(Command::new("sh").args(["-c", "promtool check metrics < \"$0\""]).arg(&metrics)).unwrap();
+}
