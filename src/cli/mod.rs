@@ -13,6 +13,7 @@ macro_rules! eprintln {
 mod admin;
 mod analyst;
 mod audit;
+mod completions;
 mod config;
 mod erase;
 pub mod error;
@@ -41,7 +42,7 @@ mod why;
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, Values};
 use crate::telemetry;
@@ -142,6 +143,10 @@ enum CliCommand {
     Config(config::ConfigCommand),
     /// Ask a hub whether it is ready; for containers
     Healthcheck,
+    /// Print completions of commands and flags for a shell
+    Completions(completions::CompletionsCommand),
+    /// Write a man page for each command into a folder
+    Man(completions::ManCommand),
 }
 
 /// A command line and its settings, read before the runtime starts: until then there is one thread, which can give up
@@ -165,7 +170,7 @@ pub fn prepare() -> Result<Prepared, i32> {
 
 fn read(cli: RecadoCli) -> Result<Prepared, CliFailure> {
     cli.global.no_password()?;
-    if matches!(cli.command, CliCommand::Config(_)) {
+    if matches!(cli.command, CliCommand::Config(_) | CliCommand::Completions(_) | CliCommand::Man(_)) {
         return Ok(Prepared { cli, config: None, ready: None });
     }
     let mut flags = cli.global.flags();
@@ -199,8 +204,11 @@ fn load(flags: &Values) -> Result<Config, CliFailure> {
 async fn run(prepared: Prepared) -> Result<(), CliFailure> {
     let Prepared { cli, config, ready } = prepared;
     let format = cli.global.output;
-    if let CliCommand::Config(show) = &cli.command {
-        return show.run(format);
+    match &cli.command {
+        CliCommand::Config(show) => return show.run(format),
+        CliCommand::Completions(completions) => return completions.run(RecadoCli::command()),
+        CliCommand::Man(man) => return man.run(RecadoCli::command()),
+        _ => {}
     }
     let config = config.expect("every other command has settings");
     match cli.command {
@@ -232,7 +240,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Stats => stats::run(&config, format).await,
         CliCommand::Top(top) => top.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,
-        CliCommand::Config(_) => Ok(()),
+        CliCommand::Config(_) | CliCommand::Completions(_) | CliCommand::Man(_) => Ok(()),
     }
 }
 
