@@ -67,6 +67,7 @@ mod plans;
 mod points;
 mod power;
 mod private_server;
+mod proxies;
 mod reaching;
 mod restored;
 mod resume;

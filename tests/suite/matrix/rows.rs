@@ -1067,6 +1067,14 @@ pub const ROWS: &[MatrixRow] = &[
         ],
     ),
     row(
+        "D16",
+        "a batch of 8 MiB, a stream of lines, a WebSocket and an event stream go through the HAProxy that ships, and a hub behind it dies",
+        "as D2",
+        &["proxies::the_haproxy_that_ships_passes_everything_that_a_hub_takes"],
+    ),
+    row("D16b", "the same with the Caddy that ships", "as D2", &["proxies::the_caddy_that_ships_passes_everything_that_a_hub_takes"])
+        .but("A stream of lines is tried with Caddy 2.7 or newer only: older ones break it over HTTP/1.1."),
+    row(
         "D17",
         "a service manager starts a hub, and the database goes away, or the hub hangs",
         "the hub says when it is ready and stopping; the watchdog is reset without a database and not by a hub that hangs",
