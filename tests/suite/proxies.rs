@@ -105,9 +105,30 @@ impl Drop for ProxyProgram {
     }
 }
 
+/// Posts to ann as a sender does: with an idempotency key, again after a 502. Returns the number and the count of 502s.
+async fn post_until_appended(address: &str, key: &str, title: &str) -> (i64, usize) {
+    let url = format!("http://{address}/api/internal/notify");
+    let body = note(title).to_user("ann").body();
+    let mut refusals = 0;
+    let seq = eventually("the post is appended", PATIENCE, async || {
+        let request = http_client().post(&url).bearer_auth(key).header("content-type", "application/json");
+        let answer = request.header("idempotency-key", title).body(body.clone()).send().await.unwrap();
+        match answer.status().as_u16() {
+            201 => Some(answer.json::<serde_json::Value>().await.unwrap()["seq"].as_i64().unwrap()),
+            502 => {
+                refusals += 1;
+                None
+            }
+            other => panic!("{other}"),
+        }
+    })
+    .await;
+    (seq, refusals)
+}
+
 /// Everything that a hub takes, sent to the proxy: a batch just below the limit of 8 MiB and one above it, a stream of
-/// lines, a WebSocket, an event stream, and a hub that dies.
-async fn everything_passes(kind: &ProxyKind, change: impl Fn(String) -> String, passes_lines: bool) {
+/// lines, a WebSocket, an event stream, and a hub that dies. `is_current`: the proxy has no fault that is known.
+async fn everything_passes(kind: &ProxyKind, change: impl Fn(String) -> String, is_current: bool) {
     const DATA: usize = 60_000;
     const ITEMS: i64 = 135;
     let _turn = heavy().await;
@@ -134,7 +155,7 @@ async fn everything_passes(kind: &ProxyKind, change: impl Fn(String) -> String, 
     assert_eq!((answer.status, answer.body["status"].as_u64()), (413, Some(413)), "{}", answer.body);
 
     let mut head = ITEMS;
-    if passes_lines {
+    if is_current {
         // Each line is answered before the next one is sent.
         let mut sender = Sender::open(&one, one.key(), None).await;
         for n in 1..=3 {
@@ -155,16 +176,20 @@ async fn everything_passes(kind: &ProxyKind, change: impl Fn(String) -> String, 
         assert_eq!(page.message().await.title(), format!("line {n}"));
     }
 
-    // A hub that dies costs no post and no notification.
+    // A hub that dies costs no notification, and no post unless the proxy is an old Caddy. Nothing is appended twice.
     other.kill().await;
     for n in 1..=6 {
         head += 1;
-        assert_eq!(one.post(&note(&format!("after {n}")).to_user("ann")).await.seq, head);
+        let (seq, refusals) = post_until_appended(&proxy.address, one.key(), &format!("after {n}")).await;
+        assert_eq!(seq, head);
+        assert!(refusals == 0 || !is_current, "{refusals} refusals");
     }
     let mut socket = TestClient::of("ann").device("late").since("earliest").connect(&one).await;
     socket.until("after 6").await;
-    for operator in ["/metrics", "/stats", "/admin", "/api/admin/overview"] {
-        assert_eq!(one.get(operator, None).await.unwrap().0, 404, "{operator}");
+    // The proxy answers these itself.
+    for operator in ["/metrics", "/stats", "/admin", "/api/admin/instances"] {
+        let answer = http_client().get(format!("http://{}{operator}", proxy.address)).send().await.unwrap();
+        assert_eq!(answer.status(), 404, "{operator}");
     }
     // The query of an address has the token of an old client.
     let log = proxy.log();
@@ -181,7 +206,8 @@ async fn the_haproxy_that_ships_passes_everything_that_a_hub_takes() {
 }
 
 /// Go's HTTP/1 server reads and drops the rest of a request once its answer begins, unless Caddy 2.7 turns that off: a
-/// stream of lines breaks.
+/// stream of lines breaks. Caddy 2.6 also answers a post with 502 after it could not connect to the first hub: the body
+/// was closed by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow"]
 async fn the_caddy_that_ships_passes_everything_that_a_hub_takes() {
