@@ -115,7 +115,7 @@ pub const TABLE: &[Setting] = &[
         "auto",
         "The console at /admin, for admins. on, off, or auto: on when the listener that serves it is bound to loopback and \
          RECADO_PUBLIC_URL, RECADO_ALLOWED_HOSTS and RECADO_TRUSTED_PROXIES tell of no proxy in front of it, and for requests \
-         without a header of a proxy (Forwarded, X-Forwarded-For, X-Forwarded-Host, X-Real-IP, Via). With \
+         without a header that proxies add, such as Forwarded, X-Forwarded-For, X-Real-IP or Via. With \
          RECADO_INTERNAL_BIND only that listener serves it.",
     ),
     row(

@@ -100,6 +100,11 @@ impl KeyScopeArgs {
         }
         let base = of_posts.unwrap_or_else(Scopes::everything);
         let is_narrow = base.types.is_some() || base.accounts.is_some() || base.users.is_some();
+        if self.read && !is_narrow {
+            return Err(CliFailure::other(
+                "--read limits nothing by itself: such a key may do everything. Add --type, --account or --user (--type none for a key that only reads), or leave it out",
+            ));
+        }
         let rate = self.rate.and_then(|rate| u32::try_from(rate).ok());
         Ok(Some(Scopes { read: right(self.read, self.no_read, is_narrow), rate, networks, ..base }))
     }

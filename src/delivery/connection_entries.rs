@@ -95,7 +95,7 @@ impl EntryWriter {
     fn gather(&mut self) -> Vec<EntryRequest> {
         let mut devices: HashSet<(UserId, ClientId)> = HashSet::new();
         let (mut group, mut later): (Vec<EntryRequest>, VecDeque<EntryRequest>) = Default::default();
-        while group.len() < GROUP && later.len() < GROUP {
+        while group.len() < GROUP && later.len() < QUEUE {
             let Some(request) = self.waiting.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
             if request.reply.is_closed() {
                 continue;

@@ -2,15 +2,34 @@
 
 use std::path::PathBuf;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 
 use crate::identity::TokenMinter;
 use crate::identity::sign_in_link::SignInLinks;
 use crate::wire::console::settings::ShownSetting;
 use crate::wire::problem::Problem;
 
-/// Headers that proxies add. A browser that opens the console itself sends none of them.
-const PROXY_HEADERS: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+/// Headers that proxies add, next to all that begin with [`FORWARDED`]. A browser that opens the console itself sends none
+/// of them.
+const PROXY_HEADERS: [&str; 15] = [
+    "cdn-loop",
+    "cf-connecting-ip",
+    "cf-ray",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "forwarded",
+    "tailscale-user-login",
+    "true-client-ip",
+    "via",
+    "x-amzn-trace-id",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-host",
+    "x-real-ip",
+];
+/// The beginning of a header such as `X-Forwarded-For`.
+const FORWARDED: &str = "x-forwarded-";
 
 /// Whether something is served, and whether a setting says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,20 +123,20 @@ impl ConsoleRules {
 }
 
 /// The header by which a request shows that it came through a proxy.
-fn proxy_header(headers: &HeaderMap) -> Option<&'static str> {
-    PROXY_HEADERS.into_iter().find(|name| headers.contains_key(*name))
+fn proxy_header(headers: &HeaderMap) -> Option<&str> {
+    headers.keys().map(HeaderName::as_str).find(|name| name.starts_with(FORWARDED) || PROXY_HEADERS.contains(name))
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderValue;
 
     use super::*;
 
     #[test]
     fn only_what_no_setting_turned_on_is_off_behind_a_proxy() {
         let direct = HeaderMap::from_iter([(HeaderName::from_static("host"), HeaderValue::from_static("127.0.0.1:8080"))]);
-        for name in PROXY_HEADERS {
+        for name in PROXY_HEADERS.into_iter().chain(["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]) {
             let mut proxied = direct.clone();
             proxied.insert(name, HeaderValue::from_static(""));
             let both = |served: Served| (is_to(served, &direct), is_to(served, &proxied));

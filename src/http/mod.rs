@@ -78,6 +78,7 @@ pub use address::TrustedProxies;
 pub use auth::Auth;
 pub use connection_slots::{AddressBudgets, ConnectionSlots};
 pub use console::CONSOLE_READS_AT_ONCE;
+pub use console::devices::{DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE};
 pub use console::instance_report::HubReports;
 pub use console::live::{LIVE_MAX, LIVE_OF_ONE};
 pub use console::log::{FOLLOWERS_MAX, FOLLOWERS_OF_ONE};

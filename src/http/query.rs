@@ -11,6 +11,10 @@ pub type QueryPairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 pub fn pairs(query: QueryPairs) -> Result<Vec<(String, String)>, RefusedRequest> {
     let Query(pairs) = query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values"))?;
+    // PostgreSQL stores no NUL, and no parameter has a use for one.
+    if pairs.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        return Err(Problem::new(400, "bad_query", "the query holds a NUL character, %00").into());
+    }
     Ok(pairs)
 }
 

@@ -53,6 +53,8 @@ pub struct HubState {
     pub console_reads: Semaphore,
     /// Turns for lists of all devices.
     pub device_scans: ScanTurns,
+    /// Places for admins who wait for such a list.
+    pub device_lists: Arc<StreamPlaces>,
     /// Places for admins who follow the log.
     pub log_followers: Arc<StreamPlaces>,
     /// Places for admins who read samples of the instances as they come.

@@ -1,4 +1,6 @@
-//! Counts the streams of admins, and refuses one more than there are places: in all, and for one key or subject.
+//! Counts long requests of admins, and refuses more than there are places.
+//!
+//! There are places for all admins together, and fewer for one key or subject.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,12 +55,12 @@ impl StreamPlaces {
         let mut taken = self.taken();
         if taken.of.get(&who).is_some_and(|count| count >= of_one) {
             let detail = format!(
-                "{of_one} streams of {who} {verb} on this hub already; close one, such as a page of the console, or use another key"
+                "{of_one} requests of {who} {verb} on this hub already; end one, such as a page of the console, or use another key"
             );
             return Err(Problem::new(429, "too_many_connections", detail).retry_after(RETRY_S).into());
         }
         if taken.all >= *all {
-            let detail = format!("{all} streams {verb} on this hub already; close one, or connect again later");
+            let detail = format!("{all} requests {verb} on this hub already; end one, or ask again later");
             return Err(Problem::new(503, "full", detail).retry_after(RETRY_S).into());
         }
         taken.all += 1;

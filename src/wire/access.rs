@@ -1,6 +1,6 @@
 //! Reads requests that take access back.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -70,8 +70,12 @@ impl RevocationBody {
 /// Reads a time of RFC 3339 with the precision of the database.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc)).ok();
-    // The database has years up to 294276, RFC 3339 up to 9999.
-    time.ok_or_else(|| "must be a time such as 2026-11-29T12:00:00Z (RFC 3339)".to_owned())
+    let time = time.ok_or_else(|| "must be a time such as 2026-11-29T12:00:00Z (RFC 3339)".to_owned())?;
+    // The table of revocations takes no other years.
+    if !(1..=9998).contains(&time.year()) {
+        return Err("must be a time of the years 1 to 9998".to_owned());
+    }
+    Ok(time)
 }
 
 impl CloseBody {
@@ -128,6 +132,8 @@ mod tests {
         for (text, status) in [("", 400), ("[]", 422), ("{}", 422), (r#"{"user_id":7}"#, 422), (r#"{"user_id":"ann","x":1}"#, 422)] {
             assert_eq!(read(text).unwrap_err().status, status, "{text}");
         }
+        let late = read(r#"{"user_id":"ann","before":"9999-12-31T23:59:59Z"}"#).unwrap_err();
+        assert_eq!(late.errors[0].pointer, "/before");
         let all = read(&format!(r#"{{"user_id":"a b","before":"soon","reason":"{}"}}"#, "x".repeat(501))).unwrap_err();
         assert_eq!(all.errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), ["/user_id", "/before", "/reason"]);
     }

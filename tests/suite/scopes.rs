@@ -405,6 +405,7 @@ async fn keys_are_made_limited_and_listed_on_the_command_line() {
         ("key create bad --expires yesterday", "such as 90d"),
         ("key create bad --rate 0", "1..=1000000"),
         ("key create bad --read", "--read needs --role admin"),
+        ("key create bad --role admin --read", "--read limits nothing by itself"),
         ("key create bad --broadcast --no-broadcast", "cannot be used with"),
         ("key limit till", "or --unlimited"),
         ("key limit till --unlimited --user 42", "give it alone"),

@@ -1,6 +1,6 @@
-// Keeps the admin's key or token for this tab, and takes a link from the address.
+// Keeps the admin's token for this tab and a key for this page, and takes a link from the address.
 
-/** sessionStorage: the key ends with the tab, and no other site can read it. */
+/** sessionStorage: it is of this tab, and no other site can read it. */
 const NAME = 'recado.console.key';
 
 type Listener = () => void;
@@ -39,9 +39,11 @@ export function signIn(value: string): void {
   current = value.trim();
   refusal = null;
   try {
-    sessionStorage.setItem(NAME, current);
+    // A browser may keep this storage on its disk. A session that came by a link ends by itself, a service key may not.
+    if (current.startsWith('rck_')) sessionStorage.removeItem(NAME);
+    else sessionStorage.setItem(NAME, current);
   } catch {
-    // Without storage the key lasts until the page is reloaded.
+    // Without storage the token lasts until the page is reloaded.
   }
   changed();
 }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
+use crate::http::auth::actor;
 use crate::http::problems::RefusedRequest;
 use crate::http::query::{QueryPairs, no_store, pairs};
 use crate::http::state::HubState;
@@ -14,12 +15,20 @@ use crate::store::console::device_list::{self, DeviceList};
 use crate::wire::console::devices::{DevicesBody, DevicesQuery};
 use crate::wire::server_frame::timestamp;
 
+/// Most requests that list, or wait to list, all devices on one instance. Each waits for those before it.
+pub const DEVICE_LISTS_MAX: usize = 8;
+/// Most of one key or subject: a page that is open twice.
+pub const DEVICE_LISTS_OF_ONE: usize = 2;
+
 pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: QueryPairs) -> Result<Response, RefusedRequest> {
-    hub.auth.reader(&headers).await?;
+    let caller = hub.auth.reader(&headers).await?;
     let DevicesQuery { filter, sort, limit } = DevicesQuery::parse(&pairs(query)?)?;
     // The devices of one user are found by their key.
     let _scan = match filter.user {
-        None => Some(hub.device_scans.take().await),
+        None => {
+            let place = hub.device_lists.take(actor(&headers, &caller).who)?;
+            Some((place, hub.device_scans.take().await))
+        }
         Some(_) => None,
     };
     let _turn = hub.console_reads.acquire().await;

@@ -150,7 +150,7 @@ async fn there_are_only_so_many_followers_and_no_key_takes_all_places() {
     }
     let (status, refused) = read(&db, &hub, "/api/admin/log?follow=1").await;
     assert_eq!((status, &refused["code"]), (429, &json!("too_many_connections")));
-    assert!(refused["detail"].as_str().unwrap().starts_with("8 streams of key:boss follow the log"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().starts_with("8 requests of key:boss follow the log"), "{refused}");
     let page = hub.get("/api/admin/log?limit=1", Some(&db.admin_key())).await.unwrap();
     assert_eq!(page.0, 200, "a page needs no place");
     for subject in ["ann", "bob", "cat"] {

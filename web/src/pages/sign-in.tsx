@@ -57,7 +57,8 @@ export function SignIn() {
         </button>
         <p class="hint">
           <code>recado admin</code> on the hub's machine prints a link that signs you in. A key for longer:{' '}
-          <code>recado key create NAME --role admin</code>. The key stays in this tab, and is gone when the tab closes.
+          <code>recado key create NAME --role admin</code>. This page does not store the key: a reload asks for it
+          again.
         </p>
       </form>
     </main>
