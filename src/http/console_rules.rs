@@ -9,8 +9,8 @@ use crate::identity::sign_in_link::SignInLinks;
 use crate::wire::console::settings::ShownSetting;
 use crate::wire::problem::Problem;
 
-/// Headers that proxies add, next to all that begin with [`FORWARDED`]. A browser that opens the console itself sends none
-/// of them.
+/// Headers that proxies add, next to all that begin with [`FORWARDED`]. A browser that opens the console itself sends
+/// none of them.
 const PROXY_HEADERS: [&str; 15] = [
     "cdn-loop",
     "cf-connecting-ip",
