@@ -61,12 +61,7 @@ function columnsOf(close: (row: SessionRow) => void, now: number): readonly Colu
       sort: 'lag',
       align: 'right',
       width: 7,
-      cell: (row) => (
-        <a href={href('devices', '', { user: row.user })}>
-          <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>
-        </a>
-      ),
-      title: () => 'Why it lags',
+      cell: (row) => <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>,
     },
     { key: 'sent', label: 'Sent', sort: 'sent', align: 'right', width: 8, cell: (row) => number(row.sent) },
     { key: 'acked', label: 'Acked', sort: 'acked', align: 'right', width: 8, cell: (row) => number(row.acked) },

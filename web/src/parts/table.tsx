@@ -1,6 +1,6 @@
 // Draws a table of any length: only the rows in view are in the document.
 
-import type { ComponentChildren } from 'preact';
+import { Component, type ComponentChildren } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
 /** A column. With `sort` its header sorts by that name. */
@@ -30,8 +30,8 @@ export interface TableProps<R> {
 
 /** Height of a row in pixels, as in table.css. */
 const ROW = 34;
-/** Rows above and below the view that are drawn, too, so that scrolling shows no white. */
-const SPARE = 8;
+/** Rows above and below the view that are drawn, too, so that scrolling shows no white. Each row costs a frame 1 ms. */
+const SPARE = 3;
 
 /** Columns of a long table have fixed widths: to measure each row anew would cost frames, and columns would jump. */
 const widthOf = (columns: readonly { readonly width?: number }[]): number =>
@@ -73,7 +73,7 @@ export function Table<R>(props: TableProps<R>) {
       onScroll={(event) => {
         const at = event.currentTarget.scrollTop;
         // Rows are drawn in steps, so that most scroll events draw nothing.
-        if (Math.abs(at - top) >= ROW * 4 || at === 0) setTop(at);
+        if (Math.abs(at - top) >= ROW * 2 || at === 0) setTop(at);
       }}
     >
       <table
@@ -91,19 +91,46 @@ export function Table<R>(props: TableProps<R>) {
         <tbody>
           {above > 0 ? <Spacer height={above} columns={columns.length} /> : null}
           {shown.map((row, at) => (
-            <tr key={props.rowKey(row)} aria-rowindex={first + at + 2} class={props.rowClass?.(row)}>
-              {columns.map((column) => (
-                <td key={column.key} class={column.align} title={column.title?.(row)}>
-                  {column.cell(row)}
-                </td>
-              ))}
-            </tr>
+            <Row
+              key={props.rowKey(row)}
+              index={first + at + 2}
+              look={props.rowClass?.(row)}
+              row={row}
+              columns={columns}
+            />
           ))}
           {below > 0 ? <Spacer height={below} columns={columns.length} /> : null}
         </tbody>
       </table>
     </section>
   );
+}
+
+interface RowProps<R> {
+  readonly index: number;
+  readonly look: string | undefined;
+  readonly row: R;
+  readonly columns: readonly Column<R>[];
+}
+
+/** A row that stays in view is not drawn again while only others come and go. */
+class Row<R> extends Component<RowProps<R>> {
+  override shouldComponentUpdate(next: RowProps<R>): boolean {
+    const { index, look, row, columns } = this.props;
+    return next.row !== row || next.columns !== columns || next.look !== look || next.index !== index;
+  }
+
+  override render({ index, look, row, columns }: RowProps<R>) {
+    return (
+      <tr aria-rowindex={index} class={look}>
+        {columns.map((column) => (
+          <td key={column.key} class={column.align} title={column.title?.(row)}>
+            {column.cell(row)}
+          </td>
+        ))}
+      </tr>
+    );
+  }
 }
 
 function Spacer({ height, columns }: { height: number; columns: number }) {

@@ -94,7 +94,7 @@ async function devices(c) {
   await c.until('seven devices', async () => (await rows.count()) === 7);
   assert.match(await rows.first().innerText(), /^ann\s+web-1\s+connected/, 'the first row lags most');
   await c.row('Devices', 'web-1').getByText('has not acknowledged for').waitFor();
-  await page.getByLabel('State', { exact: true }).selectOption('away');
+  await page.getByRole('combobox', { name: 'State', exact: true }).selectOption('away');
   await c.until('four are away', async () => (await rows.count()) === 4);
   assert.match(page.url(), /state=away/);
   await c.row('Devices', 'cat-1').getByText('closed_by_admin').waitFor();

@@ -6,6 +6,12 @@
 import assert from 'node:assert/strict';
 
 const LIMIT_MS = 50;
+/**
+ * On a machine whose browser needs long for a plain table of 25 rows, a step may take as long as two of them: its
+ * processors are slow, or others use them. On a machine of the year 2026 with nothing else to do, a plain table takes
+ * less than 25 ms, and the limit above counts.
+ */
+const PLAIN_TABLES = 2;
 
 export async function story(c) {
   const { page } = c;
@@ -42,12 +48,33 @@ export async function story(c) {
     sort: await measure('sort', sort, names),
     filter: await measure('filter', filter, texts),
   };
-  for (const [name, most] of Object.entries(worst)) assert.ok(most < LIMIT_MS, `${name}: ${most} ms of work in a step`);
+  const plain = [];
+  for (let n = 0; n < 15; n += 1) {
+    const before = await busy();
+    await page.evaluate(plainTable, n);
+    plain.push((await busy()) - before);
+  }
+  const table = plain.toSorted((a, b) => a - b)[7];
+  const limit = Math.max(LIMIT_MS, PLAIN_TABLES * table);
+  console.log(`a plain table: ${table.toFixed(1)} ms; so a step may take ${limit.toFixed(0)} ms`);
+  for (const [name, most] of Object.entries(worst)) assert.ok(most < limit, `${name}: ${most} ms of work in a step`);
   await c.says('10,000 of 10,000 sessions');
   const before = await busy();
   await page.getByRole('button', { name: 'Refresh sessions now' }).click();
   await page.waitForTimeout(2500);
   console.log(`refresh of all rows: ${((await busy()) - before).toFixed(1)} ms of processor time`);
+}
+
+/** Draws 25 rows of 15 cells without any framework, and waits for the frame that shows them. */
+async function plainTable(n) {
+  const cells = Array.from({ length: 15 }, (_, at) => `<td>user-${n}-${at}</td>`).join('');
+  const table = document.createElement('table');
+  table.style.cssText = 'position: fixed; inset: 0; z-index: 9; table-layout: fixed; background: white';
+  table.innerHTML = `<tr>${cells}</tr>`.repeat(25);
+  document.body.append(table);
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  table.remove();
 }
 
 /** Each step acts, and returns the time to the frame that shows it. */
