@@ -39,7 +39,7 @@ export function Devices() {
             label: 'State',
             width: 24,
             choices: [
-              ['', 'connected and away'],
+              ['', 'all known'],
               ['connected', 'connected'],
               ['away', 'away'],
               ['forgotten', 'forgotten'],
