@@ -48,7 +48,7 @@ BEGIN
       INTO logs, acked, is_new
       FROM unnest(p_user_ids, p_client_ids) WITH ORDINALITY AS d (user_id, client_id, entry)
       LEFT JOIN recado.cursor c ON c.user_id = d.user_id AND c.client_id = d.client_id
-                               AND c.seen_at >= clock_timestamp() - interval '1 day';
+                               AND c.seen_at >= statement_timestamp() - interval '1 day';
 
     IF array_position(logs, NULL) IS NOT NULL THEN
         -- In the order of the entries, for the locks.
