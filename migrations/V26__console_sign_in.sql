@@ -164,7 +164,7 @@ BEGIN
                        SELECT FROM recado.member m
                         WHERE m.user_id = s.user_id AND m.account_id = p_subject AND m.until_seq IS NULL));
     END CASE;
-    -- An order that only repeats another one is given all the same: a hub may have sessions that it has not stored yet.
+    -- Gives the order even if the same one was given a moment ago: a hub may have sessions that it has not stored yet.
     PERFORM recado.note_access_change('close_' || p_kind, p_subject, NULL);
     PERFORM recado.audit('session.close', CASE WHEN p_kind <> 'user' THEN p_kind || '/' || p_subject END,
                          jsonb_build_object('sessions', n), p_user_id => CASE WHEN p_kind = 'user' THEN p_subject END,

@@ -41,7 +41,7 @@ impl ServiceManager {
         }
     }
 
-    /// Sends `WATCHDOG=1` as long as the hub answers on its own listener. Waits forever if there is no watchdog.
+    /// Sends `WATCHDOG=1` while the hub answers on its own listener. Never returns if no watchdog is set.
     ///
     /// A hub whose database is away answers: a restart would not help it.
     pub(super) async fn keep_alive(&self, address: SocketAddr) -> Infallible {
@@ -126,7 +126,7 @@ mod tests {
         ServiceManager { socket: Some("/no/such/socket".into()), watchdog: None }.tell("READY=1").await;
     }
 
-    /// The kernel accepts connections for a process that hangs: a connection alone is no sign of life.
+    /// The kernel accepts connections for a process that hangs, so the hub must also answer a request.
     #[tokio::test]
     async fn the_watchdog_is_reset_by_a_hub_that_answers_and_not_by_one_that_hangs() {
         const WATCHDOG: Duration = Duration::from_millis(200);

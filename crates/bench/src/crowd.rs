@@ -53,7 +53,7 @@ pub async fn connect_one(ground: &Ground, hub: &BenchHub, n: usize, query: &str)
     Ok(socket)
 }
 
-/// Connected clients that read what is posted to everyone.
+/// Connected clients that read posts to everyone.
 pub struct Crowd {
     clocks: Arc<Clocks>,
     frame_bytes: Arc<AtomicUsize>,

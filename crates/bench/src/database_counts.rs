@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 /// Longest wait for one statement.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Counts of one database since its server started, or between two moments. WAL is that of the whole server.
+/// Counts of one database since its server started, or between two moments. The bytes of WAL are of the whole server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatabaseCounts {
     /// Statements that clients sent, without those inside of functions; `None` without `pg_stat_statements`.
@@ -90,7 +90,7 @@ pub async fn view(connection: &mut PgConnection) -> Result<Option<String>, Store
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn counts(connection: &mut PgConnection, view: Option<&str>) -> Result<DatabaseCounts, StoreError> {
-    // Without a transaction id of its own, so that the bench's reading is no transaction that wrote.
+    // Takes no transaction id: the bench counts transactions by their ids.
     let read =
         sqlx::query_as("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint")
             .fetch_one(&mut *connection);

@@ -106,7 +106,7 @@ impl PeersRun<'_> {
         let ran = since(&listed, meter.statements().await?);
         self.print_statements(name, units, &ran);
         let caused = ran.iter().filter(|one| !idle.sends(&one.text)).map(|one| one.calls).sum();
-        // Without the extension there is no list.
+        // The list needs the extension pg_stat_statements.
         let statements = cost.counts.and_then(|counts| counts.statements).map(|_| caused);
         self.counted(name, cost, idle.cost, statements, units);
         Ok(())

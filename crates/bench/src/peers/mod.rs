@@ -4,7 +4,7 @@
 //! machine that client and server share, this is the fairest figure.
 //!
 //! The order matters. Counts come first, because a later checkpoint makes the server write whole pages to its WAL.
-//! Every part has a hub of its own, so that the memory of one part is not that of another.
+//! Every part starts its own hub, so that no part measures the memory of another.
 
 mod ceilings;
 mod counting;
@@ -54,7 +54,7 @@ pub struct PeersBench {
     /// A process of the given hub's server side, such as the hub and PostgreSQL's first process; its children count too
     #[arg(long, value_name = "PID")]
     server_pid: Vec<u32>,
-    /// The database of the given hub is out of reach: leave out what is asked of it
+    /// Measure only what needs no connection to the database of the given hub
     #[arg(long)]
     no_database: bool,
     /// Print which statements the hub sent in each part of the counts
