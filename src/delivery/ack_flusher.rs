@@ -153,9 +153,7 @@ impl AckFlusher {
             crate::failpoints::at("ack.before_flush").await;
             for chunk in acks.chunks(ROWS) {
                 let stored = acked_positions::store(self.dedicated.get().await?, log_id, chunk).await?;
-                for user in &stored.newcomers {
-                    acked_positions::trim(self.dedicated.get().await?, user, self.registry.most_devices()).await?;
-                }
+                acked_positions::trim(self.dedicated.get().await?, &stored.newcomers, self.registry.most_devices()).await?;
             }
         }
         self.acks.stored();

@@ -139,15 +139,13 @@ impl EntryWriter {
         if newcomers.is_empty() {
             return;
         }
-        let mut users: Vec<&UserId> = newcomers.iter().collect();
-        users.dedup();
         let trimmed = match self.dedicated.get().await {
-            Ok(connection) => acked_positions::trim_each(connection, &users, self.most_devices).await,
+            Ok(connection) => acked_positions::trim(connection, newcomers, self.most_devices).await,
             Err(error) => Err(error),
         };
         if let Err(error) = trimmed {
             // The trim for the user's next new device removes it.
-            tracing::debug!(%error, users = users.len(), "could not trim the users' oldest devices");
+            tracing::debug!(%error, users = newcomers.len(), "could not trim the users' oldest devices");
             self.dedicated.discard();
         }
     }

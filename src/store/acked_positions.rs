@@ -151,26 +151,20 @@ pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -
     Ok(StoredAck { moved: stored.moved.unsigned_abs(), newcomers })
 }
 
-/// Keeps at most `most` devices of a user that has a new one. The devices that were unused for longest are deleted and
-/// leave a mark, as in [`super::device_expiry`]. Returns how many were deleted.
+/// Keeps at most `most` devices of each of these users, who have a new one. The devices that were unused for longest are
+/// deleted and leave a mark, as in [`super::device_expiry`]. Most users have few devices, and cost a look into the index.
+/// Returns how many devices were deleted.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The rest is deleted when the user has the next new device.
-pub async fn trim(connection: &mut PgConnection, user: &UserId, most: usize) -> Result<u64, StoreError> {
-    let most = i32::try_from(most).unwrap_or(i32::MAX);
-    let gone = sqlx::query_scalar!(r#"SELECT recado.trim_devices($1, $2) AS "gone!""#, user.as_str(), most).fetch_one(connection);
-    let gone = u64::from(limited(ASK_LIMIT, gone).await?.unsigned_abs());
-    RETENTION.add("devices", gone);
-    Ok(gone)
-}
-
-/// As [`trim`], for several users who have a new device each. `users` must be sorted. Most users have few devices, and
-/// cost a look into the index.
-///
-/// # Errors
-/// As [`trim`].
-pub async fn trim_each(connection: &mut PgConnection, users: &[&UserId], most: usize) -> Result<u64, StoreError> {
-    let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+pub async fn trim(connection: &mut PgConnection, users: &[UserId], most: usize) -> Result<u64, StoreError> {
+    if users.is_empty() {
+        return Ok(0);
+    }
+    let mut users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+    // Each user's mark is locked until the end: two instances must take them in one order.
+    users.sort_unstable();
+    users.dedup();
     let most = i32::try_from(most).unwrap_or(i32::MAX);
     let gone = sqlx::query_scalar!(
         r#"SELECT coalesce(sum(recado.trim_devices(u.user_id, $2)), 0) AS "gone!"
@@ -191,7 +185,7 @@ pub async fn trim_each(connection: &mut PgConnection, users: &[&UserId], most: u
 /// As [`trim`].
 pub async fn trim_one(reader: &Reader, user: &UserId, most: usize) -> Result<u64, StoreError> {
     let mut checkout = reader.checkout().await?;
-    let gone = trim(checkout.connection(), user, most).await?;
+    let gone = trim(checkout.connection(), std::slice::from_ref(user), most).await?;
     checkout.done();
     Ok(gone)
 }
@@ -204,9 +198,7 @@ pub async fn trim_one(reader: &Reader, user: &UserId, most: usize) -> Result<u64
 pub async fn store_one(reader: &Reader, log_id: LogId, ack: &Ack, most: usize) -> Result<bool, StoreError> {
     let mut checkout = reader.checkout().await?;
     let stored = store(checkout.connection(), log_id, std::slice::from_ref(ack)).await?;
-    for user in &stored.newcomers {
-        trim(checkout.connection(), user, most).await?;
-    }
+    trim(checkout.connection(), &stored.newcomers, most).await?;
     checkout.done();
     Ok(stored.moved > 0)
 }

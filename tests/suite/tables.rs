@@ -123,7 +123,7 @@ async fn ask_all(db: &TestDb, faults: &mut Vec<String>) -> BTreeMap<&'static str
         told("the dead");
         instances::beat(&mut connection, beats, "127.0.0.1:1", &serde_json::json!({})).await.unwrap();
         told("a heartbeat");
-        acked_positions::trim(&mut connection, &UserId::parse("v1").unwrap(), 200).await.unwrap();
+        acked_positions::trim(&mut connection, &[UserId::parse("v1").unwrap()], 200).await.unwrap();
         told("a user's devices");
     }
     asked
