@@ -151,9 +151,9 @@ pub async fn store(connection: &mut PgConnection, log_id: LogId, acks: &[Ack]) -
     Ok(StoredAck { moved: stored.moved.unsigned_abs(), newcomers })
 }
 
-/// Keeps at most `most` devices of each of these users, who have a new one. The devices that were unused for longest are
-/// deleted and leave a mark, as in [`super::device_expiry`]. Most users have few devices, and cost a look into the index.
-/// Returns how many devices were deleted.
+/// Keeps at most `most` devices of each of these users, who have a new one. The devices that were unused for longest
+/// are deleted and leave a mark, as in [`super::device_expiry`]. Most users have few devices, and cost a look into the
+/// index. Returns how many devices were deleted.
 ///
 /// # Errors
 /// When the database is unavailable or slow. The rest is deleted when the user has the next new device.
