@@ -21,6 +21,10 @@ use crate::wire::type_filter::TypeFilter;
 
 /// How long to wait for this instance to reach a sequence number that the client knows and this instance has not read.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for the database until a connection is stored: in a group, and by itself if its group fails. A client
+/// gives up after some seconds and asks another hub. An entry that is stored later looks like a second client of the
+/// device.
+const STORE_LIMIT: Duration = Duration::from_millis(4500);
 
 /// The requested start of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,12 +153,8 @@ impl Delivery {
             log_id: position.log_id,
             has_begun: false,
         };
-        if let ResumeFrom::Time(time) = request.since {
-            self.start_at(time, &mut request, position).await?;
-        }
-        let begun = self.store_kept(&request, &registration, position).await?;
-        let (begun, intervals) = begun.map_or((None, None), |begun| (Some((begun.known, begun.siblings)), begun.intervals));
-        let position = self.enter_accounts(&registration, position, intervals).await?;
+        let stored = timeout(STORE_LIMIT, self.store(&mut request, &registration, position)).await;
+        let (begun, position) = stored.map_err(|_| StoreError::TimedOut(STORE_LIMIT))??;
         let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position, begun).await?;
         entered.begun();
         registration.connection().begin(position.log_id, resume.from(), resume.confirmed());
@@ -169,6 +169,23 @@ impl Delivery {
         let subscription =
             Subscription::new(self.clone(), self.reader.clone(), registration, stream_state, position.log_id, siblings.is_shared);
         Ok(Admitted { subscription, resume, position })
+    }
+
+    /// Asks the database for all that it knows of a client. Returns the stored connection, if it is stored, and the
+    /// position from which the send queue fills.
+    async fn store(
+        &self,
+        request: &mut ConnectRequest,
+        registration: &Registration,
+        at: Position,
+    ) -> Result<(Option<(KnownDevice, Siblings)>, Position), ConnectError> {
+        if let ResumeFrom::Time(time) = request.since {
+            self.start_at(time, request, at).await?;
+        }
+        let begun = self.store_kept(request, registration, at).await?;
+        let (begun, intervals) = begun.map_or((None, None), |begun| (Some((begun.known, begun.siblings)), begun.intervals));
+        let at = self.enter_accounts(registration, at, intervals).await?;
+        Ok((begun, at))
     }
 
     /// Stores a connection whose position counts, unless its client knows another log.

@@ -96,6 +96,36 @@ async fn throughout_a_long_outage_every_post_is_answered_within_five_seconds() {
     }
 }
 
+/// Connections are stored in groups, and by themselves when their group fails. Both wait for the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn throughout_a_long_outage_every_connect_is_answered_within_five_seconds() {
+    let db = TestDb::new().await;
+    let proxy = TestProxy::before(&db.url()).await;
+    let hub = TestHub::on(&db).with("DATABASE_URL", &db.url_at(proxy.port)).start().await;
+    TestClient::of("ann").device("known").connect(&hub).await.until_caught_up().await;
+    proxy.set(ProxyFlow::Hole);
+    let begun = Instant::now();
+    // The second one of each pair arrives while the group of the first one waits.
+    let ask = async |client: &str, late: Duration| {
+        while begun.elapsed() < Duration::from_secs(12) {
+            tokio::time::sleep(late).await;
+            let asked = Instant::now();
+            let refused = TestClient::of("ann").device(client).try_connect(&hub.address).await;
+            let took = asked.elapsed();
+            // By its status, or by a close frame if the hub had already accepted the handshake.
+            assert!(
+                refused.as_ref().is_err_and(|why| why.contains("503") || why.contains("server_error")),
+                "{client}: {refused:?} after {took:?}"
+            );
+            assert!(took < Duration::from_millis(5500), "{client}, {:?} into the outage: {took:?}", asked - begun);
+        }
+    };
+    tokio::join!(ask("known", Duration::ZERO), ask("new", Duration::from_millis(700)));
+    proxy.set(ProxyFlow::Pass);
+    eventually("it connects again", PATIENCE, async || TestClient::of("ann").device("known").try_connect(&hub.address).await.ok()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "slow"]
 async fn every_hub_killed_under_load_again_and_again_loses_nothing() {
