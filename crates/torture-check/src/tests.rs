@@ -854,6 +854,26 @@ fn c11_an_end_that_nobody_saw() {
 }
 
 #[test]
+fn c11_an_end_that_waits_behind_a_hole() {
+    // How long the hole was, and how long after it the client left.
+    let repeats = |fault: &str, was_ms: u64, after_ms: u64| {
+        let mut story = TestHistory::default();
+        story.device("ann", "x").open(1, "ann", by_ack(), told("live", 0)).pass(1, 0);
+        story.note(RunFact::FaultBegin { fault: fault.into(), on: "hub 0".into() }).wait(was_ms);
+        story.note(RunFact::FaultEnd { fault: fault.into(), on: "hub 0".into(), evidence: Some("seen".into()) }).wait(after_ms);
+        story.post("one", to("ann"), 1).recv(1, "one", 1, 0, "x").confirmed("ann", 1).close(1, "ann");
+        story.open(2, "ann", by_ack(), told("ok", 1)).pass(2, 1);
+        story.post("two", to("ann"), 2).recv(2, "two", 2, 1, "x").confirmed("ann", 2).close(2, "ann");
+        story.open(3, "ann", by_ack(), told("ok", 1)).recv(3, "two", 2, 1, "x");
+        story.place("ann", None, 2).pass(3, 2).log(&[("one", 1), ("two", 2)]).broken()
+    };
+    assert_eq!(repeats("clients-hole", 1900, 20), [""; 0], "TCP waits to send again");
+    assert_eq!(repeats("clients-hole", 1900, 2500), ["C11"], "TCP has sent again");
+    assert_eq!(repeats("clients-hole", 100, 300), ["C11"], "so does a short hole");
+    assert_eq!(repeats("hub-kill", 1900, 20), ["C11"], "nothing waits behind it");
+}
+
+#[test]
 fn c11_a_start_that_was_named_while_another_client_is_expected() {
     let repeats = |fault: &str, named: i64| {
         let mut story = TestHistory::default();
