@@ -4,6 +4,7 @@ mod listeners;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use private_postgres::ServerKeeper;
@@ -17,6 +18,7 @@ use crate::config::{Config, EffectiveSetting, SessionPolicy, SwitchedOn, Upstrea
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
 use crate::delivery::connection_entries::EntryWriter;
+use crate::delivery::registry::fan_out::FanOut;
 use crate::delivery::registry::{ConnectionLimits, Position};
 use crate::delivery::tailer::{Pulse, Tailer};
 use crate::delivery::{Delivery, Registry};
@@ -146,7 +148,8 @@ impl<'a> HubBuilder<'a> {
         let Self { config, identity, database, commands, provider_config, hears_providers, keeper, memory } = self;
         let (tasks, failed) = Tasks::new();
         let instance = InstanceId::new();
-        let registry = registry(config, &database).await?;
+        let (fan_out, fan_out_writers) = FanOut::new(thread::available_parallelism().map_or(1, usize::from));
+        let registry = registry(config, &database, fan_out).await?;
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));
         let (others, turn) = CommitTurn::of(instance);
         let here = AppContext { instance, registry: &registry, seen: &seen };
@@ -173,6 +176,9 @@ impl<'a> HubBuilder<'a> {
         tasks.essential(TaskName::Appender, appender.run(stop_appending));
         tasks.essential(TaskName::Entries, entry_writer.run(stop_following.clone()));
         tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop_following.clone()));
+        for writer in fan_out_writers {
+            tasks.essential(TaskName::FanOut, writer.run(stop_following.clone()));
+        }
         tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop_following.clone()));
         tasks.essential(TaskName::Keys, looker.run(stop_following.clone()));
         tasks.essential(TaskName::OutboxRelay, outbox_relay.run(stop_following.clone()));
@@ -424,7 +430,7 @@ async fn record_start(config: &Config, database: &Database, instance: InstanceId
 }
 
 /// Creates the registry, positioned at the log's head.
-async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>, ServeError> {
+async fn registry(config: &Config, database: &Database, fan_out: FanOut) -> Result<Arc<Registry>, ServeError> {
     let mut connection = database.connect("start").await?;
     let state = read::state(&mut connection).await?;
     let limits = ConnectionLimits {
@@ -433,7 +439,7 @@ async fn registry(config: &Config, database: &Database) -> Result<Arc<Registry>,
         devices: config.max_devices_per_user,
         single: config.session_policy == SessionPolicy::Single,
     };
-    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, dispatched: state.head }))
+    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, dispatched: state.head }, fan_out))
 }
 
 fn policy(config: &Config) -> RetentionPolicy {

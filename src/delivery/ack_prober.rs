@@ -59,6 +59,7 @@ impl AckProber {
 mod tests {
     use super::*;
     use crate::delivery::event::SharedNotification;
+    use crate::delivery::registry::fan_out::FanOut;
     use crate::delivery::registry::{Connection, ConnectionLimits, Position};
     use crate::domain::{Audience, ClientId, LogId, Principal, Seq, UserId};
     use crate::tasks::Stopper;
@@ -68,7 +69,8 @@ mod tests {
     #[tokio::test]
     async fn each_is_asked_once_about_what_went_to_many_and_later() {
         let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
-        let registry = Registry::new(ConnectionLimits { connections: 200, per_user: 9, devices: 200, single: false }, start);
+        let registry =
+            Registry::new(ConnectionLimits { connections: 200, per_user: 9, devices: 200, single: false }, start, FanOut::default());
         let user = |n: usize| UserId::parse(&format!("u{n}")).unwrap();
         let join =
             |n| registry.join(Connection::new(Principal { user: user(n), accounts: Vec::new() }, ClientId::default_device(), "test"));

@@ -3,6 +3,7 @@
 mod access;
 mod connection;
 mod dispatch;
+pub mod fan_out;
 mod members;
 
 use std::collections::hash_map::Entry;
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 
 pub use self::connection::Connection;
 use self::dispatch::{DispatchProgress, DispatchRound};
+use self::fan_out::FanOut;
 use super::event::SharedNotification;
 use super::send_queue::CloseOrder;
 use crate::domain::{AccountId, ClientId, KeyTag, LogId, MemberInterval, Seq, UserId};
@@ -64,6 +66,7 @@ pub enum Full {
 #[derive(Debug)]
 pub struct Registry {
     limits: ConnectionLimits,
+    fan_out: FanOut,
     state: Mutex<RegistryState>,
     /// How many threads wait for the lock. A lock that is released and taken again at once would starve them.
     waiting: AtomicUsize,
@@ -113,7 +116,7 @@ impl Registry {
         self.limits.devices
     }
 
-    pub fn new(limits: ConnectionLimits, position: Position) -> Arc<Self> {
+    pub fn new(limits: ConnectionLimits, position: Position, fan_out: FanOut) -> Arc<Self> {
         let inside = RegistryState {
             position,
             unfinished: None,
@@ -123,7 +126,14 @@ impl Registry {
             closing: None,
             removed_keys: HashSet::new(),
         };
-        Arc::new(Self { limits, state: Mutex::new(inside), waiting: AtomicUsize::new(0), to_many: Notify::new(), advanced: Notify::new() })
+        Arc::new(Self {
+            limits,
+            fan_out,
+            state: Mutex::new(inside),
+            waiting: AtomicUsize::new(0),
+            to_many: Notify::new(),
+            advanced: Notify::new(),
+        })
     }
 
     /// Held briefly, never across an await.

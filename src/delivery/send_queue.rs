@@ -1,5 +1,7 @@
 //! Queues notifications for one connection: bounded, and never blocking the sender.
 
+mod direct;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use chrono::{DateTime, Utc};
 
+use self::direct::DirectState;
 use super::control_queue::{ControlFrame, ControlQueue};
 use super::event::SharedNotification;
 use crate::domain::Seq;
@@ -42,6 +45,7 @@ struct SendQueueState {
     asking: ProbeState,
     /// The client is to be pinged to learn whether it is alive.
     is_probed: bool,
+    direct: DirectState,
     /// Wakes the one task that waits for content.
     waker: Option<Waker>,
 }
@@ -76,11 +80,20 @@ pub(super) struct QueueState {
     pub events: bool,
     pub overflowed: bool,
     pub ask: bool,
+    /// A row was written past the task in part: the task must flush.
+    pub unflushed: bool,
+    /// The last number that was sent past the task, or that the task had sent when it last waited.
+    pub delivered: Seq,
 }
 
 impl QueueState {
     fn is_empty(self) -> bool {
-        self.ending.is_none() && !self.renewed && !self.control && !self.events && !self.overflowed && !self.ask
+        !self.events && self.has_only_events()
+    }
+
+    /// Whether nothing but rows is there for the client.
+    fn has_only_events(self) -> bool {
+        self.ending.is_none() && !self.renewed && !self.control && !self.overflowed && !self.ask && !self.unflushed
     }
 }
 
@@ -93,6 +106,8 @@ impl SendQueueState {
             events: !self.events.is_empty(),
             overflowed: self.overflowed,
             ask: self.asking == ProbeState::Now || self.is_probed,
+            unflushed: self.direct.unflushed,
+            delivered: self.direct.delivered,
         }
     }
 
@@ -115,6 +130,16 @@ impl SendQueueState {
             self.events.push_back(Arc::clone(event));
         }
     }
+
+    fn pop(&mut self) -> Option<Arc<SharedNotification>> {
+        let event = self.events.pop_front()?;
+        self.bytes -= event.weight();
+        if self.events.is_empty() && self.events.capacity() > KEPT_PLACES {
+            // An idle connection keeps no buffer.
+            self.events = VecDeque::new();
+        }
+        Some(event)
+    }
 }
 
 impl SendQueue {
@@ -135,20 +160,28 @@ impl SendQueue {
     }
 
     /// Adds a row; called by the registry, under its lock. `for_many`: the client is pinged later, because pings to all
-    /// at once would compete with the broadcast.
-    pub(super) fn push(&self, event: &Arc<SharedNotification>, for_many: bool) {
-        self.change(|state| state.push(event, for_many));
+    /// at once would compete with the broadcast. Returns whether the caller must call
+    /// [`super::registry::Connection::write_directly`], instead of the task that would be woken otherwise.
+    #[must_use]
+    pub(super) fn push(&self, event: &Arc<SharedNotification>, for_many: bool) -> bool {
+        let mut state = self.state();
+        state.push(event, for_many);
+        let look = state.look();
+        // A ping and the row that it is for are one write, so the task writes such a row.
+        let asks = !for_many && state.asking != ProbeState::Never;
+        if look.has_only_events() && look.events && !asks && state.direct.takes_over() {
+            return state.direct.list();
+        }
+        let waker = if look.is_empty() { None } else { state.waker.take() };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        false
     }
 
     pub fn pop(&self) -> Option<Arc<SharedNotification>> {
-        let mut state = self.state();
-        let event = state.events.pop_front()?;
-        state.bytes -= event.weight();
-        if state.events.is_empty() && state.events.capacity() > KEPT_PLACES {
-            // An idle connection keeps no buffer.
-            state.events = VecDeque::new();
-        }
-        Some(event)
+        self.state().pop()
     }
 
     /// Requests a ping to learn whether the client is alive, whether or not it received anything.
@@ -249,16 +282,17 @@ impl SendQueue {
     }
 
     /// Returns once the queue has a row, a control frame, a close order, a newer token or an overflow. For one task
-    /// only. Safe to drop and call again.
-    pub(super) async fn filled(&self) {
-        poll_fn(|context| self.poll_filled(context)).await;
+    /// only. Safe to drop and call again. `delivered`: the last number that the task has sent.
+    pub(super) async fn filled(&self, delivered: Seq) {
+        poll_fn(|context| self.poll_filled(delivered, context)).await;
     }
 
-    fn poll_filled(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_filled(&self, delivered: Seq, context: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if !state.look().is_empty() {
             return Poll::Ready(());
         }
+        state.direct.waits_after(delivered);
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             state.waker = Some(context.waker().clone());
         }

@@ -59,6 +59,15 @@ impl StreamState {
         self.delivered
     }
 
+    /// Notes that rows up to `seq` were sent past the connection's task, which only happens in live phase.
+    pub fn sent_directly(&mut self, seq: Seq) {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("direct-unseen") {
+            return;
+        }
+        self.delivered = self.delivered.max(seq);
+    }
+
     /// Whether a notification delivered now belongs to the first replay.
     pub fn is_replaying(&self) -> bool {
         !self.caught_up

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::event::SharedNotification;
+use super::live_socket::LiveSocket;
 use super::registry::{Connection, Registration};
 use super::send_queue::CloseOrder;
 use super::shared_handles::Delivery;
@@ -88,6 +89,18 @@ impl Subscription {
         Self { delivery, reader, registration, stream_state, log_id, page: None, reading: None, announcement: None, end: "lost", is_shared }
     }
 
+    /// From now on rows may be written into this socket while the task waits between two calls of
+    /// [`crate::delivery::send_queue::SendQueue::begin_poll`].
+    pub fn write_into(&self, socket: Arc<dyn LiveSocket>) {
+        self.connection().send_queue.write_into(socket);
+    }
+
+    /// Takes over what was sent past the task while it waited. To be called after each wait.
+    pub fn catch_up(&mut self) {
+        let delivered = self.registration.connection().send_queue.delivered();
+        self.stream_state.sent_directly(delivered);
+    }
+
     /// Whether another connection of the device is open or may come back.
     pub fn is_shared(&self) -> bool {
         self.is_shared
@@ -127,6 +140,7 @@ impl Subscription {
     pub async fn ready(&mut self) -> NextStep {
         loop {
             let outbox = self.registration.connection().send_queue.look();
+            self.stream_state.sent_directly(outbox.delivered);
             if let Some(ending) = outbox.ending {
                 return NextStep::End(ending);
             }
@@ -135,7 +149,9 @@ impl Subscription {
             {
                 return NextStep::Renewed(expires_at);
             }
-            if self.announcement.is_some() || outbox.control {
+            // No frame may wait here: writing frames ends with a flush.
+            let is_unflushed = outbox.unflushed && self.registration.connection().send_queue.take_unflushed();
+            if self.announcement.is_some() || outbox.control || is_unflushed {
                 return NextStep::Frames;
             }
             if let Some(page) = &self.page {
@@ -158,7 +174,7 @@ impl Subscription {
                     self.take_ask();
                     return NextStep::Ask;
                 }
-                StreamStep::Live => self.registration.connection().send_queue.filled().await,
+                StreamStep::Live => self.registration.connection().send_queue.filled(self.stream_state.delivered()).await,
             }
         }
     }
@@ -296,6 +312,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.registration.connection().send_queue.leave_socket();
         metrics::DISCONNECTED.one(self.end);
         self.delivery.facts.ended(self.registration.connection());
         self.delivery.sessions.ended(self.registration.connection(), self.log_id, self.end);

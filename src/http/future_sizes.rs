@@ -14,7 +14,7 @@ fn three<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
     size_of::<F>()
 }
 
-fn four<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+fn five<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -28,7 +28,7 @@ fn an_idle_connection_holds_little() {
 fn a_request_is_moved_with_little() {
     let sizes = [
         ("a post", three(super::notify::notify)),
-        ("a handshake", four(super::upgrade::ws)),
+        ("a handshake", five(super::upgrade::ws)),
         ("a key that is looked up", two(super::auth::Auth::caller)),
     ];
     for (what, size) in sizes {

@@ -59,6 +59,7 @@ mod scopes;
 mod sdk;
 mod server;
 mod session_auth;
+mod shared_socket;
 mod socket;
 mod sse;
 mod state;

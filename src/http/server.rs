@@ -25,6 +25,7 @@ use tower::ServiceExt;
 use super::address::{self, PROXY_HEAD_BYTES, PROXY_SIGNATURE};
 use super::connection_slots::{ConnectionSlot, ConnectionSlots, HERE};
 use super::idle_timeout::IdleTimeout;
+use super::shared_socket::SharedSocket;
 use super::write_timeout::WriteTimeout;
 use crate::tasks::{Stop, TaskName, Tasks};
 
@@ -162,6 +163,8 @@ async fn serve(mut stream: TcpStream, slot: Arc<ConnectionSlot>, router: Router,
             Err(_) => return,
         }
     }
+    let socket = SharedSocket::new(stream);
+    let writer = socket.writer();
     let (hangup, mut hung_up) = watch::channel(false);
     let mut hung_up_at_the_end = hung_up.clone();
     let hangup = Hangup(Arc::new(hangup));
@@ -172,10 +175,11 @@ async fn serve(mut stream: TcpStream, slot: Arc<ConnectionSlot>, router: Router,
         let mut request = without_trailing_slash(request.map(Body::new));
         request.extensions_mut().insert(hangup.clone());
         request.extensions_mut().insert(Arc::clone(&at));
+        request.extensions_mut().insert(writer.clone());
         let (router, at, keep_alive) = (router.clone(), Arc::clone(&at), keep_alive.clone());
         async move { router.oneshot(request).await.map(|response| attended(response, at, keep_alive)) }
     });
-    let stream = WriteTimeout::new(IdleTimeout::new(stream, Arc::clone(&slot), HEAD_LIMIT, rules.idle), rules.stall);
+    let stream = WriteTimeout::new(IdleTimeout::new(socket, Arc::clone(&slot), HEAD_LIMIT, rules.idle), rules.stall);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .max_buf_size(HEAD_MAX_BYTES)

@@ -7,19 +7,21 @@
 mod client_frames;
 mod pings;
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::command_queue::CommandQueue;
 use super::line_message::LineMessage;
 use super::rate_limits::TokenBucket;
+use super::shared_socket::SocketWriter;
 use super::state::HubState;
 use super::stream::{self, TokenClock};
 use super::stream_request::{AckMode, MessageLayout};
@@ -56,6 +58,8 @@ pub enum Admission {
         expires_at: DateTime<Utc>,
         ack_mode: AckMode,
         message_layout: MessageLayout,
+        /// The TCP connection, into which rows may be written past the task.
+        writer: Option<SocketWriter>,
     },
 }
 
@@ -63,9 +67,13 @@ pub enum Admission {
 pub async fn serve(mut socket: WebSocket, hub: Arc<HubState>, admission: Admission) {
     match admission {
         Admission::Refused(close, detail) => end_saying(&mut socket, close, &detail).await,
-        Admission::Open { opening, expires_at, ack_mode, message_layout } => {
+        Admission::Open { opening, expires_at, ack_mode, message_layout, writer } => {
             match Box::pin(open(&mut socket, &hub, *opening, expires_at)).await {
                 Ok(subscription) => {
+                    // Frames that share a message are collected by the task.
+                    if let Some(socket) = writer.filter(|_| message_layout == MessageLayout::Single) {
+                        subscription.write_into(Arc::new(socket));
+                    }
                     let mut task = WebSocketTask::new(socket, hub, subscription, expires_at, ack_mode, message_layout);
                     let cause = AssertUnwindSafe(task.run()).catch_unwind().await.unwrap_or_else(|_| {
                         tracing::error!(session = %task.subscription.connection().session, "connection task panicked");
@@ -111,6 +119,17 @@ async fn stored(intake: &mut Option<Box<CommandQueue>>) -> CommandReceipt {
         Some(intake) => intake.stored().await,
         None => std::future::pending().await,
     }
+}
+
+/// What a connection's task waits for.
+enum SocketEvent {
+    /// A command is stored.
+    Receipt(CommandReceipt),
+    Ready(NextStep),
+    /// Something is due.
+    Due,
+    /// The client has sent a message, or is gone.
+    Said(Result<Message, CloseCause>),
 }
 
 /// An open connection.
@@ -185,24 +204,51 @@ impl WebSocketTask {
             if clock.deadline() != next_time {
                 clock.as_mut().reset(next_time);
             }
-            let done = tokio::select! {
-                // First, and alone if there are frames to write: polling the socket too would double the cost.
-                biased;
-                receipt = stored(&mut self.intake), if self.is_storing() => self.on_receipt(receipt).await,
-                ready = self.subscription.ready() => match ready {
-                    NextStep::Frames => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
-                    NextStep::Ask => self.send_due_ping().await,
-                    NextStep::Renewed(expires_at) => self.renewed(expires_at).await,
-                    NextStep::End(CloseOrder { close, after_ms }) => Err(CloseCause::Close { close, after_ms: Some(after_ms) }),
-                },
-                // Before the socket: a client that never stops sending must not stop the clocks.
-                () = clock.as_mut() => self.keep_time().await,
-                said = self.frames.hear(), if self.may_hear() => self.hear(said).await,
+            let event = self.wait(clock.as_mut()).await;
+            self.subscription.catch_up();
+            let done = match event {
+                SocketEvent::Receipt(receipt) => self.on_receipt(receipt).await,
+                SocketEvent::Ready(NextStep::Frames) => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
+                SocketEvent::Ready(NextStep::Ask) => self.send_due_ping().await,
+                SocketEvent::Ready(NextStep::Renewed(expires_at)) => self.renewed(expires_at).await,
+                SocketEvent::Ready(NextStep::End(CloseOrder { close, after_ms })) => {
+                    Err(CloseCause::Close { close, after_ms: Some(after_ms) })
+                }
+                SocketEvent::Due => self.keep_time().await,
+                SocketEvent::Said(said) => self.hear(said).await,
             };
             if let Err(cause) = done {
                 return cause;
             }
         }
+    }
+
+    /// Waits for the next event. In the meantime rows may be written past this task, but never while it is polled.
+    async fn wait(&mut self, clock: Pin<&mut Sleep>) -> SocketEvent {
+        let connection = Arc::clone(self.subscription.connection());
+        let (is_storing, may_hear) = (self.is_storing(), self.may_hear());
+        let Self { intake, subscription, frames, .. } = self;
+        let next = async {
+            tokio::select! {
+                // First, and alone if there are frames to write: polling the socket too would double the cost.
+                biased;
+                receipt = stored(intake), if is_storing => SocketEvent::Receipt(receipt),
+                ready = subscription.ready() => SocketEvent::Ready(ready),
+                // Before the socket: a client that never stops sending must not stop the clocks.
+                () = clock => SocketEvent::Due,
+                said = frames.hear(), if may_hear => SocketEvent::Said(said),
+            }
+        };
+        let mut next = pin!(next);
+        poll_fn(|context| {
+            connection.send_queue.begin_poll();
+            let polled = next.as_mut().poll(context);
+            if polled.is_pending() {
+                connection.send_queue.end_poll();
+            }
+            polled
+        })
+        .await
     }
 
     /// Between two turns of writing, reads the client's frames and does what is due.

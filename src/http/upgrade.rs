@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
 use super::auth::{bearer, ticket_counts};
@@ -16,6 +16,7 @@ use super::connection_slots::{SlotClass, vouch};
 use super::console_page;
 use super::header_list::elements;
 use super::problems::RefusedRequest;
+use super::shared_socket::SocketWriter;
 use super::socket::{self, Admission};
 use super::state::HubState;
 use super::stream_request::{StreamQuery, check_origin, check_room};
@@ -37,6 +38,7 @@ pub async fn root(
     headers: HeaderMap,
     query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    connection: Option<Extension<SocketWriter>>,
 ) -> Result<Response, RefusedRequest> {
     if !headers.contains_key(header::UPGRADE) {
         if state.console.leads_from_root && console_page::is_browser(&headers) && state.console.is_served(&headers) {
@@ -46,7 +48,7 @@ pub async fn root(
         return Ok(Json(json!({ "name": "recado", "version": env!("CARGO_PKG_VERSION"), "websocket": "/ws", "health": "/health" }))
             .into_response());
     }
-    ws(state, headers, query, upgrade).await
+    ws(state, headers, query, upgrade, connection).await
 }
 
 pub async fn ws(
@@ -54,6 +56,7 @@ pub async fn ws(
     headers: HeaderMap,
     query: Result<Query<StreamQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    connection: Option<Extension<SocketWriter>>,
 ) -> Result<Response, RefusedRequest> {
     check_origin(&hub, &headers)?;
     let upgrade = handshake(&headers, upgrade)?;
@@ -90,7 +93,8 @@ pub async fn ws(
         Ok(Claims { who, expires_at, role: None, origin }) => {
             vouch(SlotClass::User);
             let (ack_mode, message_layout) = (wish.ack_mode, wish.message_layout);
-            Admission::Open { opening: Box::new(wish.of(who, origin, "websocket")), expires_at, ack_mode, message_layout }
+            let writer = connection.map(|Extension(writer)| writer);
+            Admission::Open { opening: Box::new(wish.of(who, origin, "websocket")), expires_at, ack_mode, message_layout, writer }
         }
     };
     Ok(admit(upgrade, hub, admission))

@@ -25,6 +25,7 @@ pub mod server_frame;
 pub mod stats;
 pub mod stream_format;
 pub mod type_filter;
+pub mod websocket_frame;
 pub mod why;
 
 /// Names of frames. A notification may not have one as its type: a client could not tell the two apart.

@@ -31,6 +31,7 @@ mod crash;
 mod deliver;
 mod deploy;
 mod devices;
+mod direct;
 mod disks;
 mod docs;
 mod doors;

@@ -299,7 +299,7 @@ fn is_repeat_after_a_hidden_end(index: &Index<'_>, device: &IndexedDevice<'_>, c
 fn is_hidden(index: &Index<'_>, earlier: &Entry, next: u64) -> bool {
     let away = next.saturating_sub(earlier.end);
     let in_a_fault = |fault: &IndexedFault<'_>| {
-        // What waited for a hole to close is sent again by TCP, whose timer has doubled while it waited (RFC 6298, 5.5).
+        // What waited for a hole to close is sent again by TCP, whose timer doubled while it waited (RFC 6298, 5.5).
         // So it may take as long again, and what is sent afterwards waits behind it.
         let again = if fault.name.ends_with("-hole") { fault.end.saturating_sub(fault.begin).min(READ_LATE) } else { 0 };
         let is_there = fault.begin.saturating_sub(UNWRITTEN) <= earlier.end && earlier.end <= fault.end.saturating_add(again);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
+use crate::delivery::live_socket::FrameBuffer;
 use crate::delivery::positions::{PositionChange, Positions};
 use crate::delivery::send_queue::SendQueue;
 use crate::domain::{AccountId, ClientId, LogId, MemberChange, Principal, Seq, SessionId, TokenOrigin};
@@ -132,6 +133,11 @@ impl Connection {
 
     pub fn acked(&self) -> Seq {
         self.positions().acked()
+    }
+
+    /// Writes the rows that wait in the send queue into the socket, if the connection's task waits, or wakes the task.
+    pub(in crate::delivery) fn write_directly(&self, frames: &mut FrameBuffer) {
+        self.send_queue.write_directly(frames, |seq| self.set_delivered(seq));
     }
 
     /// Returns whether the acknowledgement is new.

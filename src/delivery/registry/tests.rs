@@ -46,7 +46,7 @@ proptest! {
         let event = SharedNotification::empty(Seq::from_db(1), audience.clone());
         let replayed = topics_of(&audience).iter().any(|topic| who.topics().contains(topic)) && connection.takes(&event.kind);
         let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
-        let registry = Registry::new(ConnectionLimits { connections: 9, per_user: 9, devices: 200, single: false }, start);
+        let registry = Registry::new(ConnectionLimits { connections: 9, per_user: 9, devices: 200, single: false }, start, FanOut::default());
         let (registration, _) = registry.join(connection).unwrap();
         registry.dispatch(std::slice::from_ref(&event));
         let send_queue = &registration.connection().send_queue;
@@ -67,7 +67,7 @@ proptest! {
         most in 1usize..3,
     ) {
         let start = Position { log_id: LogId::new(), floor: Seq::ZERO, dispatched: Seq::ZERO };
-        let registry = Registry::new(ConnectionLimits { connections: 99, per_user: 99, devices: 200, single: false }, start);
+        let registry = Registry::new(ConnectionLimits { connections: 99, per_user: 99, devices: 200, single: false }, start, FanOut::default());
         let log = TestLog::of(rows);
         let mut readers: Vec<TestReader> = before.into_iter().map(|(who, follows)| TestReader::join(&registry, who, follows)).collect();
         let mut round = DispatchRound { events: &log.events, at: 0, place: DispatchProgress::default() };
