@@ -1,4 +1,4 @@
-//! A TCP connection that its owner reads and writes, and into which another task may write a whole frame.
+//! A TCP connection into which another task may write a frame.
 //!
 //! The owner is the HTTP connection, and after the handshake the WebSocket. While the WebSocket's task waits and has
 //! nothing left to write, rows are written past it ([`LiveSocket`]). Who may write is decided in

@@ -1,4 +1,4 @@
-//! Encodes a WebSocket frame (RFC 6455 section 5.2), for frames that are written past the library.
+//! Encodes WebSocket frames that are written past the library (RFC 6455 section 5.2).
 
 /// The final frame of a text message.
 const FINAL_TEXT: u8 = 0x81;

@@ -1,3 +1,5 @@
+//! Tests that rows are only written past tasks that wait.
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
