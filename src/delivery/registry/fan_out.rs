@@ -1,7 +1,7 @@
 //! Writes rows to many connections, past the connections' own tasks.
 //!
-//! The tailer lists the connections whose tasks wait ([`crate::delivery::send_queue`]). A few of them it writes to itself,
-//! which is sooner than to wake another task. Long lists it cuts into parts, which all processors write.
+//! The tailer lists the connections whose tasks wait ([`crate::delivery::send_queue`]). To a few of them it writes
+//! itself, which is sooner than to wake another task. Long lists it cuts into parts, which all processors write.
 //!
 //! Channel: each writer has a bounded queue of parts. The tailer writes a part itself when the queue is full, so it
 //! never runs far ahead of the sockets.
