@@ -66,6 +66,8 @@ pub static HEAD_SEEN: Gauge = Gauge::zero();
 pub static DISPATCHED: Counter = Counter::zero();
 pub static UNREADABLE: Counter = Counter::zero();
 pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
+/// Pages of resuming streams and of the history, by the server that read them.
+pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
 pub static FELL_BEHIND: Counter = Counter::zero();
 pub static ACKS: Counter = Counter::zero();
 pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
@@ -185,6 +187,7 @@ pub fn write(page: &mut PrometheusText) {
     page.counter("recado_dispatched_total", "Notifications that this hub dispatched to its connections.", DISPATCHED.get());
     page.counter("recado_unreadable_rows_total", "Rows of the log that break its rules and were skipped.", UNREADABLE.get());
     page.counters("recado_sent_total", "Notifications that were delivered to clients.", "how", &SENT.all());
+    page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
     page.counter(
         "recado_fell_behind_total",
         "Times that a client was too slow for live delivery and returned to replay.",
