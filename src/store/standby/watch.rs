@@ -21,15 +21,20 @@ use crate::tasks::Stop;
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_millis(600);
-/// So many good answers in a row bring a standby back into use: one that starts or stops may answer once.
+/// So many good answers in a row bring a standby into use: one that starts or stops may answer once.
 const GOOD_ANSWERS: u32 = 2;
+/// Each time that a standby is left, twice as many good answers bring it back, up to this number: ten seconds. A
+/// standby that comes and goes would cost its pages a try, and the log two lines, each time.
+const GOOD_ANSWERS_MAX: u32 = 40;
+/// So many good answers in a row, a minute, make up for all failures before.
+const STEADY_ANSWERS: u32 = 240;
 
 /// Watches standby number `at`, counted from 0, until stopped. `seen` says which rows this hub has seen.
 ///
 /// # Panics
 /// Never for a number below the number of standbys.
 pub async fn standby_watch(standbys: Arc<Standbys>, at: usize, seen: Arc<LogWatermark>, mut stop: Stop) {
-    let mut watch = Watch { standby: standbys.get(at), connection: None, before: seen.end(), good: 0 };
+    let mut watch = Watch { standby: standbys.get(at), connection: None, before: seen.end(), good: 0, needed: GOOD_ANSWERS };
     loop {
         tokio::select! {
             biased;
@@ -48,7 +53,7 @@ pub async fn standby_watch(standbys: Arc<Standbys>, at: usize, seen: Arc<LogWate
 pub async fn look_at_standbys(standbys: &Standbys, log_id: LogId) {
     let seen = LogWatermark::new(log_id);
     let looks = (0..standbys.count()).map(|at| {
-        let mut watch = Watch { standby: standbys.get(at), connection: None, before: seen.end(), good: GOOD_ANSWERS };
+        let mut watch = Watch { standby: standbys.get(at), connection: None, before: seen.end(), good: GOOD_ANSWERS, needed: GOOD_ANSWERS };
         let seen = &seen;
         async move { watch.step(seen).await }
     });
@@ -60,7 +65,10 @@ struct Watch {
     connection: Option<PgConnection>,
     /// The row that the hub had seen at the step before: the standby has had that long to replay it.
     before: (LogId, WatermarkEnd),
+    /// Good answers in a row.
     good: u32,
+    /// How many of them bring the standby into use.
+    needed: u32,
 }
 
 /// What a server says about itself.
@@ -91,11 +99,17 @@ impl Watch {
         match outcome {
             Ok(()) => {
                 self.good = self.good.saturating_add(1);
-                if self.good >= GOOD_ANSWERS {
+                if self.good >= self.needed {
                     self.standby.use_again();
+                }
+                if self.good >= STEADY_ANSWERS {
+                    self.needed = GOOD_ANSWERS;
                 }
             }
             Err(reason) => {
+                if self.standby.is_in_use() {
+                    self.needed = (self.needed * 2).min(GOOD_ANSWERS_MAX);
+                }
                 self.good = 0;
                 self.standby.leave(&reason);
             }
