@@ -48,6 +48,12 @@ pub const TABLE: &[Setting] = &[
          private server.",
     ),
     secret("RECADO_LISTEN_DATABASE_URL", "Direct connection for LISTEN. Needed if DATABASE_URL leads through a pooler (in session mode)."),
+    secret(
+        "RECADO_READ_DATABASE_URL",
+        "Hot standbys of DATABASE_URL that read the past for resuming clients, the history and recado export: one URL for each, \
+         separated by commas or white space, 8 at most. A standby that lags or fails is not used meanwhile. Absent: the \
+         primary reads everything.",
+    ),
     row("RECADO_DATABASE_WAIT", "60s", "How long a starting hub waits for its database to accept connections. 0s: not at all."),
     row(
         "RECADO_DATA_DIR",
@@ -246,8 +252,8 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_READ_CONNECTIONS",
         "8",
-        "Database connections for resuming clients and statistics. Nine more serve the hub itself, and six more \
-         with a provider file.",
+        "Database connections for resuming clients and statistics, and as many to each standby. Nine more serve the hub \
+         itself, and six more with a provider file.",
     ),
     row("RECADO_PUBLISH_RATE", "0", "Most notifications per second of one service on one instance. 0: no limit."),
     row(
@@ -390,6 +396,9 @@ pub struct Config {
     /// The files that these URLs came from.
     pub database_url_file: Option<PathBuf>,
     pub listen_database_url_file: Option<PathBuf>,
+    /// The URLs of the standbys, as they were given.
+    pub read_database_url: Option<String>,
+    pub read_database_url_file: Option<PathBuf>,
     pub database_wait: Duration,
     /// Number of variables that Kubernetes made from names of services.
     pub service_links: usize,
@@ -531,6 +540,8 @@ impl Config {
             listen_database_url: read.text("RECADO_LISTEN_DATABASE_URL"),
             database_url_file: values.get("DATABASE_URL_FILE").map(PathBuf::from),
             listen_database_url_file: values.get("RECADO_LISTEN_DATABASE_URL_FILE").map(PathBuf::from),
+            read_database_url: read.text("RECADO_READ_DATABASE_URL"),
+            read_database_url_file: values.get("RECADO_READ_DATABASE_URL_FILE").map(PathBuf::from),
             database_wait: read.duration("RECADO_DATABASE_WAIT", Duration::ZERO, Duration::from_secs(3600)),
             service_links: service_links(values),
             data_dir: read.text("RECADO_DATA_DIR").map(PathBuf::from),
@@ -612,6 +623,9 @@ impl Config {
             given: given(values),
             effective: effective::effective(values, &Values::new()),
         };
+        if config.read_database_url.is_some() && config.database_url.is_none() {
+            read.errors.push("RECADO_READ_DATABASE_URL needs DATABASE_URL: the private server has no standbys".to_owned());
+        }
         config.find_hub();
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
     }
@@ -726,6 +740,16 @@ mod tests {
 
     fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_values(&values(pairs), MachineEnvironment::default())
+    }
+
+    #[test]
+    fn standbys_need_the_primary_and_their_urls_are_not_shown() {
+        let standby = ("RECADO_READ_DATABASE_URL", "postgres://hub:hush@standby/recado");
+        let alone = load(&[standby]).unwrap_err().to_string();
+        assert!(alone.contains("DATABASE_URL") && !alone.contains("hush"), "{alone}");
+        let both = load(&[standby, ("DATABASE_URL", "postgres://hub:hush@db/recado")]).unwrap();
+        assert!(!format!("{:?} {:?}", both.given, both.effective).contains("hush"));
+        assert!(both.read_database_url.is_some());
     }
 
     #[test]

@@ -74,7 +74,10 @@ impl Startup {
     pub async fn open(config: &Config) -> Result<Self, StartupError> {
         if let Some(url) = &config.database_url {
             let listen = config.listen_database_url.as_deref().map(|url| (url, config.listen_database_url_file.clone()));
-            let database = Database::from_files((url, config.database_url_file.clone()), listen)?;
+            let mut database = Database::from_files((url, config.database_url_file.clone()), listen)?;
+            if let Some(standbys) = &config.read_database_url {
+                database = database.with_standbys(standbys, config.read_database_url_file.clone())?;
+            }
             return Ok(Self { database: database.acting_as(audit::command_line()), private: None });
         }
         let settings = server_settings(config)?;

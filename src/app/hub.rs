@@ -44,6 +44,7 @@ use crate::store::audit::{self, Entry};
 use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
+use crate::store::standby::standby_watch;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
 use crate::wire::close::CloseCode;
@@ -182,6 +183,10 @@ impl<'a> HubBuilder<'a> {
         tasks.essential(TaskName::AckProber, AckProber::new(Arc::clone(&registry)).run(stop_following.clone()));
         tasks.essential(TaskName::Keys, looker.run(stop_following.clone()));
         tasks.essential(TaskName::OutboxRelay, outbox_relay.run(stop_following.clone()));
+        for (at, standbys) in hub.reader.standbys().into_iter().flat_map(|standbys| (0..standbys.count()).map(move |at| (at, standbys))) {
+            let watch = standby_watch(Arc::clone(standbys), at, Arc::clone(&seen), stop_following.clone());
+            tasks.essential(TaskName::StandbyWatch, watch);
+        }
         let mut upstream_hints = Vec::new();
         if let Some(command_intake) = &hub.command_intake {
             let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
@@ -333,7 +338,8 @@ fn hub(
     let reader = database
         .reader("reader", config.read_connections)
         .with_user_rate(config.user_read_rate)
-        .with_members(config.accounts.reads_table());
+        .with_members(config.accounts.reads_table())
+        .with_standbys(database.standbys(config.read_connections));
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
     let (entries, entry_writer) = EntryWriter::new(database.clone(), config.max_devices_per_user);

@@ -27,9 +27,19 @@ pub async fn metrics(State(hub): State<Arc<HubState>>) -> Response {
     let waiting = work.moves_wait_for().as_secs_f64();
     page.gauge("recado_outbox_stuck_seconds", "Time for which the same outbox row has waited to be moved, as this hub saw it.", waiting);
     page.gauges("recado_connections", "Connected clients.", "transport", &connections(&hub));
+    standbys(&mut page, &hub);
     metrics::write(&mut page);
     process(&mut page);
     ([(header::CONTENT_TYPE, MEDIA_TYPE), (header::CACHE_CONTROL, "no-store")], page.finish()).into_response()
+}
+
+/// Adds what is known of each standby; without standbys, names that have no value.
+fn standbys(page: &mut PrometheusText, hub: &HubState) {
+    let states = hub.reader.standbys().map(|standbys| standbys.states()).unwrap_or_default();
+    let in_use: Vec<_> = states.iter().map(|state| (state.label, f64::from(u8::from(state.is_in_use)))).collect();
+    let lag: Vec<_> = states.iter().map(|state| (state.label, state.lag as f64)).collect();
+    page.gauges("recado_standby_in_use", "1: the standby reads pages. 0: it is left.", "standby", &in_use);
+    page.gauges("recado_standby_lag", "Notifications that this hub has seen and the standby had not replayed.", "standby", &lag);
 }
 
 fn connections(hub: &HubState) -> Vec<(&'static str, f64)> {

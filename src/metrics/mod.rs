@@ -68,6 +68,8 @@ pub static UNREADABLE: Counter = Counter::zero();
 pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
 /// Of these, the ones that were written into a socket without waking the connection's task.
 pub static SENT_DIRECTLY: Counter = Counter::zero();
+/// Pages of resuming streams and of the history, by the server that read them.
+pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
 pub static FELL_BEHIND: Counter = Counter::zero();
 pub static ACKS: Counter = Counter::zero();
 pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
@@ -192,6 +194,7 @@ pub fn write(page: &mut PrometheusText) {
         "Notifications that were written to clients without waking the tasks of their connections.",
         SENT_DIRECTLY.get(),
     );
+    page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
     page.counter(
         "recado_fell_behind_total",
         "Times that a client was too slow for live delivery and returned to replay.",

@@ -17,6 +17,23 @@ impl AddressError {
     pub(super) fn of(self, setting: &str) -> Self {
         Self(format!("{setting}: {}", self.0))
     }
+
+    /// Names the setting and the entry of its list, counted from 1.
+    pub(super) fn of_entry(self, setting: &str, entry: usize) -> Self {
+        Self(format!("{setting}: URL {entry}: {}", self.0))
+    }
+
+    /// The list has a wrong number of entries.
+    pub(super) fn count(setting: &str, given: usize, most: usize) -> Self {
+        Self(format!("{setting}: it holds {given} URLs; give 1 to {most}, separated by commas or white space"))
+    }
+}
+
+/// What the server of a URL is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Primary,
+    Standby,
 }
 
 fn wrong<T>(what: impl Into<String>) -> Result<T, AddressError> {
@@ -55,6 +72,22 @@ impl DatabaseAddress {
     /// # Errors
     /// The name of the part that is malformed or not supported.
     pub fn parse(url: &str) -> Result<Self, AddressError> {
+        Self::parse_for(Purpose::Primary, url)
+    }
+
+    /// Parses the URL of one standby.
+    ///
+    /// # Errors
+    /// As [`DatabaseAddress::parse`], and for several hosts: the hub would not know which one answers.
+    pub fn parse_standby(url: &str) -> Result<Self, AddressError> {
+        let address = Self::parse_for(Purpose::Standby, url)?;
+        if address.hosts.len() > 1 {
+            return wrong("it names several hosts; write one URL for each standby");
+        }
+        Ok(address)
+    }
+
+    fn parse_for(purpose: Purpose, url: &str) -> Result<Self, AddressError> {
         let url = url.trim();
         let Some((scheme, rest)) = url.split_once("://") else {
             return wrong("it must begin with postgres:// or postgresql://; libpq's name=value form is not supported");
@@ -88,6 +121,12 @@ impl DatabaseAddress {
             let name = decoded("a parameter's name", name)?;
             // In form encoding a plus is a space.
             let value = decoded(shown(&name).as_str(), &value.replace('+', " "))?;
+            if name == "target_session_attrs" && purpose == Purpose::Standby {
+                if !["any", "read-only", "standby", "prefer-standby"].contains(&value.as_str()) {
+                    return wrong("target_session_attrs can only be any, read-only, standby or prefer-standby: the hub only reads there");
+                }
+                continue;
+            }
             options = parameter(options, &name, &value, &mut tls, &mut lists, &mut settings)?;
         }
         Ok(Self { text: url.to_owned(), hosts: lists.dressed(&options, &tls)?, settings })

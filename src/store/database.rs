@@ -2,27 +2,23 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
-use tokio::time::Instant;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::address::{AddressError, DatabaseAddress};
+use super::address_list::split_list;
 use super::cleartext;
 use super::database_route::Route;
 use super::durability::Durability;
-use super::liveness::LastDeath;
 use super::page_scheduler::{PageScheduler, PageTurn};
+use super::read_pool::{Checkout, ReadPool, applying, named};
+use super::settings::SessionSettings;
+use super::standby::{STANDBYS_MAX, Standbys};
 use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{StoreError, settings};
 use crate::domain::UserId;
 use crate::domain::audit::Actor;
-
-/// Longest wait for a free reader, and for its answer.
-const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// The address of the database, and the settings of each connection to it.
 #[derive(Debug, Clone)]
@@ -30,6 +26,8 @@ pub struct Database {
     main: Arc<Route>,
     /// The route of LISTEN: the same as `main` unless it has its own URL.
     listen: Arc<Route>,
+    /// The routes to the standbys of the primary.
+    standbys: Arc<[Arc<Route>]>,
     role: Option<Arc<str>>,
     actor: Option<Arc<Actor>>,
     durability: Option<Arc<Durability>>,
@@ -54,12 +52,32 @@ impl Database {
         };
         let main = route("DATABASE_URL", main)?;
         let listen = listen.map_or_else(|| Ok(Arc::clone(&main)), |listen| route("RECADO_LISTEN_DATABASE_URL", listen))?;
-        Ok(Self { main, listen, role: None, actor: None, durability: None })
+        Ok(Self { main, listen, standbys: Arc::new([]), role: None, actor: None, durability: None })
+    }
+
+    /// Names hot standbys of the primary: one URL or several, separated by commas or white space, and the file that
+    /// holds them.
+    ///
+    /// # Errors
+    /// When a URL is malformed, asks for something unsupported or names several hosts, and for none or more
+    /// than [`STANDBYS_MAX`]. The message names the setting and never a value.
+    pub fn with_standbys(mut self, urls: &str, file: Option<PathBuf>) -> Result<Self, AddressError> {
+        const NAME: &str = "RECADO_READ_DATABASE_URL";
+        let urls = split_list(urls);
+        if !(1..=STANDBYS_MAX).contains(&urls.len()) {
+            return Err(AddressError::count(NAME, urls.len(), STANDBYS_MAX));
+        }
+        let route = |(at, url): (usize, &&str)| {
+            let address = DatabaseAddress::parse_standby(url).map_err(|error| error.of_entry(NAME, at + 1))?;
+            Ok(Arc::new(Route::standby(address, file.clone(), at)))
+        };
+        self.standbys = urls.iter().enumerate().map(route).collect::<Result<_, AddressError>>()?;
+        Ok(self)
     }
 
     /// Whether a server on another machine asks for the password in clear text while TLS is turned off.
     pub async fn would_show_its_password(&self) -> bool {
-        for route in [&self.main, &self.listen] {
+        for route in [&self.main, &self.listen].into_iter().chain(self.standbys.iter()) {
             if cleartext::asked_at(&route.known()).await == cleartext::Asked::Cleartext {
                 return true;
             }
@@ -133,16 +151,16 @@ impl Database {
         let address = self.listen.renewed().await;
         let at = self.listen.first() % address.hosts.len();
         let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
-        let opened = self.applying(pool, &self.listen, None).connect_with(named(&address.hosts[at], "listener")).await;
+        let opened = applying(pool, self.wanted(&self.listen, false), None).connect_with(named(&address.hosts[at], "listener")).await;
         if opened.is_err() && address.hosts.len() > 1 {
             self.listen.prefer((at + 1) % address.hosts.len());
         }
         opened
     }
 
-    fn wanted(&self, route: &Route, is_reader: bool) -> settings::SessionSettings {
+    fn wanted(&self, route: &Route, is_reader: bool) -> SessionSettings {
         let address = route.known();
-        settings::SessionSettings {
+        SessionSettings {
             role: self.role.clone(),
             actor: self.actor.clone(),
             is_reader,
@@ -153,73 +171,31 @@ impl Database {
         }
     }
 
-    fn applying(&self, pool: PgPoolOptions, route: &Route, deaths: Option<Arc<LastDeath>>) -> PgPoolOptions {
-        let wanted = self.wanted(route, deaths.is_some());
-        pool.after_connect(move |connection, _| {
-            let (wanted, deaths) = (wanted.clone(), deaths.clone());
-            Box::pin(async move {
-                let begun = Instant::now();
-                settings::apply(connection, &wanted).await?;
-                if let Some(deaths) = deaths {
-                    deaths.answered_in(begun.elapsed());
-                }
-                Ok(())
-            })
-        })
-    }
-
     /// Makes a pool for reading, named like a connection.
     pub fn reader(&self, name: &str, connections: u32) -> Reader {
-        let (name, last_death): (Arc<str>, _) = (name.into(), Arc::new(LastDeath::none()));
-        let (called, deaths) = (Arc::clone(&name), Arc::clone(&last_death));
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .min_connections(0)
-            .acquire_timeout(READ_LIMIT)
-            // The hub's own check runs less often and for a limited time, and treats one dead connection as a hint
-            // about the others.
-            .test_before_acquire(false)
-            .before_acquire(move |connection, about| {
-                let (name, last_death) = (Arc::clone(&called), Arc::clone(&deaths));
-                Box::pin(async move { Ok(last_death.is_usable(connection, &name, about.idle_for).await) })
-            })
-            .max_lifetime(Duration::from_secs(1800));
-        let (turns, options) = self.main.choice();
-        let pool = self.applying(pool, &self.main, Some(Arc::clone(&last_death))).connect_lazy_with(named(&options, &name));
-        Reader {
-            pool,
-            route: Arc::clone(&self.main),
-            turns: Arc::new(AtomicU64::new(turns)),
-            name,
-            last_death,
-            pages: PageScheduler::new(connections, 0),
-            reads_members: false,
-        }
+        let pool = ReadPool::new(Arc::clone(&self.main), self.wanted(&self.main, true), name, connections);
+        Reader { pool, pages: PageScheduler::new(connections, 0), reads_members: false, standbys: None }
     }
-}
 
-/// Adds the name that an administrator sees in `pg_stat_activity`. It adds no settings: poolers refuse startup
-/// parameters that they do not know (see [`settings`]).
-fn named(options: &PgConnectOptions, name: &str) -> PgConnectOptions {
-    options
-        .clone()
-        .application_name(&format!("recado {name}"))
-        .extra_float_digits(None)
-        .log_statements(tracing::log::LevelFilter::Trace)
-        .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
+    /// Makes the standbys of this database, each with a pool of this size; `None` if none is given. No connection is
+    /// opened before [`standby_watch`](super::standby::watch) has reached the server.
+    pub fn standbys(&self, connections: u32) -> Option<Arc<Standbys>> {
+        let make = |route: &Arc<Route>| {
+            // A standby takes no writes and commits nothing; it needs the role to read, and no name in the audit.
+            let wanted = SessionSettings { actor: None, must_write: false, durability: None, ..self.wanted(route, true) };
+            (Arc::clone(route), wanted)
+        };
+        (!self.standbys.is_empty()).then(|| Arc::new(Standbys::new(self.standbys.iter().map(make), connections)))
+    }
 }
 
 /// A pool of readers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pool: PgPool,
+    pool: ReadPool,
     pages: PageScheduler,
-    route: Arc<Route>,
-    /// The route's number of turns when the pool got its present options.
-    turns: Arc<AtomicU64>,
-    name: Arc<str>,
-    last_death: Arc<LastDeath>,
     reads_members: bool,
+    standbys: Option<Arc<Standbys>>,
 }
 
 impl Reader {
@@ -235,16 +211,33 @@ impl Reader {
         self.reads_members
     }
 
+    /// Reads the past from these standbys where they are fit.
+    #[must_use]
+    pub fn with_standbys(mut self, standbys: Option<Arc<Standbys>>) -> Self {
+        self.standbys = standbys;
+        self
+    }
+
+    /// The standbys, if there are any.
+    pub fn standbys(&self) -> Option<&Arc<Standbys>> {
+        self.standbys.as_ref()
+    }
+
+    /// The connections to the primary.
+    pub(super) fn primary(&self) -> &ReadPool {
+        &self.pool
+    }
+
     /// Limits how many bytes a second one user's pages may have; zero means no limit.
     #[must_use]
     pub fn with_user_rate(mut self, bytes: u64) -> Self {
-        self.pages = PageScheduler::new(self.pool.options().get_max_connections(), bytes);
+        self.pages = PageScheduler::new(self.pool.max_connections(), bytes);
         self
     }
 
     /// Records that a call lost a connection of the pool.
     pub(super) fn lost_one(&self) {
-        self.last_death.note();
+        self.pool.lost_one();
     }
 
     /// Waits until this user may read one more page of the log.
@@ -257,66 +250,18 @@ impl Reader {
         self.pages.is_crowded(user)
     }
 
-    /// Borrows a connection from the pool.
+    /// Borrows a connection to the primary.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when none becomes free in time or the server cannot be reached.
     pub async fn checkout(&self) -> Result<Checkout, StoreError> {
-        self.follow();
-        // Boxed: opening a connection takes 14 KiB of state, which every request that may read would hold and move
-        // about.
-        let connection = match Box::pin(self.pool.acquire()).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                // The password may have been changed since.
-                self.route.renewed().await;
-                if !self.follow() {
-                    return Err(error.into());
-                }
-                Box::pin(self.pool.acquire()).await?
-            }
-        };
-        Ok(Checkout { connection: Some(connection), clean: false })
-    }
-
-    /// Points new connections of the pool to the host of the hub's last connection. Returns whether the host changed.
-    fn follow(&self) -> bool {
-        let (turns, options) = self.route.choice();
-        let has_turned = self.turns.swap(turns, Ordering::Relaxed) != turns;
-        if has_turned {
-            self.pool.set_connect_options(named(&options, &self.name));
-        }
-        has_turned
+        self.pool.checkout().await
     }
 
     pub async fn close(&self) {
-        self.pool.close().await;
-    }
-}
-
-/// A borrowed reader. It returns to the pool only when [`Checkout::done`] says that every answer was read. Otherwise it
-/// is closed, because a late answer would be taken for the answer to the next query.
-pub struct Checkout {
-    connection: Option<PoolConnection<Postgres>>,
-    clean: bool,
-}
-
-impl Checkout {
-    pub fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("only drop takes the connection out")
-    }
-
-    pub fn done(mut self) {
-        self.clean = true;
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if !self.clean
-            && let Some(connection) = self.connection.take()
-        {
-            drop(connection.detach());
+        if let Some(standbys) = &self.standbys {
+            standbys.close().await;
         }
+        self.pool.close().await;
     }
 }

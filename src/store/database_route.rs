@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sqlx::postgres::PgConnectOptions;
 
 use super::address::DatabaseAddress;
+use super::address_list::split_list;
 use super::cleartext::{self, Asked};
 
 /// Shared by all connections to one address.
@@ -17,6 +18,8 @@ use super::cleartext::{self, Asked};
 pub(super) struct Route {
     address: RwLock<Arc<DatabaseAddress>>,
     file: Option<PathBuf>,
+    /// The file is a list of standbys, of which this is the entry; `None`: it holds one URL of the primary.
+    entry: Option<usize>,
     at: AtomicUsize,
     /// Rises whenever the first choice changes.
     turns: AtomicU64,
@@ -24,7 +27,22 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn new(address: DatabaseAddress, file: Option<PathBuf>) -> Self {
-        Self { address: RwLock::new(Arc::new(address)), file, at: AtomicUsize::new(0), turns: AtomicU64::new(0) }
+        Self { address: RwLock::new(Arc::new(address)), file, entry: None, at: AtomicUsize::new(0), turns: AtomicU64::new(0) }
+    }
+
+    /// The route to a standby: entry `entry` of the list in `file`, counted from 0.
+    pub(super) fn standby(address: DatabaseAddress, file: Option<PathBuf>, entry: usize) -> Self {
+        Self { entry: Some(entry), ..Self::new(address, file) }
+    }
+
+    fn parse(&self, text: &str) -> Result<DatabaseAddress, String> {
+        // Some editors put a byte order mark before the text.
+        let text = text.trim_start_matches('\u{feff}');
+        let Some(entry) = self.entry else { return DatabaseAddress::parse(text).map_err(|error| error.to_string()) };
+        match split_list(text).get(entry) {
+            Some(url) => DatabaseAddress::parse_standby(url).map_err(|error| error.to_string()),
+            None => Err(format!("it has no URL {} any more; restart the hub to change the number of standbys", entry + 1)),
+        }
     }
 
     /// What is known, after a look into the file.
@@ -33,8 +51,7 @@ impl Route {
         let Some(file) = &self.file else { return known };
         // A few bytes, read before a connection is opened, which takes longer.
         let read = std::fs::read_to_string(file).map_err(|error| error.to_string());
-        // Some editors put a byte order mark before the text.
-        let read = read.and_then(|text| DatabaseAddress::parse(text.trim_start_matches('\u{feff}')).map_err(|error| error.to_string()));
+        let read = read.and_then(|text| self.parse(&text));
         match read {
             Ok(now) if now.is_same(&known) => known,
             Ok(now) => self.follow(now, known, file).await,

@@ -9,6 +9,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
+use super::database::Reader;
+use super::past_read::past_read;
+use super::standby::PastRead;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{LogId, NotificationId, Seq};
 
@@ -58,12 +61,32 @@ pub struct ExportPage {
 }
 
 /// Reads a page of the selected rows above `after` and up to `upto`. `data` is decompressed after the cut; earlier,
-/// that would be the data of the whole window.
+/// that would be the data of the whole window. A standby that has the window may read it.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn page(connection: &mut PgConnection, wanted: &ExportFilter, after: Seq, upto: Seq) -> Result<ExportPage, StoreError> {
+pub async fn page(reader: &Reader, wanted: &ExportFilter, after: Seq, upto: Seq) -> Result<ExportPage, StoreError> {
     let end = Seq::from_db(upto.get().min(after.get() + WINDOW));
+    past_read(reader, end, &ExportWindow { wanted, after, end }).await
+}
+
+/// A page of an export.
+struct ExportWindow<'a> {
+    wanted: &'a ExportFilter,
+    after: Seq,
+    end: Seq,
+}
+
+impl PastRead for ExportWindow<'_> {
+    type Answer = ExportPage;
+
+    async fn read(&self, connection: &mut PgConnection) -> Result<ExportPage, StoreError> {
+        read_window(connection, self).await
+    }
+}
+
+async fn read_window(connection: &mut PgConnection, window: &ExportWindow<'_>) -> Result<ExportPage, StoreError> {
+    let ExportWindow { wanted, after, end } = *window;
     let rows = sqlx::query!(
         r#"SELECT m.log_id, m.floor_seq, coalesce(r.rows_found, 0) AS "rows_found!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",

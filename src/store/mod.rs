@@ -12,7 +12,9 @@
 //! - *keys*: one connection, so that a service is recognised while clients wait to resume;
 //! - *tickets*: two connections, so that anonymous connections take none from the readers;
 //! - *readers*: a small pool for resume, history and statistics. Pages pass the [`page_scheduler`] first, so that no
-//!   user keeps the others from the pool.
+//!   user keeps the others from the pool;
+//! - *standbys* (with `RECADO_READ_DATABASE_URL`): a pool for each, for pages of the past, and a connection that
+//!   watches it ([`standby`]).
 //!
 //! While the hub serves, every wait on the database has a limit. A connection that missed one is closed, never reused:
 //! the answer to the old query may still be on its way. An idle connection is pinged before it is used ([`liveness`]).
@@ -20,6 +22,7 @@
 pub mod access;
 pub mod acked_positions;
 pub mod address;
+mod address_list;
 pub mod analysts;
 pub mod append;
 pub mod audit;
@@ -47,10 +50,12 @@ pub mod members;
 pub mod migrate;
 pub mod outbox;
 mod page_scheduler;
+mod past_read;
 pub mod preflight;
 pub mod producers;
 pub mod providers;
 pub mod read;
+mod read_pool;
 mod repeated_read;
 pub mod resume;
 pub mod retention;
@@ -59,6 +64,7 @@ mod scram;
 pub mod sessions;
 mod settings;
 pub mod sign_in_links;
+pub mod standby;
 pub mod tickets;
 pub mod time_limit;
 pub mod why;

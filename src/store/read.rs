@@ -5,6 +5,7 @@ mod row;
 mod tail_page;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use self::log_state::{LogState, database_name, head, log_state, renew_log_id, start_over, state};
@@ -13,7 +14,9 @@ pub use self::tail_page::{Tail, TailRow, TailSize, tail};
 use super::StoreError;
 use super::database::Reader;
 use super::page_scheduler::PageTurn;
+use super::past_read::past_read;
 use super::repeated_read::again_if_lost;
+use super::standby::PastRead;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{Notification, NotificationId, Principal, Seq, StartTime};
 
@@ -53,20 +56,42 @@ pub async fn page(reader: &Reader, who: &Principal, after: Seq, upto: Seq) -> Re
 
 /// Same, with at most `most` rows, and never more than [`PAGE_ROWS`].
 ///
+/// A standby that has everything up to `upto` may read the page.
+///
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn page_of(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
-    again_if_lost(reader, || read_page(reader, who, after, upto, most)).await
-}
-
-async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
     let most = most.clamp(1, PAGE_ROWS);
     let turn = reader.page_turn(&who.user).await;
-    let mut checkout = reader.checkout().await?;
+    let page = RisingPage { reads_members: reader.reads_members(), who, after, upto, most };
+    let rows = past_read(reader, upto, &page).await?;
+    charge(turn, &rows);
+    PrincipalPage::read(rows, most, upto)
+}
+
+/// The rows of [`page_of`].
+struct RisingPage<'a> {
+    reads_members: bool,
+    who: &'a Principal,
+    after: Seq,
+    upto: Seq,
+    most: i64,
+}
+
+impl PastRead for RisingPage<'_> {
+    type Answer = Vec<PageRow>;
+
+    async fn read(&self, connection: &mut PgConnection) -> Result<Vec<PageRow>, StoreError> {
+        read_page(connection, self).await
+    }
+}
+
+async fn read_page(connection: &mut PgConnection, page: &RisingPage<'_>) -> Result<Vec<PageRow>, StoreError> {
+    let RisingPage { reads_members, who, after, upto, most } = *page;
     let topics = who.topics();
     #[cfg(feature = "mutants")]
     let topics = if crate::mutants::is("no-audience") {
-        let all = sqlx::query_scalar("SELECT DISTINCT topic FROM recado.log WHERE topic <> 'l'").fetch_all(checkout.connection());
+        let all = sqlx::query_scalar("SELECT DISTINCT topic FROM recado.log WHERE topic <> 'l'").fetch_all(&mut *connection);
         limited(ASK_LIMIT, all).await?
     } else {
         topics
@@ -123,15 +148,12 @@ async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most
         upto.get(),
         most,
         PAGE_BYTES,
-        reader.reads_members(),
+        reads_members,
         who.user.as_str(),
         PAGE_INTERVALS,
     )
-    .fetch_all(checkout.connection());
-    let rows = limited(ASK_LIMIT * 3, rows).await?;
-    checkout.done();
-    charge(turn, &rows);
-    PrincipalPage::read(rows, most, upto)
+    .fetch_all(connection);
+    limited(ASK_LIMIT * 3, rows).await
 }
 
 /// Same, backwards: the notifications of `who` below `before` and above `down_to`, newest first. `through` is the
@@ -140,13 +162,33 @@ async fn read_page(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most
 /// # Errors
 /// When the database is unavailable or slow.
 pub async fn page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
-    again_if_lost(reader, || read_page_before(reader, who, before, down_to, most)).await
-}
-
-async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to: Seq, most: i64) -> Result<PrincipalPage, StoreError> {
     let most = most.clamp(1, PAGE_ROWS);
     let turn = reader.page_turn(&who.user).await;
-    let mut checkout = reader.checkout().await?;
+    let page = FallingPage { reads_members: reader.reads_members(), who, before, down_to, most };
+    let rows = past_read(reader, before.plus(-1), &page).await?;
+    charge(turn, &rows);
+    PrincipalPage::read(rows, most, down_to)
+}
+
+/// The rows of [`page_before`].
+struct FallingPage<'a> {
+    reads_members: bool,
+    who: &'a Principal,
+    before: Seq,
+    down_to: Seq,
+    most: i64,
+}
+
+impl PastRead for FallingPage<'_> {
+    type Answer = Vec<PageRow>;
+
+    async fn read(&self, connection: &mut PgConnection) -> Result<Vec<PageRow>, StoreError> {
+        read_page_before(connection, self).await
+    }
+}
+
+async fn read_page_before(connection: &mut PgConnection, page: &FallingPage<'_>) -> Result<Vec<PageRow>, StoreError> {
+    let FallingPage { reads_members, who, before, down_to, most } = *page;
     let rows = sqlx::query_as!(
         PageRow,
         r#"SELECT m.floor_seq, cut.at AS "cut!", coalesce(r.rows_found, 0) AS "rows_found!", coalesce(r.expired, false) AS "expired!",
@@ -199,15 +241,12 @@ async fn read_page_before(reader: &Reader, who: &Principal, before: Seq, down_to
         down_to.get(),
         most,
         PAGE_BYTES,
-        reader.reads_members(),
+        reads_members,
         who.user.as_str(),
         PAGE_INTERVALS,
     )
-    .fetch_all(checkout.connection());
-    let rows = limited(ASK_LIMIT * 3, rows).await?;
-    checkout.done();
-    charge(turn, &rows);
-    PrincipalPage::read(rows, most, down_to)
+    .fetch_all(connection);
+    limited(ASK_LIMIT * 3, rows).await
 }
 
 /// The id of the notification with this number, if the row is (still) there. It tells a client's log from ours.

@@ -19,7 +19,7 @@ const REPLICATES: &str = "SELECT count(*) FROM pg_stat_replication WHERE state =
 const IS_SYNCHRONOUS: &str = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
 
 /// A primary, and a standby that follows it.
-async fn pair(row: &str) -> Option<(TestCluster, TestCluster)> {
+pub(super) async fn pair(row: &str) -> Option<(TestCluster, TestCluster)> {
     let mut primary = given(row, TestCluster::make())?;
     primary.start().await;
     let mut standby = primary.standby();

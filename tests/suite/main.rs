@@ -87,6 +87,7 @@ mod slow;
 mod sql_page;
 mod sse;
 mod stalls;
+mod standbys;
 mod stop;
 mod tables;
 mod tenants;

@@ -2,7 +2,8 @@
 //!
 //! It works while hubs are running, with the same settings. It reads page after page up to the head as it was at the
 //! start. Each page is one short statement, so an export blocks no other query, needs little memory whatever the
-//! log's length, and writes every notification once.
+//! log's length, and writes every notification once. Standbys are used as a hub uses them, but one that was left stays
+//! unused until the export has ended.
 
 mod shape;
 mod target;
@@ -18,9 +19,13 @@ use crate::config::Config;
 use crate::domain::{LogId, Seq};
 use crate::startup::Startup;
 use crate::store::export::{self, ExportFilter};
+use crate::store::standby::look_at_standbys;
 use crate::store::{Database, read};
 use shape::{CsvCells, ExportFormat, ExportPosition};
 use target::ExportTarget;
+
+/// Connections to the primary, and to each standby. One page is read at a time; a connection that was lost is replaced.
+const READ_CONNECTIONS: u32 = 2;
 
 /// Write the log, or a part of it, to a file or stdout.
 #[derive(Debug, Args)]
@@ -82,12 +87,17 @@ impl ExportCommand {
             let there = export::id_at(&mut connection, position.seq).await?;
             after = resume_after(position, log, there.map(|id| id == position.id))?;
         }
+        let standbys = database.standbys(READ_CONNECTIONS);
+        if let Some(standbys) = &standbys {
+            look_at_standbys(standbys, log.log_id).await;
+        }
+        let reader = database.reader("export", READ_CONNECTIONS).with_standbys(standbys);
         let wanted = ExportFilter { since: self.since, until: self.until, types: self.types };
         let bar = bar(log.head.since(after));
         let first = after;
         let (mut records, mut text) = (0_u64, String::new());
         while after < log.head {
-            let page = export::page(&mut connection, &wanted, after, log.head).await?;
+            let page = export::page(&reader, &wanted, after, log.head).await?;
             if page.log_id != log.log_id {
                 return Err(another_log(log.log_id, page.log_id));
             }
@@ -102,6 +112,7 @@ impl ExportCommand {
             bar.set_position(u64::try_from(after.since(first)).unwrap_or(0));
         }
         bar.finish_and_clear();
+        reader.close().await;
         target.finish()?;
         eprintln!("{records} records, up to {}", log.head);
         Ok(())

@@ -1094,4 +1094,52 @@ pub const ROWS: &[MatrixRow] = &[
         "it is not followed and not told the password; the last one is used, and the log says why",
         &["reaching::a_url_that_changes_to_a_server_that_wants_the_password_in_clear_text_is_not_followed"],
     ),
+    row(
+        "R1",
+        "clients read the past while a standby is given",
+        "the standby reads the pages, the primary none",
+        &[
+            "standbys::pages_come_from_the_standby_and_the_primary_reads_none",
+            "standbys::several_standbys_share_the_pages_and_the_fit_one_takes_over",
+        ],
+    ),
+    row(
+        "R2",
+        "a standby replays no more",
+        "it is left within a second, nothing is missing; it is used again when it has caught up",
+        &["standbys::a_standby_that_replays_no_more_is_left_and_nothing_is_missing"],
+    ),
+    row(
+        "R3",
+        "a standby is frozen, killed or stopped while pages are read",
+        "it is left within a second, the primary reads, no client sees an error",
+        &["standbys::a_frozen_a_killed_and_a_stopped_standby_are_left_within_a_second_and_no_client_sees_an_error"],
+    ),
+    row(
+        "R4",
+        "a standby is promoted while the primary goes on, or the URL leads to no standby",
+        "it is left, and none of its rows reaches a client; the log tells why",
+        &[
+            "standbys::a_promoted_standby_is_left_for_good_and_its_own_rows_reach_no_client",
+            "standbys::a_url_that_leads_to_no_standby_is_told_and_the_primary_reads",
+        ],
+    ),
+    row(
+        "R5",
+        "a notification or a user is erased, and a standby has not replayed it",
+        "nothing of it is delivered; the primary reads until the standby has it",
+        &["standbys::erased_content_is_not_delivered_from_a_standby_that_has_not_replayed_the_erasure"],
+    ),
+    row(
+        "R6",
+        "replay on a standby cancels a page (40001)",
+        "the primary reads that page, no client sees an error",
+        &["standbys::a_page_that_replay_cancels_comes_from_the_primary"],
+    ),
+    row(
+        "R7",
+        "an export reads from a standby, which lags behind an erasure, or is gone",
+        "the export is whole, and holds nothing that was erased before it began",
+        &["standbys::an_export_reads_from_a_standby_and_holds_nothing_that_was_erased"],
+    ),
 ];

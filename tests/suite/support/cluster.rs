@@ -201,6 +201,12 @@ impl TestCluster {
         .await;
     }
 
+    /// Sends a signal to every process of the server, such as `-STOP` and `-CONT`.
+    pub fn signal_all(&self, signal: &str) {
+        // A process that has just ended is no error.
+        let _ = Command::new("kill").arg(signal).args(self.processes()).stderr(Stdio::null()).status();
+    }
+
     /// Processes of this server; they work in its data folder.
     fn processes(&self) -> Vec<String> {
         let works_here = |pid: &Path| fs::read_link(pid.join("cwd")).is_ok_and(|cwd| cwd == self.data);
@@ -256,6 +262,11 @@ impl Drop for TestCluster {
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("---- PostgreSQL in {} said, last:\n{}", self.data.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
         }
+        if self.server.is_none() {
+            return;
+        }
+        // A server that a test has frozen would not end.
+        self.signal_all("-CONT");
         let Some(mut server) = self.server.take() else { return };
         // Its watcher sees the end of this input, and ends it at once.
         drop(server.stdin.take());
