@@ -18,6 +18,7 @@
 //! the answer to the old query may still be on its way. An idle connection is pinged before it is used ([`liveness`]).
 
 pub mod access;
+pub mod access_sign;
 pub mod acked_positions;
 pub mod address;
 pub mod analysts;
@@ -46,6 +47,7 @@ pub mod log_watermark;
 pub mod members;
 pub mod migrate;
 pub mod outbox;
+pub mod outbox_calls;
 mod page_scheduler;
 pub mod preflight;
 pub mod producers;

@@ -47,6 +47,7 @@ mod guide_client;
 mod history;
 mod identity_files;
 mod idle;
+mod idle_hub;
 mod issuers;
 mod large_rows;
 mod locks;
