@@ -36,6 +36,7 @@ pub mod erase;
 pub mod error;
 pub mod export;
 pub mod fingerprints;
+pub mod installation;
 pub mod instances;
 pub mod key_uses;
 pub mod keys;

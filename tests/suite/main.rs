@@ -33,6 +33,7 @@ mod deploy;
 mod devices;
 mod disks;
 mod docs;
+mod doctor;
 mod doors;
 mod erase;
 mod export;
