@@ -369,6 +369,12 @@ pub fn state_dir(config: &Config) -> Result<PathBuf, ServerError> {
     }
 }
 
+/// The free bytes of the disk that holds this folder; `None` if the system does not tell.
+pub fn disk_left(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// The current secret of user tokens. See [`own_secrets`].
 ///
 /// # Errors

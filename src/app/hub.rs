@@ -20,7 +20,7 @@ use crate::delivery::ack_prober::AckProber;
 use crate::delivery::connection_entries::EntryWriter;
 use crate::delivery::registry::fan_out::FanOut;
 use crate::delivery::registry::{ConnectionLimits, Position};
-use crate::delivery::tailer::{Pulse, Tailer};
+use crate::delivery::tailer::{Pulse, TailSource, Tailer};
 use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
@@ -40,10 +40,12 @@ use crate::providers::command_intake::{CommandIntake, CommandRules, ProviderRule
 use crate::providers::provider_status::ProviderStatus;
 use crate::providers::{self, Provider, Providers, UpstreamSetup};
 use crate::startup;
+use crate::store::access_sign::AccessSign;
 use crate::store::audit::{self, Entry};
 use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
+use crate::store::outbox_calls::OutboxCalls;
 use crate::store::standby::standby_watch;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
@@ -171,8 +173,12 @@ impl<'a> HubBuilder<'a> {
         let console_address = listeners.last().map(|listener| listener.address).filter(|_| hub.console.page != Served::Off);
 
         let (hints_in, hints) = mpsc::channel(HINTS);
-        let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work());
-        let tailer = Tailer::new(database.clone(), Arc::clone(&registry), Arc::clone(&seen), instance, pulse, config.poll_interval);
+        let outbox = Arc::new(OutboxCalls::default());
+        let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work(), Arc::clone(&outbox));
+        let access_changed = Arc::new(Notify::new());
+        let access_sign = Arc::new(AccessSign::new(Arc::clone(&access_changed)));
+        let source = TailSource { database: database.clone(), instance, access: Arc::clone(&access_sign) };
+        let tailer = Tailer::new(source, Arc::clone(&registry), Arc::clone(&seen), pulse, config.poll_interval);
         let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
         tasks.essential(TaskName::Appender, appender.run(stop_appending));
         tasks.essential(TaskName::Entries, entry_writer.run(stop_following.clone()));
@@ -212,9 +218,8 @@ impl<'a> HubBuilder<'a> {
                 close_removed_keys(Arc::clone(&registry), changes, config.drain_window, stop_following.clone()),
             );
         }
-        let access_changed = Arc::new(Notify::new());
-        tasks.essential(TaskName::AccessWatch, access.run(Arc::clone(&access_changed), stop_following.clone()));
-        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, access_changed };
+        tasks.essential(TaskName::AccessWatch, access.run(Arc::clone(&access_changed), access_sign, stop_following.clone()));
+        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, access_changed, outbox };
         tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop_following.clone()));
         tasks.essential(TaskName::AckFlusher, ack_flusher.run(stop_writing));
         tasks.essential(TaskName::Retention, retention::run(database.clone(), policy(config), stop_following.clone()));

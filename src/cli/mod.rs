@@ -16,6 +16,7 @@ mod audit;
 mod completions;
 mod config;
 mod devices;
+mod doctor;
 mod erase;
 pub mod error;
 mod export;
@@ -144,6 +145,8 @@ enum CliCommand {
     Upstream(upstream::UpstreamCommand),
     /// Show all settings and their meaning
     Config(config::ConfigCommand),
+    /// Check an installation: database, keys, and with --url a hub and the proxies before it
+    Doctor(doctor::DoctorCommand),
     /// Ask a hub whether it is ready; for containers
     Healthcheck,
     /// Print completions of commands and flags for a shell
@@ -180,7 +183,11 @@ fn read(cli: RecadoCli) -> Result<Prepared, CliFailure> {
     if let CliCommand::Serve(serve) = &cli.command {
         serve.flags(&mut flags);
     }
-    let mut config = load(&flags)?;
+    let loaded = load(&flags);
+    let mut config = match &cli.command {
+        CliCommand::Doctor(_) => loaded.map_err(|failure| CliFailure { code: doctor::COULD_NOT_RUN, ..failure })?,
+        _ => loaded?,
+    };
     let ready = if matches!(cli.command, CliCommand::Serve(_)) { Some(serve::prepare(&mut config)?) } else { None };
     Ok(Prepared { cli, config: Some(config), ready })
 }
@@ -243,6 +250,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Stats => stats::run(&config, format).await,
         CliCommand::Devices(devices) => devices.run(&config, format).await,
         CliCommand::Top(top) => top.run(&config, format).await,
+        CliCommand::Doctor(doctor) => doctor.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,
         CliCommand::Config(_) | CliCommand::Completions(_) | CliCommand::Man(_) => Ok(()),
     }

@@ -19,8 +19,11 @@ use crate::store::delivery_facts::{self, DeliveryFact};
 use crate::store::{Database, StoreError, resume, sessions};
 use crate::tasks::Stop;
 
-/// Pause between two rounds. After a crash, clients get again the rows whose acknowledgement was not written yet.
+/// Pause between the first acknowledgement of a round and its write. After a crash, clients get again the rows whose
+/// acknowledgement was not written yet.
 const ROUND: Duration = Duration::from_millis(200);
+/// Longest wait for something to write: the positions of connections are collected by time.
+const IDLE_ROUND: Duration = Duration::from_millis(500);
 /// Pause before a round that was requested early because a device has disconnected.
 const HURRIED_ROUND: Duration = Duration::from_millis(20);
 /// Longest pause while the database refuses writes.
@@ -67,10 +70,11 @@ impl AckFlusher {
     /// Runs until stopped, then writes once more.
     pub async fn run(mut self, mut stop: Stop) {
         let mut refreshed = Instant::now();
+        // Something of the last round is still to be written.
+        let mut is_left = false;
         while !stop.is_stopped() {
             tokio::select! {
-                () = tokio::time::sleep(ROUND) => {}
-                () = self.acks.hurried() => tokio::time::sleep(HURRIED_ROUND).await,
+                () = self.due(is_left) => {}
                 () = stop.wait() => break,
             }
             if refreshed.elapsed() >= REFRESH {
@@ -83,6 +87,7 @@ impl AckFlusher {
                 self.facts.collect(connections.iter().map(AsRef::as_ref));
             }
             let pause = self.round(FACTS_A_ROUND).await;
+            is_left = !pause.is_zero() || self.facts.has_waiting();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.wait() => break,
@@ -91,6 +96,22 @@ impl AckFlusher {
         let connections = self.registry.connections();
         self.facts.collect(connections.iter().map(AsRef::as_ref));
         self.round(usize::MAX).await;
+    }
+
+    /// Returns when the next round is due. While nothing is to be written, that is twice a second.
+    async fn due(&self, is_left: bool) {
+        if !is_left {
+            tokio::select! {
+                () = self.acks.added() => {}
+                () = self.sessions.added() => {}
+                () = self.acks.hurried() => return tokio::time::sleep(HURRIED_ROUND).await,
+                () = tokio::time::sleep(IDLE_ROUND) => return,
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = self.acks.hurried() => tokio::time::sleep(HURRIED_ROUND).await,
+        }
     }
 
     /// Writes everything that is pending. Returns the pause before the next round, which is above zero after a failure.

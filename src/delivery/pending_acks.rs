@@ -16,6 +16,7 @@ type AckDevice = (UserId, ClientId);
 #[derive(Debug, Default)]
 pub struct PendingAcks {
     pages: Mutex<AckPages>,
+    added: Notify,
     hurry: Notify,
 }
 
@@ -36,6 +37,12 @@ impl PendingAcks {
     /// another log replaces the old one.
     pub fn note(&self, user: &UserId, client: &ClientId, log_id: LogId, acked: Seq) {
         raise(&mut self.pages().waiting, (user.clone(), client.clone()), log_id, acked);
+        self.added.notify_one();
+    }
+
+    /// Returns when an acknowledgement was noted since the last return.
+    pub(super) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// The highest number in this log that this instance knows of and may not have stored yet.

@@ -86,6 +86,11 @@ impl PendingFacts {
         self.every.is_some_and(|every| pages.waiting.is_empty() && pages.collected.elapsed() >= every)
     }
 
+    /// Whether collected facts are not stored yet.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.pages().waiting.is_empty()
+    }
+
     /// Adds the positions that moved since the last call.
     pub(super) fn collect<'a>(&self, connections: impl Iterator<Item = &'a Connection>) {
         if self.every.is_none() {

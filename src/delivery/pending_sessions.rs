@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::registry::Connection;
 use crate::domain::resume::SettledConnection;
 use crate::domain::{LogId, Seq, SessionId};
@@ -20,6 +22,7 @@ const MOST_SETTLED: usize = 2000;
 #[derive(Debug, Default)]
 pub struct PendingSessions {
     pages: Mutex<SessionPages>,
+    added: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +85,13 @@ impl PendingSessions {
         if pages.waiting.len() < MOST_WAITING || pages.waiting.contains_key(&fact.session) {
             pages.waiting.insert(fact.session, fact);
         }
+        drop(pages);
+        self.added.notify_one();
+    }
+
+    /// Returns when a connection has begun or ended since the last return.
+    pub(super) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Adds what has changed since the last round. `connections` has every connection of this instance.

@@ -19,6 +19,7 @@ use crate::backoff::{Backoff, jitter};
 use crate::domain::{CommitOrigin, InstanceId, NotificationId, Seq};
 use crate::log::appender::Committed;
 use crate::metrics;
+use crate::store::access_sign::AccessSign;
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::listener::LogHint;
 use crate::store::log_watermark::LogWatermark;
@@ -69,9 +70,19 @@ fn event_of(row: TailRow) -> Arc<SharedNotification> {
     }
 }
 
+/// Where a tailer reads, and for which hub.
+pub struct TailSource {
+    pub database: Database,
+    pub instance: InstanceId,
+    /// Receives the state of the access changes with each check.
+    pub access: Arc<AccessSign>,
+}
+
 /// The background task that reads the end of the log.
 pub struct Tailer {
     dedicated: DedicatedConnection,
+    instance: InstanceId,
+    access: Arc<AccessSign>,
     registry: Arc<Registry>,
     seen: Arc<LogWatermark>,
     origin: CommitOrigin,
@@ -105,15 +116,11 @@ enum TailError {
 
 impl Tailer {
     /// `seen` receives the followed position; `poll` is the longest time between two reads of the table.
-    pub fn new(
-        database: Database,
-        registry: Arc<Registry>,
-        seen: Arc<LogWatermark>,
-        instance: InstanceId,
-        pulse: Arc<Pulse>,
-        poll: Duration,
-    ) -> Self {
+    pub fn new(source: TailSource, registry: Arc<Registry>, seen: Arc<LogWatermark>, pulse: Arc<Pulse>, poll: Duration) -> Self {
+        let TailSource { database, instance, access } = source;
         Self {
+            instance,
+            access,
             dedicated: DedicatedConnection::new(database, "tailer"),
             registry,
             seen,
@@ -148,7 +155,7 @@ impl Tailer {
                                 self.check_due = false;
                             }
                             self.backoff.succeeded();
-                            self.due = Instant::now() + self.poll.mul_f64(0.8) + jitter(self.poll.mul_f64(0.2));
+                            self.due = Instant::now() + self.poll.mul_f64(0.95) + jitter(self.poll.mul_f64(0.05));
                             #[cfg(feature = "mutants")]
                             if crate::mutants::is("no-poll") || crate::mutants::is("reload-early") {
                                 self.due += Duration::from_secs(3600);
@@ -233,25 +240,23 @@ impl Tailer {
     }
 
     /// Reads to the end of the log. `check` also verifies that it is still the same log.
-    async fn look(&mut self, check: bool) -> Result<(), TailError> {
-        if check {
-            let state = read::state(self.dedicated.get().await?).await?;
-            self.follow(state).await?;
-        }
+    async fn look(&mut self, mut check: bool) -> Result<(), TailError> {
         #[cfg(feature = "mutants")]
         if crate::mutants::is("stand-still") && self.dispatched().get() > 100 {
             self.pulse.beat();
             return Ok(());
         }
-        while self.read_on().await? {}
+        while self.read_on(check).await? {
+            check = false;
+        }
         self.pulse.beat();
         Ok(())
     }
 
-    async fn page(&mut self, from: Seq) -> Result<Tail, StoreError> {
+    async fn page(&mut self, from: Seq, check: bool) -> Result<Tail, StoreError> {
         let connection = self.dedicated.get().await?;
         let asked = Instant::now();
-        let page = read::tail(connection, from, self.page_size).await;
+        let page = read::tail(connection, from, self.page_size, check.then_some(self.instance)).await;
         self.page_size = match &page {
             Err(StoreError::TimedOut(_)) => self.page_size.smaller(),
             Ok(_) if asked.elapsed() < QUICK_PAGE => self.page_size.larger(),
@@ -262,9 +267,23 @@ impl Tailer {
 
     /// Reads and dispatches a page; returns `false` if it reached the end of the log. Rows appended during the read
     /// have their own hint: reading until nothing comes would never end on a log that grows without a pause.
-    async fn read_on(&mut self) -> Result<bool, TailError> {
-        let position = self.registry.position();
-        let Tail { id_at_from, rows, is_end } = self.page(position.dispatched).await?;
+    ///
+    /// A `check` is part of the same statement. Its result comes first: if it moves the position, the page is dropped.
+    async fn read_on(&mut self, check: bool) -> Result<bool, TailError> {
+        let mut position = self.registry.position();
+        let asked = Instant::now();
+        let Tail { checked, id_at_from, rows, is_end } = self.page(position.dispatched, check).await?;
+        if let Some(checked) = checked {
+            if let Some(standing) = checked.access {
+                self.access.seen(standing, asked);
+            }
+            self.follow(checked.log).await?;
+            let now = self.registry.position();
+            if (now.log_id, now.dispatched) != (position.log_id, position.dispatched) {
+                return Ok(true);
+            }
+            position = now;
+        }
         match id_at_from {
             Some(id) => {
                 // The row that was dispatched last must still be the same.

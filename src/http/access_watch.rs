@@ -1,7 +1,9 @@
 //! Applies the orders of admins: closes connections, refuses tokens, forgets keys, drains this hub.
 //!
-//! Changes are rows of the database, so that they reach every hub. A hub reads them when a NOTIFY says so, and every
-//! two seconds in any case. So a change takes effect within five seconds on every hub whose database answers.
+//! Changes are rows of the database, so that they reach every hub. A hub reads them when a NOTIFY says so. Otherwise
+//! it knows at least every two seconds whether there are some: the tailer learns that with each of its reads, and the
+//! watch reads by itself when the tailer has not ([`AccessSign`]). So a change takes effect within five seconds on
+//! every hub whose database answers.
 //!
 //! A token may be checked before a revocation is known here, and its connection be registered after. So the watch first
 //! notes the revocation and then looks at the connections, and a new connection is first registered and then checked
@@ -22,13 +24,15 @@ use crate::delivery::send_queue::CloseOrder;
 use crate::delivery::{Connection, Registry};
 use crate::domain::{SessionId, TokenOrigin, UserId};
 use crate::identity::Revocations;
-use crate::store::access::{self, AccessChange, AccessChanges, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
+use crate::store::access::{self, AccessChange, AccessChanges, AccessRead, AccessRevision, AllRevocations, SessionsOf, TokenRenewal};
+use crate::store::access_sign::AccessSign;
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::{Database, StoreError};
 use crate::tasks::{Stop, Stopper, TaskName};
 use crate::wire::close::CloseCode;
 
-/// Longest time between two reads. With the limit of a statement, a change is applied within five seconds.
+/// Longest time without knowing whether there is a change. With the limit of a statement, a change is applied within
+/// five seconds.
 const READ_EVERY: Duration = Duration::from_secs(2);
 /// Shortest time between two reads.
 const SPACING: Duration = Duration::from_millis(50);
@@ -67,21 +71,26 @@ impl AccessWatch {
         Ok(watch)
     }
 
-    /// Applies changes until stopped. `hints` is notified when there may be some.
-    pub async fn run(mut self, hints: Arc<Notify>, mut stop: Stop) {
+    /// Applies changes until stopped. `hints` is notified when there may be some. `sign` says until when there were
+    /// none.
+    pub async fn run(mut self, hints: Arc<Notify>, sign: Arc<AccessSign>, mut stop: Stop) {
         let mut is_failing = false;
+        let mut known_at = Instant::now();
         loop {
-            let next = self
-                .due
-                .iter()
-                .map(|(at, _)| *at)
-                .min()
-                .map_or_else(|| Instant::now() + READ_EVERY, |at| at.min(Instant::now() + READ_EVERY));
-            tokio::select! {
-                _ = timeout_at(next, hints.notified()) => {}
+            let read_at = known_at + READ_EVERY;
+            let next = self.due.iter().map(|(at, _)| *at).min().map_or(read_at, |at| at.min(read_at));
+            let is_hinted = tokio::select! {
+                hinted = timeout_at(next, hints.notified()) => hinted.is_ok(),
                 () = stop.wait() => return,
-            }
+            };
             self.close_due();
+            if !is_hinted {
+                known_at = sign.confirmed(self.revision).map_or(known_at, |at| at.max(known_at));
+                if Instant::now() < known_at + READ_EVERY {
+                    continue;
+                }
+            }
+            let asked_at = Instant::now();
             match self.read().await {
                 Ok(()) => is_failing = false,
                 Err(error) => {
@@ -92,6 +101,8 @@ impl AccessWatch {
                     is_failing = true;
                 }
             }
+            // A read that failed is repeated at the next time, or hint.
+            known_at = asked_at;
             // Any login of the database can send the NOTIFY.
             tokio::time::sleep(SPACING).await;
         }
@@ -113,14 +124,16 @@ impl AccessWatch {
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
-        loop {
-            match access::changes(self.dedicated.get().await?, self.revision).await? {
+        let has_renewals = loop {
+            let AccessRead { changes, has_renewals } =
+                access::changes(self.dedicated.get().await?, self.revision, self.hub.instance).await?;
+            match changes {
                 AccessChanges::Next(revision, changes) => {
                     let is_last = changes.is_empty() && revision == self.revision;
                     self.revision = revision;
                     self.apply_all(changes);
                     if is_last {
-                        break;
+                        break has_renewals;
                     }
                 }
                 AccessChanges::Lost => {
@@ -128,6 +141,9 @@ impl AccessWatch {
                     self.read_everything().await?;
                 }
             }
+        };
+        if !has_renewals {
+            return Ok(());
         }
         for renewal in access::take_renewals(self.dedicated.get().await?, self.hub.instance).await? {
             self.renew(&renewal);

@@ -252,6 +252,16 @@ impl KeySet {
         self.state().attempt.is_none_or(|(begun, _)| begun.elapsed() >= SPACING)
     }
 
+    /// Fetches the set once, for a check. Returns whether that succeeded; the reason of a failure is in the log.
+    pub async fn fetch_once(&self) -> bool {
+        self.attempt().await.is_ok()
+    }
+
+    /// The name of the issuer.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// Fetches once. Returns what changed, and the time to the next fetch.
     async fn attempt(&self) -> Result<(KeyChange, Duration), ()> {
         let begun = Instant::now();

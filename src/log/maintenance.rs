@@ -20,6 +20,10 @@ use crate::tasks::Stop;
 /// million rows are ready ahead; an append that finds none makes one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
+/// Heartbeats between two looks for expired tickets and for open sessions of instances that ended earlier. An instance
+/// that stops giving heartbeats is found with the next heartbeat of another one.
+const CLEANING_ROUNDS: u32 = 3;
+
 /// What this instance tells with its heartbeat, and who keeps what all instances tell.
 pub trait InstanceReports: Send + Sync {
     /// What this instance does, as JSON.
@@ -36,11 +40,16 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    async fn beat(&self, dedicated: &mut DedicatedConnection) -> Result<(), StoreError> {
+    /// Returns whether another instance has died.
+    async fn beat(&self, dedicated: &mut DedicatedConnection, durability: Option<&Durability>) -> Result<bool, StoreError> {
         let Self { instance, address, reports } = self;
-        let seen = instances::beat(dedicated.get().await?, *instance, address, &reports.report()).await?;
-        reports.take(seen);
-        Ok(())
+        let beat = instances::beat(dedicated.get().await?, *instance, address, &reports.report()).await?;
+        if let (Some(durability), Some(settings)) = (durability, &beat.settings) {
+            durability.take(settings);
+        }
+        let has_dead = beat.has_dead(*instance);
+        reports.take(beat.seen);
+        Ok(has_dead)
     }
 }
 
@@ -49,17 +58,9 @@ impl Heartbeat {
 pub async fn run(database: Database, heartbeat: Heartbeat, mut memory: Option<LogMemory>, key_uses: KeyUses, mut stop: Stop) {
     let durability = database.durability().cloned();
     let mut dedicated = DedicatedConnection::new(database, "maintenance");
-    let mut partitions_at = Instant::now();
+    let mut due = DueChores { rounds: 0, partitions_at: Instant::now() };
     loop {
-        let looked = match &durability {
-            Some(durability) => look(&mut dedicated, durability).await,
-            None => Ok(()),
-        };
-        let done = match looked {
-            Ok(()) => round(&mut dedicated, &heartbeat, &mut partitions_at, &key_uses).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = done {
+        if let Err(error) = round(&mut dedicated, &heartbeat, durability.as_deref(), &mut due, &key_uses).await {
             tracing::warn!(%error, "maintenance failed; retrying");
             dedicated.discard();
         }
@@ -82,29 +83,38 @@ fn keep(memory: Option<&mut LogMemory>) {
     }
 }
 
-async fn look(dedicated: &mut DedicatedConnection, durability: &Durability) -> Result<(), StoreError> {
-    durability.look(dedicated.get().await?).await
+/// When the chores are due that not every round does.
+struct DueChores {
+    rounds: u32,
+    partitions_at: Instant,
 }
 
 async fn round(
     dedicated: &mut DedicatedConnection,
     heartbeat: &Heartbeat,
-    partitions_at: &mut Instant,
+    durability: Option<&Durability>,
+    due: &mut DueChores,
     key_uses: &KeyUses,
 ) -> Result<(), StoreError> {
-    heartbeat.beat(dedicated).await?;
-    let ended = instances::bury_the_dead(dedicated.get().await?).await?;
-    if ended > 0 {
-        tracing::info!(sessions = ended, "ended the sessions of a dead instance");
+    let has_dead = heartbeat.beat(dedicated, durability).await?;
+    let cleans = due.rounds % CLEANING_ROUNDS == 0;
+    if has_dead || cleans {
+        let ended = instances::bury_the_dead(dedicated.get().await?).await?;
+        if ended > 0 {
+            tracing::info!(sessions = ended, "ended the sessions of a dead instance");
+        }
     }
-    tickets::sweep(dedicated.get().await?).await?;
-    if Instant::now() >= *partitions_at {
+    if cleans {
+        tickets::sweep(dedicated.get().await?).await?;
+    }
+    due.rounds = due.rounds.wrapping_add(1);
+    if Instant::now() >= due.partitions_at {
         let made = append::ensure_partitions(dedicated.get().await?, append::PARTITIONS_LIMIT).await?;
         if made > 0 {
             tracing::info!(made, "made partitions ahead of the log");
         }
         access::trim(dedicated.get().await?).await?;
-        *partitions_at = Instant::now() + PARTITIONS;
+        due.partitions_at = Instant::now() + PARTITIONS;
         // Last: a failure repeats nothing before the next minute.
         let ChainEnd { chained, link, hash } = audit::chain(dedicated.get().await?).await?;
         if chained > 0 {

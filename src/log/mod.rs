@@ -1,7 +1,7 @@
 //! Runs the long tasks on the log: what appends to it, keeps it within its limits, and marks this instance as alive.
 //!
 //! - [`appender`] turns all waiting requests into one commit; [`commit_turns`] alternates the commits of two busy hubs.
-//! - [`outbox_relay`] moves committed rows of the SQL outbox into the log.
+//! - [`outbox_relay`] moves committed rows of the SQL outbox into the log; [`relay_sleep`] decides when it sleeps.
 //! - [`retention`] deletes old data.
 //! - [`maintenance`] writes the heartbeat, ends the sessions of dead instances, and makes partitions ahead.
 //! - [`write_health`] tells whether appends and moves still succeed.
@@ -12,5 +12,6 @@ pub mod appender;
 pub mod commit_turns;
 pub mod maintenance;
 pub mod outbox_relay;
+mod relay_sleep;
 pub mod retention;
 pub mod write_health;

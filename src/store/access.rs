@@ -61,6 +61,17 @@ pub struct AccessRevision {
     change: Uuid,
 }
 
+impl AccessRevision {
+    pub(super) const fn of_row(number: i64, change: Uuid) -> Self {
+        Self { number, change }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_test(number: i64) -> Self {
+        Self { number, change: Uuid::nil() }
+    }
+}
+
 /// Changes that were read, and the revision of the last one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AccessChanges {
@@ -69,27 +80,38 @@ pub enum AccessChanges {
     Lost,
 }
 
-/// Reads the changes above a revision.
+/// The result of a read of the changes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AccessRead {
+    pub changes: AccessChanges,
+    /// A newer token waits for a stream of the instance: see [`take_renewals`].
+    pub has_renewals: bool,
+}
+
+/// Reads the changes above a revision, and whether there is a newer token for a stream of `instance`.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Result<AccessChanges, StoreError> {
+pub async fn changes(connection: &mut PgConnection, after: AccessRevision, instance: InstanceId) -> Result<AccessRead, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT s.revision AS "last!", s.change_id AS "last_change!", c.revision AS "revision?", c.change_id AS "change_id?",
-                  c.kind AS "kind?", c.subject AS "subject?", c.not_before, c.window_ms
+                  c.kind AS "kind?", c.subject AS "subject?", c.not_before, c.window_ms,
+                  EXISTS (SELECT FROM recado.token_renewal t WHERE t.instance_id = $3) AS "has_renewals!"
              FROM recado.access_state s
              LEFT JOIN (SELECT * FROM recado.access_change WHERE revision >= $1 ORDER BY revision LIMIT $2) c ON true
             ORDER BY c.revision"#,
         after.number,
         CHANGES_AT_ONCE,
+        instance.0,
     )
     .fetch_all(connection);
     let rows = limited(ASK_LIMIT, rows).await?;
-    let Some(last) = rows.first().map(|row| AccessRevision { number: row.last, change: row.last_change }) else {
-        return Ok(AccessChanges::Lost);
+    let Some(first) = rows.first() else {
+        return Ok(AccessRead { changes: AccessChanges::Lost, has_renewals: false });
     };
+    let (last, has_renewals) = (AccessRevision { number: first.last, change: first.last_change }, first.has_renewals);
     if last == after {
-        return Ok(AccessChanges::Next(after, Vec::new()));
+        return Ok(AccessRead { changes: AccessChanges::Next(after, Vec::new()), has_renewals });
     }
     let (mut at, mut changes) = (after, Vec::new());
     // Before the first change of all there is no row to compare.
@@ -101,7 +123,7 @@ pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Re
             continue;
         }
         if !is_known || number != at.number + 1 {
-            return Ok(AccessChanges::Lost);
+            return Ok(AccessRead { changes: AccessChanges::Lost, has_renewals });
         }
         at = AccessRevision { number, change: id };
         match change(&kind, &subject, row.not_before, row.window_ms) {
@@ -110,7 +132,8 @@ pub async fn changes(connection: &mut PgConnection, after: AccessRevision) -> Re
             None => tracing::debug!(number, kind, "access change passed over"),
         }
     }
-    Ok(if at == after { AccessChanges::Lost } else { AccessChanges::Next(at, changes) })
+    let changes = if at == after { AccessChanges::Lost } else { AccessChanges::Next(at, changes) };
+    Ok(AccessRead { changes, has_renewals })
 }
 
 fn change(kind: &str, subject: &str, not_before: Option<DateTime<Utc>>, window_ms: Option<i32>) -> Option<AccessChange> {

@@ -1,15 +1,12 @@
 //! Watches the settings that keep committed rows in a crash, as a 201 promises.
 //!
-//! The settings are checked at start, on each new connection, and every few seconds. `synchronous_commit` belongs to a
-//! session: the hub's sessions set it themselves, so a change of the server's default does not reach them. `fsync` and
-//! `full_page_writes` belong to the server: while one is off, the hub appends nothing and is not ready.
+//! The settings are checked at start, on each new connection, and with each heartbeat. `synchronous_commit` belongs to
+//! a session: the hub's sessions set it themselves, so a change of the server's default does not reach them. `fsync`
+//! and `full_page_writes` belong to the server: while one is off, the hub appends nothing and is not ready.
 
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::PgConnection;
-
-use super::StoreError;
-use super::time_limit::{ASK_LIMIT, limited};
 
 /// The unsafe settings. Shared by the connections, maintenance and the readiness check.
 #[derive(Debug, Default)]
@@ -19,6 +16,17 @@ pub struct Durability(Mutex<DurabilityState>);
 struct DurabilityState {
     unsafe_setting: Option<String>,
     default_is_unsafe: bool,
+}
+
+/// The settings as one connection sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurabilitySettings {
+    /// `synchronous_commit` of the connection.
+    pub own: String,
+    pub fsync: String,
+    pub full_page_writes: String,
+    /// `synchronous_commit` of new sessions that do not set it.
+    pub default: String,
 }
 
 /// The safe values of `synchronous_commit`.
@@ -46,31 +54,21 @@ impl Durability {
         self.judge(&own, &fsync, &full_page_writes).map_err(|finding| sqlx::Error::Configuration(finding.into()))
     }
 
-    /// Checks the settings again, on a connection that has been open for a while.
-    ///
-    /// # Errors
-    /// When the database is unavailable or slow.
-    pub async fn look(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let now = sqlx::query_as(
-            "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
-                    (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit')",
-        )
-        .fetch_one(connection);
-        let (own, fsync, full_page_writes, default): (String, String, String, String) = limited(ASK_LIMIT, now).await?;
+    /// Takes the settings that a connection has read that has been open for a while.
+    pub fn take(&self, now: &DurabilitySettings) {
         // The error is not needed: the state holds the finding.
-        let _ = self.judge(&own, &fsync, &full_page_writes);
-        let is_unsafe = !FLUSHED.contains(&default.as_str());
+        let _ = self.judge(&now.own, &now.fsync, &now.full_page_writes);
+        let is_unsafe = !FLUSHED.contains(&now.default.as_str());
         let was_unsafe = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut state.default_is_unsafe, is_unsafe)
         };
         if is_unsafe && !was_unsafe {
             tracing::warn!(
-                synchronous_commit = %default,
+                synchronous_commit = %now.default,
                 "default synchronous_commit would lose commits of recado.notify in a crash; the hub's own connections override it"
             );
         }
-        Ok(())
     }
 
     fn judge(&self, own: &str, fsync: &str, full_page_writes: &str) -> Result<(), String> {

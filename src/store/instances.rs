@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::StoreError;
+use super::durability::DurabilitySettings;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::InstanceId;
 
@@ -35,6 +36,23 @@ pub struct SeenInstance {
     pub end: Option<InstanceEnd>,
 }
 
+/// What a heartbeat reads.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    pub seen: Vec<SeenInstance>,
+    /// The settings of the server that keep committed rows in a crash.
+    pub settings: Option<DurabilitySettings>,
+}
+
+impl Beat {
+    /// Whether an instance has given no heartbeat for so long that it counts as dead.
+    pub fn has_dead(&self, own: InstanceId) -> bool {
+        let live = || self.seen.iter().filter(|instance| instance.end.is_none());
+        let Some(now) = live().find(|instance| instance.id == own).map(|instance| instance.seen_at) else { return true };
+        live().any(|instance| (now - instance.seen_at).as_seconds_f64() > DEAD_AFTER_SECONDS)
+    }
+}
+
 /// How an instance ended.
 #[derive(Debug, Clone, Copy)]
 pub struct InstanceEnd {
@@ -44,14 +62,15 @@ pub struct InstanceEnd {
 }
 
 /// Inserts this instance, or renews its heartbeat, and tells its sample. Returns all live instances, the oldest first,
-/// and then those that ended in the last hour: one statement, so that the samples of all cost no further round trip.
+/// and then those that ended in the last hour, and the settings that durability depends on: one statement, so that they
+/// cost no further round trip.
 ///
 /// An instance that was buried ended when it was last seen. One that stopped in good order says so in its sample; one
 /// of an earlier version writes the two times one after the other.
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, sample: &Value) -> Result<Vec<SeenInstance>, StoreError> {
+pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, sample: &Value) -> Result<Beat, StoreError> {
     let rows = sqlx::query!(
         r#"WITH mine AS (
                INSERT INTO recado.instance (instance_id, address, version, backend_pid, sample)
@@ -61,7 +80,10 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
                       sample = excluded.sample
             RETURNING instance_id, address, version, started_at, seen_at, sample, ended_at, false AS is_clean)
            SELECT instance_id AS "instance_id!", address AS "address!", version AS "version!", started_at AS "started_at!",
-                  seen_at AS "seen_at!", sample, ended_at, is_clean AS "is_clean!"
+                  seen_at AS "seen_at!", sample, ended_at, is_clean AS "is_clean!",
+                  current_setting('synchronous_commit') AS "own!", current_setting('fsync') AS "fsync!",
+                  current_setting('full_page_writes') AS "full_page_writes!",
+                  (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS "default!"
              FROM (SELECT * FROM mine
                     UNION ALL
                    SELECT i.instance_id, i.address, i.version, i.started_at, i.seen_at, i.sample, NULL, false
@@ -85,7 +107,14 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
         ENDED_MAX,
     )
     .fetch_all(connection);
-    let seen = limited(ASK_LIMIT, rows).await?.into_iter().map(|row| SeenInstance {
+    let rows = limited(ASK_LIMIT, rows).await?;
+    let settings = rows.first().map(|row| DurabilitySettings {
+        own: row.own.clone(),
+        fsync: row.fsync.clone(),
+        full_page_writes: row.full_page_writes.clone(),
+        default: row.default.clone(),
+    });
+    let seen = rows.into_iter().map(|row| SeenInstance {
         id: InstanceId(row.instance_id),
         address: row.address,
         version: row.version,
@@ -94,7 +123,7 @@ pub async fn beat(connection: &mut PgConnection, id: InstanceId, address: &str, 
         sample: row.sample,
         end: row.ended_at.map(|at| InstanceEnd { at, is_clean: row.is_clean }),
     });
-    Ok(seen.collect())
+    Ok(Beat { seen: seen.collect(), settings })
 }
 
 /// Records that this instance has stopped in good order.

@@ -13,6 +13,7 @@ use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::access::ACCESS_CHANGED;
+use super::outbox_calls::{self, OutboxCalls};
 use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
@@ -75,6 +76,8 @@ pub struct ListenerOutputs {
     pub upstream: UpstreamHints,
     /// Woken when access was taken back, and when a NOTIFY of that may have been missed.
     pub access_changed: Arc<Notify>,
+    /// What NOTIFY says about the outbox, for the relay.
+    pub outbox: Arc<OutboxCalls>,
 }
 
 /// Listens until stopped.
@@ -87,6 +90,7 @@ pub async fn run(database: Database, readers: ListenerOutputs, mut stop: Stop) {
             () = stop.wait() => return,
         };
         after_another = true;
+        readers.outbox.lost();
         metrics::LISTENER_REPLACED.one();
         if let Err(error) = ended {
             tracing::warn!(%error, "LISTEN connection lost; reconnecting, and polling until then");
@@ -100,7 +104,7 @@ pub async fn run(database: Database, readers: ListenerOutputs, mut stop: Stop) {
 
 /// Runs one connection until it fails.
 async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Backoff, after_another: bool) -> Result<(), StoreError> {
-    let ListenerOutputs { hints, others, upstream, access_changed } = readers;
+    let ListenerOutputs { hints, others, upstream, access_changed, outbox } = readers;
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
         let _ = hints.try_send(LogHint::Listening);
@@ -126,6 +130,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
                     send_hint(upstream, &hint);
                 }
             }
+            Ok(Ok(Some(notification))) if notification.channel() == outbox_calls::CHANNEL => outbox.heard(notification.payload()),
             Ok(Ok(Some(notification))) if notification.payload() == ACCESS_CHANGED => access_changed.notify_one(),
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
@@ -156,7 +161,7 @@ async fn open(database: &Database, with_upstream: bool) -> Result<PgListener, sq
     let pool = database.listening().await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
+    listener.listen_all([CHANNEL, outbox_calls::CHANNEL]).await?;
     if with_upstream {
         listener.listen(providers::CHANNEL).await?;
     }

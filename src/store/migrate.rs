@@ -65,6 +65,14 @@ pub struct Migrated {
     pub newer: bool,
 }
 
+/// The version of a database's schema, and the one that this program needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaVersions {
+    /// Zero for a database that has never been migrated.
+    pub database: i32,
+    pub program: i32,
+}
+
 /// Applies the missing migrations. Several processes may call it at once: the migration runner itself takes no lock, so
 /// it runs under an advisory lock. One process applies, the others find nothing to do.
 ///
@@ -180,6 +188,15 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated, MigrateError> 
     }
     let applied = report.applied_migrations().iter().map(ToString::to_string).collect();
     Ok(Migrated { applied, version: newest, newer: false })
+}
+
+/// The versions of a database's schema and of this program's. Changes nothing.
+///
+/// # Errors
+/// When the database is unavailable.
+pub async fn versions(connection: &mut PgConnection) -> Result<SchemaVersions, StoreError> {
+    let newest = embedded::migrations::runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0);
+    Ok(SchemaVersions { database: last_applied(connection).await?, program: newest })
 }
 
 /// The version of the last migration; zero for a database that has never been migrated.

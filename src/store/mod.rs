@@ -20,6 +20,7 @@
 //! the answer to the old query may still be on its way. An idle connection is pinged before it is used ([`liveness`]).
 
 pub mod access;
+pub mod access_sign;
 pub mod acked_positions;
 pub mod address;
 mod address_list;
@@ -38,6 +39,7 @@ pub mod erase;
 pub mod error;
 pub mod export;
 pub mod fingerprints;
+pub mod installation;
 pub mod instances;
 pub mod key_uses;
 pub mod keys;
@@ -49,6 +51,7 @@ pub mod log_watermark;
 pub mod members;
 pub mod migrate;
 pub mod outbox;
+pub mod outbox_calls;
 mod page_scheduler;
 mod past_read;
 pub mod preflight;

@@ -1,7 +1,7 @@
 //! Reads the outbox, and moves its rows into the log.
 //!
 //! `recado.notify` writes an outbox row in its caller's own transaction. The functions are in the database (see
-//! `migrations/V4__outbox.sql` and V11): a move is one statement and one transaction.
+//! `migrations/V4__outbox.sql`, V11 and V29): a move is one statement and one transaction.
 
 use std::time::Duration;
 
@@ -38,14 +38,87 @@ pub struct OldestOutboxRow {
     pub age_seconds: f64,
 }
 
-/// The row that has waited longest, if there is one. Any instance may ask, whichever runs the relay.
+/// The result of a turn: whether this hub relays, and what waits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RelayTurn {
+    /// This hub has the lease.
+    pub is_ours: bool,
+    /// Seconds until the lease ends, whichever hub has it.
+    pub left_seconds: f64,
+    /// The database says that this hub's relay sleeps.
+    pub is_asleep: bool,
+    pub waiting: Option<OldestOutboxRow>,
+}
+
+/// Takes or renews the lease of the outbox for `lease`, and looks at the row that has waited longest. One statement for
+/// what each hub does each second or two.
 ///
 /// # Errors
 /// When the database is unavailable.
-pub async fn waiting(connection: &mut PgConnection) -> Result<Option<OldestOutboxRow>, StoreError> {
-    let row = sqlx::query!("SELECT place, age_seconds FROM recado.outbox_waiting()").fetch_one(connection);
-    let row = limited(ASK_LIMIT, row).await?;
-    Ok(row.place.zip(row.age_seconds).map(|(place, age_seconds)| OldestOutboxRow { place, age_seconds }))
+pub async fn turn(connection: &mut PgConnection, holder: Uuid, lease: Duration) -> Result<RelayTurn, StoreError> {
+    let seconds = i32::try_from(lease.as_secs()).unwrap_or(i32::MAX);
+    let turn = sqlx::query!(
+        r#"SELECT is_ours AS "is_ours!", coalesce(left_seconds, 0) AS "left_seconds!", coalesce(is_asleep, false) AS "is_asleep!",
+                  place, age_seconds
+             FROM recado.outbox_turn($1, $2)"#,
+        holder,
+        seconds,
+    )
+    .fetch_one(connection);
+    let turn = limited(ASK_LIMIT, turn).await?;
+    let waiting = turn.place.zip(turn.age_seconds).map(|(place, age_seconds)| OldestOutboxRow { place, age_seconds });
+    Ok(RelayTurn { is_ours: turn.is_ours, left_seconds: turn.left_seconds, is_asleep: turn.is_asleep, waiting })
+}
+
+/// A relay that has announced its sleep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnouncedSleep {
+    /// The number in the announcement, which arrives by NOTIFY as well.
+    pub number: i64,
+    /// The number of a transaction that began after the announcement was committed.
+    pub bound: String,
+}
+
+/// Announces that the relay of `holder` is going to sleep: from now on callers of `recado.notify` wake it. `None`: it
+/// must not sleep, because another hub has the lease or the server lets transactions be prepared.
+///
+/// # Errors
+/// When the database is unavailable. The announcement may have been made; the next holder of the lease ends it.
+pub async fn announce_sleep(connection: &mut PgConnection, holder: Uuid) -> Result<Option<AnnouncedSleep>, StoreError> {
+    let number = sqlx::query_scalar!("SELECT recado.outbox_sleep($1)", holder).fetch_one(&mut *connection);
+    let Some(number) = limited(ASK_LIMIT, number).await? else { return Ok(None) };
+    // A transaction of its own: the number of the first one was given before the announcement was made, and a caller
+    // that got a higher number in between may not have seen it.
+    let bound = sqlx::query_scalar!(r#"SELECT pg_current_xact_id()::text AS "bound!""#).fetch_one(connection);
+    Ok(Some(AnnouncedSleep { number, bound: limited(ASK_LIMIT, bound).await? }))
+}
+
+/// Ends the announcement: callers send no NOTIFY any more.
+///
+/// # Errors
+/// When the database is unavailable. Callers then send a NOTIFY that is not needed.
+pub async fn end_sleep(connection: &mut PgConnection, holder: Uuid) -> Result<(), StoreError> {
+    limited(ASK_LIMIT, sqlx::query!("SELECT recado.outbox_wake($1)", holder).execute(connection)).await?;
+    Ok(())
+}
+
+/// What a relay that is going to sleep has to know. Both are of one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doze {
+    /// No transaction runs any more that may have missed the announcement.
+    pub has_ended: bool,
+    /// A committed row waits.
+    pub is_waiting: bool,
+}
+
+/// Looks whether the transactions that began before the announcement have ended, and whether a row waits.
+///
+/// # Errors
+/// When the database is unavailable.
+pub async fn doze(connection: &mut PgConnection, bound: &str) -> Result<Doze, StoreError> {
+    let doze = sqlx::query!(r#"SELECT has_ended AS "has_ended!", place FROM recado.outbox_doze($1)"#, bound).fetch_one(connection);
+    let doze = limited(ASK_LIMIT, doze).await?;
+    Ok(Doze { has_ended: doze.has_ended, is_waiting: doze.place.is_some() })
 }
 
 /// Takes over an outbox that came here by a dump from another cluster. Returns whether that was so.

@@ -11,8 +11,8 @@ use super::database::Reader;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{AccountId, Principal, UserId};
 
-/// Most expired tickets that one sweep removes. The next sweep follows in seconds.
-const SWEEP_ROWS: i64 = 10_000;
+/// Most expired tickets that one sweep removes. The next sweep follows 15 s later.
+const SWEEP_ROWS: i64 = 30_000;
 
 /// The identity that a ticket grants.
 #[derive(Debug, Clone, PartialEq, Eq)]

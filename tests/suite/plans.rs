@@ -106,7 +106,7 @@ async fn ask_all(db: &TestDb) -> Plans {
         };
         read::state(&mut connection).await.unwrap();
         told("state");
-        read::tail(&mut connection, Seq::from_db(head.get() - 20), read::TailSize::WHOLE).await.unwrap();
+        read::tail(&mut connection, Seq::from_db(head.get() - 20), read::TailSize::WHOLE, None).await.unwrap();
         told("tail");
         let page = read::page(&reader, &who, Seq::from_db(head.get() - 3000), head).await.unwrap();
         assert!(page.notifications.len() > 50, "{}", page.notifications.len());

@@ -253,14 +253,14 @@ async fn a_hub_with_another_secret_than_the_one_that_lives_does_not_start() {
 }
 
 /// A pooler in front of this database, in this mode; `None` where it is not installed.
-struct Pooler {
+pub struct Pooler {
     child: std::process::Child,
-    port: u16,
+    pub port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Pooler {
-    async fn before(db: &TestDb, mode: &str) -> Option<Self> {
+    pub async fn before(db: &TestDb, mode: &str) -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|program| std::path::Path::new(program).exists());
         let program = given("D3", program.ok_or_else(|| "PgBouncer is not installed".to_owned()))?;
         let folder = tempfile::Builder::new().prefix("recado-pool").tempdir_in("/tmp").unwrap();

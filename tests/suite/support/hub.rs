@@ -70,6 +70,13 @@ impl HubBuilder {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Same, for a command that may fail; returns its exit code, its output and its messages.
+    pub async fn try_run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = timeout(START_LIMIT, self.recado(arguments).output()).await.expect("the command ends").unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     fn recado(&self, arguments: &[&str]) -> Command {
         let program = env!("CARGO_BIN_EXE_recado");
         let mut command = match self.files {

@@ -14,8 +14,11 @@ use super::super::post_client::PostClient;
 use super::super::ws_client::WsClient;
 use super::{PeersRun, SIZE};
 
-/// How long an idle hub is watched, to tell its own statements from those of the work.
-const IDLE: Duration = Duration::from_secs(3);
+/// Time after which the outbox relay of an idle hub sleeps. Until then it looks 12 times a second.
+const ASLEEP: Duration = Duration::from_secs(6);
+/// How long an idle hub is watched, to tell its own statements from those of the work. The rarest but those of each
+/// minute are sent every 20 s.
+const IDLE: Duration = Duration::from_secs(22);
 /// Time after which the hub has written what it writes later, such as acknowledgements and ends of sessions.
 const SETTLED: Duration = Duration::from_millis(1500);
 /// Items of a counted batch.
@@ -53,7 +56,7 @@ impl PeersRun<'_> {
         // The first operations plan statements, fill caches and write whole pages to the WAL.
         self.posts(hub, times / 4).await?;
         drop(self.connects(hub, times / 4, "client_id=warm").await?);
-        tokio::time::sleep(SETTLED).await;
+        tokio::time::sleep(SETTLED + ASLEEP).await;
 
         let listed = meter.statements().await?;
         let before = meter.now().await?;
