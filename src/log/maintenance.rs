@@ -97,7 +97,7 @@ async fn round(
     key_uses: &KeyUses,
 ) -> Result<(), StoreError> {
     let has_dead = heartbeat.beat(dedicated, durability).await?;
-    let cleans = due.rounds % CLEANING_ROUNDS == 0;
+    let cleans = due.rounds.is_multiple_of(CLEANING_ROUNDS);
     if has_dead || cleans {
         let ended = instances::bury_the_dead(dedicated.get().await?).await?;
         if ended > 0 {
