@@ -79,7 +79,7 @@ async fn an_idle_hub_asks_its_database_at_most_three_times_a_second() {
     println!("transactions in 20 s each: {made:?}");
     assert!(made.iter().all(|made| *made > 10), "the hub is alive: {made:?}");
     assert!(is_quiet(&made), "in 20 s each: {made:?}");
-    assert_eq!(db.number(SLEEPS).await, 1, "it still sleeps");
+    assert!(db.number(FLAG).await > 1, "it still sleeps");
     assert!(hub.is_ready().await);
     drop(clients);
 }

@@ -270,6 +270,7 @@ pub const ROWS: &[MatrixRow] = &[
         &[
             "crash::a_database_that_answers_nothing_is_503_within_five_seconds_even_for_a_key_never_seen",
             "crash::throughout_a_long_outage_every_post_is_answered_within_five_seconds",
+            "crash::throughout_a_long_outage_every_connect_is_answered_within_five_seconds",
             "crash::a_lost_answer_is_503_unknown_and_the_retry_on_the_same_hub_settles_it",
         ],
     ),
@@ -780,6 +781,17 @@ pub const ROWS: &[MatrixRow] = &[
         "a hub of before migration 11 serves on the present schema",
         "every statement that it sends is accepted, with the same types, under the same rights",
         &["old_hubs::every_statement_of_an_old_hub_is_still_accepted"],
+    ),
+    row(
+        "N16",
+        "a call of `recado.notify` commits at the moment in which the relay goes to sleep; the hub dies asleep",
+        "the relay polls until all transactions have ended that missed the announcement; another hub takes the lease",
+        &[
+            "idle_hub::a_transaction_that_began_before_the_sleep_keeps_the_relay_polling",
+            "idle_hub::no_call_around_the_moment_of_sleep_waits_for_the_next_look",
+            "idle_hub::another_hub_relays_when_the_one_that_sleeps_is_killed",
+            "idle_hub::callers_do_not_pay_for_a_hub_that_died_asleep",
+        ],
     ),
     row(
         "D4",
