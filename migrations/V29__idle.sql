@@ -72,9 +72,8 @@ BEGIN
     END IF;
 END $$;
 
--- Takes or renews the lease of the outbox, and looks at what waits there: one call for what each hub does each second
--- or two. `left_seconds` is what is left of the lease, whoever has it. `is_asleep`: the flag says that this relay
--- sleeps.
+-- Takes or renews the lease of the outbox, and reports its oldest waiting row. Each hub calls it every second or two.
+-- `left_seconds`: until the lease ends, whoever has it. `is_asleep`: the flag says that this relay sleeps.
 CREATE FUNCTION recado.outbox_turn(
     p_holder uuid, p_seconds integer,
     OUT is_ours boolean, OUT left_seconds double precision, OUT is_asleep boolean, OUT place bigint, OUT age_seconds double precision)

@@ -252,7 +252,7 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_READ_CONNECTIONS",
         "8",
-        "Database connections for resuming clients and statistics, and as many to each standby. Nine more serve the hub \
+        "Database connections for resuming clients and statistics, and as many to each standby. Twelve more serve the hub \
          itself, and six more with a provider file.",
     ),
     row("RECADO_PUBLISH_RATE", "0", "Most notifications per second of one service on one instance. 0: no limit."),

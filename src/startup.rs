@@ -244,7 +244,7 @@ impl Startup {
         if !config.allow_unsafe_durability {
             self.database = self.database.clone().durable();
         }
-        findings.warnings.iter().for_each(|warning| tracing::warn!(warning, "database check"));
+        findings.warnings.iter().chain(&findings.clock).for_each(|warning| tracing::warn!(warning, "database check"));
         let migrated = migrate::run(&self.database).await?;
         let role = preflight::hub_role(&mut connection).await?;
         if role.is_none() {

@@ -142,6 +142,15 @@ impl SendQueueState {
     }
 }
 
+/// Gives the lock back, and wakes the waiting task if it `has_work`. The task needs the lock at once.
+fn release(mut state: MutexGuard<'_, SendQueueState>, has_work: bool) {
+    let waker = if has_work { state.waker.take() } else { None };
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 impl SendQueue {
     fn state(&self) -> MutexGuard<'_, SendQueueState> {
         // No code panics in the middle of a change, so that a poisoned lock holds a valid state.
@@ -152,11 +161,8 @@ impl SendQueue {
     fn change(&self, change: impl FnOnce(&mut SendQueueState)) {
         let mut state = self.state();
         change(&mut state);
-        let waker = if state.look().is_empty() { None } else { state.waker.take() };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        let is_filled = !state.look().is_empty();
+        release(state, is_filled);
     }
 
     /// Adds a row; called by the registry, under its lock. `for_many`: the client is pinged later, because pings to all
@@ -172,11 +178,7 @@ impl SendQueue {
         if look.has_only_events() && look.events && !asks && state.direct.takes_over() {
             return state.direct.list();
         }
-        let waker = if look.is_empty() { None } else { state.waker.take() };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        release(state, !look.is_empty());
         false
     }
 

@@ -95,7 +95,7 @@ impl Subscription {
         self.connection().send_queue.write_into(socket);
     }
 
-    /// Takes over what was sent past the task while it waited. To be called after each wait.
+    /// Takes over the last number that was sent past the task. Must be called after each wait.
     pub fn catch_up(&mut self) {
         let delivered = self.registration.connection().send_queue.delivered();
         self.stream_state.sent_directly(delivered);

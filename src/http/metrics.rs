@@ -33,7 +33,7 @@ pub async fn metrics(State(hub): State<Arc<HubState>>) -> Response {
     ([(header::CONTENT_TYPE, MEDIA_TYPE), (header::CACHE_CONTROL, "no-store")], page.finish()).into_response()
 }
 
-/// Adds what is known of each standby; without standbys, names that have no value.
+/// Adds the state of each standby. Without standbys the metrics are named and have no value.
 fn standbys(page: &mut PrometheusText, hub: &HubState) {
     let states = hub.reader.standbys().map(|standbys| standbys.states()).unwrap_or_default();
     let in_use: Vec<_> = states.iter().map(|state| (state.label, f64::from(u8::from(state.is_in_use)))).collect();

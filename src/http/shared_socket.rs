@@ -64,7 +64,7 @@ impl WriterState {
         }
     }
 
-    /// Writes what is left of a frame.
+    /// Writes the rest of a frame.
     fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_rest.load(Ordering::Acquire) {
             let mut rest = self.rest();

@@ -130,7 +130,7 @@ impl OutboxRelay {
                 Err(error) => {
                     tracing::warn!(%error, "outbox relay failed; retrying");
                     self.dedicated.discard();
-                    self.follow();
+                    self.follow(Instant::now());
                     self.backoff.failed()
                 }
             };
@@ -160,11 +160,11 @@ impl OutboxRelay {
         }
     }
 
-    /// Another instance moves, or may.
-    fn follow(&mut self) {
+    /// Another instance moves, or may. The lease is requested at `ask_at`.
+    fn follow(&mut self, ask_at: Instant) {
         self.leads = false;
-        self.ask_at = Instant::now();
-        self.sleep.follow(self.ask_at);
+        self.ask_at = ask_at;
+        self.sleep.follow(Instant::now());
         metrics::MOVES.set(0);
     }
 
@@ -182,10 +182,8 @@ impl OutboxRelay {
                 metrics::OUTBOX_LAG.forget();
             }
             if !asked? {
-                let next = self.ask_at;
-                self.follow();
-                self.ask_at = next;
-                return Ok(next.saturating_duration_since(Instant::now()));
+                self.follow(self.ask_at);
+                return Ok(self.ask_at.saturating_duration_since(Instant::now()));
             }
             if !was_leading {
                 self.take_over().await?;

@@ -38,7 +38,7 @@ pub struct OldestOutboxRow {
     pub age_seconds: f64,
 }
 
-/// The result of a turn: whether this hub relays, and what waits.
+/// The result of a turn: who has the lease, and the oldest waiting row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RelayTurn {
     /// This hub has the lease.

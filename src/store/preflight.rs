@@ -16,6 +16,8 @@ pub struct PreflightFindings {
     pub unfit: Vec<String>,
     /// Findings that are logged only.
     pub warnings: Vec<String>,
+    /// The clocks of this machine and of the database differ. Logged only.
+    pub clock: Option<String>,
 }
 
 /// Checks the server before anything is written to it.
@@ -78,10 +80,9 @@ pub async fn inspect(connection: &mut PgConnection) -> Result<PreflightFindings,
     if server.data_checksums != "on" {
         warnings.push("data_checksums is off: a bit that flips on disk would go unseen (initdb -k turns it on)".to_owned());
     }
-    if server.clock_off > 5.0 {
-        warnings.push(format!("the clocks of this machine and of the database are {:.0} s apart", server.clock_off));
-    }
-    Ok(PreflightFindings { unsafe_durability, unfit, warnings })
+    let clock =
+        (server.clock_off > 5.0).then(|| format!("the clocks of this machine and of the database are {:.0} s apart", server.clock_off));
+    Ok(PreflightFindings { unsafe_durability, unfit, warnings, clock })
 }
 
 /// Whether one server process answers two connections that are open at the same time. Then a pooler shares it between

@@ -300,7 +300,7 @@ fn is_hidden(index: &Index<'_>, earlier: &Entry, next: u64) -> bool {
     let away = next.saturating_sub(earlier.end);
     let in_a_fault = |fault: &IndexedFault<'_>| {
         // What waited for a hole to close is sent again by TCP, whose timer doubled while it waited (RFC 6298, 5.5).
-        // So it may take as long again, and what is sent afterwards waits behind it.
+        // So that can take as long as the hole lasted, and later data waits for it.
         let again = if fault.name.ends_with("-hole") { fault.end.saturating_sub(fault.begin).min(READ_LATE) } else { 0 };
         let is_there = fault.begin.saturating_sub(UNWRITTEN) <= earlier.end && earlier.end <= fault.end.saturating_add(again);
         // A fault of the other hub alone hides no end here. A killed backend is none: the server ends all others.

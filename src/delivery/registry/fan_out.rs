@@ -36,7 +36,7 @@ impl FanOut {
         (Self { writers: senders, next: AtomicUsize::new(0) }, writers)
     }
 
-    /// Writes what waits for these connections.
+    /// Writes the waiting rows of these connections.
     pub(super) fn write(&self, mut connections: Vec<Arc<Connection>>) {
         while connections.len() > FEW {
             let rest = connections.split_off(connections.len().min(PART));
@@ -86,7 +86,7 @@ pub struct FanOutWriter {
 }
 
 impl FanOutWriter {
-    /// Runs until stopped. The tasks of the connections write what is left then.
+    /// Runs until stopped. Rows that are left then are written by the tasks of their connections.
     pub async fn run(mut self, mut stop: Stop) {
         let mut frames = FrameBuffer::default();
         loop {

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{SendQueue, SendQueueState};
+use super::{SendQueue, SendQueueState, release};
 use crate::delivery::live_socket::{DirectWrite, FrameBuffer, LiveSocket};
 use crate::domain::Seq;
 use crate::metrics;
@@ -103,11 +103,7 @@ impl SendQueue {
     pub(in crate::delivery) fn give_to_task(&self) {
         let mut state = self.state();
         (state.direct.is_listed, state.direct.phase) = (false, TaskPhase::Busy);
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        release(state, true);
     }
 
     /// Writes the waiting rows past the task, or wakes it. `sends` is told each number just before it is sent.
@@ -115,11 +111,7 @@ impl SendQueue {
         let mut state = self.state();
         state.direct.is_listed = false;
         let is_done = state.write_rows(frames, sends);
-        let waker = if is_done { None } else { state.waker.take() };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        release(state, !is_done);
     }
 }
 
