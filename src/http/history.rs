@@ -17,6 +17,7 @@ use super::state::HubState;
 use super::stream_request::{StreamRequest, check_origin, check_room, check_user_rate};
 use crate::domain::{Notification, Principal, Seq, StartTime};
 use crate::store::StoreError;
+use crate::store::page_scheduler::HistoryPlace;
 use crate::store::read::{self, LogState, PrincipalPage};
 use crate::wire::history::{HistoryQuery, PageOrder};
 use crate::wire::problem::{Bounds, Problem};
@@ -64,10 +65,14 @@ async fn answer(
     let claims = hub.auth.listener(&headers, token(&pairs)).await?;
     check_user_rate(&hub, &claims.who)?;
     let query = HistoryQuery::parse(&pairs)?;
+    let place = place(&hub, &claims.who)?;
+    let turn = place.small_turn().await;
     let state = read::log_state(&hub.reader).await?;
     check_place(&query, &state)?;
     let first = first_after(&hub, &query, &state).await?;
+    drop(turn);
     if query.follow {
+        drop(place);
         check_room(&hub)?;
         let wish = StreamRequest::after(query.after.unwrap_or(first).max(first), query.log_id, query.types);
         return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
@@ -80,7 +85,14 @@ pub async fn head(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: Q
     check_origin(&hub, &headers)?;
     let claims = hub.auth.user(&headers, token(&pairs(query)?)).await?;
     check_user_rate(&hub, &claims.who)?;
+    let place = place(&hub, &claims.who)?;
+    let _turn = place.small_turn().await;
     Ok((no_store(), Json(bounds(&read::log_state(&hub.reader).await?))).into_response())
+}
+
+fn place(hub: &HubState, who: &Principal) -> Result<HistoryPlace, Problem> {
+    let detail = "too many requests of this user for the history are being answered; send the next one after the last answer has arrived";
+    hub.reader.history_place(&who.user).ok_or_else(|| Problem::new(429, "rate_limited", detail).retry_after(2))
 }
 
 pub fn bounds(state: &LogState) -> Bounds {
@@ -130,10 +142,6 @@ async fn gather(
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let on = |at: Seq| (if rising { at < end } else { at > end.next() }).then_some(at);
     let mut found = Vec::new();
-    if hub.reader.is_crowded(&who.user) {
-        let detail = "too many pages of this user are being read; request the next page after the last one has arrived";
-        return Err(Problem::new(429, "rate_limited", detail).retry_after(2).into());
-    }
     for _ in 0..READS_MAX {
         if on(at).is_none() {
             break;

@@ -11,7 +11,7 @@ use super::address_list::split_list;
 use super::cleartext;
 use super::database_route::Route;
 use super::durability::Durability;
-use super::page_scheduler::{PageScheduler, PageTurn};
+use super::page_scheduler::{HistoryPlace, PageScheduler, PageTurn};
 use super::read_pool::{Checkout, ReadPool, applying, named};
 use super::settings::SessionSettings;
 use super::standby::{STANDBYS_MAX, Standbys};
@@ -245,9 +245,9 @@ impl Reader {
         self.pages.turn(user).await
     }
 
-    /// Whether the limit of waiting pages of this user is reached. A request that can come later is refused then.
-    pub fn is_crowded(&self, user: &UserId) -> bool {
-        self.pages.is_crowded(user)
+    /// Admits a request for the history of this user. `None` if too many are under way; it can come later.
+    pub fn history_place(&self, user: &UserId) -> Option<HistoryPlace> {
+        self.pages.place(user)
     }
 
     /// Borrows a connection to the primary.

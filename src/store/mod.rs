@@ -52,7 +52,7 @@ pub mod members;
 pub mod migrate;
 pub mod outbox;
 pub mod outbox_calls;
-mod page_scheduler;
+pub mod page_scheduler;
 mod past_read;
 pub mod preflight;
 pub mod producers;

@@ -6,11 +6,13 @@
 //! however much one of them asks for.
 //!
 //! Small queries (positions, bounds, tickets) do not wait here: some connections of the pool are never given to pages.
+//! Those of requests for the history run one at a time for each user. Otherwise a user who repeats such requests takes
+//! all connections with them, and the pages of others wait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Duration, Instant};
 
 use crate::domain::UserId;
@@ -27,8 +29,8 @@ const PAGE_COST: usize = 4 << 10;
 const LEFT_FREE: u32 = 2;
 /// Users that are remembered while none of their pages is being read. A user whose budget is full is forgotten first.
 const USERS_REMEMBERED: usize = 10_000;
-/// Most pages of one user that may wait. Streams are fewer; further requests for the history are told to come later.
-pub const WAITING_MAX: usize = 64;
+/// Most requests of one user for the history that are answered or wait at a time. Further ones are told to come later.
+pub const REQUESTS_MAX: usize = 64;
 
 /// The scheduler. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,6 +44,11 @@ pub struct PageScheduler {
 #[derive(Debug)]
 struct UserQueue {
     turn: Arc<Semaphore>,
+    /// The requests for the history that may still come.
+    requests: Arc<Semaphore>,
+    /// The turn of their small queries. It is not that of the pages: who only asks where the log ends does not wait for
+    /// the budget.
+    small: Semaphore,
     budget: Mutex<ByteBudget>,
 }
 
@@ -64,6 +71,20 @@ impl ByteBudget {
 impl UserQueue {
     fn budget(&self) -> MutexGuard<'_, ByteBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request for the history, among those of its user. Dropping it lets another one come.
+#[derive(Debug)]
+pub struct HistoryPlace {
+    user: Arc<UserQueue>,
+    _request: OwnedSemaphorePermit,
+}
+
+impl HistoryPlace {
+    /// Waits until no other request of this user runs a small query. Dropping the permit lets the next one proceed.
+    pub async fn small_turn(&self) -> SemaphorePermit<'_> {
+        self.user.small.acquire().await.expect("the semaphore of small queries is never closed")
     }
 }
 
@@ -101,10 +122,12 @@ impl PageScheduler {
         PageTurn { user, rate: self.rate, _slot: slot, _turn: turn }
     }
 
-    /// Whether the limit of waiting pages of this user is reached.
-    pub fn is_crowded(&self, user: &UserId) -> bool {
-        // The table holds one reference.
-        self.users().get(user).is_some_and(|user| Arc::strong_count(user) > WAITING_MAX)
+    /// Admits a request for the history, before it asks the database anything. `None` if the user has
+    /// [`REQUESTS_MAX`] of them.
+    pub fn place(&self, user: &UserId) -> Option<HistoryPlace> {
+        let user = self.user(user);
+        let request = Arc::clone(&user.requests).try_acquire_owned().ok()?;
+        Some(HistoryPlace { user, _request: request })
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserId, Arc<UserQueue>>> {
@@ -125,7 +148,8 @@ impl PageScheduler {
             }
         }
         let budget = Mutex::new(ByteBudget { bytes: self.rate * BURST_SECONDS, at: Instant::now() });
-        let user = Arc::new(UserQueue { turn: Arc::new(Semaphore::new(1)), budget });
+        let (turn, requests) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(REQUESTS_MAX)));
+        let user = Arc::new(UserQueue { turn, requests, small: Semaphore::new(1), budget });
         users.insert(name.clone(), Arc::clone(&user));
         user
     }
@@ -198,7 +222,7 @@ mod tests {
         let pages = PageScheduler::new(1, 1000);
         let held = pages.turn(&user("ann")).await;
         let impatient = tokio::time::timeout(Duration::from_millis(5), pages.turn(&user("ann"))).await;
-        assert!(impatient.is_err() && !pages.is_crowded(&user("ann")));
+        assert!(impatient.is_err());
         held.charge(0, 1_000_000);
         for n in 0..2 * USERS_REMEMBERED {
             pages.turn(&user(&n.to_string())).await.charge(0, 1_000_000);
@@ -207,14 +231,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_beyond_the_bound_are_told_so() {
+    async fn requests_beyond_the_bound_are_refused_until_one_has_ended() {
         let pages = PageScheduler::new(1, 0);
-        let _held = pages.turn(&user("ann")).await;
-        let name = user("ann");
-        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(pages.turn(&name))).collect();
-        for turn in &mut waiting {
-            assert!(futures_util::poll!(turn).is_pending());
-        }
-        assert!(pages.is_crowded(&user("ann")) && !pages.is_crowded(&user("bob")));
+        let (ann, bob) = (user("ann"), user("bob"));
+        let mut places: Vec<_> = (0..REQUESTS_MAX).map(|_| pages.place(&ann).unwrap()).collect();
+        assert!(pages.place(&ann).is_none() && pages.place(&bob).is_some());
+        let small = places[0].small_turn().await;
+        assert!(futures_util::poll!(Box::pin(places[1].small_turn())).is_pending());
+        drop(small);
+        assert!(futures_util::poll!(Box::pin(places[1].small_turn())).is_ready());
+        places.pop();
+        assert!(pages.place(&ann).is_some());
     }
 }

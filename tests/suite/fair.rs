@@ -157,6 +157,39 @@ async fn a_user_who_reads_deep_pages_over_and_over_slows_nobody_else() {
     assert!(is_fair(found), "{found:?}");
 }
 
+/// Each request for the history asks where the log begins and ends, before it reads a page. While the database holds
+/// such questions up, one user's occupy one connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_for_the_history_of_one_user_occupy_one_connection() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let client = http_client();
+    let (mut locker, mut witness) = (db.connect().await, db.connect().await);
+    sqlx::raw_sql("BEGIN; LOCK TABLE recado.meta IN ACCESS EXCLUSIVE MODE").execute(&mut locker).await.unwrap();
+    let mut asking = JoinSet::new();
+    for n in 0..70 {
+        let path = ["/api/notifications", "/api/notifications/head"][n % 2];
+        let request = client.get(format!("http://{}{path}", hub.address)).bearer_auth(token("greedy", &[]));
+        asking.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    // Those beyond the limit are refused without the database.
+    for _ in 0..70 - 64 {
+        assert_eq!(asking.join_next().await.unwrap().unwrap(), 429);
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'recado reader' AND wait_event_type = 'Lock'";
+    let mut held = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut witness).await.unwrap();
+    eventually("a question waits for the lock", PATIENCE, async || (held().await > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(held().await, 1);
+    sqlx::raw_sql("ROLLBACK").execute(&mut locker).await.unwrap();
+    let mut answered = 0;
+    while let Some(status) = asking.join_next().await {
+        answered += usize::from(status.unwrap() == 200);
+    }
+    assert_eq!(answered, 64);
+}
+
 /// One figure of `GET /metrics`.
 pub async fn figure(hub: &TestHub, series: &str) -> f64 {
     // The budget of this address may be used up for a moment.

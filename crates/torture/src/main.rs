@@ -71,7 +71,7 @@ struct TortureCli {
     /// Only these faults, separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Vec<NemesisFault>,
-    /// Write the history to this file, whatever the result
+    /// Write the history to this file and keep the logs, whatever the result
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
     /// Check this history again, without a run
@@ -179,7 +179,7 @@ async fn run(cli: &TortureCli) -> Result<ExitCode, RunError> {
         book::write(&history, &path)?;
         println!("history: {}", path.display());
     }
-    if violations.is_empty() || cli.expect.is_some() {
+    if !is_kept {
         let _ = std::fs::remove_dir_all(&folder);
     } else {
         println!("logs: {}", folder.display());
