@@ -18,6 +18,11 @@ const MOST_WAITING: usize = 50_000;
 /// Most settled connections that wait; they are written in one statement.
 const MOST_SETTLED: usize = 2000;
 
+/// A sign of life alone is stored again after this time. An open connection answers pings, so the stored time adds
+/// little while its hub lives. After a hub was killed, an older time makes a resume more careful, never less
+/// (`domain/resume.rs`).
+const ACTIVITY: Duration = Duration::from_secs(300);
+
 /// The facts that are not stored yet, and the last stored values of each live session.
 #[derive(Debug, Default)]
 pub struct PendingSessions {
@@ -30,9 +35,27 @@ struct SessionPages {
     waiting: HashMap<SessionId, SessionFact>,
     /// The ends that are being written, kept until the next batch is taken.
     leaving: HashMap<SessionId, SessionFact>,
-    known: HashMap<SessionId, (Seq, Seq, Duration)>,
+    known: HashMap<SessionId, StoredProgress>,
     /// Settled connections of devices, to be stored. Losing them costs nothing: the next connect settles them again.
     settled: HashMap<SessionId, SettledConnection>,
+}
+
+/// What was last stored of a live session.
+#[derive(Debug, Clone, Copy)]
+struct StoredProgress {
+    delivered: Seq,
+    acked: Seq,
+    active: Duration,
+}
+
+impl StoredProgress {
+    fn of(connection: &Connection) -> Self {
+        Self { delivered: connection.delivered(), acked: connection.acked(), active: connection.last_activity() }
+    }
+
+    fn is_outdated(&self, now: &Self) -> bool {
+        (self.delivered, self.acked) != (now.delivered, now.acked) || now.active.saturating_sub(self.active) >= ACTIVITY
+    }
 }
 
 impl PendingSessions {
@@ -42,7 +65,9 @@ impl PendingSessions {
 
     /// Notes that a connection has begun.
     pub fn began(&self, connection: &Connection, log_id: LogId) {
-        self.write(fact(connection, log_id, None));
+        if self.write(fact(connection, log_id, None)) {
+            self.pages().known.insert(connection.session, StoredProgress::of(connection));
+        }
     }
 
     /// Notes that a connection has ended.
@@ -80,13 +105,16 @@ impl PendingSessions {
         std::mem::take(&mut self.pages().settled).into_values().collect()
     }
 
-    fn write(&self, fact: SessionFact) {
+    /// Returns whether there was room.
+    fn write(&self, fact: SessionFact) -> bool {
         let mut pages = self.pages();
-        if pages.waiting.len() < MOST_WAITING || pages.waiting.contains_key(&fact.session) {
+        let has_room = pages.waiting.len() < MOST_WAITING || pages.waiting.contains_key(&fact.session);
+        if has_room {
             pages.waiting.insert(fact.session, fact);
         }
         drop(pages);
         self.added.notify_one();
+        has_room
     }
 
     /// Returns when a connection has begun or ended since the last return.
@@ -100,11 +128,12 @@ impl PendingSessions {
         let mut present = HashSet::new();
         for connection in connections.filter(|connection| connection.has_begun()) {
             present.insert(connection.session);
-            let now = (connection.delivered(), connection.acked(), connection.last_activity());
-            if pages.known.insert(connection.session, now) != Some(now)
-                && !pages.waiting.contains_key(&connection.session)
-                && pages.waiting.len() < MOST_WAITING
-            {
+            let now = StoredProgress::of(connection);
+            if pages.known.get(&connection.session).is_some_and(|stored| !stored.is_outdated(&now)) {
+                continue;
+            }
+            pages.known.insert(connection.session, now);
+            if !pages.waiting.contains_key(&connection.session) && pages.waiting.len() < MOST_WAITING {
                 pages.waiting.insert(connection.session, fact(connection, log_id, None));
             }
         }
@@ -167,5 +196,25 @@ mod tests {
         pending.refresh(std::iter::once(&connection), log_id);
         pending.refresh(std::iter::empty(), log_id);
         assert!(pending.pages().known.is_empty());
+    }
+    #[test]
+    fn a_sign_of_life_alone_is_stored_rarely_and_progress_at_once() {
+        let who = Principal { user: UserId::parse("ann").unwrap(), accounts: Vec::new() };
+        let connection = Connection::new(who, ClientId::default_device(), "test");
+        let (pending, log_id) = (PendingSessions::default(), LogId::new());
+        connection.begin(log_id, Seq::ZERO, Seq::ZERO);
+        pending.began(&connection, log_id);
+        let refreshed = || {
+            pending.refresh(std::iter::once(&connection), log_id);
+            pending.take().len()
+        };
+        assert_eq!((refreshed(), refreshed()), (1, 0), "its beginning is stored once");
+        std::thread::sleep(Duration::from_millis(2));
+        connection.touch();
+        assert_eq!(refreshed(), 0, "a pong");
+        connection.set_delivered(Seq::from_db(1));
+        assert_eq!((refreshed(), refreshed()), (1, 0));
+        let old = StoredProgress::of(&connection);
+        assert!(old.is_outdated(&StoredProgress { active: old.active + ACTIVITY, ..old }));
     }
 }

@@ -5,6 +5,7 @@
 //! WebSocket client sends by itself (RFC 6455 section 5.5.3), proves that all frames before it arrived.
 
 mod client_frames;
+mod ending;
 mod pings;
 
 use std::future::poll_fn;
@@ -368,31 +369,5 @@ impl WebSocketTask {
     async fn say(&mut self, frame: &ServerFrame<'_>) -> Result<(), CloseCause> {
         self.frames.feed(Message::Text(frame.encode().into())).await?;
         self.frames.flush().await
-    }
-
-    async fn finish(mut self, cause: CloseCause) {
-        // The hub ends the connection: the client was there until now, so the last pong counts.
-        if matches!(&cause, CloseCause::Close { close, .. } if !matches!(close, CloseCode::NoPong | CloseCode::SlowConsumer)) {
-            self.settle();
-        }
-        if let Some(intake) = self.intake.take() {
-            intake.finish().await;
-        }
-        let why = match &cause {
-            CloseCause::Close { close, .. } => close.reason(),
-            CloseCause::ByClient => "closed_by_client",
-            CloseCause::Lost => "lost",
-        };
-        let session = self.subscription.connection().session;
-        tracing::debug!(%session, why, "connection ended");
-        // The session ends before the goodbye: a client that reconnects at once finds its acknowledgements recorded.
-        self.subscription.end(why);
-        let goodbye = match cause {
-            CloseCause::Close { close, after_ms: Some(after_ms) } => {
-                Some(Message::Text(ServerFrame::goodbye(close, after_ms).encode().into()))
-            }
-            _ => None,
-        };
-        self.frames.finish(cause, goodbye).await;
     }
 }

@@ -312,3 +312,32 @@ async fn a_command_given_just_before_the_connection_ends_is_stored() {
     })
     .await;
 }
+
+/// Regression: the end was noted only when the commands were stored, up to 4 s later. A client that returned meanwhile
+/// counted as a second one of its device, and every later connection repeated what came before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_over_at_once_while_its_last_command_waits_for_the_database() {
+    let db = TestDb::new().await;
+    let hub = inside(&["p"]).start(&db).await;
+    let client = hub.connect(&TestClient::of("ann").device("d")).await;
+    let mut lock = db.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE recado.upstream_command IN ACCESS EXCLUSIVE MODE").execute(&mut lock).await.unwrap();
+    client.say(r#"{"type":"bet","id":"b-1"}"#).await;
+    let mut witness = db.connect().await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%upstream_accept%'";
+    let mut is_held = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut witness).await.unwrap() > 0;
+    eventually("the command waits", PATIENCE, async || is_held().await.then_some(())).await;
+    client.close().await;
+    eventually("the end is stored", PATIENCE, async || {
+        (db.number("SELECT count(*) FROM recado.session WHERE user_id = 'ann' AND end_reason = 'closed_by_client'").await == 1)
+            .then_some(())
+    })
+    .await;
+    assert!(is_held().await, "the command still waited when the end was stored");
+    sqlx::raw_sql("COMMIT").execute(&mut lock).await.unwrap();
+    eventually("the command is stored", PATIENCE, async || {
+        (db.number("SELECT count(*) FROM recado.upstream_command").await == 1).then_some(())
+    })
+    .await;
+}
