@@ -51,7 +51,7 @@ impl WebSocketTask {
         Ok(())
     }
 
-    async fn feed_ping(&mut self) -> Result<(), CloseCause> {
+    pub(super) async fn feed_ping(&mut self) -> Result<(), CloseCause> {
         let seq = self.subscription.delivered();
         let now = Instant::now();
         self.ping_at = None;
@@ -75,7 +75,10 @@ impl WebSocketTask {
             if self.settling.is_some_and(|(_, at)| now >= at) {
                 self.settle();
             }
-            self.settling = Some((seq, now + PONG_SETTLES));
+            // Most pings are heartbeats, and nothing was sent since the last one. A timer for them would wake every task.
+            if seq > self.subscription.connection().acked() {
+                self.settling = Some((seq, now + PONG_SETTLES));
+            }
             if self.subscription.delivered() > seq {
                 self.ping_at = self.last_ping.map(|at| at + ACK_PING_SPACING);
             }
