@@ -1,13 +1,15 @@
 //! Schedules confirmation pings after a broadcast, spread over 250 ms.
 //!
 //! The pings wait because early pongs would compete with the broadcast's own writes. One task schedules them all,
-//! because starting thousands of timers, and letting them expire, took longer than waking the connections' tasks.
+//! because starting thousands of timers, and letting them expire, took longer than waking the connections' tasks. It
+//! also writes them, past the tasks that wait ([`super::send_queue::direct`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::live_socket::FrameBuffer;
 use super::registry::Registry;
 use crate::tasks::Stop;
 
@@ -40,6 +42,7 @@ impl AckProber {
     }
 
     async fn schedule(&self) {
+        let mut frames = FrameBuffer::default();
         loop {
             self.registry.given_to_many().await;
             sleep(WAIT).await;
@@ -49,7 +52,7 @@ impl AckProber {
             for connections in waiting.chunks(turn) {
                 sleep_until(next).await;
                 next += STEP;
-                connections.iter().for_each(|connection| connection.send_queue.ask());
+                connections.iter().for_each(|connection| connection.send_queue.ask(&mut frames, connection.acked()));
             }
         }
     }

@@ -43,6 +43,22 @@ impl FrameBuffer {
         &self.bytes
     }
 
+    /// A notification, and after it a ping that asks for it.
+    pub(super) fn encode_with_ping(&mut self, event: &Arc<SharedNotification>, prev: Seq) -> &[u8] {
+        self.encode(event, prev);
+        self.held = None;
+        websocket_frame::push_ping(&mut self.bytes, event.seq.get());
+        &self.bytes
+    }
+
+    /// A ping that asks for everything up to `seq`.
+    pub(super) fn ping(&mut self, seq: Seq) -> &[u8] {
+        self.held = None;
+        self.bytes.clear();
+        websocket_frame::push_ping(&mut self.bytes, seq.get());
+        &self.bytes
+    }
+
     /// Forgets what it holds, so that no notification is kept alive.
     pub(super) fn clear(&mut self) {
         self.held = None;

@@ -1,6 +1,6 @@
 //! Queues notifications for one connection: bounded, and never blocking the sender.
 
-mod direct;
+pub mod direct;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -173,9 +173,9 @@ impl SendQueue {
         let mut state = self.state();
         state.push(event, for_many);
         let look = state.look();
-        // A ping and the row that it is for are one write, so the task writes such a row.
+        // A ping and the row that it is for are one write.
         let asks = !for_many && state.asking != ProbeState::Never;
-        if look.has_only_events() && look.events && !asks && state.direct.takes_over() {
+        if look.has_only_events() && look.events && state.direct.takes_over() && (!asks || state.direct.takes_asking_row()) {
             return state.direct.list();
         }
         release(state, !look.is_empty());
@@ -254,15 +254,6 @@ impl SendQueue {
     /// Whether a broadcast arrived and [`SendQueue::ask`] was not called since.
     pub(super) fn is_unasked(&self) -> bool {
         self.state().asking == ProbeState::Later
-    }
-
-    /// Makes the ping of this connection due.
-    pub(super) fn ask(&self) {
-        self.change(|state| {
-            if state.asking == ProbeState::Later {
-                state.asking = ProbeState::Now;
-            }
-        });
     }
 
     /// Whether a ping is due. It stays due while rows wait: they may belong to a broadcast, and no other event would

@@ -7,11 +7,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::event::SharedNotification;
 use super::live_socket::LiveSocket;
 use super::registry::{Connection, Registration};
 use super::send_queue::CloseOrder;
+use super::send_queue::direct::WrittenPast;
 use super::shared_handles::Delivery;
 use super::stream_state::{StreamState, StreamStep};
 use crate::backoff::Backoff;
@@ -95,10 +97,12 @@ impl Subscription {
         self.connection().send_queue.write_into(socket);
     }
 
-    /// Takes over the last number that was sent past the task. Must be called after each wait.
-    pub fn catch_up(&mut self) {
-        let delivered = self.registration.connection().send_queue.delivered();
+    /// Takes over what was written past the task. Must be called after each wait. Returns the ping among it: its
+    /// number, and when it was written.
+    pub fn catch_up(&mut self) -> Option<(Seq, Instant)> {
+        let WrittenPast { delivered, pinged } = self.registration.connection().send_queue.written_past();
         self.stream_state.sent_directly(delivered);
+        pinged
     }
 
     /// Whether another connection of the device is open or may come back.

@@ -206,7 +206,9 @@ impl WebSocketTask {
                 clock.as_mut().reset(next_time);
             }
             let event = self.wait(clock.as_mut()).await;
-            self.subscription.catch_up();
+            if let Some((seq, at)) = self.subscription.catch_up() {
+                (self.pinged, self.last_ping, self.ping_at) = (Some((seq, at)), Some(at), None);
+            }
             let done = match event {
                 SocketEvent::Receipt(receipt) => self.on_receipt(receipt).await,
                 SocketEvent::Ready(NextStep::Frames) => self.write_frames().await.map(|is_all| turns += if is_all { 1 } else { TURNS }),
@@ -227,7 +229,7 @@ impl WebSocketTask {
     /// Waits for the next event. In the meantime rows may be written past this task, but never while it is polled.
     async fn wait(&mut self, clock: Pin<&mut Sleep>) -> SocketEvent {
         let connection = Arc::clone(self.subscription.connection());
-        let (is_storing, may_hear) = (self.is_storing(), self.may_hear());
+        let (is_storing, may_hear, ping_plan) = (self.is_storing(), self.may_hear(), self.ping_plan());
         let Self { intake, subscription, frames, .. } = self;
         let next = async {
             tokio::select! {
@@ -245,7 +247,7 @@ impl WebSocketTask {
             connection.send_queue.begin_poll();
             let polled = next.as_mut().poll(context);
             if polled.is_pending() {
-                connection.send_queue.end_poll();
+                connection.send_queue.end_poll(ping_plan);
             }
             polled
         })

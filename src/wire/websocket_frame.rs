@@ -2,6 +2,8 @@
 
 /// The final frame of a text message.
 const FINAL_TEXT: u8 = 0x81;
+/// A ping. A control frame is never in parts.
+const PING: u8 = 0x89;
 
 /// Replaces `out` by a text message in one frame, as a server sends it: without a mask.
 pub fn text(out: &mut Vec<u8>, text: &str) {
@@ -19,6 +21,15 @@ pub fn text(out: &mut Vec<u8>, text: &str) {
         }
     }
     out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a ping whose payload is this number in decimal, which is short enough for any control frame.
+pub fn push_ping(out: &mut Vec<u8>, number: i64) {
+    let payload = number.to_string();
+    out.push(PING);
+    // At most 20 bytes; a control frame has at most 125.
+    out.push(payload.len() as u8);
+    out.extend_from_slice(payload.as_bytes());
 }
 
 #[cfg(test)]
@@ -46,6 +57,20 @@ mod tests {
             match reader.next().await {
                 Some(Ok(Message::Text(read))) => assert_eq!(read.len(), length),
                 other => panic!("{length}: {other:?}"),
+            }
+        }
+    }
+    #[tokio::test]
+    async fn the_library_reads_a_ping() {
+        use futures_util::StreamExt;
+
+        for number in [0, i64::MAX, i64::MIN] {
+            let mut frame = Vec::new();
+            push_ping(&mut frame, number);
+            let mut reader = WebSocketStream::from_raw_socket(std::io::Cursor::new(frame), Role::Client, None).await;
+            match reader.next().await {
+                Some(Ok(Message::Ping(payload))) => assert_eq!(payload, number.to_string().as_bytes()),
+                other => panic!("{other:?}"),
             }
         }
     }

@@ -40,7 +40,7 @@ async fn a_broadcast_to_waiting_clients_is_written_past_their_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_single_row_is_written_past_the_task_if_its_client_acknowledges_by_itself() {
+async fn a_single_row_is_written_past_the_task_together_with_its_ping() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
     let mut by_pong = TestClient::of("ann").device("pong").connect(&hub).await;
@@ -58,10 +58,11 @@ async fn a_single_row_is_written_past_the_task_if_its_client_acknowledges_by_its
         // The task takes over the number that was sent past it.
         by_ack.ack(n).await;
     }
-    let acked = "SELECT acked_seq FROM recado.cursor WHERE client_id = 'ack'";
-    eventually("it is acknowledged", PATIENCE, async || (db.number(acked).await == 20).then_some(())).await;
+    let acked = "SELECT count(*) FROM recado.cursor WHERE acked_seq = 20 AND client_id IN ('ack', 'pong')";
+    eventually("acks and pongs acknowledge it", PATIENCE, async || (db.number(acked).await == 2).then_some(())).await;
+    // A task that was woken by a pong or an ack, or to plan a ping, writes its row itself.
     let direct = hub.metric(DIRECT).await;
-    assert!((10.0..=20.0).contains(&direct), "{direct} of 20 to the one that acknowledges by itself");
+    assert!((20.0..=40.0).contains(&direct), "{direct} of 40 to the two with one frame a message");
 }
 
 /// The kernel's buffers fill up, so frames are taken in part, and then the client falls behind.
@@ -98,4 +99,19 @@ async fn a_client_that_reads_late_gets_every_row_whole_and_in_order() {
     // It is live again.
     hub.post(&note("last").to_everyone()).await;
     assert_eq!(read(COUNT + 1).await.last(), Some(&(COUNT + 1, COUNT)));
+}
+
+/// The ping of a broadcast is written past the task, so the task learns of it late. It still notices a client that does
+/// not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_answers_a_ping_is_closed_after_a_heartbeat() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).with("WS_HEARTBEAT_INTERVAL", "2s").with("RECADO_PONG_DEADLINE", "1s").start().await;
+    // Its library answers pings only when it is read.
+    let mut silent = TestClient::of("ann").open(&hub).await.unwrap();
+    while !matches!(timeout(PATIENCE, silent.next()).await, Ok(Some(Ok(Message::Text(text)))) if text.contains("\"caught_up\"")) {}
+    hub.post(&note("first").to_everyone()).await;
+    let ended = "SELECT count(*) FROM recado.session WHERE end_reason = 'no_pong'";
+    eventually("it is closed", PATIENCE, async || (db.number(ended).await == 1).then_some(())).await;
+    assert_eq!(db.number("SELECT count(*) FROM recado.cursor WHERE acked_seq > 0").await, 0);
 }

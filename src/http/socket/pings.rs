@@ -6,6 +6,8 @@ use axum::extract::ws::Message;
 use tokio::time::Instant;
 
 use super::WebSocketTask;
+use crate::delivery::send_queue::direct::PingPlan;
+use crate::domain::Seq;
 use crate::http::stream_request::AckMode;
 use crate::http::websocket_io::CloseCause;
 
@@ -41,6 +43,15 @@ impl WebSocketTask {
             self.ping_at = Some(due);
             Ok(())
         }
+    }
+
+    /// Which ping is needed for a row that is written past this task.
+    pub(super) fn ping_plan(&self) -> PingPlan {
+        if self.ack_mode == AckMode::Client || self.pinged.is_some() || self.ping_at.is_some() {
+            return PingPlan::NotNeeded;
+        }
+        let from = self.last_ping.map_or_else(Instant::now, |at| at + ACK_PING_SPACING);
+        PingPlan::Due { from, above: self.settling.map_or(Seq::ZERO, |(seq, _)| seq) }
     }
 
     pub(super) async fn ping(&mut self) -> Result<(), CloseCause> {
