@@ -1,4 +1,4 @@
--- Consumers: services that follow the log, each under a name with a durable place (decision 0067).
+-- Consumers: services that follow the log, each under a name with a durable position (decision 0067).
 
 -- The scope of a key: the consumers that it may use and create. A `*` at the end stands for any rest. A key that
 -- exists, and a key that an earlier version creates, may use none.
@@ -23,9 +23,9 @@ $$;
 
 -- One row for each consumer.
 --
--- `types`, `user_id`, `account_id`: which rows it wants; NULL does not limit. `acked_seq`: the place; everything up to
--- it is acknowledged, or of no interest. `log_id`: the log that the numbers belong to. `given_seq`: the highest number
--- that the present term was given; no higher one may be acknowledged.
+-- `types`, `user_id`, `account_id`: which rows it wants; NULL does not limit. `acked_seq`: the position; everything up
+-- to it is acknowledged, or of no interest. `log_id`: the log that the numbers belong to. `given_seq`: the highest
+-- number that the present term was given; no higher one may be acknowledged.
 --
 -- `owner` and `term` are the fence. A term belongs to one owner and never comes again: it rises, and it is at least
 -- the present time in milliseconds, so neither a restored database nor a consumer that was created again repeats one.
@@ -149,7 +149,7 @@ BEGIN
     RETURN false;
 END $$;
 
--- Moves the place of a consumer, also backward, and ends the present term. Returns the place.
+-- Moves the position of a consumer, also backward, and ends the present term. Returns the position.
 CREATE FUNCTION recado.seek_consumer(
     p_name text, p_start text, p_who text DEFAULT NULL, p_via text DEFAULT NULL, p_address text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -170,7 +170,7 @@ BEGIN
     RETURN s.place;
 END $$;
 
--- Takes or renews the lease for `p_owner`, and returns the rows that follow the place.
+-- Takes or renews the lease for `p_owner`, and returns the rows that follow the position.
 --
 -- There is at least one row, with the state; the columns from `seq` on are NULL if there is nothing to do. A `term`
 -- that is NULL: another owner has the lease, for `lease_left` more seconds. Every row of interest up to `through` is in
@@ -260,7 +260,7 @@ BEGIN
 
     SELECT m.floor_seq INTO floor FROM recado.meta m WHERE m.log_id = log;
     IF NOT FOUND OR c.log_id <> log OR c.acked_seq > ends THEN
-        PERFORM recado.refuse_consumer('RC021', p_name, 'its place belongs to another log: the database was restored',
+        PERFORM recado.refuse_consumer('RC021', p_name, 'its position belongs to another log: the database was restored',
             'Decide where to go on: recado consumer seek NAME earliest.');
     END IF;
     IF floor > c.acked_seq THEN
@@ -311,13 +311,13 @@ BEGIN
             'Nothing was changed. Another owner has the lease, or it was given back. Fetch again.');
     END IF;
     IF NOT EXISTS (SELECT FROM recado.meta m WHERE m.log_id = c.log_id) THEN
-        PERFORM recado.refuse_consumer('RC021', p_name, 'its place belongs to another log: the database was restored',
+        PERFORM recado.refuse_consumer('RC021', p_name, 'its position belongs to another log: the database was restored',
             'Decide where to go on: recado consumer seek NAME earliest.');
     END IF;
     RETURN c;
 END $$;
 
--- Acknowledges everything up to `p_seq`, and renews the lease. Never moves backward. Returns the place.
+-- Acknowledges everything up to `p_seq`, and renews the lease. Never moves backward. Returns the position.
 CREATE FUNCTION recado.ack_batch(p_name text, p_term bigint, p_seq bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -375,7 +375,7 @@ BEGIN
     END IF;
 END $$;
 
--- Rows that follow the place, under a lease. None: there is nothing to do, or another owner has the lease.
+-- Rows that follow the position, under a lease. None: there is nothing to do, or another owner has the lease.
 CREATE FUNCTION recado.consumer_fetch(consumer text, owner text, batch integer DEFAULT 100, lease interval DEFAULT '30 seconds')
 RETURNS TABLE (
     term bigint, seq bigint, id uuid, created_at timestamptz, type text, title text, message text, data json, user_ids text[],
@@ -391,7 +391,7 @@ BEGIN
          WHERE f.seq IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION recado.consumer_fetch(text, text, integer, interval) IS
-    'The rows that follow the place of a consumer, under a lease. No rows: nothing to do, or another owner has the lease.';
+    'The rows that follow the position of a consumer, under a lease. No rows: nothing to do, or another owner has the lease.';
 
 CREATE FUNCTION recado.consumer_ack(consumer text, term bigint, seq bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -399,7 +399,7 @@ BEGIN
     PERFORM recado.check_consumer_login(consumer);
     RETURN recado.ack_batch(consumer, term, seq);
 END $$;
-COMMENT ON FUNCTION recado.consumer_ack(text, bigint, bigint) IS 'Acknowledges everything up to seq, under the term of the fetch. Returns the place.';
+COMMENT ON FUNCTION recado.consumer_ack(text, bigint, bigint) IS 'Acknowledges everything up to seq, under the term of the fetch. Returns the position.';
 
 CREATE FUNCTION recado.consumer_renew(consumer text, term bigint) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -453,7 +453,7 @@ BEGIN
     RETURN true;
 END $$;
 
--- Deletes a consumer with its place and its logins. Returns whether there was one.
+-- Deletes a consumer with its position and its logins. Returns whether there was one.
 CREATE FUNCTION recado.delete_consumer(p_name text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -23,7 +23,7 @@ pub struct ConsumerCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConsumerAction {
-    /// Create a consumer, with its place and the rows that it receives
+    /// Create a consumer, with its position and the rows that it receives
     Create {
         #[arg(value_parser = name)]
         name: ConsumerName,
@@ -32,7 +32,7 @@ enum ConsumerAction {
     },
     /// List the consumers: how far each has come, and who has its lease
     List,
-    /// Move the place of a consumer, also backward; whoever has the lease loses it
+    /// Move the position of a consumer, also backward; whoever has the lease loses it
     Seek {
         #[arg(value_parser = name)]
         name: ConsumerName,
@@ -40,7 +40,7 @@ enum ConsumerAction {
         #[arg(value_parser = start)]
         start: ConsumerStart,
     },
-    /// Delete a consumer with its place
+    /// Delete a consumer with its position
     Delete {
         #[arg(value_parser = name)]
         name: ConsumerName,

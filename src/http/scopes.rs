@@ -66,8 +66,8 @@ pub fn check_member(caller: &ServiceCaller, account: &AccountId, user: Option<&U
     refuse(&scopes.of_member(account, user), PostWords::Path, NOT_DONE)
 }
 
-/// Checks whether a caller may use a consumer: with a key that names it, or as an admin without limits, who may read the
-/// whole log anyway.
+/// Checks whether a caller may use a consumer: with a key that names it, or as an admin without limits, who may read
+/// the whole log anyway.
 ///
 /// # Errors
 /// 403 with the scope.

@@ -24,7 +24,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(9);
 pub enum ConsumerError {
     #[error("no consumer has this name; recado consumer list shows them, and recado consumer create NAME makes one")]
     Unknown,
-    #[error("the place of the consumer belongs to another log: the database was restored; recado consumer seek NAME sets a place")]
+    #[error("the position of the consumer belongs to another log: the database was restored; recado consumer seek NAME sets a position")]
     Reset,
     #[error("rows that the consumer has not acknowledged are no longer kept; recado consumer seek NAME earliest accepts the gap")]
     Expired,
@@ -105,7 +105,7 @@ pub async fn create(
     asked(ASK_LIMIT, created.fetch_one(connection)).await
 }
 
-/// Moves the place of a consumer, also backward. The present term ends. Returns the place.
+/// Moves the position of a consumer, also backward. The present term ends. Returns the position.
 ///
 /// # Errors
 /// See [`ConsumerError`].
@@ -163,7 +163,7 @@ pub enum Fetched {
     Batch(Batch),
 }
 
-/// Rows that follow the place, under a term.
+/// Rows that follow the position, under a term.
 #[derive(Debug)]
 pub struct Batch {
     pub term: i64,
@@ -218,7 +218,7 @@ pub async fn fetch(connection: &mut PgConnection, wish: FetchWish<'_>) -> Result
     Ok(Fetched::Batch(Batch { term, rows, through: Seq::from_db(through), head: Seq::from_db(head), log_id: LogId(log_id) }))
 }
 
-/// Acknowledges everything up to `seq`, and renews the lease. Returns the place.
+/// Acknowledges everything up to `seq`, and renews the lease. Returns the position.
 ///
 /// # Errors
 /// See [`ConsumerError`].
@@ -253,9 +253,9 @@ pub struct ListedConsumer {
     pub user_id: Option<String>,
     pub account_id: Option<String>,
     pub acked: i64,
-    /// Numbers between the place and the head, whether or not the consumer wants them.
+    /// Numbers between the position and the head, whether or not the consumer wants them.
     pub lag: i64,
-    /// `ok`, `expired`: retention dropped what follows the place, or `reset`: the place is of another log.
+    /// `ok`, `expired`: retention dropped what follows the position, or `reset`: the position is of another log.
     pub state: String,
     /// `None`: no owner has a lease.
     pub owner: Option<String>,
@@ -291,7 +291,7 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedConsumer>, 
     limited(ASK_LIMIT, rows.fetch_all(connection)).await
 }
 
-/// Deletes a consumer with its place.
+/// Deletes a consumer with its position.
 ///
 /// # Errors
 /// [`ConsumerError::Unknown`], and as the others.
