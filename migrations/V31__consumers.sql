@@ -39,7 +39,7 @@ CREATE TABLE recado.consumer (
     user_id       text,
     account_id    text,
     log_id        uuid        NOT NULL,
-    acked_seq     bigint      NOT NULL CONSTRAINT place_is_not_negative CHECK (acked_seq >= 0),
+    acked_seq     bigint      NOT NULL CONSTRAINT acked_is_not_negative CHECK (acked_seq >= 0),
     given_seq     bigint      NOT NULL,
     owner         text        CONSTRAINT owner_has_a_length CHECK (length(owner) BETWEEN 1 AND 128),
     term          bigint      NOT NULL DEFAULT 0,
@@ -49,7 +49,7 @@ CREATE TABLE recado.consumer (
     created_at    timestamptz NOT NULL DEFAULT now(),
     created_by    text        NOT NULL DEFAULT session_user,
     CONSTRAINT owner_has_a_lease CHECK ((owner IS NULL) = (lease_until IS NULL)),
-    CONSTRAINT given_is_not_below_the_place CHECK (given_seq >= acked_seq)
+    CONSTRAINT given_is_not_below_acked CHECK (given_seq >= acked_seq)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE recado.consumer IS 'Services that follow the log, and how far each has come. Changed by functions of this schema alone.';
 REVOKE ALL ON recado.consumer FROM PUBLIC;
@@ -201,7 +201,7 @@ DECLARE
     ends     bigint;
     place    bigint;
     upto     bigint;
-    found    bigint[];
+    rows_at  bigint[];
     matching bigint;
     my_term  bigint;
 BEGIN
@@ -240,7 +240,7 @@ BEGIN
     FOR n IN 1..looks_max LOOP
         upto := least(place + looks_at, ends);
         SELECT array_agg(w.seq ORDER BY w.seq) FILTER (WHERE w.weight_through <= page_bytes OR w.weight_through = w.weight), count(*)
-          INTO found, matching
+          INTO rows_at, matching
           FROM (SELECT f.seq, f.weight, sum(f.weight) OVER (ORDER BY f.seq) AS weight_through
                   FROM (SELECT l.seq, l.bytes + coalesce(pg_column_size(l.user_ids), 0) AS weight
                           FROM recado.log l
@@ -254,8 +254,8 @@ BEGIN
         EXIT WHEN matching > 0 OR upto = ends OR n = looks_max;
         place := upto;
     END LOOP;
-    IF matching = p_rows OR matching > cardinality(found) THEN
-        upto := found[cardinality(found)];
+    IF matching = p_rows OR matching > cardinality(rows_at) THEN
+        upto := rows_at[cardinality(rows_at)];
     END IF;
 
     SELECT m.floor_seq INTO floor FROM recado.meta m WHERE m.log_id = log;
@@ -272,7 +272,7 @@ BEGIN
     UPDATE recado.consumer k
        SET owner = p_owner, term = my_term, lease_until = t + make_interval(secs => p_lease_seconds), lease_seconds = p_lease_seconds,
            -- What lies before the first row of interest needs no acknowledgement.
-           acked_seq = coalesce(found[1] - 1, upto),
+           acked_seq = coalesce(rows_at[1] - 1, upto),
            given_seq = greatest(upto, CASE WHEN k.term = my_term THEN k.given_seq END)
      WHERE k.name = p_name;
 
@@ -284,7 +284,7 @@ BEGIN
     FOR seq, id, created_at, type, title, message, data, user_ids, account_id, broadcast, source, expires_at, replay, bytes IN
         SELECT l.seq, l.id, l.created_at, l.type, l.title, l.message, l.data,
                coalesce(l.user_ids, array_remove(ARRAY[l.user_id], NULL)), l.account_id, l.topic = '*', l.source, l.expires_at, l.replay, l.bytes
-          FROM unnest(found) WITH ORDINALITY AS f (seq, place)
+          FROM unnest(rows_at) WITH ORDINALITY AS f (seq, place)
           -- Not a row that was erased since.
          CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = f.seq AND x.topic <> 'u/-' LIMIT 1) l
          ORDER BY f.place

@@ -473,7 +473,7 @@ async fn a_killed_consumer_loses_nothing_and_another_process_takes_over() {
         here.post(&typed(&n.to_string(), if n == 2 { "cart" } else { "order_created" })).await;
     }
     // It handles a batch, and is killed before it can acknowledge.
-    let stuck = format!("cat > {}; sleep 60", seen.display());
+    let stuck = format!("cat > {}; exec sleep 20", seen.display());
     let filter = ["--type", "order_*", "--lease", "2s"];
     let mut first = consume(&db, &here, &[&filter[..], &["--exec", &stuck]].concat()).spawn().unwrap();
     eventually("the command has its lines", PATIENCE, async || (std::fs::read_to_string(&seen).ok()?.lines().count() == 3).then_some(()))
