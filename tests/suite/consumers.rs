@@ -134,7 +134,7 @@ async fn a_consumer_receives_what_it_wants_in_order_until_it_acknowledges() {
     db.run("SELECT recado.add_member('42', '7')").await;
     eventually("the change is in the log", PATIENCE, async || (db.head().await == 13).then_some(())).await;
     let erased = hub.post(&note("erased").to_user("42")).await.seq;
-    TestHub::on(&db).run(&["erase", "--seq", &erased.to_string()]).await;
+    TestHub::on(&db).run(&["erase", "--seq", &erased.to_string(), "--reason", "a test"]).await;
     hub.post(&note("kept").to_user("42")).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(titles(&everything.fetch(json!({})).await), ["kept"]);
@@ -203,7 +203,7 @@ async fn a_waiting_fetch_is_woken_by_a_commit_of_any_hub_and_keeps_its_lease() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     let stops = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        here.signal("TERM").await;
+        here.signal("-TERM").await;
     };
     let begun = Instant::now();
     let (batch, ()) = tokio::join!(a.fetch(json!({ "wait": 30 })), stops);
@@ -251,7 +251,8 @@ async fn a_restored_log_is_told_and_no_old_term_counts_in_it() {
     hub.kill().await;
     TestHub::on(&backup).run(&["log", "new-id"]).await;
     let hub = TestHub::on(&backup).start().await;
-    let (restored, other) = (consumer(&backup, &hub, "billing", "a"), consumer(&backup, &hub, "billing", "b"));
+    // The keys are those of the original.
+    let (restored, other) = (consumer(&db, &hub, "billing", "a"), consumer(&db, &hub, "billing", "b"));
     for (verb, body) in [
         ("fetch", json!({ "owner": "a" })),
         ("ack", json!({ "term": batch["term"], "seq": 1 })),
@@ -594,7 +595,7 @@ async fn an_erasure_leaves_no_id_in_a_consumer() {
     let a = consumer(&db, &hub, "of-ann", "a");
     a.create(json!({ "user_id": "ann" })).await;
     hub.post(&note("t").to_user("ann")).await;
-    TestHub::on(&db).run(&["erase", "--user", "ann"]).await;
+    TestHub::on(&db).run(&["erase", "--user", "ann", "--reason", "a test"]).await;
     assert_eq!(db.number("SELECT count(*) FROM recado.consumer WHERE user_id = 'ann'").await, 0);
     assert_eq!(db.number("SELECT count(*) FROM recado.audit a WHERE a::text LIKE '%ann%' AND what = 'consumer.create'").await, 0);
     hub.post(&note("later").to_user("ann")).await;

@@ -90,7 +90,10 @@ async fn every_example_of_a_request_is_taken() {
                 let link = (path == "/api/admin/sign-in").then(|| json!({ "link": fresh_link() }));
                 let body = link.as_ref().unwrap_or(body);
                 let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
-                requests.push((format!("{media} {name}"), client.post(&url).header("content-type", media).body(body)));
+                requests.push((
+                    format!("{media} {name}"),
+                    client.request(method.to_uppercase().parse().unwrap(), &url).header("content-type", media).body(body),
+                ));
             }
         }
         if method == "get" && path != "/ws" && path != "/" {
