@@ -592,7 +592,7 @@ async fn a_batch_whose_command_fails_comes_again_and_a_gap_ends_the_process() {
 async fn an_erasure_leaves_no_id_in_a_consumer() {
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
-    let a = consumer(&db, &hub, "of-ann", "a");
+    let a = consumer(&db, &hub, "follower", "a");
     a.create(json!({ "user_id": "ann" })).await;
     hub.post(&note("t").to_user("ann")).await;
     TestHub::on(&db).run(&["erase", "--user", "ann", "--reason", "a test"]).await;
