@@ -25,9 +25,10 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE, FOLLOWERS_MAX,
-    FOLLOWERS_OF_ONE, Health, HubReports, HubState, InstanceHistory, KeyCache, KeyLooker, KeyRates, LIVE_MAX, LIVE_OF_ONE, NameRates,
-    Origins, ScanTurns, Served, SocketRules, StreamPlaces, Tickets, UserBudgets, close_removed_keys, record_refused_attempts,
+    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, CONSUMER_CALLS_AT_ONCE, ConsoleRules, DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE,
+    FETCHES_MAX, FETCHES_OF_ONE, FOLLOWERS_MAX, FOLLOWERS_OF_ONE, Health, HubReports, HubState, InstanceHistory, KeyCache, KeyLooker,
+    KeyRates, LIVE_MAX, LIVE_OF_ONE, NameRates, Origins, ScanTurns, Served, SocketRules, StreamPlaces, Tickets, UserBudgets,
+    close_removed_keys, record_refused_attempts,
 };
 use crate::identity::sign_in_link::SignInLinks;
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
@@ -385,6 +386,8 @@ fn hub(
         device_lists: StreamPlaces::new("wait for a list of all devices", DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE),
         log_followers: StreamPlaces::new("follow the log", FOLLOWERS_MAX, FOLLOWERS_OF_ONE),
         live_readers: StreamPlaces::new("read the samples of the instances", LIVE_MAX, LIVE_OF_ONE),
+        consumer_calls: Semaphore::new(CONSUMER_CALLS_AT_ONCE),
+        consumer_fetches: StreamPlaces::new("fetch for consumers", FETCHES_MAX, FETCHES_OF_ONE),
         retention: policy(config),
         health,
         sockets: SocketRules { heartbeat: config.heartbeat, send_deadline: config.send_deadline, pong_deadline: config.pong_deadline },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::error::CliFailure;
@@ -131,6 +131,15 @@ impl HubClient {
     /// Sends a PUT without a body. It is retried as [`HubClient::insist`] retries a post: a repeat has no effect.
     pub async fn put(&self, path: &str) -> Result<HubAnswer, CliFailure> {
         self.repeat(|| self.http.put(format!("{}{path}", self.url))).await
+    }
+
+    /// Sends JSON once, and waits at most so long for the answer. Returns its text, so that numbers stay as they are.
+    pub async fn send_once(&self, method: Method, path: &str, body: &Value, limit: Duration) -> Result<(StatusCode, String), CliFailure> {
+        let request = self.http.request(method, format!("{}{path}", self.url)).json(body).timeout(limit);
+        let response = self.answered(request).await?;
+        let status = response.status();
+        let text = response.text().await;
+        Ok((status, text.map_err(|error| CliFailure::unavailable(format!("the answer was not received completely: {error}")))?))
     }
 
     /// Sends a DELETE, with the retries of [`HubClient::put`].

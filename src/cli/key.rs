@@ -125,6 +125,7 @@ fn words(scopes: &Scopes) -> String {
         rights: &rights,
         rate: scopes.rate,
         networks: scopes.networks.as_deref(),
+        consumers: &scopes.consumers,
     }
     .line()
 }

@@ -15,6 +15,8 @@ mod analyst;
 mod audit;
 mod completions;
 mod config;
+mod consume;
+mod consumer;
 mod devices;
 mod doctor;
 mod erase;
@@ -119,6 +121,10 @@ enum CliCommand {
     Close(revoke::CloseCommand),
     /// Listen as a user, and resume after every break
     Listen(listen::ListenCommand),
+    /// Follow the log as a service: print or hand on what a consumer receives, then acknowledge
+    Consume(consume::ConsumeCommand),
+    /// Create, list, move and delete consumers
+    Consumer(consumer::ConsumerCommand),
     /// Print a user's notifications, page by page
     History(history::HistoryCommand),
     /// Show every session of every instance
@@ -238,6 +244,8 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Revocation(revocation) => revocation.run(&config, format).await,
         CliCommand::Close(close) => close.run(&config, format).await,
         CliCommand::Listen(listen) => listen.run(&config, format).await,
+        CliCommand::Consume(consume) => consume.run(&config).await,
+        CliCommand::Consumer(consumer) => consumer.run(&config, format).await,
         CliCommand::History(history) => history.run(&config, format).await,
         CliCommand::Log(log) => log.run(&config, format).await,
         CliCommand::Erase(erase) => erase.run(&config, format).await,

@@ -108,6 +108,7 @@ fn list(format: Format, producers: &[ListedProducer]) -> Result<(), CliFailure> 
                     rights: &rights,
                     rate: None,
                     networks: None,
+                    consumers: &[],
                 };
                 (words.line(), expires(scopes.expires_at))
             }

@@ -6,7 +6,7 @@ use clap::Args;
 use super::error::CliFailure;
 use crate::config::parse_duration;
 use crate::domain::scopes::SCOPE_ENTRIES_MAX;
-use crate::domain::{AccountId, Network, Scopes, UserId};
+use crate::domain::{AccountId, ConsumerName, Network, Scopes, UserId};
 use crate::wire::{TYPE_RULE, is_type};
 
 /// Highest rate of a key, in posts per second. Above what one hub appends, so it is a typing error.
@@ -63,6 +63,10 @@ pub struct KeyScopeArgs {
     /// An address or network that the key may be used from, such as 10.0.0.0/8. May be given several times
     #[arg(long = "from", value_name = "NETWORK", value_delimiter = ',', value_parser = |text: &str| Network::parse(text).map(|n| n.to_string()))]
     networks: Vec<String>,
+    /// A consumer that the key may use and create; billing* stands for every name that begins with billing. May be
+    /// given several times. With --type none the key can do nothing else
+    #[arg(long = "consume", value_name = "NAME", value_delimiter = ',', value_parser = consumer_pattern)]
+    consumers: Vec<String>,
 }
 
 impl PostScopeArgs {
@@ -95,7 +99,8 @@ impl KeyScopeArgs {
     pub fn scopes(&self) -> Result<Option<Scopes>, CliFailure> {
         let of_posts = self.post.scopes()?;
         let networks = stored("--from", &self.networks)?;
-        if of_posts.is_none() && !self.read && !self.no_read && self.rate.is_none() && networks.is_none() {
+        let consumers = stored("--consume", &self.consumers)?.unwrap_or_default();
+        if of_posts.is_none() && !self.read && !self.no_read && self.rate.is_none() && networks.is_none() && consumers.is_empty() {
             return Ok(None);
         }
         let base = of_posts.unwrap_or_else(Scopes::everything);
@@ -106,7 +111,7 @@ impl KeyScopeArgs {
             ));
         }
         let rate = self.rate.and_then(|rate| u32::try_from(rate).ok());
-        Ok(Some(Scopes { read: right(self.read, self.no_read, is_narrow), rate, networks, ..base }))
+        Ok(Some(Scopes { read: right(self.read, self.no_read, is_narrow), rate, networks, consumers, ..base }))
     }
 
     /// Whether the routes that read were asked for.
@@ -143,6 +148,15 @@ fn type_pattern(text: &str) -> Result<String, String> {
     }
 }
 
+fn consumer_pattern(text: &str) -> Result<String, String> {
+    // Any one character completes a prefix that is allowed. `*` alone is every consumer.
+    let name = text.strip_suffix('*').map_or_else(|| text.to_owned(), |prefix| format!("{prefix}x"));
+    match ConsumerName::parse(&name) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(rule) => Err(format!("{rule}; a * may end it, such as billing*")),
+    }
+}
+
 fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
     let moment = match DateTime::parse_from_rfc3339(text) {
         Ok(moment) => Some(moment.to_utc()),
@@ -165,6 +179,7 @@ pub struct ScopeWords<'a> {
     pub rights: &'a [(&'static str, bool)],
     pub rate: Option<u32>,
     pub networks: Option<&'a [String]>,
+    pub consumers: &'a [String],
 }
 
 /// Entries of a list that the line shows.
@@ -186,7 +201,15 @@ impl ScopeWords<'_> {
         words.extend(unusual.map(|(name, has)| if *has { (*name).to_owned() } else { format!("no {name}") }));
         words.extend(self.rate.map(|rate| format!("{rate}/s")));
         words.extend(self.networks.into_iter().flatten().map(|network| format!("from {network}")));
-        if words.is_empty() { "everything".to_owned() } else { words.join(" ") }
+        if words.is_empty() {
+            words.push("everything".to_owned());
+        }
+        // A right that no other key has.
+        words.extend(self.consumers.iter().take(SHOWN).map(|name| format!("consumer:{name}")));
+        if self.consumers.len() > SHOWN {
+            words.push(format!("and {} more consumers", self.consumers.len() - SHOWN));
+        }
+        words.join(" ")
     }
 }
 
@@ -231,6 +254,9 @@ mod tests {
         assert_eq!(all.accounts.unwrap(), ["7", "8"]);
         assert_eq!(all.networks.unwrap(), ["10.0.0.0/8", "::1/128"]);
         assert_eq!((all.rate, all.users, all.expires_at), (Some(9), None, None));
+        let consumer = scopes("--type none --consume billing,a* --consume *").unwrap().unwrap();
+        assert_eq!((consumer.consumers, consumer.broadcast), (vec!["*".to_owned(), "a*".to_owned(), "billing".to_owned()], false));
+        assert!(all.consumers.is_empty());
     }
 
     #[test]
@@ -249,6 +275,8 @@ mod tests {
             ("--expires 0d", "in the future"),
             ("--expires 2001-01-01T00:00:00Z", "in the future"),
             ("--expires 9999999d", "before the year 10000"),
+            ("--consume .", "such as billing*"),
+            ("--consume a**", "such as billing*"),
             ("--broadcast --no-broadcast", "cannot be used with"),
             ("--read --no-read", "cannot be used with"),
         ] {
@@ -270,8 +298,10 @@ mod tests {
     fn a_line_names_what_is_unusual() {
         let seven = ["7".to_owned()];
         let many: Vec<String> = (0..8).map(|n| n.to_string()).collect();
-        let none = ScopeWords { types: None, accounts: None, users: None, rights: &[("read", true)], rate: None, networks: None };
+        let none =
+            ScopeWords { types: None, accounts: None, users: None, rights: &[("read", true)], rate: None, networks: None, consumers: &[] };
         assert_eq!(none.line(), "everything");
+        assert_eq!(ScopeWords { consumers: &seven, ..none }.line(), "everything consumer:7");
         assert_eq!(ScopeWords { rights: &[("broadcast", false), ("read", true)], rate: Some(5), ..none }.line(), "no broadcast 5/s");
         let narrow = ScopeWords { accounts: Some(&seven), users: Some(&many), rights: &[("broadcast", false), ("read", true)], ..none };
         assert_eq!(narrow.line(), "account:7 user:0 user:1 user:2 user:3 user:4 and 3 more read");

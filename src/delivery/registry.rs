@@ -288,7 +288,7 @@ impl Registry {
     }
 
     /// Waits until everything up to `seq` is dispatched. Safe to drop.
-    pub(super) async fn dispatched(&self, seq: Seq) {
+    pub async fn dispatched(&self, seq: Seq) {
         loop {
             let mut advanced = pin!(self.advanced.notified());
             // From now on no step is missed.

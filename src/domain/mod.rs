@@ -5,6 +5,7 @@
 mod audience;
 pub mod audit;
 mod command;
+mod consumer;
 pub mod device_lag;
 mod ids;
 mod membership;
@@ -23,6 +24,7 @@ pub mod why;
 
 pub use audience::Audience;
 pub use command::{CommandState, Term, message_source};
+pub use consumer::{CONSUMER_START_RULE, CONSUMER_TYPES_MAX, ConsumerFilter, ConsumerName, ConsumerStart};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use membership::{MEMBER_TYPE, MemberChange, MemberInterval, MemberOp};
 pub use network::{Network, NetworkError};

@@ -38,13 +38,17 @@ pub struct Scopes {
     pub expires_at: Option<DateTime<Utc>>,
     /// Networks of the clients that may use the key.
     pub networks: Option<Vec<String>>,
+    /// Consumers that may be used and created. A `*` at the end stands for any rest. This right is only ever given by
+    /// name: a consumer reads what was posted to others.
+    pub consumers: Vec<String>,
 }
 
 impl Scopes {
-    /// No limit of any kind.
+    /// No limit of any kind, and no consumer.
     pub const fn everything() -> Self {
         let (broadcast, members, read) = (true, true, true);
-        Self { types: None, accounts: None, users: None, broadcast, members, read, rate: None, expires_at: None, networks: None }
+        let (types, accounts, users, networks) = (None, None, None, None);
+        Self { types, accounts, users, broadcast, members, read, rate: None, expires_at: None, networks, consumers: Vec::new() }
     }
 }
 
@@ -60,6 +64,7 @@ pub struct ScopeJudge {
     rate: Option<u32>,
     expires_at: Option<DateTime<Utc>>,
     networks: Option<Vec<Network>>,
+    consumers: TypeMatcher,
 }
 
 /// A scope that a request lacks. It holds what the request names, and nothing of what the key may do.
@@ -78,10 +83,11 @@ pub enum MissingScope<'a> {
     Members,
     Read,
     Admin,
+    Consumer(&'a str),
 }
 
 impl ScopeJudge {
-    /// `None` for scopes that limit nothing.
+    /// `None` for scopes that limit nothing and name no consumer.
     pub fn new(scopes: &Scopes) -> Option<Self> {
         if *scopes == Scopes::everything() {
             return None;
@@ -98,6 +104,7 @@ impl ScopeJudge {
             expires_at: scopes.expires_at,
             // A network that cannot be parsed holds no address. The database accepts none.
             networks: scopes.networks.as_ref().map(|list| list.iter().filter_map(|text| Network::parse(text).ok()).collect()),
+            consumers: TypeMatcher::new(&scopes.consumers),
         })
     }
 
@@ -132,6 +139,26 @@ impl ScopeJudge {
             None => missing.extend(self.of_no_user()),
         }
         missing
+    }
+
+    /// Whether the key names this consumer.
+    pub fn may_consume(&self, name: &str) -> bool {
+        self.consumers.matches(name)
+    }
+
+    /// Whether the conditions of a consumer matter: see [`ScopeJudge::of_consumer`].
+    pub fn limits_consumers(&self) -> bool {
+        self.accounts.is_some() || self.users.is_some()
+    }
+
+    /// The scopes that a consumer with these conditions lacks. A key that may only post within accounts, or only to
+    /// users, receives no other rows either.
+    pub fn of_consumer<'a>(&self, account: Option<&'a AccountId>, user: Option<&'a UserId>) -> Vec<MissingScope<'a>> {
+        let of_user = match user {
+            Some(user) => (!self.has_user(user)).then_some(MissingScope::User(user)),
+            None => self.of_no_user(),
+        };
+        self.of_account(account).into_iter().chain(of_user).collect()
     }
 
     /// Whether the routes that read are allowed.
@@ -177,7 +204,7 @@ impl ScopeJudge {
     }
 }
 
-/// Matches types against exact names and prefixes.
+/// Matches types, or names of consumers, against exact names and prefixes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct TypeMatcher {
     exact: HashSet<Box<str>>,

@@ -11,9 +11,12 @@ use super::problems::RefusedRequest;
 use super::refused_attempts::Attempt;
 use super::state::HubState;
 
-/// Whether a route is for admins, or changes what users receive.
+/// Whether a route is for admins, changes what users receive, or reads what was posted to others.
 fn is_admins(route: &str) -> bool {
-    route.starts_with("/api/admin/") || route.starts_with("/api/internal/accounts/") || matches!(route, "/stats" | "/api/internal/ws-stats")
+    route.starts_with("/api/admin/")
+        || route.starts_with("/api/internal/accounts/")
+        || route.starts_with("/api/internal/consumers/")
+        || matches!(route, "/stats" | "/api/internal/ws-stats")
 }
 
 /// Counts a refusal of a route for admins. Other routes are passed on.
@@ -42,7 +45,8 @@ mod tests {
 
     #[test]
     fn routes_of_users_and_of_posts_are_not_watched() {
-        for route in ["/api/admin/why", "/stats", "/api/internal/accounts/{account}/members/{user}"] {
+        let members = "/api/internal/accounts/{account}/members/{user}";
+        for route in ["/api/admin/why", "/stats", members, "/api/internal/consumers/{name}/fetch"] {
             assert!(is_admins(route), "{route}");
         }
         for route in ["/api/internal/notify", "/ws", "/api/notifications", "/metrics"] {

@@ -18,8 +18,8 @@ use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
 use super::{
-    access, api_documents, audit, batch, console, console_page, device, history, members, metrics, notify, refused_admin, request, sdk,
-    session_auth, sse, stats, upgrade, why, ws_ticket,
+    access, api_documents, audit, batch, console, console_page, consumers, device, history, members, metrics, notify, refused_admin,
+    request, sdk, session_auth, sse, stats, upgrade, why, ws_ticket,
 };
 use crate::wire::problem::Problem;
 
@@ -47,6 +47,12 @@ pub fn routes(side: ListenerSide) -> Routes {
         .put("/api/internal/accounts/{account}/members/{user}", members::add_member)
         .delete("/api/internal/accounts/{account}/members/{user}", members::remove_member)
         .get("/api/internal/accounts/{account}/members", members::list_members)
+        .put("/api/internal/consumers/{name}", consumers::create)
+        .post("/api/internal/consumers/{name}/fetch", consumers::fetch)
+        .post("/api/internal/consumers/{name}/ack", consumers::ack)
+        .post("/api/internal/consumers/{name}/renew", consumers::renew)
+        .post("/api/internal/consumers/{name}/release", consumers::release)
+        .post("/api/internal/consumers/{name}/seek", consumers::seek)
         .post("/api/internal/notify/ndjson", batch::notify_ndjson)
         .post("/api/internal/notify/cloudevent", notify::notify_cloud_event)
         .post("/api/internal/notify/cloudevents", batch::notify_cloud_events)

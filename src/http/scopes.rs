@@ -5,7 +5,8 @@ use chrono::Utc;
 
 use super::connection_slots::client_address;
 use super::problems::RefusedRequest;
-use crate::domain::{AccountId, MissingScope, ScopeJudge, ServiceCaller, UserId};
+use crate::domain::{AccountId, ConsumerName, MissingScope, Role, ScopeJudge, ServiceCaller, UserId};
+use crate::store::consumers::ConsumerAudience;
 use crate::wire::notify::NotifyBody;
 use crate::wire::problem::Problem;
 use crate::wire::scopes::{PostWords, errors, refusal};
@@ -63,6 +64,30 @@ pub fn check_items(caller: &ServiceCaller, items: &[NotifyBody], words: PostWord
 pub fn check_member(caller: &ServiceCaller, account: &AccountId, user: Option<&UserId>) -> Result<(), Problem> {
     let Some(scopes) = &caller.scopes else { return Ok(()) };
     refuse(&scopes.of_member(account, user), PostWords::Path, NOT_DONE)
+}
+
+/// Checks whether a caller may use a consumer: with a key that names it, or as an admin without limits, who may read
+/// the whole log anyway.
+///
+/// # Errors
+/// 403 with the scope.
+pub fn check_consumer(caller: &ServiceCaller, name: &ConsumerName) -> Result<(), Problem> {
+    let may = match &caller.scopes {
+        Some(scopes) => scopes.may_consume(name.as_str()) || caller.role == Role::Admin && scopes.may_administer(),
+        None => caller.role == Role::Admin,
+    };
+    let missing = [MissingScope::Consumer(name.as_str())];
+    refuse(if may { &[] } else { &missing }, PostWords::Consumer, NOT_DONE)
+}
+
+/// Checks the conditions of a consumer, for a key that is limited to accounts or users.
+///
+/// # Errors
+/// 403 with each scope that the key lacks.
+pub fn check_consumer_audience(caller: &ServiceCaller, audience: &ConsumerAudience) -> Result<(), Problem> {
+    let Some(scopes) = &caller.scopes else { return Ok(()) };
+    let ConsumerAudience { user, account } = audience;
+    refuse(&scopes.of_consumer(account.as_ref(), user.as_ref()), PostWords::Consumer, NOT_DONE)
 }
 
 /// Checks a request for a route that reads.

@@ -59,6 +59,11 @@ pub struct HubState {
     pub log_followers: Arc<StreamPlaces>,
     /// Places for admins who read samples of the instances as they come.
     pub live_readers: Arc<StreamPlaces>,
+    /// Permits for calls of consumers, so that they leave connections of the pool to users. A request without one
+    /// waits.
+    pub consumer_calls: Semaphore,
+    /// Places for fetches of consumers.
+    pub consumer_fetches: Arc<StreamPlaces>,
     /// What retention keeps, to show it.
     pub retention: RetentionPolicy,
     pub health: Health,

@@ -70,6 +70,8 @@ pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
 pub static SENT_DIRECTLY: Counter = Counter::zero();
 /// Pages of resuming streams and of the history, by the server that read them.
 pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
+/// Rows that consumers fetched, also those that came again.
+pub static CONSUMED: Counter = Counter::zero();
 pub static FELL_BEHIND: Counter = Counter::zero();
 pub static ACKS: Counter = Counter::zero();
 pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
@@ -195,6 +197,7 @@ pub fn write(page: &mut PrometheusText) {
         SENT_DIRECTLY.get(),
     );
     page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
+    page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get());
     page.counter(
         "recado_fell_behind_total",
         "Times that a client was too slow for live delivery and returned to replay.",

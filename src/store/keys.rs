@@ -103,8 +103,8 @@ async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str
         return Err(KeyError::BadName);
     }
     let made = sqlx::query!(
-        "INSERT INTO recado.service_key (name, role, hash, types, accounts, users, broadcast, members, read, rate, expires_at, networks)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text[]::cidr[])",
+        "INSERT INTO recado.service_key (name, role, hash, types, accounts, users, broadcast, members, read, rate, expires_at, networks, consumers)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text[]::cidr[], $13)",
         name,
         role.as_str(),
         &hash(key)[..],
@@ -117,6 +117,7 @@ async fn insert(connection: &mut PgConnection, name: &str, role: Role, key: &str
         stored_rate(scopes),
         scopes.expires_at,
         scopes.networks.as_deref(),
+        &scopes.consumers,
     )
     .execute(connection);
     match limited(ASK_LIMIT, async { Ok(made.await) }).await? {
@@ -138,7 +139,7 @@ pub async fn limit(connection: &mut PgConnection, name: &str, scopes: &Scopes) -
     let changed = sqlx::query!(
         "UPDATE recado.service_key
             SET types = $2, accounts = $3, users = $4, broadcast = $5, members = $6, read = $7, rate = $8, expires_at = $9,
-                networks = $10::text[]::cidr[]
+                networks = $10::text[]::cidr[], consumers = $11
           WHERE name = $1 AND revoked_at IS NULL",
         name,
         scopes.types.as_deref(),
@@ -150,6 +151,7 @@ pub async fn limit(connection: &mut PgConnection, name: &str, scopes: &Scopes) -
         stored_rate(scopes),
         scopes.expires_at,
         scopes.networks.as_deref(),
+        &scopes.consumers,
     )
     .execute(&mut *connection);
     let was_live = limited(ASK_LIMIT, changed).await?.rows_affected() > 0;
@@ -220,6 +222,7 @@ macro_rules! scopes_of {
             rate: $row.rate.and_then(|rate| u32::try_from(rate).ok()),
             expires_at: $row.expires_at,
             networks: $row.networks,
+            consumers: $row.consumers,
         }
     };
 }
@@ -231,7 +234,7 @@ macro_rules! scopes_of {
 pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedKey>, StoreError> {
     let rows = sqlx::query!(
         "SELECT name, role, created_at, revoked_at, types, accounts, users, broadcast, members, read, rate, expires_at,
-                networks::text[] AS networks, last_used_at
+                networks::text[] AS networks, last_used_at, consumers
            FROM recado.service_key
           ORDER BY revoked_at IS NOT NULL, name, created_at
           LIMIT 1000"
@@ -269,7 +272,8 @@ pub async fn find_all(reader: &Reader, hashes: &[[u8; 32]]) -> Result<HashMap<[u
     again_if_lost(reader, || async {
         let mut checkout = reader.checkout().await?;
         let rows = sqlx::query!(
-            "SELECT hash, name, role, types, accounts, users, broadcast, members, read, rate, expires_at, networks::text[] AS networks
+            "SELECT hash, name, role, types, accounts, users, broadcast, members, read, rate, expires_at, networks::text[] AS networks,
+                    consumers
                FROM recado.service_key
               WHERE hash = ANY ($1) AND revoked_at IS NULL",
             &hashes

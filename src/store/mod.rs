@@ -29,6 +29,7 @@ pub mod append;
 pub mod audit;
 mod cleartext;
 pub mod console;
+pub mod consumers;
 pub mod database;
 mod database_route;
 pub mod dedicated_connection;

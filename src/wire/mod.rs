@@ -12,6 +12,7 @@ pub mod client_frame;
 pub mod close;
 pub mod cloudevents;
 pub mod console;
+pub mod consumer;
 pub mod history;
 pub mod json;
 pub mod lines;

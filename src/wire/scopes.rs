@@ -13,6 +13,8 @@ pub enum PostWords {
     CloudEvent,
     /// The path of a route of members.
     Path,
+    /// The conditions of a consumer.
+    Consumer,
 }
 
 /// The errors of one item, at `pointer` in the body.
@@ -44,6 +46,7 @@ fn scope(missing: &MissingScope<'_>) -> String {
         MissingScope::Members => "members".to_owned(),
         MissingScope::Read => "read".to_owned(),
         MissingScope::Admin => "admin (a key without limits)".to_owned(),
+        MissingScope::Consumer(name) => format!("consumer:{name}"),
     }
 }
 
@@ -52,6 +55,7 @@ fn field(missing: &MissingScope<'_>, words: PostWords) -> &'static str {
         PostWords::Notification => ["/account_id", "/user_id", "/user_ids"],
         PostWords::CloudEvent => ["/accountid", "/userid", "/userids"],
         PostWords::Path => ["/account", "/user", "/user"],
+        PostWords::Consumer => ["/account_id", "/user_id", "/user_id"],
     };
     match missing {
         MissingScope::Type(_) => "/type",
@@ -59,6 +63,7 @@ fn field(missing: &MissingScope<'_>, words: PostWords) -> &'static str {
         MissingScope::User(_) | MissingScope::AnyUser => user,
         MissingScope::UserOfList(_) => users,
         MissingScope::Broadcast => "/broadcast",
+        MissingScope::Consumer(_) => "/name",
         MissingScope::Members | MissingScope::Read | MissingScope::Admin => "",
     }
 }

@@ -82,7 +82,13 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     does(&db, &["producer", "limit", &producer, "--type", "order_*"]).await;
     does(&db, &["producer", "limit", &producer, "--unlimited"]).await;
     does(&db, &["producer", "revoke", &producer]).await;
-    db.run(&format!("DROP ROLE {producer}")).await;
+    does(&db, &["consumer", "create", "billing", "--type", "order_*"]).await;
+    does(&db, &["consumer", "grant", "billing", &producer]).await;
+    does(&db, &["consumer", "revoke", "billing", &producer]).await;
+    does(&db, &["consumer", "seek", "billing", "now"]).await;
+    does(&db, &["consumer", "delete", "billing"]).await;
+    fails(&db, &["consumer", "delete", "billing"]).await;
+    db.run(&format!("DROP OWNED BY {producer}; DROP ROLE {producer}")).await;
     let analyst = format!("{}_ana", db.name);
     does(&db, &["analyst", "create", &analyst, "--connections", "2"]).await;
     fails(&db, &["analyst", "create", &analyst]).await;
@@ -141,6 +147,11 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("producer.limit", vec![(producer.as_str(), "done")]),
         ("producer.unlimit", vec![(producer.as_str(), "done")]),
         ("producer.revoke", vec![(producer.as_str(), "done")]),
+        ("consumer.create", vec![("billing", "done")]),
+        ("consumer.grant", vec![("billing", "done")]),
+        ("consumer.revoke", vec![("billing", "done")]),
+        ("consumer.seek", vec![("billing", "done")]),
+        ("consumer.delete", vec![("billing", "done"), ("billing", "failed")]),
         ("key.delete", vec![("till", "done")]),
         ("analyst.create", vec![(analyst.as_str(), "done"), (&analyst, "failed")]),
         ("analyst.limit", vec![(analyst.as_str(), "done")]),
@@ -208,6 +219,11 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "producer.limit",
         "producer.unlimit",
         "producer.revoke",
+        "consumer.create",
+        "consumer.grant",
+        "consumer.revoke",
+        "consumer.seek",
+        "consumer.delete",
         "analyst.create",
         "analyst.limit",
         "analyst.bar",

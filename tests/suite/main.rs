@@ -27,6 +27,7 @@ mod console_api;
 mod console_instances;
 mod console_live;
 mod console_page;
+mod consumers;
 mod crash;
 mod deliver;
 mod deploy;

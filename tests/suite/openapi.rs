@@ -90,7 +90,10 @@ async fn every_example_of_a_request_is_taken() {
                 let link = (path == "/api/admin/sign-in").then(|| json!({ "link": fresh_link() }));
                 let body = link.as_ref().unwrap_or(body);
                 let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
-                requests.push((format!("{media} {name}"), client.post(&url).header("content-type", media).body(body)));
+                requests.push((
+                    format!("{media} {name}"),
+                    client.request(method.to_uppercase().parse().unwrap(), &url).header("content-type", media).body(body),
+                ));
             }
         }
         if method == "get" && path != "/ws" && path != "/" {
@@ -101,10 +104,13 @@ async fn every_example_of_a_request_is_taken() {
             let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
             requests.push(("the query".to_owned(), client.get(format!("{url}?{}", query.join("&")))));
         }
-        if matches!(method, "put" | "delete") {
+        if matches!(method, "put" | "delete") && operation["requestBody"].is_null() {
             requests.push(("the path".to_owned(), client.request(method.to_uppercase().parse().unwrap(), &url)));
         }
         for (what, mut request) in requests {
+            if path.starts_with("/api/internal/consumers/") {
+                db.run(CONSUMER).await;
+            }
             if let Some(bearer) = bearer(operation, &db) {
                 request = request.bearer_auth(bearer);
             }
@@ -124,6 +130,12 @@ async fn every_example_of_a_request_is_taken() {
     assert!(sent > 15, "{sent} examples");
     assert!(db.head().await >= 8, "what was posted is in the log");
 }
+
+/// The consumer of the examples, whose owner was given a batch.
+const CONSUMER: &str =
+    "INSERT INTO recado.consumer (name, types, log_id, acked_seq, given_seq, owner, term, lease_until)
+     SELECT 'billing', '{order_*}', log_id, 0, 10493, 'billing-1', 1795884000000, now() + interval '20 s' FROM recado.meta
+     ON CONFLICT (name) DO UPDATE SET acked_seq = 0, given_seq = excluded.given_seq, owner = excluded.owner, term = excluded.term, lease_until = excluded.lease_until";
 
 /// A link to the console that was made just now.
 fn fresh_link() -> String {

@@ -105,6 +105,22 @@ fn members_need_their_scope_and_those_of_account_and_user() {
 }
 
 #[test]
+fn a_consumer_needs_its_name_and_the_limits_of_the_key() {
+    let judge = |scopes: &Scopes| ScopeJudge::new(scopes).unwrap();
+    let (seven, eight, ann) = (account("7"), account("8"), user("ann"));
+    let free = judge(&Scopes { consumers: vec!["billing".to_owned(), "mail*".to_owned()], ..Scopes::everything() });
+    for (name, expected) in [("billing", true), ("billing2", false), ("mail", true), ("mailer", true), ("other", false)] {
+        assert_eq!(free.may_consume(name), expected, "{name}");
+    }
+    assert!(free.may_administer() && !free.limits_consumers() && free.of_consumer(None, None).is_empty());
+    assert!(!judge(&Scopes { rate: Some(1), ..Scopes::everything() }).may_consume("billing"), "no key has it by default");
+    let limited = judge(&Scopes { accounts: list(&["7"]), users: list(&["ann"]), ..narrow() });
+    assert_eq!(limited.of_consumer(Some(&seven), Some(&ann)), []);
+    assert_eq!(limited.of_consumer(Some(&eight), None), [MissingScope::Account(&eight), MissingScope::AnyUser]);
+    assert_eq!(limited.of_consumer(None, Some(&ann)), [MissingScope::AnyAccount]);
+}
+
+#[test]
 fn a_key_ends_at_its_time_and_is_used_from_its_networks_alone() {
     let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
     let judge =

@@ -11,19 +11,17 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use futures_util::stream;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::domain::{LogId, Seq};
+use crate::http::log_line::log_line;
 use crate::http::problems::RefusedRequest;
 use crate::http::state::HubState;
 use crate::http::stream_places::StreamPlace;
 use crate::store::StoreError;
-use crate::store::console::log::{self, LogFilter, LogRow, PAGE_LOOKS, PAGE_ROWS};
+use crate::store::console::log::{self, LogFilter, PAGE_LOOKS, PAGE_ROWS};
 use crate::store::read::LogState;
-use crate::wire::console::log::{LogEnd, LogLine, LogNote, push_line};
-use crate::wire::console::users::optional_time;
-use crate::wire::server_frame::timestamp;
+use crate::wire::console::log::{LogEnd, LogNote, push_line};
 
 /// Shortest time between two reads of a follower.
 const READ_SPACING: Duration = Duration::from_millis(250);
@@ -182,7 +180,7 @@ impl LogStream {
         let _turn = self.hub.console_reads.acquire().await;
         let page = log::page(&self.hub.reader, self.at, upto, &self.filter, most).await?;
         for row in &page.rows {
-            push_line(&mut self.lines, &line(row));
+            push_line(&mut self.lines, &log_line(row));
         }
         if let LogTask::Page { left, .. } = &mut self.task {
             *left -= i64::try_from(page.rows.len()).unwrap_or(*left);
@@ -206,24 +204,4 @@ async fn step(stage: Stage) -> Option<(Result<Bytes, Infallible>, Stage)> {
     let Stage::Open(mut stream) = stage else { return None };
     let (lines, is_last) = stream.next().await;
     Some((Ok(lines.into()), if is_last { Stage::Done } else { Stage::Open(stream) }))
-}
-
-fn line(row: &LogRow) -> LogLine<'_> {
-    LogLine {
-        seq: row.seq,
-        id: row.id,
-        r#type: &row.kind,
-        title: &row.title,
-        message: &row.message,
-        // A column of JSON: the database has checked it.
-        data: row.data.as_deref().and_then(|data| serde_json::from_str::<&RawValue>(data).ok()),
-        created_at: timestamp(row.created_at),
-        user_ids: &row.user_ids,
-        account_id: row.account_id.as_deref(),
-        broadcast: row.broadcast,
-        source: &row.source,
-        expires_at: optional_time(row.expires_at),
-        replay: row.replay,
-        bytes: row.bytes,
-    }
 }

@@ -34,6 +34,8 @@ pub struct ShownScopes {
     pub rate: Option<u32>,
     pub expires_at: Option<String>,
     pub networks: Option<Vec<String>>,
+    /// Consumers that the key may use. Empty: none.
+    pub consumers: Vec<String>,
 }
 
 /// When a key was made, used and revoked.
@@ -60,7 +62,7 @@ impl ShownKey {
 
 impl ShownScopes {
     fn of(scopes: Scopes) -> Self {
-        let Scopes { types, accounts, users, broadcast, members, read, rate, expires_at, networks } = scopes;
-        Self { types, accounts, users, broadcast, members, read, rate, expires_at: expires_at.map(timestamp), networks }
+        let Scopes { types, accounts, users, broadcast, members, read, rate, expires_at, networks, consumers } = scopes;
+        Self { types, accounts, users, broadcast, members, read, rate, expires_at: expires_at.map(timestamp), networks, consumers }
     }
 }

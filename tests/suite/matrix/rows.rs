@@ -1154,4 +1154,52 @@ pub const ROWS: &[MatrixRow] = &[
         "the export is whole, and holds nothing that was erased before it began",
         &["standbys::an_export_reads_from_a_standby_and_holds_nothing_that_was_erased"],
     ),
+    row(
+        "K1",
+        "kill -9 of a consumer after it handled rows, before it acknowledges",
+        "another process takes over within the lease; the rows come again, in order",
+        &["consumers::a_killed_consumer_loses_nothing_and_another_process_takes_over"],
+    ),
+    row(
+        "K2",
+        "an owner of a consumer is slow, and another has taken over",
+        "its acknowledgement and its renewal are refused and move nothing; without another owner they count",
+        &["consumers::the_second_owner_waits_and_takes_over_when_the_lease_ends"],
+    ),
+    row(
+        "K3",
+        "a hub stops or dies while a fetch waits",
+        "the fetch ends; the next one, at any hub, continues under the same lease",
+        &[
+            "consumers::a_waiting_fetch_is_woken_by_a_commit_of_any_hub_and_keeps_its_lease",
+            "consumers::a_process_continues_when_its_hub_is_killed_and_another_runs_in_its_place",
+        ],
+    ),
+    row(
+        "K4",
+        "retention drops rows before a consumer has acknowledged them",
+        "410 expired with the range, until a person or the service moves the position",
+        &["consumers::what_retention_dropped_is_told_and_passed_only_on_demand"],
+    ),
+    row(
+        "K5",
+        "the database is restored to a time before a consumer's last term",
+        "409 reset until the position is moved; no acknowledgement of the old log counts",
+        &["consumers::a_restored_log_is_told_and_no_old_term_counts_in_it"],
+    ),
+    row(
+        "K6",
+        "a transaction that consumed in SQL is rolled back, or its session is killed",
+        "the position is where it was, the rows come again; others that fetch meanwhile do not wait",
+        &[
+            "consumers::a_login_consumes_in_its_own_transaction_and_may_do_nothing_else",
+            "consumers::a_session_that_is_killed_in_its_transaction_leaves_the_position",
+        ],
+    ),
+    row(
+        "K7",
+        "the command of recado consume --exec fails, or stdout is closed",
+        "nothing is acknowledged; the batch comes again",
+        &["consumers::a_batch_whose_command_fails_comes_again_and_a_gap_ends_the_process"],
+    ),
 ];
