@@ -19,6 +19,7 @@ mod seq;
 mod session_filter;
 mod start_time;
 mod topic;
+mod trace_context;
 pub mod why;
 
 pub use audience::Audience;
@@ -35,3 +36,4 @@ pub use seq::Seq;
 pub use session_filter::{FilteredSession, SessionFilter, Transport};
 pub use start_time::StartTime;
 pub use topic::{EVERYONE_TOPIC, LIST_TOPIC};
+pub use trace_context::TraceContext;

@@ -87,6 +87,9 @@ pub static RETENTION: LabelledCounter = LabelledCounter::empty();
 
 pub static LOG_DROPPED: CounterVec<2> = CounterVec::new(["queue_full", "unwritable"]);
 
+/// Spans that did not reach the collector.
+pub static OTEL_FAILED: CounterVec<2> = CounterVec::new(["export", "queue_full"]);
+
 pub static UPSTREAM_SESSIONS: GaugeVec<5> = GaugeVec::new(["waiting", "signing_in", "connecting", "live", "backing_off"]);
 pub static UPSTREAM_CLAIMED: CounterVec<2> = CounterVec::new(["free", "taken_over"]);
 pub static UPSTREAM_STARTS: Counter = Counter::zero();
@@ -205,6 +208,7 @@ pub fn write(page: &mut PrometheusText) {
     page.counters("recado_disconnected_total", "Connections that ended.", "reason", &DISCONNECTED.all());
     page.counter("recado_listener_replaced_total", "Times that the LISTEN connection was lost and replaced.", LISTENER_REPLACED.get());
     page.counters("recado_log_dropped_total", "Lines of the hub's own log that were dropped.", "reason", &LOG_DROPPED.all());
+    page.counters("recado_otel_failed_total", "Spans that did not reach the collector of traces, by reason.", "reason", &OTEL_FAILED.all());
     page.counter(
         "recado_database_connections_replaced_total",
         "Idle database connections that had died and were replaced before a statement was sent.",
