@@ -29,7 +29,7 @@ impl SharedNotification {
     pub fn empty(seq: Seq, audience: crate::domain::Audience) -> Arc<Self> {
         let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
         let (id, created_at, data) = (crate::domain::NotificationId::new(), chrono::Utc::now(), None);
-        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience })
+        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience, trace: None })
     }
 
     /// A membership change, for tests.
@@ -37,14 +37,24 @@ impl SharedNotification {
     pub fn change(seq: Seq, change: &MemberChange) -> Arc<Self> {
         let (id, created_at, data) = (NotificationId::new(), chrono::Utc::now(), Some(member::encode(change)));
         let (title, message, audience) = (String::new(), String::new(), Audience::no_user());
-        Self::of(Notification { seq, id, created_at, kind: crate::domain::MEMBER_TYPE.to_owned(), title, message, data, audience })
+        Self::of(Notification {
+            seq,
+            id,
+            created_at,
+            kind: crate::domain::MEMBER_TYPE.to_owned(),
+            title,
+            message,
+            data,
+            audience,
+            trace: None,
+        })
     }
 
     /// A placeholder for an unreadable row: its sequence number is dispatched, and no connection receives it.
     pub(super) fn for_no_user(seq: Seq, id: NotificationId) -> Arc<Self> {
         let (kind, title, message) = (String::new(), String::new(), String::new());
         let audience = Audience::no_user();
-        Self::of(Notification { seq, id, created_at: chrono::Utc::now(), kind, title, message, data: None, audience })
+        Self::of(Notification { seq, id, created_at: chrono::Utc::now(), kind, title, message, data: None, audience, trace: None })
     }
 
     /// The membership change that the row makes.

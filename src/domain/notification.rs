@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Audience, NotificationId, Seq};
+use super::{Audience, NotificationId, Seq, TraceContext};
 
 /// Identifies one request to append; two appends with the same key make one row. It is a hash of the service's name and
 /// its key, so that keys of different services never collide.
@@ -67,7 +67,7 @@ impl NewNotification {
     }
 
     /// The row that the append created.
-    pub fn appended(self, seq: Seq, created_at: DateTime<Utc>) -> Notification {
+    pub fn appended(self, seq: Seq, created_at: DateTime<Utc>, trace: Option<TraceContext>) -> Notification {
         Notification {
             seq,
             id: self.id,
@@ -77,6 +77,7 @@ impl NewNotification {
             message: self.message,
             data: self.data,
             audience: self.audience,
+            trace,
         }
     }
 }
@@ -92,4 +93,6 @@ pub struct Notification {
     pub message: String,
     pub data: Option<String>,
     pub audience: Audience,
+    /// The sampled request that posted it. Known where rows are dispatched, and absent from pages of the past.
+    pub trace: Option<TraceContext>,
 }

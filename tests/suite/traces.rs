@@ -4,6 +4,11 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use recado::domain::{Audience, BodyHash, IdempotencyKey, InstanceId, NewNotification, NotificationId, Seq, TraceContext, UserId};
+use recado::store::append::{self, Appended, Conflict, NewBatch};
+use recado::store::log_watermark::WatermarkEnd;
+use recado::store::read::{self, TailRow, TailSize};
+use sqlx::{AssertSqlSafe, Row};
 
 use super::support::*;
 
@@ -161,4 +166,120 @@ async fn a_wrong_variable_is_refused_with_its_name() {
         assert_eq!(code, Some(78), "{said}");
         assert!(said.contains(name), "{said}");
     }
+}
+
+/// The column `trace` of each row of the log.
+async fn stored(db: &TestDb) -> Vec<Option<String>> {
+    let rows = sqlx::raw_sql(AssertSqlSafe("SELECT trace FROM recado.log ORDER BY seq")).fetch_all(&mut db.connect().await).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commit_and_the_delivery_on_each_hub_link_to_the_post() {
+    let (db, collector) = (TestDb::new().await, Collector::start().await);
+    let (hub, other) =
+        tokio::join!(async { collector.of(TestHub::on(&db)).start().await }, async { collector.of(TestHub::on(&db)).start().await });
+    let mut ann = TestClient::of("ann").connect(&other).await;
+    hub.post(&note("own trace").to_user("ann")).await;
+    let item = note("n").to_user("ann").body();
+    let batch = format!("{{\"items\":[{item},{item},{item}]}}");
+    let answer = hub.post_raw("/api/internal/notify/batch", &[JSON, ("traceparent", CALLER)], batch).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    ann.until_seq(4).await;
+
+    let post = collector.span("the span of the post", |span| span.trace == TRACE && span.kind == SpanKind::Server).await;
+    let link = vec![(TRACE.to_owned(), post.id.clone())];
+    let commit = collector.span("the span of the commit", |span| span.trace == TRACE && span.name == "append").await;
+    assert_eq!((&commit.parent, &commit.links, commit.kind), (&post.id, &link, SpanKind::Internal));
+    assert_eq!(commit.text("recado.rows").as_deref(), Some("3"));
+    assert!(commit.times.0 >= post.times.0 && commit.times.0 < commit.times.1, "{commit:?} {post:?}");
+    let published = |span: &GotSpan| span.trace == TRACE && span.name == "publish notifications";
+    let spans = eventually("both hubs have published", PATIENCE, async || {
+        let spans: Vec<GotSpan> = collector.spans().into_iter().filter(published).collect();
+        (spans.len() == 2).then_some(spans)
+    })
+    .await;
+    for span in &spans {
+        assert_eq!((&span.parent, &span.links, span.kind), (&post.id, &link, SpanKind::Producer), "one link for one request");
+        assert_eq!((span.text("recado.first_seq").as_deref(), span.text("recado.last_seq").as_deref()), (Some("2"), Some("4")));
+        assert_eq!(span.text("messaging.batch.message_count").as_deref(), Some("3"));
+    }
+    let instances = spans.iter().map(|span| span.of_resource("service.instance.id"));
+    assert_eq!(instances.collect::<std::collections::BTreeSet<_>>().len(), 2, "{spans:?}");
+
+    let stored = stored(&db).await;
+    assert_eq!(stored[1..], vec![Some(format!("00-{TRACE}-{}-01", post.id)); 3]);
+    let own = stored[0].as_deref().and_then(TraceContext::parse).expect("a post without traceparent begins a trace");
+    assert!(own.is_sampled && format!("{:032x}", own.trace_id) != TRACE);
+}
+
+/// Its lines are appended while the response is being written, after the span of the request has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_lines_is_one_request() {
+    let (db, collector) = (TestDb::new().await, Collector::start().await);
+    let hub = collector.of(TestHub::on(&db)).start().await;
+    let line = note("n").to_user("ann").body();
+    let request = http_client().post(format!("http://{}/api/internal/notify/ndjson", hub.address)).bearer_auth(hub.key());
+    let request = request.header("content-type", "application/x-ndjson").header("traceparent", CALLER);
+    let answer = request.body(format!("{line}\n{line}\n")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.text().await.unwrap();
+    let post = collector.span("the span of the post", |span| span.trace == TRACE && span.kind == SpanKind::Server).await;
+    collector.span("the span of the commit", |span| span.name == "append" && span.parent == post.id).await;
+    assert_eq!(stored(&db).await, vec![Some(format!("00-{TRACE}-{}-01", post.id)); 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_has_no_trace_unless_its_post_is_sampled_and_clients_see_none() {
+    let (db, collector) = (TestDb::new().await, Collector::start().await);
+    let without = TestHub::on(&db).start().await;
+    let with = collector.of(TestHub::on(&db)).start().await;
+    let mut ann = TestClient::of("ann").connect(&with).await;
+    let body = || note("n").to_user("ann").body();
+    without.post_raw(NOTIFY, &[JSON, ("traceparent", CALLER)], body()).await;
+    with.post_raw(NOTIFY, &[JSON, ("traceparent", UNSAMPLED_CALLER)], body()).await;
+    db.run("SELECT recado.notify('n', 'from SQL', 'm', user_id => 'ann')").await;
+    ann.until_seq(3).await;
+    with.post_raw(NOTIFY, &[JSON, ("traceparent", CALLER)], body()).await;
+    ann.until_seq(4).await;
+    assert!(matches!(&stored(&db).await[..], [None, None, None, Some(_)]), "{:?}", stored(&db).await);
+    let (_, history) = with.get("/api/notifications", Some(&token("ann", &[]))).await.unwrap();
+    assert!(history.contains("from SQL") && !history.contains(TRACE), "{history}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_row_of_a_commit_keeps_the_trace_of_its_own_request() {
+    let db = TestDb::new().await;
+    let mut connection = db.hub().connect("test").await.unwrap();
+    let row = |key: Option<&str>| NewNotification {
+        id: NotificationId::new(),
+        kind: "t".to_owned(),
+        title: String::new(),
+        message: String::new(),
+        data: None,
+        audience: Audience::User { user: UserId::parse("ann").unwrap(), account: None },
+        ttl_seconds: None,
+        replay: true,
+        source: "test".to_owned(),
+        key: key.map(|key| IdempotencyKey::new("test", key)),
+        body_hash: BodyHash(0),
+    };
+    let trace = |span_id| Some(TraceContext { trace_id: 7, span_id, is_sampled: true });
+    let mut commit = async |rows: Vec<NewNotification>, traces: &[Option<TraceContext>]| {
+        let rows: Vec<&NewNotification> = rows.iter().collect();
+        let (seen, origin) = (WatermarkEnd::default(), InstanceId::new());
+        let batch = NewBatch { seen, origin, rows: &rows, traces, conflict: Conflict::LeavesOut };
+        append::append(&mut connection, batch, PATIENCE).await.unwrap().outcomes
+    };
+    commit(vec![row(Some("known"))], &[trace(1)]).await;
+    let outcomes = commit(vec![row(None), row(Some("known")), row(None), row(Some("new"))], &[None, trace(2), trace(3), trace(4)]).await;
+    assert!(matches!(outcomes[1], Appended::Known { .. }), "{outcomes:?}");
+    // The setting ends with its transaction.
+    commit(vec![row(None), row(None)], &[]).await;
+    let tail = read::tail(&mut connection, Seq::ZERO, TailSize::WHOLE, None).await.unwrap();
+    let traces = tail.rows.into_iter().map(|row| match row {
+        TailRow::Readable(notification) => notification.trace,
+        TailRow::Unreadable { error, .. } => panic!("{error}"),
+    });
+    assert_eq!(traces.collect::<Vec<_>>(), [trace(1), None, trace(3), trace(4), None, None]);
 }

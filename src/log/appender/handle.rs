@@ -13,6 +13,7 @@ use super::{AppendRequest, Receipt, Refusal};
 use crate::domain::{IdempotencyKey, NewNotification};
 use crate::log::write_health::WriteHealth;
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// How long after its deadline a request's answer may still arrive from the appender.
 const GRACE: Duration = Duration::from_millis(300);
@@ -98,7 +99,8 @@ impl AppendHandle {
         let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
         let (reply, answer) = oneshot::channel();
         let custody = Custody::default();
-        let request = AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), reply, _room: room };
+        let request =
+            AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), trace: spans::request(), reply, _room: room };
         self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
         #[cfg(feature = "mutants")]
         if let Some(receipts) = asked.made_up() {
