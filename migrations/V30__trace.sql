@@ -5,8 +5,8 @@
 ALTER TABLE recado.log ADD COLUMN trace text;
 COMMENT ON COLUMN recado.log.trace IS 'The span of the request that posted the row (W3C traceparent), if it was sampled. Never shown to clients.';
 
--- As in V11, but that it keeps traces. Hubs of earlier versions call it too, so its arguments stay. The traces of a batch
--- come in the setting recado.traces of the transaction: the text of an array, with a place for each row.
+-- As in V11, but that it keeps traces. Hubs of earlier versions call it too, so its arguments stay. The traces of a
+-- batch come in the setting recado.traces of the transaction: the text of an array, with a place for each row.
 CREATE OR REPLACE FUNCTION recado.append(
     p_hint bigint, p_hint_id uuid, p_origin text,
     p_id uuid[], p_type text[], p_title text[], p_message text[], p_data text[],

@@ -757,8 +757,8 @@ pub fn markdown() -> String {
 
 /// Ends the page: variables that are no settings of the hub.
 const OTHER_VARIABLES: &str = "\n## Other variables of OpenTelemetry\n\n\
-    The exporter reads these variables itself, with the meaning that OpenTelemetry gives them. The other `OTEL_` variables\n\
-    have no effect: the hub sends no metrics and no logs, has no gRPC, and does not compress.\n\n\
+    The exporter reads these variables itself, with the meaning that OpenTelemetry gives them. The hub sends no metrics and\n\
+    no logs, and has no gRPC. It does not compress, and refuses to start where `OTEL_EXPORTER_OTLP_COMPRESSION` asks for it.\n\n\
     | variable | meaning |\n| --- | --- |\n\
     | `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TRACES_HEADERS` | Headers of each export, such as a key of the collector. Never shown. |\n\
     | `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_TRACES_TIMEOUT` | Longest time of an export, in milliseconds. Default: 10,000. |\n\
