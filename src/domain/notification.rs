@@ -1,5 +1,7 @@
 //! Defines a notification as it is posted and as a row of the log.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -78,6 +80,7 @@ impl NewNotification {
             data: self.data,
             audience: self.audience,
             trace,
+            posted: None,
         }
     }
 }
@@ -95,4 +98,6 @@ pub struct Notification {
     pub audience: Audience,
     /// The sampled request that posted it. Known where rows are dispatched, and absent from pages of the past.
     pub trace: Option<TraceContext>,
+    /// When it was posted to this hub. Unknown for rows that were read from the table: clocks of hubs differ.
+    pub posted: Option<Instant>,
 }

@@ -97,6 +97,8 @@ struct AppendRequest {
     rows: Vec<NewNotification>,
     all_or_nothing: bool,
     bytes: usize,
+    /// When it was posted.
+    asked_at: Instant,
     deadline: Instant,
     custody: Custody,
     /// The sampled HTTP request that it belongs to.
@@ -318,7 +320,8 @@ impl Appender {
                 match outcome {
                     Appended::New { seq } => {
                         receipts.push(Receipt { seq, id: row.id, created_at, duplicate: false });
-                        rows.push(row.appended(seq, created_at, request.trace));
+                        let row = row.appended(seq, created_at, request.trace);
+                        rows.push(Notification { posted: Some(request.asked_at.into_std()), ..row });
                     }
                     Appended::Known { seq, id, created_at } => {
                         metrics::DUPLICATES.one();

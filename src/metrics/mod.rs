@@ -15,6 +15,8 @@ pub use text::{MEDIA_TYPE, PrometheusText};
 
 /// Seconds: from the commit of a fast disk to the deadline of a post.
 const LATENCIES: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Seconds: a client may take longer to acknowledge than a post may take.
+const ACK_LATENCIES: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Rows of a commit.
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
@@ -70,6 +72,9 @@ pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
 pub static SENT_DIRECTLY: Counter = Counter::zero();
 /// Pages of resuming streams and of the history, by the server that read them.
 pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
+/// Of notifications that were posted to this hub, so that one clock measures.
+pub static POST_TO_SOCKET_SECONDS: Histogram = Histogram::new(LATENCIES);
+pub static POST_TO_ACK_SECONDS: Histogram = Histogram::new(ACK_LATENCIES);
 pub static FELL_BEHIND: Counter = Counter::zero();
 pub static ACKS: Counter = Counter::zero();
 pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
@@ -196,6 +201,16 @@ pub fn write(page: &mut PrometheusText) {
         "recado_sent_directly_total",
         "Notifications that were written to clients without waking the tasks of their connections.",
         SENT_DIRECTLY.get(),
+    );
+    page.histogram(
+        "recado_post_to_socket_seconds",
+        "Time from a post to this hub until a live connection of this hub was given the notification, in seconds.",
+        &POST_TO_SOCKET_SECONDS,
+    );
+    page.histogram(
+        "recado_post_to_ack_seconds",
+        "Time from a post to this hub until a client of this hub acknowledged that number, in seconds.",
+        &POST_TO_ACK_SECONDS,
     );
     page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
     page.counter(

@@ -129,6 +129,7 @@ impl SendQueueState {
                 self.direct.phase = TaskPhase::Busy;
                 return false;
             }
+            event.note_given();
             self.pop();
             self.direct.delivered = seq;
             metrics::SENT.add("live", 1);

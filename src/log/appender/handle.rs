@@ -67,7 +67,7 @@ impl AppendHandle {
 
     async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
         let asked_at = Instant::now();
-        let answer = self.answer(rows, all_or_nothing, deadline).await;
+        let answer = self.answer(rows, all_or_nothing, asked_at, deadline).await;
         match &answer {
             Ok(_) => {
                 self.work.appended();
@@ -83,7 +83,13 @@ impl AppendHandle {
         answer
     }
 
-    async fn answer(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+    async fn answer(
+        &self,
+        rows: Vec<NewNotification>,
+        all_or_nothing: bool,
+        asked_at: Instant,
+        deadline: Instant,
+    ) -> Result<Vec<Receipt>, Refusal> {
         #[cfg(feature = "mutants")]
         let mut rows = rows;
         #[cfg(feature = "mutants")]
@@ -99,8 +105,17 @@ impl AppendHandle {
         let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
         let (reply, answer) = oneshot::channel();
         let custody = Custody::default();
-        let request =
-            AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), trace: spans::request(), reply, _room: room };
+        let request = AppendRequest {
+            rows,
+            all_or_nothing,
+            bytes,
+            asked_at,
+            deadline,
+            custody: custody.clone(),
+            trace: spans::request(),
+            reply,
+            _room: room,
+        };
         self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
         #[cfg(feature = "mutants")]
         if let Some(receipts) = asked.made_up() {

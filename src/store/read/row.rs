@@ -41,6 +41,7 @@ impl LogRowColumns {
             audience,
             // Only the tailer reads it, see `tail_page`.
             trace: None,
+            posted: None,
         })
     }
 }
