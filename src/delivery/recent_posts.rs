@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::Seq;
 
-/// Most notifications that are remembered: some seconds of a busy hub, in 64 KiB. A client that takes longer than that
+/// Most notifications that are remembered: some seconds of a busy hub, in 96 KiB. A client that takes longer than that
 /// is not measured.
 const MOST: usize = 4096;
 
