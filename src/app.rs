@@ -12,6 +12,7 @@ pub use self::connection_room::open_file_limit;
 pub use self::hub::{Hub, HubBuilder, ProviderConfig};
 use self::service_manager::ServiceManager;
 use crate::config::Config;
+use crate::domain::InstanceId;
 use crate::identity::{Identity, OwnSecret};
 use crate::providers;
 use crate::startup::{self, Startup, StartupError};
@@ -19,6 +20,7 @@ use crate::store::StoreError;
 use crate::store::fingerprints::SharedSecret;
 use crate::store::log_identity::LogMemory;
 use crate::tasks::TaskName;
+use crate::telemetry;
 
 /// Why a hub does not serve, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,8 @@ pub enum ServeError {
     Signals(std::io::Error),
     #[error(transparent)]
     Upstream(#[from] providers::StartError),
+    #[error("{0}")]
+    Traces(String),
     #[error("the task {0} failed; the hub stops because it needs this task")]
     TaskFailed(TaskName),
 }
@@ -85,6 +89,8 @@ pub struct ReadyAddresses {
 /// See [`ServeError`].
 pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses)) -> Result<(), ServeError> {
     let Kept { identity, provider_config } = kept;
+    let instance = InstanceId::new();
+    telemetry::start_traces(&config.traces, &instance.to_string()).map_err(ServeError::Traces)?;
     if config.jwt_secret.is_some() && config.jwt.issuer.is_none() && config.jwt.audience.is_none() {
         tracing::warn!("tokens are accepted for any issuer and audience; set RECADO_JWT_AUDIENCE or RECADO_JWT_ISSUER to restrict them");
     }
@@ -93,7 +99,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses
     }
     let mut startup = Startup::open(&config).await?;
     startup.act_as_hub();
-    let outcome = serve_on(&config, identity, &mut startup, provider_config, ready).await;
+    let outcome = serve_on(&config, instance, identity, &mut startup, provider_config, ready).await;
     // Also if the start failed: the private server must not stay behind.
     startup.close().await;
     outcome
@@ -101,6 +107,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses
 
 async fn serve_on(
     config: &Config,
+    instance: InstanceId,
     identity: Identity,
     startup: &mut Startup,
     provider_config: Option<ProviderConfig>,
@@ -120,7 +127,8 @@ async fn serve_on(
     check(startup, memory.as_ref(), &identity, provider_config.as_ref()).await?;
     // Before readiness is announced: a signal without a handler would kill the process.
     let signals = Signals::receive()?;
-    let mut builder = HubBuilder::of(config, identity, startup.database.clone()).private_server(startup.keeper()).memory(memory);
+    let mut builder =
+        HubBuilder::of(config, identity, startup.database.clone()).instance(instance).private_server(startup.keeper()).memory(memory);
     if let Some(provider_config) = provider_config {
         builder = builder.providers(provider_config);
     }

@@ -7,6 +7,7 @@ mod console;
 mod effective;
 mod origins;
 mod reading;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,6 +19,7 @@ use effective::without_credentials;
 pub use effective::{EffectiveSetting, SettingSource};
 pub use reading::{FOREVER, parse_bytes, parse_duration, parse_idle, parse_key};
 use reading::{Reading, as_text, parse_facts, parse_networks, service_links, unknown_names};
+pub use traces::TraceSettings;
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -290,6 +292,26 @@ pub const TABLE: &[Setting] = &[
     row("RECADO_LOG", "info", "Log filter: error, warn, info, debug, trace, or recado::delivery=debug,info."),
     row("RECADO_LOG_FORMAT", "text", "text or json."),
     row(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "Address of an OpenTelemetry collector that takes OTLP over HTTP, such as http://collector:4318. The hub sends \
+         traces to /v1/traces below it (docs/guides/operate.md). Absent: no traces.",
+    ),
+    row(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "",
+        "The whole address for traces, such as http://collector:4318/v1/traces. It counts instead of the other one. Absent: OTEL_EXPORTER_OTLP_ENDPOINT counts alone.",
+    ),
+    row("OTEL_SDK_DISABLED", "false", "true: no traces, also where a collector is named."),
+    row(
+        "OTEL_TRACES_SAMPLER",
+        "parentbased_always_on",
+        "Which traces are sent: always_on, always_off, traceidratio, or one of these with parentbased_ before it, which \
+         follows the decision of the caller if there is one.",
+    ),
+    row("OTEL_TRACES_SAMPLER_ARG", "", "The part of all traces that traceidratio sends, such as 0.1."),
+    row("OTEL_SERVICE_NAME", "recado", "The name of the hub in traces. OTEL_RESOURCE_ATTRIBUTES may name it as well."),
+    row(
         "RECADO_URL",
         "",
         "Hub that notify, listen, history, stats, top, why, member, revoke, revocation, close, healthcheck and recado-bench talk \
@@ -469,6 +491,7 @@ pub struct Config {
     pub key: Option<String>,
     pub token: Option<String>,
     pub machine: MachineEnvironment,
+    pub traces: TraceSettings,
     pub console: ConsoleSettings,
     /// The settings that were given and differ from their defaults, for the audit. No secret and no password.
     pub given: Values,
@@ -619,6 +642,7 @@ impl Config {
             key: read.text("RECADO_KEY"),
             token: read.text("RECADO_TOKEN"),
             machine,
+            traces: TraceSettings::of(values),
             console: ConsoleSettings::read(&mut read),
             given: given(values),
             effective: effective::effective(values, &Values::new()),
@@ -727,8 +751,21 @@ pub fn markdown() -> String {
         let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
         page.push_str(&format!("| `{}`{mark} | {default} | {} |\n", setting.name, setting.meaning));
     }
+    page.push_str(OTHER_VARIABLES);
     page
 }
+
+/// Ends the page: variables that are no settings of the hub.
+const OTHER_VARIABLES: &str = "\n## Other variables of OpenTelemetry\n\n\
+    The exporter reads these variables itself, with the meaning that OpenTelemetry gives them. The hub sends no metrics and\n\
+    no logs, and has no gRPC. It does not compress, and refuses to start where `OTEL_EXPORTER_OTLP_COMPRESSION` asks for it.\n\n\
+    | variable | meaning |\n| --- | --- |\n\
+    | `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TRACES_HEADERS` | Headers of each export, such as a key of the collector. Never shown. |\n\
+    | `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_TRACES_TIMEOUT` | Longest time of an export, in milliseconds. Default: 10,000. |\n\
+    | `OTEL_RESOURCE_ATTRIBUTES` | Attributes of the hub in traces, such as `deployment.environment.name=production`. |\n\
+    | `OTEL_BSP_SCHEDULE_DELAY` | Time between two exports, in milliseconds. Default: 5,000. |\n\
+    | `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` | Most spans that wait, and most in an export. Default: 2,048 and 512. |\n\
+    | `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`, `OTEL_SPAN_LINK_COUNT_LIMIT` | Most attributes and links of a span. Default: 128. |\n";
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,22 @@
-//! Writes the hub's log to stderr, as text or JSON lines.
+//! Writes the hub's log to stderr, and sends traces to a collector.
 //!
-//! Tokens, keys, bodies and query strings are never passed to a log macro, at any level. Dependencies are limited to
-//! `warn`, whatever the filter says: at `trace` some of them write whole requests, tokens included.
+//! The log is text or JSON lines. Tokens, keys, bodies and query strings are never passed to a log macro, at any level.
+//! Dependencies are limited to `warn`, whatever the filter says: at `trace` some of them write whole requests, tokens
+//! included.
 //!
 //! Logging never waits and never fails: lines go into a bounded queue, and one thread writes them. If the queue is
 //! full, or stderr does not accept a line, the line is dropped and counted (`recado_log_dropped_total`).
 
+#[cfg(feature = "otel")]
+mod export_failures;
 mod queue;
+#[cfg(feature = "otel")]
+pub mod spans;
+#[cfg(not(feature = "otel"))]
+#[path = "telemetry/no_spans.rs"]
+pub mod spans;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -17,7 +27,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::LogFormat;
+use crate::config::{LogFormat, TraceSettings};
 use queue::QUEUE;
 
 /// Crates that log the data that passes through them.
@@ -45,6 +55,36 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Sends traces from now on, if a collector is configured. `instance` names this hub.
+///
+/// # Errors
+/// If a variable of OpenTelemetry is invalid; says which.
+#[cfg(feature = "otel")]
+pub fn start_traces(settings: &TraceSettings, instance: &str) -> Result<(), String> {
+    traces::start(settings, instance)
+}
+
+/// Sends the last traces. Blocks for at most three seconds.
+#[cfg(feature = "otel")]
+pub fn stop_traces() {
+    traces::stop();
+}
+
+/// # Errors
+/// If a collector is configured.
+#[cfg(not(feature = "otel"))]
+pub fn start_traces(settings: &TraceSettings, _instance: &str) -> Result<(), String> {
+    match settings.endpoint()? {
+        Some(_) => {
+            Err("this program was built without traces (the cargo feature otel): leave the OTEL_EXPORTER_OTLP_ endpoint out".to_owned())
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "otel"))]
+pub const fn stop_traces() {}
 
 /// Writes a line for people to stderr, in order with the log. Never waits and never fails.
 pub fn say(text: &str) {

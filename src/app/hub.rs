@@ -84,6 +84,7 @@ pub struct ProviderConfig {
 /// What a hub is made of. The schema of its database is up to date.
 pub struct HubBuilder<'a> {
     config: &'a Config,
+    instance: Option<InstanceId>,
     identity: Identity,
     database: Database,
     commands: Option<CommandRules>,
@@ -105,7 +106,24 @@ impl<'a> HubBuilder<'a> {
 
     /// A hub with these settings, secrets and issuers.
     pub const fn of(config: &'a Config, identity: Identity, database: Database) -> Self {
-        Self { config, identity, database, commands: None, provider_config: None, hears_providers: true, keeper: None, memory: None }
+        Self {
+            config,
+            instance: None,
+            identity,
+            database,
+            commands: None,
+            provider_config: None,
+            hears_providers: true,
+            keeper: None,
+            memory: None,
+        }
+    }
+
+    /// Names the hub. Without a name it makes one.
+    #[must_use]
+    pub const fn instance(mut self, instance: InstanceId) -> Self {
+        self.instance = Some(instance);
+        self
     }
 
     /// Holds sessions at these providers, and takes the commands for them.
@@ -149,9 +167,9 @@ impl<'a> HubBuilder<'a> {
     /// # Errors
     /// If the database does not answer, an address is taken, or a provider cannot be held.
     pub async fn start(self) -> Result<Hub, ServeError> {
-        let Self { config, identity, database, commands, provider_config, hears_providers, keeper, memory } = self;
+        let Self { config, instance, identity, database, commands, provider_config, hears_providers, keeper, memory } = self;
         let (tasks, failed) = Tasks::new();
-        let instance = InstanceId::new();
+        let instance = instance.unwrap_or_else(InstanceId::new);
         let (fan_out, fan_out_writers) = FanOut::new(thread::available_parallelism().map_or(1, usize::from));
         let registry = registry(config, &database, fan_out).await?;
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));

@@ -62,7 +62,7 @@ impl From<ServeError> for CliFailure {
         match error {
             ServeError::Startup(error) => error.into(),
             ServeError::Store(error) => error.into(),
-            ServeError::Bind { .. } => Self::settings(error.to_string()),
+            ServeError::Bind { .. } | ServeError::Traces(_) => Self::settings(error.to_string()),
             ServeError::Signals(_) | ServeError::Upstream(_) | ServeError::TaskFailed(_) => Self::other(error.to_string()),
         }
     }

@@ -209,6 +209,7 @@ pub fn exit_code(program: &str, outcome: Result<(), CliFailure>) -> i32 {
     if let Some(failure) = &failed {
         telemetry::say(&format!("{program}: {}", output::harmless(&failure.message)));
     }
+    telemetry::stop_traces();
     telemetry::flush(LAST_LINES);
     failed.map_or(0, |failure| failure.code)
 }

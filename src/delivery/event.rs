@@ -29,7 +29,7 @@ impl SharedNotification {
     pub fn empty(seq: Seq, audience: crate::domain::Audience) -> Arc<Self> {
         let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
         let (id, created_at, data) = (crate::domain::NotificationId::new(), chrono::Utc::now(), None);
-        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience })
+        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience, trace: None, posted: None })
     }
 
     /// A membership change, for tests.
@@ -37,14 +37,36 @@ impl SharedNotification {
     pub fn change(seq: Seq, change: &MemberChange) -> Arc<Self> {
         let (id, created_at, data) = (NotificationId::new(), chrono::Utc::now(), Some(member::encode(change)));
         let (title, message, audience) = (String::new(), String::new(), Audience::no_user());
-        Self::of(Notification { seq, id, created_at, kind: crate::domain::MEMBER_TYPE.to_owned(), title, message, data, audience })
+        Self::of(Notification {
+            seq,
+            id,
+            created_at,
+            kind: crate::domain::MEMBER_TYPE.to_owned(),
+            title,
+            message,
+            data,
+            audience,
+            trace: None,
+            posted: None,
+        })
     }
 
     /// A placeholder for an unreadable row: its sequence number is dispatched, and no connection receives it.
     pub(super) fn for_no_user(seq: Seq, id: NotificationId) -> Arc<Self> {
         let (kind, title, message) = (String::new(), String::new(), String::new());
         let audience = Audience::no_user();
-        Self::of(Notification { seq, id, created_at: chrono::Utc::now(), kind, title, message, data: None, audience })
+        Self::of(Notification {
+            seq,
+            id,
+            created_at: chrono::Utc::now(),
+            kind,
+            title,
+            message,
+            data: None,
+            audience,
+            trace: None,
+            posted: None,
+        })
     }
 
     /// The membership change that the row makes.
@@ -56,6 +78,13 @@ impl SharedNotification {
     pub fn weight(&self) -> usize {
         let Notification { kind, title, message, data, .. } = &self.notification;
         2 * (kind.len() + title.len() + message.len() + data.as_ref().map_or(0, String::len)) + 256
+    }
+
+    /// Notes that a connection was given it, for the time since its post. Rows from the table have none.
+    pub(super) fn note_given(&self) {
+        if let Some(posted) = self.posted {
+            metrics::POST_TO_SOCKET_SECONDS.time(posted.elapsed());
+        }
     }
 
     /// The frame for one client.

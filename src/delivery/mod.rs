@@ -35,6 +35,7 @@ pub mod pending_acks;
 pub mod pending_facts;
 pub mod pending_sessions;
 pub mod positions;
+pub mod recent_posts;
 pub mod registry;
 pub mod send_queue;
 pub mod shared_handles;

@@ -20,6 +20,7 @@ pub use self::connection::Connection;
 use self::dispatch::{DispatchProgress, DispatchRound};
 use self::fan_out::FanOut;
 use super::event::SharedNotification;
+use super::recent_posts::RecentPosts;
 use super::send_queue::CloseOrder;
 use crate::domain::{AccountId, ClientId, KeyTag, LogId, MemberInterval, Seq, UserId};
 use crate::metrics;
@@ -74,6 +75,8 @@ pub struct Registry {
     to_many: Notify,
     /// Wakes those who wait for a dispatched number.
     advanced: Notify,
+    /// The posts to this hub that were dispatched last.
+    pub(super) recent_posts: RecentPosts,
 }
 
 #[derive(Debug)]
@@ -133,6 +136,7 @@ impl Registry {
             waiting: AtomicUsize::new(0),
             to_many: Notify::new(),
             advanced: Notify::new(),
+            recent_posts: RecentPosts::default(),
         })
     }
 
@@ -277,6 +281,7 @@ impl Registry {
                 inside.change_members(change);
             }
         }
+        self.recent_posts.add(events.iter().filter_map(|event| Some((event.seq, event.posted?))));
         let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
         while !self.turn(&mut round, TURN) {
             self.let_others_in();
@@ -332,6 +337,7 @@ impl Registry {
     /// Closes all connections because the log is another one, or because rows that were never dispatched are gone. No
     /// stream can continue across that. The clients reconnect and are then told what happened.
     pub(super) fn restart_at(&self, position: Position) {
+        self.recent_posts.clear();
         let mut inside = self.inside();
         inside.position = position;
         self.advanced.notify_waiters();

@@ -205,6 +205,7 @@ impl Subscription {
             if let Some(prev) = self.stream_state.give(event.seq) {
                 self.registration.connection().set_delivered(event.seq);
                 metrics::SENT.add(if replayed { "replayed" } else { "live" }, 1);
+                event.note_given();
                 let text = event.frame(prev, replayed);
                 return Some(OutgoingFrame {
                     seq: Some(event.seq),
@@ -263,6 +264,9 @@ impl Subscription {
         let connection = self.registration.connection();
         if connection.set_acked(seq) {
             metrics::ACKS.one();
+            if let Some(since) = self.delivery.registry.recent_posts.since(seq) {
+                metrics::POST_TO_ACK_SECONDS.time(since);
+            }
             self.delivery.acks.note(&connection.who.user, &connection.client, self.log_id, seq);
         }
     }

@@ -26,6 +26,7 @@ use crate::store::log_watermark::LogWatermark;
 use crate::store::read::{self, LogState, Tail, TailRow, TailSize};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
+use crate::telemetry::spans::PublishSpan;
 
 /// How long to wait for this instance's own commit on the in-process channel before the table is read for it.
 const OWN_COMMIT_GRACE: Duration = Duration::from_millis(20);
@@ -190,7 +191,11 @@ impl Tailer {
         if let Some(last) = events.last() {
             self.last = Some((last.seq, last.id));
         }
+        let span = PublishSpan::begin(events.iter().map(|event| event.trace));
         self.registry.dispatch(&events);
+        if let (Some(span), Some(first), Some(last)) = (span, events.first(), events.last()) {
+            span.end(first.seq.get(), last.seq.get());
+        }
         self.note_last();
     }
 

@@ -20,6 +20,7 @@ mod seq;
 mod session_filter;
 mod start_time;
 mod topic;
+mod trace_context;
 pub mod why;
 
 pub use audience::Audience;
@@ -37,3 +38,4 @@ pub use seq::Seq;
 pub use session_filter::{FilteredSession, SessionFilter, Transport};
 pub use start_time::StartTime;
 pub use topic::{EVERYONE_TOPIC, LIST_TOPIC};
+pub use trace_context::TraceContext;

@@ -1,10 +1,12 @@
 //! Defines a notification as it is posted and as a row of the log.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Audience, NotificationId, Seq};
+use super::{Audience, NotificationId, Seq, TraceContext};
 
 /// Identifies one request to append; two appends with the same key make one row. It is a hash of the service's name and
 /// its key, so that keys of different services never collide.
@@ -67,7 +69,7 @@ impl NewNotification {
     }
 
     /// The row that the append created.
-    pub fn appended(self, seq: Seq, created_at: DateTime<Utc>) -> Notification {
+    pub fn appended(self, seq: Seq, created_at: DateTime<Utc>, trace: Option<TraceContext>) -> Notification {
         Notification {
             seq,
             id: self.id,
@@ -77,6 +79,8 @@ impl NewNotification {
             message: self.message,
             data: self.data,
             audience: self.audience,
+            trace,
+            posted: None,
         }
     }
 }
@@ -92,4 +96,8 @@ pub struct Notification {
     pub message: String,
     pub data: Option<String>,
     pub audience: Audience,
+    /// The sampled request that posted it. Known where rows are dispatched, and absent from pages of the past.
+    pub trace: Option<TraceContext>,
+    /// When it was posted to this hub. Unknown for rows that were read from the table: clocks of hubs differ.
+    pub posted: Option<Instant>,
 }

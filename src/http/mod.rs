@@ -55,6 +55,7 @@ mod refused_admin;
 mod refused_attempts;
 mod removed_keys;
 mod request;
+mod request_span;
 mod router;
 mod scan_turns;
 mod scopes;

@@ -23,8 +23,9 @@ use super::notify::{charge_rate, take_rate};
 use super::problems::RefusedRequest;
 use super::scopes::check_post;
 use super::state::HubState;
-use crate::domain::NewNotification;
+use crate::domain::{NewNotification, TraceContext};
 use crate::log::appender::{DEADLINE, Receipt, Refusal};
+use crate::telemetry::spans;
 use crate::wire::batch::{ITEM_MAX_BYTES, ITEMS_MAX, LISTED_USERS_MAX};
 use crate::wire::lines::{LineSplitter, NumberedLine};
 use crate::wire::notify::{self, NotifyBody, USER_IDS_MAX};
@@ -45,7 +46,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The response to a stream. It begins at once and ends with the stream.
 pub fn answer(hub: Arc<HubState>, headers: HeaderMap, key: Option<String>, request_id: String, body: Body) -> Response {
-    let intake = NdjsonIntake { hub, headers, key, request_id, body, lines: LineSplitter::new(ITEM_MAX_BYTES), items: 0 };
+    let (trace, lines) = (spans::request(), LineSplitter::new(ITEM_MAX_BYTES));
+    let intake = NdjsonIntake { hub, headers, key, request_id, trace, body, lines, items: 0 };
     let body = Body::from_stream(stream::unfold(NdjsonStage::Reading(Box::new(intake)), step));
     let media = (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     ([media, (header::CACHE_CONTROL, STREAM_CACHING)], body).into_response()
@@ -90,6 +92,8 @@ struct NdjsonIntake {
     /// The idempotency key of the whole stream.
     key: Option<String>,
     request_id: String,
+    /// The span of the request, which ends before its lines are appended.
+    trace: Option<TraceContext>,
     body: Body,
     lines: LineSplitter,
     /// Number of notifications in the previous batches.
@@ -219,7 +223,7 @@ impl NdjsonIntake {
         let mut wishes: Vec<NewNotification> = wishes.collect();
         let deadline = Instant::now() + DEADLINE;
         while !wishes.is_empty() {
-            match self.hub.appender.append_all(wishes.clone(), deadline).await {
+            match spans::within(self.trace, self.hub.appender.append_all(wishes.clone(), deadline)).await {
                 Ok(receipts) => return Ok((receipts, conflict)),
                 Err(Refusal::Overloaded) if Instant::now() + PAUSE < deadline => sleep(PAUSE).await,
                 Err(refusal) => {

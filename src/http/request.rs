@@ -15,8 +15,10 @@ use super::connection_slots::ConnectionSlot;
 use super::drain_body::DrainBody;
 use super::hosts::Hosts;
 use super::problems::{REQUEST_ID, RefusedRequest, finish};
+use super::request_span;
 use crate::domain::id_by_time;
 use crate::tasks::Tasks;
+use crate::telemetry::spans::{self, RequestSpan};
 use crate::wire::problem::Problem;
 
 /// Maximum length of path and query, in bytes.
@@ -29,6 +31,8 @@ const HEADERS_MAX: usize = 100;
 pub const BODY_MAX_BYTES: usize = 64 << 10;
 /// Maximum length of a request's id that the hub keeps.
 const REQUEST_ID_MAX_BYTES: usize = 128;
+/// Stands for a path that no route matches.
+const NO_ROUTE: &str = "(no route)";
 /// Time limit for a body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,13 +46,17 @@ pub async fn frame(State((tasks, hosts)): State<(Tasks, Hosts)>, mut request: Re
     let id = request_id(request.headers()).unwrap_or_else(|| id_by_time().to_string());
     let method = request.method().clone();
     // Not the path itself if no route matches: a client may have put its token there.
-    let path = request.extensions().get::<MatchedPath>().map_or_else(|| "(no route)".to_owned(), |path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let span = request_span::begin(&request, Some(path.as_str()).filter(|path| *path != NO_ROUTE), &id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let slot = request.extensions().get::<Arc<ConnectionSlot>>().cloned();
     let response = match anonymous_budget::admit(&request) {
         Ok(passage) => {
             let mut response = match check(&request).and_then(|()| hosts.check(&request)) {
-                Ok(()) => next.run(DrainBody::over(request, tasks)).await,
+                Ok(()) => {
+                    let context = span.as_ref().and_then(RequestSpan::context);
+                    spans::within(context, next.run(DrainBody::over(request, tasks))).await
+                }
                 Err(problem) => RefusedRequest(problem).into_response(),
             };
             if let Some(passage) = passage {
@@ -65,6 +73,7 @@ pub async fn frame(State((tasks, hosts)): State<(Tasks, Hosts)>, mut request: Re
         }
     };
     let mut response = end_line(response).await;
+    request_span::end(span, &response);
     tracing::debug!(%method, ?path, status = response.status().as_u16(), request_id = id, "request");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -35,13 +35,14 @@ use self::custody::Custody;
 pub use self::handle::AppendHandle;
 use super::commit_turns::CommitTurn;
 use crate::backoff::Backoff;
-use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq};
+use crate::domain::{IdempotencyKey, InstanceId, LogId, NewNotification, Notification, NotificationId, Seq, TraceContext};
 use crate::metrics;
-use crate::store::append::{self, AppendFailure, Appended, Conflict, LEAST_TIME};
+use crate::store::append::{self, AppendFailure, Appended, Conflict, LEAST_TIME, NewBatch};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::log_watermark::{LogWatermark, WatermarkEnd};
 use crate::store::{Database, StoreError, read};
 use crate::tasks::Stop;
+use crate::telemetry::spans;
 
 /// Most rows of one commit. More rows lengthen the time under the lock and do not raise throughput.
 pub const BATCH_ROWS: usize = 1000;
@@ -96,8 +97,12 @@ struct AppendRequest {
     rows: Vec<NewNotification>,
     all_or_nothing: bool,
     bytes: usize,
+    /// When it was posted.
+    asked_at: Instant,
     deadline: Instant,
     custody: Custody,
+    /// The sampled HTTP request that it belongs to.
+    trace: Option<TraceContext>,
     reply: oneshot::Sender<Result<Vec<Receipt>, Refusal>>,
     _room: [OwnedSemaphorePermit; 2],
 }
@@ -293,7 +298,8 @@ impl Appender {
         }
         #[cfg(feature = "failpoints")]
         crate::failpoints::at("append.before_sql").await;
-        append::append(connection, end, self.origin, &rows, conflict, limit).await
+        let traces = traces(batch);
+        append::append(connection, NewBatch { seen: end, origin: self.origin, rows: &rows, traces: &traces, conflict }, limit).await
     }
 
     async fn start_over(&mut self, old: LogId) -> Result<(), StoreError> {
@@ -303,6 +309,7 @@ impl Appender {
     fn settle(&mut self, batch: Vec<AppendRequest>, log_id: LogId, done: append::AppendedBatch, took: Duration) {
         let requests = batch.len();
         let bytes: usize = batch.iter().map(|r| r.bytes).sum();
+        let traced: Vec<TraceContext> = batch.iter().filter_map(|r| r.trace).collect();
         let mut rows = Vec::with_capacity(done.outcomes.len());
         let mut outcomes = done.outcomes.into_iter();
         for request in batch {
@@ -313,7 +320,8 @@ impl Appender {
                 match outcome {
                     Appended::New { seq } => {
                         receipts.push(Receipt { seq, id: row.id, created_at, duplicate: false });
-                        rows.push(row.appended(seq, created_at));
+                        let row = row.appended(seq, created_at, request.trace);
+                        rows.push(Notification { posted: Some(request.asked_at.into_std()), ..row });
                     }
                     Appended::Known { seq, id, created_at } => {
                         metrics::DUPLICATES.one();
@@ -328,6 +336,7 @@ impl Appender {
         }
         if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
             self.turn.committed(first.seq..=last.seq, requests, took);
+            spans::appended(&traced, took, rows.len(), bytes);
             metrics::APPENDED.add(rows.len());
             metrics::COMMIT_ROWS.observe(rows.len() as f64);
             metrics::HEAD_SEEN.raise(last.seq.get());
@@ -338,6 +347,14 @@ impl Appender {
             }
         }
     }
+}
+
+/// The trace of each row; empty if no request is sampled.
+fn traces(batch: &[AppendRequest]) -> Vec<Option<TraceContext>> {
+    if batch.iter().all(|request| request.trace.is_none()) {
+        return Vec::new();
+    }
+    batch.iter().flat_map(|request| std::iter::repeat_n(request.trace, request.rows.len())).collect()
 }
 
 /// Drops requests whose time is over or whose caller has gone. They were never sent, or certainly rolled back.

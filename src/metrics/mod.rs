@@ -15,6 +15,8 @@ pub use text::{MEDIA_TYPE, PrometheusText};
 
 /// Seconds: from the commit of a fast disk to the deadline of a post.
 const LATENCIES: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Seconds: a client may take longer to acknowledge than a post may take.
+const ACK_LATENCIES: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Rows of a commit.
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
@@ -72,6 +74,9 @@ pub static SENT_DIRECTLY: Counter = Counter::zero();
 pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
 /// Rows that consumers fetched, also those that came again.
 pub static CONSUMED: Counter = Counter::zero();
+/// Of notifications that were posted to this hub, so that one clock measures.
+pub static POST_TO_SOCKET_SECONDS: Histogram = Histogram::new(LATENCIES);
+pub static POST_TO_ACK_SECONDS: Histogram = Histogram::new(ACK_LATENCIES);
 pub static FELL_BEHIND: Counter = Counter::zero();
 pub static ACKS: Counter = Counter::zero();
 pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
@@ -88,6 +93,9 @@ pub static OUTBOX_LAG: Measured = Measured::new();
 pub static RETENTION: LabelledCounter = LabelledCounter::empty();
 
 pub static LOG_DROPPED: CounterVec<2> = CounterVec::new(["queue_full", "unwritable"]);
+
+/// Spans that did not reach the collector.
+pub static OTEL_FAILED: CounterVec<2> = CounterVec::new(["export", "queue_full"]);
 
 pub static UPSTREAM_SESSIONS: GaugeVec<5> = GaugeVec::new(["waiting", "signing_in", "connecting", "live", "backing_off"]);
 pub static UPSTREAM_CLAIMED: CounterVec<2> = CounterVec::new(["free", "taken_over"]);
@@ -196,6 +204,16 @@ pub fn write(page: &mut PrometheusText) {
         "Notifications that were written to clients without waking the tasks of their connections.",
         SENT_DIRECTLY.get(),
     );
+    page.histogram(
+        "recado_post_to_socket_seconds",
+        "Time from a post to this hub until a live connection of this hub was given the notification, in seconds.",
+        &POST_TO_SOCKET_SECONDS,
+    );
+    page.histogram(
+        "recado_post_to_ack_seconds",
+        "Time from a post to this hub until a client of this hub acknowledged that number, in seconds.",
+        &POST_TO_ACK_SECONDS,
+    );
     page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
     page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get());
     page.counter(
@@ -208,6 +226,7 @@ pub fn write(page: &mut PrometheusText) {
     page.counters("recado_disconnected_total", "Connections that ended.", "reason", &DISCONNECTED.all());
     page.counter("recado_listener_replaced_total", "Times that the LISTEN connection was lost and replaced.", LISTENER_REPLACED.get());
     page.counters("recado_log_dropped_total", "Lines of the hub's own log that were dropped.", "reason", &LOG_DROPPED.all());
+    page.counters("recado_otel_failed_total", "Spans that did not reach the collector of traces, by reason.", "reason", &OTEL_FAILED.all());
     page.counter(
         "recado_database_connections_replaced_total",
         "Idle database connections that had died and were replaced before a statement was sent.",

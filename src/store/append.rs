@@ -12,7 +12,7 @@ use super::StoreError;
 use super::error::ErrorClass;
 use super::log_watermark::WatermarkEnd;
 use super::time_limit::limited;
-use crate::domain::{Audience, CommitOrigin, InstanceId, NewNotification, NotificationId, Seq};
+use crate::domain::{Audience, CommitOrigin, InstanceId, NewNotification, NotificationId, Seq, TraceContext};
 
 /// Longest wait until missing partitions are made.
 pub const PARTITIONS_LIMIT: Duration = Duration::from_secs(10);
@@ -64,20 +64,26 @@ pub enum Conflict {
     RefusesAll,
 }
 
-/// Appends a batch after the log watermark `seen`. The batch must not contain duplicate keys.
+/// A batch to append.
+#[derive(Debug, Clone, Copy)]
+pub struct NewBatch<'a> {
+    /// The log watermark of this instance.
+    pub seen: WatermarkEnd,
+    pub origin: InstanceId,
+    /// Without duplicate keys.
+    pub rows: &'a [&'a NewNotification],
+    /// The requests that the rows came with, one for each row; empty if none of them is sampled.
+    pub traces: &'a [Option<TraceContext>],
+    pub conflict: Conflict,
+}
+
+/// Appends a batch after its log watermark.
 ///
 /// # Errors
 /// See [`AppendFailure`]. After [`AppendFailure::Unknown`] the connection must not be used again.
-pub async fn append(
-    connection: &mut PgConnection,
-    seen: WatermarkEnd,
-    origin: InstanceId,
-    rows: &[&NewNotification],
-    conflict: Conflict,
-    limit: Duration,
-) -> Result<AppendedBatch, AppendFailure> {
+pub async fn append(connection: &mut PgConnection, batch: NewBatch<'_>, limit: Duration) -> Result<AppendedBatch, AppendFailure> {
     let end = Instant::now() + limit;
-    match call(connection, seen, origin, rows, conflict, limit).await {
+    match call(connection, batch, limit).await {
         Err(AppendFailure::Again(StoreError::Broken(error))) if ErrorClass::of(&error) == ErrorClass::NoPartition => {
             // A burst filled the log faster than maintenance makes partitions.
             let left = || end.saturating_duration_since(Instant::now());
@@ -87,29 +93,55 @@ pub async fn append(
             if left() < LEAST_TIME {
                 return Err(AppendFailure::Again(StoreError::TimedOut(limit)));
             }
-            call(connection, seen, origin, rows, conflict, left()).await
+            call(connection, batch, left()).await
         }
         outcome => outcome,
     }
 }
 
-async fn call(
-    connection: &mut PgConnection,
-    seen: WatermarkEnd,
-    origin: InstanceId,
-    rows: &[&NewNotification],
-    conflict: Conflict,
-    limit: Duration,
-) -> Result<AppendedBatch, AppendFailure> {
-    let columns = AppendColumns::of(rows);
-    let origin = CommitOrigin::Appender(origin).to_string();
-    let answer = sqlx::query!(
+/// The answer of `recado.append`.
+struct AppendAnswer {
+    first_seq: i64,
+    appended: i32,
+    created_at: DateTime<Utc>,
+    known_place: Option<Vec<i32>>,
+    known_seq: Option<Vec<i64>>,
+    known_id: Option<Vec<Uuid>>,
+    known_created_at: Option<Vec<DateTime<Utc>>>,
+    known_same_body: Option<Vec<bool>>,
+}
+
+async fn call(connection: &mut PgConnection, batch: NewBatch<'_>, limit: Duration) -> Result<AppendedBatch, AppendFailure> {
+    let columns = AppendColumns::of(batch.rows);
+    let row = if batch.traces.is_empty() {
+        limited(limit, ask(connection, batch, &columns)).await
+    } else {
+        limited(limit, ask_with_traces(connection, batch, &columns)).await
+    };
+    let row = row.map_err(failure)?;
+    let first = Seq::from_db(row.first_seq);
+    let mut outcomes = Vec::with_capacity(batch.rows.len());
+    let mut known = KnownKeys::new(row.known_place, row.known_seq, row.known_id, row.known_created_at, row.known_same_body);
+    let mut next = first;
+    for ordinal in 1..=batch.rows.len() {
+        outcomes.push(known.take(ordinal).unwrap_or_else(|| {
+            let seq = next;
+            next = next.next();
+            Appended::New { seq }
+        }));
+    }
+    Ok(AppendedBatch { created_at: row.created_at, outcomes, head: first.plus(i64::from(row.appended) - 1) })
+}
+
+async fn ask(connection: &mut PgConnection, batch: NewBatch<'_>, columns: &AppendColumns<'_>) -> Result<AppendAnswer, sqlx::Error> {
+    sqlx::query_as!(
+        AppendAnswer,
         r#"SELECT first_seq AS "first_seq!", appended AS "appended!", created_at AS "created_at!",
                   known_place, known_seq, known_id, known_created_at, known_same_body
              FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
-        seen.seq.get(),
-        seen.id.map(|id| id.0),
-        origin,
+        batch.seen.seq.get(),
+        batch.seen.id.map(|id| id.0),
+        CommitOrigin::Appender(batch.origin).to_string(),
         &columns.id,
         &columns.kind as _,
         &columns.title as _,
@@ -124,23 +156,55 @@ async fn call(
         &columns.source as _,
         &columns.key as _,
         &columns.body_hash,
-        conflict == Conflict::RefusesAll,
+        batch.conflict == Conflict::RefusesAll,
     )
-    .fetch_one(connection);
-    let row = limited(limit, answer).await.map_err(failure)?;
+    .fetch_one(connection)
+    .await
+}
 
-    let first = Seq::from_db(row.first_seq);
-    let mut outcomes = Vec::with_capacity(rows.len());
-    let mut known = KnownKeys::new(row.known_place, row.known_seq, row.known_id, row.known_created_at, row.known_same_body);
-    let mut next = first;
-    for ordinal in 1..=rows.len() {
-        outcomes.push(known.take(ordinal).unwrap_or_else(|| {
-            let seq = next;
-            next = next.next();
-            Appended::New { seq }
-        }));
-    }
-    Ok(AppendedBatch { created_at: row.created_at, outcomes, head: first.plus(i64::from(row.appended) - 1) })
+/// The same with the traces, which `recado.append` takes from a setting of the transaction. The call depends on the
+/// setting, so the database evaluates the setting first. Still one statement: a hub that stops between two would hold
+/// the lock of the log.
+async fn ask_with_traces(
+    connection: &mut PgConnection,
+    batch: NewBatch<'_>,
+    columns: &AppendColumns<'_>,
+) -> Result<AppendAnswer, sqlx::Error> {
+    sqlx::query_as!(
+        AppendAnswer,
+        r#"SELECT a.first_seq AS "first_seq!", a.appended AS "appended!", a.created_at AS "created_at!",
+                  a.known_place, a.known_seq, a.known_id, a.known_created_at, a.known_same_body
+             FROM set_config('recado.traces', $19, true) AS t (traces)
+            CROSS JOIN LATERAL recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                                             $18 AND t.traces IS NOT NULL) a"#,
+        batch.seen.seq.get(),
+        batch.seen.id.map(|id| id.0),
+        CommitOrigin::Appender(batch.origin).to_string(),
+        &columns.id,
+        &columns.kind as _,
+        &columns.title as _,
+        &columns.message as _,
+        &columns.data as _,
+        &columns.topic,
+        &columns.user as _,
+        &columns.account as _,
+        &columns.users as _,
+        &columns.ttl_seconds as _,
+        &columns.replay,
+        &columns.source as _,
+        &columns.key as _,
+        &columns.body_hash,
+        batch.conflict == Conflict::RefusesAll,
+        trace_list(batch.traces),
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The text of a PostgreSQL array. The text of a trace needs no quotes.
+fn trace_list(traces: &[Option<TraceContext>]) -> String {
+    let texts: Vec<String> = traces.iter().map(|trace| trace.map_or_else(|| "NULL".to_owned(), |trace| trace.to_string())).collect();
+    format!("{{{}}}", texts.join(","))
 }
 
 pub(super) fn failure(error: StoreError) -> AppendFailure {

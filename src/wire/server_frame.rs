@@ -226,6 +226,8 @@ mod tests {
             message: "<script>".into(),
             data: Some("{ \"z\":1.0 , \"a\":1e2}".into()),
             audience: Audience::Users { users: vec![user("42"), user("43")], account: Some(AccountId::parse("7").unwrap()) },
+            trace: None,
+            posted: None,
         };
         let text = notification_frame(n.seq, Seq::from_db(3), true, &notification_tail(&n));
         assert!(text.contains("\"data\":{ \"z\":1.0 , \"a\":1e2},"), "{text}");

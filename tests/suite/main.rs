@@ -98,6 +98,7 @@ mod tickets;
 mod token_cost;
 mod token_forgery;
 mod top;
+mod traces;
 mod types;
 mod upstream;
 mod upstream_chaos;

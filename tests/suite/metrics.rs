@@ -152,6 +152,7 @@ async fn what_happens_is_counted_and_nobody_is_named() {
         ("recado_lag", 0.0),
         ("recado_sent_total{how=\"live\"}", 4.0),
         ("recado_sent_total{how=\"replayed\"}", 0.0),
+        ("recado_otel_failed_total{reason=\"export\"}", 0.0),
         ("recado_connections{transport=\"websocket\"}", 1.0),
         ("recado_connections{transport=\"sse\"}", 0.0),
         ("recado_connected_total{transport=\"websocket\"}", 1.0),
@@ -177,6 +178,16 @@ async fn what_happens_is_counted_and_nobody_is_named() {
     }
     // Acknowledged by a frame, or by a pong that was quicker.
     assert!(metrics(&hub).await.of("recado_acks_total") >= 1.0);
+    // A row that the tailer happens to read from the table is not measured.
+    eventually("the way of a post is measured", PATIENCE, async || {
+        let posted = hub.post(&note("measured").to_user("user-of-metrics")).await;
+        past_status(&mut page, "measured").await;
+        page.ack(posted.seq).await;
+        let now = metrics(&hub).await;
+        let count = |name: &str| now.of(&format!("recado_post_to_{name}_seconds_count"));
+        (count("socket") >= 1.0 && count("ack") >= 1.0).then_some(())
+    })
+    .await;
     page.close().await;
     eventually("it has left", PATIENCE, async || {
         (metrics(&hub).await.of("recado_connections{transport=\"websocket\"}") == 0.0).then_some(())

@@ -12,7 +12,7 @@ use recado::domain::{
     Audience, BodyHash, ClientId, IdempotencyKey, InstanceId, NewNotification, NotificationId, Principal, Seq, SessionId, StartTime, UserId,
 };
 use recado::store::acked_positions::{self, Ack, DevicePosition};
-use recado::store::append::{self, Conflict};
+use recado::store::append::{self, Conflict, NewBatch};
 use recado::store::device_expiry::{self, WalkPosition};
 use recado::store::log_watermark::WatermarkEnd;
 use recado::store::resume::ConnectionBegin;
@@ -199,7 +199,8 @@ async fn append(connection: &mut sqlx::PgConnection, round: i64) {
     let rows: Vec<NewNotification> = (0..20).map(row).collect();
     let refs: Vec<&NewNotification> = rows.iter().collect();
     let seen = WatermarkEnd { seq: hint, id: None };
-    append::append(connection, seen, InstanceId::new(), &refs, Conflict::LeavesOut, Duration::from_secs(10)).await.unwrap();
+    let batch = NewBatch { seen, origin: InstanceId::new(), rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
+    append::append(connection, batch, Duration::from_secs(10)).await.unwrap();
 }
 
 fn pages(plans: &[ExecutedPlan]) -> i64 {

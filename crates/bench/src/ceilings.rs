@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::random;
 use recado::cli::error::CliFailure;
 use recado::domain::{Audience, IdempotencyKey, InstanceId, NewNotification, NotificationId, Seq};
-use recado::store::append::{self, AppendFailure, Conflict};
+use recado::store::append::{self, AppendFailure, Conflict, NewBatch};
 use recado::store::log_watermark::WatermarkEnd;
 use recado::store::read;
 use sqlx::PgConnection;
@@ -164,8 +164,9 @@ pub struct SingleInserts {
 /// Appends rows as the hub does, and returns the new head of the log.
 pub async fn append_rows(connection: &mut PgConnection, hint: Seq, rows: &[NewNotification]) -> Result<Seq, CliFailure> {
     let refs: Vec<&NewNotification> = rows.iter().collect();
-    match append::append(connection, WatermarkEnd { seq: hint, id: None }, InstanceId::new(), &refs, Conflict::LeavesOut, BATCH_LIMIT).await
-    {
+    let seen = WatermarkEnd { seq: hint, id: None };
+    let batch = NewBatch { seen, origin: InstanceId::new(), rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
+    match append::append(connection, batch, BATCH_LIMIT).await {
         Ok(batch) => Ok(batch.head),
         Err(AppendFailure::OtherBodies(_)) => Err(CliFailure::other("unexpected idempotency conflict: the rows have no keys")),
         Err(

@@ -21,7 +21,7 @@ use recado::wire::problem::Problem;
 /// The name of a target in `corpus/`, and the target.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [FuzzTarget; 18] = [
+pub const TARGETS: [FuzzTarget; 19] = [
     ("notify", posts::notify),
     ("batch", posts::batch),
     ("ndjson", posts::ndjson),
@@ -31,6 +31,7 @@ pub const TARGETS: [FuzzTarget; 18] = [
     ("stream_query", requests::stream_query),
     ("history_query", requests::history_query),
     ("ack_body", requests::ack_body),
+    ("trace_parent", requests::trace_parent),
     ("token", credentials::token),
     ("ticket", credentials::ticket),
     ("request_headers", credentials::request_headers),

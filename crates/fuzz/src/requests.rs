@@ -1,8 +1,8 @@
-//! Fuzzes the parsers of queries: stream requests, pages of the history, acknowledgements.
+//! Fuzzes the parsers of queries and of `traceparent`.
 
 use super::{head, refused};
 use recado::delivery::ResumeFrom;
-use recado::domain::{Principal, TokenOrigin, UserId};
+use recado::domain::{Principal, TokenOrigin, TraceContext, UserId};
 use recado::http::fuzz_entry;
 use recado::wire::history::{AckBody, HistoryQuery, LIMIT_MAX, PageOrder};
 
@@ -75,4 +75,14 @@ pub fn ack_body(input: &[u8]) {
         }
         Err(problem) => refused(&problem, &[(400, "malformed_json"), (422, "invalid_field")]),
     }
+}
+
+/// The header `traceparent`.
+pub fn trace_parent(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Some(context) = TraceContext::parse(text) else { return };
+    assert!(context.trace_id != 0 && context.span_id != 0, "{context:?}");
+    let written = context.to_string();
+    assert_eq!(TraceContext::parse(&written), Some(context));
+    assert_eq!(written[3..52], text[3..52], "the ids are kept as they came");
 }

@@ -192,6 +192,7 @@ impl SendQueueState {
                 self.direct.phase = TaskPhase::Busy;
                 return false;
             }
+            event.note_given();
             self.pop();
             self.direct.delivered = seq;
             if asks {

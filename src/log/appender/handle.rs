@@ -13,6 +13,7 @@ use super::{AppendRequest, Receipt, Refusal};
 use crate::domain::{IdempotencyKey, NewNotification};
 use crate::log::write_health::WriteHealth;
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// How long after its deadline a request's answer may still arrive from the appender.
 const GRACE: Duration = Duration::from_millis(300);
@@ -66,7 +67,7 @@ impl AppendHandle {
 
     async fn ask(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
         let asked_at = Instant::now();
-        let answer = self.answer(rows, all_or_nothing, deadline).await;
+        let answer = self.answer(rows, all_or_nothing, asked_at, deadline).await;
         match &answer {
             Ok(_) => {
                 self.work.appended();
@@ -82,7 +83,13 @@ impl AppendHandle {
         answer
     }
 
-    async fn answer(&self, rows: Vec<NewNotification>, all_or_nothing: bool, deadline: Instant) -> Result<Vec<Receipt>, Refusal> {
+    async fn answer(
+        &self,
+        rows: Vec<NewNotification>,
+        all_or_nothing: bool,
+        asked_at: Instant,
+        deadline: Instant,
+    ) -> Result<Vec<Receipt>, Refusal> {
         #[cfg(feature = "mutants")]
         let mut rows = rows;
         #[cfg(feature = "mutants")]
@@ -98,7 +105,17 @@ impl AppendHandle {
         let room = [take(&self.row_room, rows.len())?, take(&self.kib_room, bytes / 1024 + 1)?];
         let (reply, answer) = oneshot::channel();
         let custody = Custody::default();
-        let request = AppendRequest { rows, all_or_nothing, bytes, deadline, custody: custody.clone(), reply, _room: room };
+        let request = AppendRequest {
+            rows,
+            all_or_nothing,
+            bytes,
+            asked_at,
+            deadline,
+            custody: custody.clone(),
+            trace: spans::request(),
+            reply,
+            _room: room,
+        };
         self.queue.try_send(request).map_err(|_| Refusal::Overloaded)?;
         #[cfg(feature = "mutants")]
         if let Some(receipts) = asked.made_up() {

@@ -52,7 +52,7 @@ impl MutantRequest {
 pub fn delivered_early(rows: &[&NewNotification], log_id: LogId, mut seq: Seq) -> Option<Committed> {
     let mut next = |row: &&NewNotification| {
         seq = seq.next();
-        (*row).clone().appended(seq, Utc::now())
+        (*row).clone().appended(seq, Utc::now(), None)
     };
     is("deliver-early").then(|| Committed { log_id, rows: rows.iter().map(&mut next).collect() })
 }

@@ -39,6 +39,9 @@ impl LogRowColumns {
             message: self.message,
             data: self.data,
             audience,
+            // Only the tailer reads it, see `tail_page`.
+            trace: None,
+            posted: None,
         })
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::PAGE_ROWS;
 use super::log_state::LogState;
 use super::row::LogRowColumns;
-use crate::domain::{InstanceId, LogId, Notification, NotificationId, Seq};
+use crate::domain::{InstanceId, LogId, Notification, NotificationId, Seq, TraceContext};
 use crate::store::StoreError;
 use crate::store::access::AccessRevision;
 use crate::store::access_sign::AccessStanding;
@@ -78,9 +78,13 @@ pub enum TailRow {
 }
 
 impl TailRow {
-    fn of(row: LogRowColumns) -> Self {
+    /// `trace` is the column of that name. A text that is no trace counts as none.
+    fn of((row, trace): (LogRowColumns, Option<String>)) -> Self {
         let (seq, id) = (Seq::from_db(row.seq), NotificationId(row.id));
-        row.notification().map_or_else(|error| Self::Unreadable { seq, id, error }, Self::Readable)
+        match row.notification() {
+            Ok(notification) => Self::Readable(Notification { trace: trace.as_deref().and_then(TraceContext::parse), ..notification }),
+            Err(error) => Self::Unreadable { seq, id, error },
+        }
     }
 
     pub fn seq(&self) -> Seq {
@@ -161,6 +165,7 @@ struct TailPageRow {
     user_id: Option<String>,
     account_id: Option<String>,
     user_ids: Option<Vec<String>>,
+    trace: Option<String>,
 }
 
 /// `data` is decompressed after the cut; earlier, that would be the data of all rows that were looked at.
@@ -180,7 +185,7 @@ async fn ask_tail(
                   (SELECT a.id FROM recado.log a WHERE a.seq = $1) AS id_at_from, coalesce(r.rows_found, 0) AS "rows_found!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data::text AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
-                  r.account_id AS "account_id?", r.user_ids AS "user_ids?"
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?", r.trace AS "trace?"
              FROM (VALUES (1)) one
              LEFT JOIN recado.meta m ON $4::uuid IS NOT NULL
              LEFT JOIN recado.access_state s ON $4::uuid IS NOT NULL
@@ -222,8 +227,8 @@ impl TailPageRow {
         Some(TailCheck { log: LogState { log_id, floor, head, is_standby: self.is_standby }, access })
     }
 
-    fn row(self) -> Option<LogRowColumns> {
-        Some(LogRowColumns {
+    fn row(self) -> Option<(LogRowColumns, Option<String>)> {
+        let columns = LogRowColumns {
             seq: self.seq?,
             id: self.id?,
             created_at: self.created_at?,
@@ -235,6 +240,7 @@ impl TailPageRow {
             user_id: self.user_id,
             account_id: self.account_id,
             user_ids: self.user_ids,
-        })
+        };
+        Some((columns, self.trace))
     }
 }

@@ -3,6 +3,7 @@
 mod browser;
 mod client;
 pub mod cluster;
+mod collector;
 mod contract;
 mod database;
 pub mod disk;
@@ -25,6 +26,7 @@ pub mod storm;
 
 pub use browser::Browser;
 pub use client::{ClientBuilder, ClientEnd, ClientNotification, ClientSawFrame, TestClient, word};
+pub use collector::{Collector, GotSpan};
 pub use contract::{document, fits, frame_matches, frames_document, matches_document};
 pub use database::TestDb;
 pub use event_source::EventSourcePage;
