@@ -35,7 +35,8 @@ pub struct StatsBody<P> {
     pub log_id: String,
     pub head: Seq,
     pub earliest: Seq,
-    /// Sessions of other instances are as last written to the database, at most some seconds ago.
+    /// Sessions of other instances are as last written to the database, at most some seconds ago. Of their last
+    /// activity, at most 5 minutes while only pongs come.
     pub connections: Vec<StatsSession>,
     /// The provider sessions of all instances, without their secrets. Absent where no provider is configured.
     #[serde(skip_serializing_if = "Option::is_none")]

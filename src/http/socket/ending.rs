@@ -23,8 +23,8 @@ impl WebSocketTask {
         let session = self.subscription.connection().session;
         tracing::debug!(%session, why, "connection ended");
         // The session ends before the goodbye: a client that reconnects at once finds its acknowledgements recorded. It
-        // also ends before its commands are stored, which may take seconds: until then, a client that returns would count
-        // as a second one of its device.
+        // also ends before its commands are stored, which may take seconds. Until then, a client that returns would
+        // count as a second one of its device.
         self.subscription.end(why);
         match cause {
             // The hub ends the connection: its client knows the fate of its commands before it comes back.

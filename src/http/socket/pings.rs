@@ -86,7 +86,7 @@ impl WebSocketTask {
             if self.settling.is_some_and(|(_, at)| now >= at) {
                 self.settle();
             }
-            // Most pings are heartbeats, and nothing was sent since the last one. A timer for them would wake every task.
+            // Most pings are heartbeats, with nothing sent since the last one. A timer for them would wake every task.
             if seq > self.subscription.connection().acked() {
                 self.settling = Some((seq, now + PONG_SETTLES));
             }
