@@ -73,7 +73,8 @@ BEGIN
 END $$;
 
 -- Takes or renews the lease of the outbox, and reports its oldest waiting row. Each hub calls it every second or two.
--- `left_seconds`: until the lease ends, whoever has it. `is_asleep`: the flag says that this relay sleeps.
+-- `left_seconds`: seconds until the lease ends, whichever hub has it. `is_asleep`: the flag says that this relay
+-- sleeps.
 CREATE FUNCTION recado.outbox_turn(
     p_holder uuid, p_seconds integer,
     OUT is_ours boolean, OUT left_seconds double precision, OUT is_asleep boolean, OUT place bigint, OUT age_seconds double precision)

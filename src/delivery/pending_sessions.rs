@@ -1,5 +1,6 @@
 //! Collects the begin, progress and end of connections until they are stored as sessions.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ struct SessionPages {
     settled: HashMap<SessionId, SettledConnection>,
 }
 
-/// What was last stored of a live session.
+/// What was last stored of a live session, or waits to be stored.
 #[derive(Debug, Clone, Copy)]
 struct StoredProgress {
     delivered: Seq,
@@ -65,8 +66,10 @@ impl PendingSessions {
 
     /// Notes that a connection has begun.
     pub fn began(&self, connection: &Connection, log_id: LogId) {
+        // Before the fact: what moves in between counts as not stored.
+        let progress = StoredProgress::of(connection);
         if self.write(fact(connection, log_id, None)) {
-            self.pages().known.insert(connection.session, StoredProgress::of(connection));
+            self.pages().known.insert(connection.session, progress);
         }
     }
 
@@ -132,10 +135,14 @@ impl PendingSessions {
             if pages.known.get(&connection.session).is_some_and(|stored| !stored.is_outdated(&now)) {
                 continue;
             }
+            let is_full = pages.waiting.len() >= MOST_WAITING;
+            match pages.waiting.entry(connection.session) {
+                // It has ended since `connections` was read.
+                Entry::Occupied(waiting) if waiting.get().end.is_some() => continue,
+                Entry::Vacant(_) if is_full => continue,
+                place => place.insert_entry(fact(connection, log_id, None)),
+            };
             pages.known.insert(connection.session, now);
-            if !pages.waiting.contains_key(&connection.session) && pages.waiting.len() < MOST_WAITING {
-                pages.waiting.insert(connection.session, fact(connection, log_id, None));
-            }
         }
         // A connection may have ended after `connections` was read; no other code would remove its entry.
         pages.known.retain(|session, _| present.contains(session));
@@ -197,6 +204,24 @@ mod tests {
         pending.refresh(std::iter::empty(), log_id);
         assert!(pending.pages().known.is_empty());
     }
+
+    #[test]
+    fn progress_that_comes_while_the_beginning_waits_is_stored_with_it() {
+        let who = Principal { user: UserId::parse("ann").unwrap(), accounts: Vec::new() };
+        let connection = Connection::new(who, ClientId::default_device(), "test");
+        let (pending, log_id) = (PendingSessions::default(), LogId::new());
+        connection.begin(log_id, Seq::ZERO, Seq::ZERO);
+        pending.began(&connection, log_id);
+        connection.set_delivered(Seq::from_db(7));
+        pending.refresh(std::iter::once(&connection), log_id);
+        assert_eq!(pending.take()[0].sent, Seq::from_db(7));
+        // The end is the last fact, whatever was listed before.
+        connection.set_delivered(Seq::from_db(8));
+        pending.ended(&connection, log_id, "lost");
+        pending.refresh(std::iter::once(&connection), log_id);
+        assert!(pending.take()[0].end.is_some());
+    }
+
     #[test]
     fn a_sign_of_life_alone_is_stored_rarely_and_progress_at_once() {
         let who = Principal { user: UserId::parse("ann").unwrap(), accounts: Vec::new() };

@@ -320,10 +320,7 @@ impl WebSocketTask {
                 // It leaves together with the ping: a system call less, for every connection and heartbeat.
                 self.frames.feed(Message::Text(ServerFrame::Heartbeat { seq, prev }.encode().into())).await?;
             }
-            if self.pinged.is_none() {
-                self.feed_ping().await?;
-            }
-            self.frames.flush().await?;
+            self.ping().await?;
         } else if self.ping_at.is_some_and(|at| now >= at) {
             self.ping().await?;
         }

@@ -38,7 +38,7 @@ pub struct OldestOutboxRow {
     pub age_seconds: f64,
 }
 
-/// The result of a turn: who has the lease, and the oldest waiting row.
+/// The result of [`turn`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RelayTurn {
     /// This hub has the lease.
@@ -47,6 +47,7 @@ pub struct RelayTurn {
     pub left_seconds: f64,
     /// The database says that this hub's relay sleeps.
     pub is_asleep: bool,
+    /// The oldest row that waits, if one does.
     pub waiting: Option<OldestOutboxRow>,
 }
 

@@ -46,8 +46,8 @@ struct UserQueue {
     turn: Arc<Semaphore>,
     /// The requests for the history that may still come.
     requests: Arc<Semaphore>,
-    /// The turn of their small queries. It is not that of the pages: who only asks where the log ends does not wait for
-    /// the budget.
+    /// One of these requests runs its small queries at a time. This is separate from `turn`: a request for the head of
+    /// the log does not wait for the budget of the pages.
     small: Semaphore,
     budget: Mutex<ByteBudget>,
 }

@@ -314,7 +314,7 @@ async fn a_command_given_just_before_the_connection_ends_is_stored() {
 }
 
 /// Regression: the end was noted only when the commands were stored, up to 4 s later. A client that returned meanwhile
-/// counted as a second one of its device, and every later connection repeated what came before.
+/// was taken for a second client of its device, and later connections of the device received old notifications again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_over_at_once_while_its_last_command_waits_for_the_database() {
     let db = TestDb::new().await;

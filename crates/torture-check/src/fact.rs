@@ -180,9 +180,9 @@ pub enum RunFact {
         status: String,
         lost: Option<(i64, i64)>,
     },
-    /// The client's thread stands still for this long.
+    /// The thread of the device's client stands still for this long. The client may not have a position yet.
     SdkStuck {
-        conn: u64,
+        device: String,
         ms: u64,
     },
     /// The client leads the tabs of its browser from now on.

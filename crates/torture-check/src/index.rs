@@ -221,7 +221,7 @@ impl<'a> Index<'a> {
                 self.open(t, *conn, device, told.from, Some(ConnStream { hub: *hub, asked, told }));
             }
             RunFact::SdkOpen { conn, device, from } => self.open(t, *conn, device, *from, None),
-            RunFact::SdkStuck { conn, ms } => self.stuck(t, *conn, t + ms * 1_000_000),
+            RunFact::SdkStuck { device, ms } => self.stuck(t, device, t + ms * 1_000_000),
             RunFact::LinkOpen { device, since: Some(seq), .. } => self.with_device(device, |device| device.acked.push((t, *seq))),
             RunFact::Recv { conn, seq, prev, id, hash, taint } => {
                 let given = IndexedDelivery { seq: *seq, id, hash, taint };
@@ -297,8 +297,8 @@ impl<'a> Index<'a> {
     }
 
     /// A tab that stands still keeps the others waiting until one of them leads in its place.
-    fn stuck(&mut self, from: Nanos, conn: u64, to: Nanos) {
-        let Some(stored) = self.conns.get(&conn).and_then(|conn| self.devices.get(conn.device)).map(|device| device.stored) else { return };
+    fn stuck(&mut self, from: Nanos, device: &str, to: Nanos) {
+        let Some(stored) = self.devices.get(device).map(|device| device.stored) else { return };
         for device in self.devices.values_mut().filter(|device| device.stored == stored) {
             device.stuck.push((from, to));
         }

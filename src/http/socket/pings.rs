@@ -54,15 +54,15 @@ impl WebSocketTask {
         PingPlan::Due { from, above: self.settling.map_or(Seq::ZERO, |(seq, _)| seq) }
     }
 
+    /// Sends a ping, unless one is on its way, together with the frames just written.
     pub(super) async fn ping(&mut self) -> Result<(), CloseCause> {
         if self.pinged.is_none() {
             self.feed_ping().await?;
-            self.frames.flush().await?;
         }
-        Ok(())
+        self.frames.flush().await
     }
 
-    pub(super) async fn feed_ping(&mut self) -> Result<(), CloseCause> {
+    async fn feed_ping(&mut self) -> Result<(), CloseCause> {
         let seq = self.subscription.delivered();
         let now = Instant::now();
         self.ping_at = None;

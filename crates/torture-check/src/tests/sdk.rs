@@ -138,7 +138,7 @@ fn c15_a_tab_that_stood_still_is_late() {
     let late = |stuck: bool| {
         let mut story = browser();
         if stuck {
-            story.note(RunFact::SdkStuck { conn: 1, ms: 4_000 });
+            story.note(RunFact::SdkStuck { device: "ann/b.t0".into(), ms: 4_000 });
         }
         story.post("three", to("ann"), 3).wait(4_000);
         for conn in [1, 2] {
@@ -183,7 +183,7 @@ fn c23_two_connections_of_one_browser() {
     let both = |ms: u64, stuck: bool| {
         let mut story = browser();
         if stuck {
-            story.note(RunFact::SdkStuck { conn: 1, ms });
+            story.note(RunFact::SdkStuck { device: "ann/b.t0".into(), ms });
         }
         story.link(2, "ann/b.t1").wait(ms).unlink(1);
         story.both().broken()
@@ -191,6 +191,12 @@ fn c23_two_connections_of_one_browser() {
     assert_eq!(both(500, false), [""; 0], "the lock was just stolen");
     assert_eq!(both(3_000, false), ["C23"]);
     assert_eq!(both(3_000, true), [""; 0], "a tab that stands still cannot close its own");
+    let mut story = browser();
+    story.note(RunFact::ConnClose { conn: 2, device: "ann/b.t1".into(), why: "killed".into(), wanted: true });
+    story.note(RunFact::ConnTry { device: "ann/b.t1".into() }).link(2, "ann/b.t1");
+    story.note(RunFact::SdkStuck { device: "ann/b.t1".into(), ms: 3_000 }).link(3, "ann/b.t0").wait(3_000).unlink(3);
+    let broken = story.unlink(2).begins(3, "ann/b.t1", 2).pass(3, 2).both().broken();
+    assert_eq!(broken, [""; 0], "a tab that stands still before it has a position");
     let mut story = browser();
     story.link(2, "ann/b.t0").wait(2_000);
     assert_eq!(story.both().broken(), ["C23"], "of one tab, and until the end");

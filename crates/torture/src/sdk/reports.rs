@@ -220,7 +220,7 @@ impl Reports {
             Said::Gap { client, status, lost_from, lost_to } => {
                 RunFact::SdkGap { conn: self.client(client).0, status, lost: lost_from.zip(lost_to) }
             }
-            Said::Stuck { client, ms } => RunFact::SdkStuck { conn: self.client(client).0, ms },
+            Said::Stuck { client, ms } => RunFact::SdkStuck { device: self.client(client).1, ms },
             Said::Leads { client } => RunFact::SdkLeads { conn: self.client(client).0 },
             Said::Link { client, link, hub, transport, since } => {
                 let number = self.book.number();
