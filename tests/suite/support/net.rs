@@ -116,6 +116,15 @@ impl Net {
         }
     }
 
+    /// Makes the kernel repeat a lost packet after a second at most, where it can (`tcp_rto_max_ms`, Linux 6.15). By
+    /// default it waits twice as long each time, up to two minutes: six losses in a row cost 25 s.
+    pub fn repeat_each_second(&self) {
+        const LIMIT: &str = "/proc/sys/net/ipv4/tcp_rto_max_ms";
+        for side in [&self.near, &self.far] {
+            side.run(&format!("[ ! -e {LIMIT} ] || echo 1000 >{LIMIT}")).unwrap();
+        }
+    }
+
     /// How many packets were dropped so far.
     pub fn dropped(&self) -> u64 {
         let counted = |side: &Namespace| -> u64 {
