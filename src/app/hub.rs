@@ -25,10 +25,10 @@ use crate::delivery::{Delivery, Registry};
 use crate::domain::InstanceId;
 use crate::domain::audit::Act;
 use crate::http::{
-    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, CONSUMER_CALLS_AT_ONCE, ConsoleRules, DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE,
-    FETCHES_MAX, FETCHES_OF_ONE, FOLLOWERS_MAX, FOLLOWERS_OF_ONE, Health, HubReports, HubState, InstanceHistory, KeyCache, KeyLooker,
-    KeyRates, LIVE_MAX, LIVE_OF_ONE, NameRates, Origins, ScanTurns, Served, SocketRules, StreamPlaces, Tickets, UserBudgets,
-    close_removed_keys, record_refused_attempts,
+    AccessWatch, Auth, BATCHES_AT_ONCE, CONSOLE_READS_AT_ONCE, ConsoleRules, DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE, FETCHES_MAX,
+    FETCHES_OF_ONE, FOLLOWERS_MAX, FOLLOWERS_OF_ONE, Health, HubReports, HubState, InstanceHistory, KeyCache, KeyLooker, KeyRates,
+    LIVE_MAX, LIVE_OF_ONE, NameRates, Origins, ScanTurns, Served, SocketRules, StreamPlaces, Tickets, UserBudgets, close_removed_keys,
+    record_refused_attempts,
 };
 use crate::identity::sign_in_link::SignInLinks;
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
@@ -43,6 +43,7 @@ use crate::providers::{self, Provider, Providers, UpstreamSetup};
 use crate::startup;
 use crate::store::access_sign::AccessSign;
 use crate::store::audit::{self, Entry};
+use crate::store::consumers::ConsumerCalls;
 use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
@@ -69,6 +70,8 @@ const COMMAND_WAIT: Duration = Duration::from_secs(10);
 const KEY_CONNECTIONS: u32 = 1;
 /// Database connections for tickets: the sender of a ticket is not known before its look-up.
 const TICKET_CONNECTIONS: u32 = 2;
+/// Database connections for consumers, so that they take none from users.
+const CONSUMER_CONNECTIONS: u32 = 4;
 /// Burst of tickets per user; after it, one per second. A bit more than the connections of one user.
 const TICKET_BURST: u32 = 30;
 /// How long requests, the appender and the supervisor may still take once the hub stops. The other tasks then get the
@@ -316,6 +319,7 @@ impl Hub {
         if let Some(command_intake) = &hub.command_intake {
             command_intake.close().await;
         }
+        hub.consumer_calls.close().await;
         hub.reader.close().await;
         if !running.is_empty() {
             tracing::warn!(?running, "tasks still ran when the time to stop was over");
@@ -404,7 +408,7 @@ fn hub(
         device_lists: StreamPlaces::new("wait for a list of all devices", DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE),
         log_followers: StreamPlaces::new("follow the log", FOLLOWERS_MAX, FOLLOWERS_OF_ONE),
         live_readers: StreamPlaces::new("read the samples of the instances", LIVE_MAX, LIVE_OF_ONE),
-        consumer_calls: Semaphore::new(CONSUMER_CALLS_AT_ONCE),
+        consumer_calls: ConsumerCalls::new(database.reader("consumers", CONSUMER_CONNECTIONS)),
         consumer_fetches: StreamPlaces::new("fetch for consumers", FETCHES_MAX, FETCHES_OF_ONE),
         retention: policy(config),
         health,

@@ -12,7 +12,6 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::auth::actor;
@@ -25,14 +24,11 @@ use super::scopes::{check_consumer, check_consumer_audience};
 use super::state::HubState;
 use crate::domain::{ConsumerName, Seq, ServiceCaller};
 use crate::metrics::CONSUMED;
-use crate::store::consumers::{self, Batch, ConsumerAudience, ConsumerError, FetchWish, Fetched, with_reader};
-use crate::store::read;
+use crate::store::consumers::{self, Batch, ConsumerAudience, ConsumerError, FetchWish, Fetched};
 use crate::wire::consumer::{self, BatchBody, ConsumerAckBody, ConsumerBody, FetchBody};
 use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
 
-/// Calls of consumers that use a connection of the pool at once, so that they leave others to users.
-pub const CONSUMER_CALLS_AT_ONCE: usize = 4;
 /// Most fetches on one instance at once, nearly all of which wait.
 pub const FETCHES_MAX: usize = 256;
 /// Most fetches of one key or subject.
@@ -57,9 +53,7 @@ pub async fn create(
     let ConsumerBody { filter, start } = ConsumerBody::parse(&json_body(&headers, body).await?)?;
     check_consumer_audience(&caller, &ConsumerAudience { user: filter.user.clone(), account: filter.account.clone() })?;
     let by = actor(&headers, &caller);
-    let turn = turn(&hub).await;
-    let created = with_reader(&hub.reader, async |connection| consumers::create(connection, &name, &filter, start, Some(&by)).await).await;
-    drop(turn);
+    let created = hub.consumer_calls.run(async |connection| consumers::create(connection, &name, &filter, start, Some(&by)).await).await;
     let created = match created {
         Ok(created) => created,
         Err(error) => return Err(refused(&hub, error).await),
@@ -108,9 +102,7 @@ pub async fn ack(
 ) -> Result<Response, RefusedRequest> {
     let (_, name) = admitted(&hub, &segment, &headers).await?;
     let ConsumerAckBody { term, seq } = ConsumerAckBody::parse(&json_body(&headers, body).await?)?;
-    let turn = turn(&hub).await;
-    let acked = with_reader(&hub.reader, async |connection| consumers::ack(connection, &name, term, seq).await).await;
-    drop(turn);
+    let acked = hub.consumer_calls.run(async |connection| consumers::ack(connection, &name, term, seq).await).await;
     match acked {
         Ok(acked) => Ok((no_store(), Json(json!({ "success": true, "acked": acked }))).into_response()),
         Err(error) => Err(refused(&hub, error).await),
@@ -126,9 +118,7 @@ pub async fn renew(
 ) -> Result<Response, RefusedRequest> {
     let (_, name) = admitted(&hub, &segment, &headers).await?;
     let term = consumer::term(&json_body(&headers, body).await?)?;
-    let turn = turn(&hub).await;
-    let until = with_reader(&hub.reader, async |connection| consumers::renew(connection, &name, term).await).await;
-    drop(turn);
+    let until = hub.consumer_calls.run(async |connection| consumers::renew(connection, &name, term).await).await;
     match until {
         Ok(until) => Ok((no_store(), Json(json!({ "success": true, "lease_until": timestamp(until) }))).into_response()),
         Err(error) => Err(refused(&hub, error).await),
@@ -144,9 +134,7 @@ pub async fn release(
 ) -> Result<Response, RefusedRequest> {
     let (_, name) = admitted(&hub, &segment, &headers).await?;
     let owner = consumer::owner(&json_body(&headers, body).await?)?;
-    let turn = turn(&hub).await;
-    let released = with_reader(&hub.reader, async |connection| consumers::release(connection, &name, &owner).await).await;
-    drop(turn);
+    let released = hub.consumer_calls.run(async |connection| consumers::release(connection, &name, &owner).await).await;
     match released {
         Ok(released) => Ok((no_store(), Json(json!({ "success": true, "released": released }))).into_response()),
         Err(error) => Err(refused(&hub, error).await),
@@ -163,9 +151,7 @@ pub async fn seek(
     let (caller, name) = admitted(&hub, &segment, &headers).await?;
     let start = consumer::new_start(&json_body(&headers, body).await?)?;
     let by = actor(&headers, &caller);
-    let turn = turn(&hub).await;
-    let acked = with_reader(&hub.reader, async |connection| consumers::seek(connection, &name, start, Some(&by)).await).await;
-    drop(turn);
+    let acked = hub.consumer_calls.run(async |connection| consumers::seek(connection, &name, start, Some(&by)).await).await;
     match acked {
         Ok(acked) => Ok((no_store(), Json(json!({ "success": true, "acked": acked }))).into_response()),
         Err(error) => Err(refused(&hub, error).await),
@@ -178,9 +164,7 @@ async fn admitted(hub: &HubState, segment: &str, headers: &HeaderMap) -> Result<
     let name = consumer::name(segment)?;
     check_consumer(&caller, &name)?;
     if caller.scopes.as_ref().is_some_and(|scopes| scopes.limits_consumers()) {
-        let turn = turn(hub).await;
-        let audience = with_reader(&hub.reader, async |connection| consumers::audience(connection, &name).await).await;
-        drop(turn);
+        let audience = hub.consumer_calls.run(async |connection| consumers::audience(connection, &name).await).await;
         match audience {
             Ok(audience) => check_consumer_audience(&caller, &audience)?,
             Err(error) => return Err(refused(hub, error).await),
@@ -194,16 +178,9 @@ async fn json_body(headers: &HeaderMap, body: Body) -> Result<axum::body::Bytes,
     whole_body(headers, body, BODY_MAX_BYTES).await
 }
 
-/// The semaphore is never closed, so there is always a permit some time.
-async fn turn(hub: &HubState) -> Option<SemaphorePermit<'_>> {
-    hub.consumer_calls.acquire().await.ok()
-}
-
 async fn call_fetch(hub: &HubState, name: &ConsumerName, body: &FetchBody) -> Result<Fetched, RefusedRequest> {
     let wish = FetchWish { name, owner: &body.owner, rows: body.limit, lease_seconds: body.lease_seconds };
-    let turn = turn(hub).await;
-    let fetched = with_reader(&hub.reader, async |connection| consumers::fetch(connection, wish).await).await;
-    drop(turn);
+    let fetched = hub.consumer_calls.run(async |connection| consumers::fetch(connection, wish).await).await;
     match fetched {
         Ok(fetched) => Ok(fetched),
         Err(error) => Err(refused(hub, error).await),
@@ -229,7 +206,7 @@ fn answer(batch: &Batch) -> Response {
 
 /// The answer while another owner has the lease: there is nothing to acknowledge.
 async fn held(hub: &HubState) -> Result<Response, RefusedRequest> {
-    let state = read::log_state(&hub.reader).await?;
+    let state = hub.consumer_calls.log_state().await?;
     Ok(body(&BatchBody { term: None, records: Vec::new(), through: None, head: state.head, log_id: state.log_id }))
 }
 
@@ -255,7 +232,7 @@ async fn refused(hub: &HubState, error: ConsumerError) -> RefusedRequest {
             return Problem::new(500, "internal", "internal error; the hub's log has the details").into();
         }
     };
-    match read::log_state(&hub.reader).await {
+    match hub.consumer_calls.log_state().await {
         Ok(state) => with_bounds.with_bounds(bounds(&state)).into(),
         Err(error) => error.into(),
     }

@@ -87,7 +87,7 @@ pub use console::instance_report::HubReports;
 pub use console::live::{LIVE_MAX, LIVE_OF_ONE};
 pub use console::log::{FOLLOWERS_MAX, FOLLOWERS_OF_ONE};
 pub use console_rules::{ConsoleRules, Served};
-pub use consumers::{CONSUMER_CALLS_AT_ONCE, FETCHES_MAX, FETCHES_OF_ONE};
+pub use consumers::{FETCHES_MAX, FETCHES_OF_ONE};
 #[cfg(feature = "conformance")]
 pub use echo_server::{EchoRules, EchoServer};
 pub use health::Health;

@@ -21,6 +21,7 @@ use crate::log::appender::AppendHandle;
 use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
+use crate::store::consumers::ConsumerCalls;
 use crate::tasks::Tasks;
 
 /// The state of every handler. It gives no access to a send queue.
@@ -59,9 +60,7 @@ pub struct HubState {
     pub log_followers: Arc<StreamPlaces>,
     /// Places for admins who read samples of the instances as they come.
     pub live_readers: Arc<StreamPlaces>,
-    /// Permits for calls of consumers, so that they leave connections of the pool to users. A request without one
-    /// waits.
-    pub consumer_calls: Semaphore,
+    pub consumer_calls: ConsumerCalls,
     /// Places for fetches of consumers.
     pub consumer_fetches: Arc<StreamPlaces>,
     /// What retention keeps, to show it.

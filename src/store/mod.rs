@@ -13,6 +13,7 @@
 //! - *tickets*: two connections, so that anonymous connections take none from the readers;
 //! - *readers*: a small pool for resume, history and statistics. Pages pass the [`page_scheduler`] first, so that no
 //!   user keeps the others from the pool;
+//! - *consumers*: four connections, so that services that follow the log take none from the readers;
 //! - *standbys* (with `RECADO_READ_DATABASE_URL`): a pool for each, for pages of the past, and a connection that
 //!   watches it ([`standby`]).
 //!

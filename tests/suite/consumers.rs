@@ -601,3 +601,31 @@ async fn an_erasure_leaves_no_id_in_a_consumer() {
     hub.post(&note("later").to_user("ann")).await;
     assert_eq!(titles(&a.fetch(json!({})).await), [""; 0]);
 }
+
+/// While the database holds up calls of consumers, none of them occupies a connection of the readers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_take_no_connection_from_users() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    consumer(&db, &hub, "busy", "a").create(json!({})).await;
+    let (mut locker, mut witness) = (db.connect().await, db.connect().await);
+    sqlx::raw_sql("BEGIN; LOCK TABLE recado.consumer IN ACCESS EXCLUSIVE MODE").execute(&mut locker).await.unwrap();
+    let mut held = async |name: &str| {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'recado ' || $1 AND wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).bind(name).fetch_one(&mut witness).await.unwrap()
+    };
+    let calls = async {
+        let owned = consumer(&db, &hub, "busy", "a");
+        let batches = futures_util::future::join_all((0..12).map(|_| owned.fetch(json!({})))).await;
+        assert!(batches.iter().any(|batch| batch["term"].is_i64()), "all are answered, also those that found the row locked");
+    };
+    let watch = async {
+        eventually("four calls wait for the lock", PATIENCE, async || (held("consumers").await == 4).then_some(())).await;
+        assert_eq!(held("reader").await, 0);
+        let (status, _) = hub.get("/api/notifications/head", Some(&token("42", &[]))).await.unwrap();
+        assert_eq!(status, 200);
+        sqlx::raw_sql("ROLLBACK").execute(&mut locker).await.unwrap();
+    };
+    tokio::join!(calls, watch);
+}
