@@ -48,6 +48,7 @@ use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
 use crate::store::outbox_calls::OutboxCalls;
+use crate::store::sealed_rows::RowSeal;
 use crate::store::standby::standby_watch;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
@@ -174,10 +175,10 @@ impl<'a> HubBuilder<'a> {
         let (tasks, failed) = Tasks::new();
         let instance = instance.unwrap_or_else(InstanceId::new);
         let (fan_out, fan_out_writers) = FanOut::new(thread::available_parallelism().map_or(1, usize::from));
-        let registry = registry(config, &database, fan_out).await?;
+        let (registry, seal) = read_log(config, &database, fan_out).await?;
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));
         let (others, turn) = CommitTurn::of(instance);
-        let here = AppContext { instance, registry: &registry, seen: &seen };
+        let here = AppContext { instance, registry: &registry, seen: &seen, seal: &seal };
         let HubParts { hub, pulse, looker, committed, appender, entry_writer } =
             hub(config, &identity, &database, &here, turn, commands, tasks.clone());
 
@@ -199,7 +200,7 @@ impl<'a> HubBuilder<'a> {
         let outbox_relay = OutboxRelay::new(database.clone(), Arc::clone(&seen), hub.appender.work(), Arc::clone(&outbox));
         let access_changed = Arc::new(Notify::new());
         let access_sign = Arc::new(AccessSign::new(Arc::clone(&access_changed)));
-        let source = TailSource { database: database.clone(), instance, access: Arc::clone(&access_sign) };
+        let source = TailSource { database: database.clone(), instance, access: Arc::clone(&access_sign), seal };
         let tailer = Tailer::new(source, Arc::clone(&registry), Arc::clone(&seen), pulse, config.poll_interval);
         let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
         tasks.essential(TaskName::Appender, appender.run(stop_appending));
@@ -351,6 +352,7 @@ struct AppContext<'a> {
     instance: InstanceId,
     registry: &'a Arc<Registry>,
     seen: &'a Arc<LogWatermark>,
+    seal: &'a Arc<RowSeal>,
 }
 
 fn hub(
@@ -362,14 +364,14 @@ fn hub(
     rules: Option<CommandRules>,
     tasks: Tasks,
 ) -> HubParts {
-    let AppContext { instance, registry, seen } = *here;
+    let AppContext { instance, registry, seen, seal } = *here;
     let reader = database
         .reader("reader", config.read_connections)
         .with_user_rate(config.user_read_rate)
         .with_members(config.accounts.reads_table())
         .with_standbys(database.standbys(config.read_connections));
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
-    let (handle, appender) = Appender::new(database.clone(), instance, Arc::clone(seen), committed_in, turn);
+    let (handle, appender) = Appender::new(database.clone(), instance, (Arc::clone(seen), Arc::clone(seal)), committed_in, turn);
     let (entries, entry_writer) = EntryWriter::new(database.clone(), config.max_devices_per_user);
     let pulse = Arc::new(Pulse::default());
     let health =
@@ -379,6 +381,7 @@ fn hub(
     let hub = HubState {
         instance,
         appender: handle,
+        row_seal: Arc::clone(seal),
         delivery: Delivery::new(Arc::clone(registry), reader.clone(), config.delivery_facts)
             .with_resume(instance, config.resume_window)
             .with_entries(entries)
@@ -466,16 +469,19 @@ async fn record_start(config: &Config, database: &Database, instance: InstanceId
 }
 
 /// Creates the registry, positioned at the log's head.
-async fn registry(config: &Config, database: &Database, fan_out: FanOut) -> Result<Arc<Registry>, ServeError> {
+/// Reads where the log ends, and the key that its hubs share.
+async fn read_log(config: &Config, database: &Database, fan_out: FanOut) -> Result<(Arc<Registry>, Arc<RowSeal>), ServeError> {
     let mut connection = database.connect("start").await?;
     let state = read::state(&mut connection).await?;
+    let seal = RowSeal::read(&mut connection).await?;
     let limits = ConnectionLimits {
         connections: ConnectionRoom::of(config).clients,
         per_user: config.max_connections_per_user,
         devices: config.max_devices_per_user,
         single: config.session_policy == SessionPolicy::Single,
     };
-    Ok(Registry::new(limits, Position { log_id: state.log_id, floor: state.floor, dispatched: state.head }, fan_out))
+    let position = Position { log_id: state.log_id, floor: state.floor, dispatched: state.head };
+    Ok((Registry::new(limits, position, fan_out), Arc::new(seal)))
 }
 
 fn policy(config: &Config) -> RetentionPolicy {

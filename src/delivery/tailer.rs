@@ -1,8 +1,8 @@
 //! Follows the log and dispatches its rows: the only way by which a notification becomes live.
 //!
 //! The tailer reads the table when a hint says that the log has grown, and once a second in any case. Rows that this
-//! instance has just committed are taken directly if they follow the dispatched number without a gap; all other rows
-//! are read. Numbers are dispatched without a hole or not at all: a hole would break the log's promise, so delivery
+//! instance has just committed, and rows that came with the hint of another, are taken directly if they follow the
+//! dispatched number without a gap; all other rows are read. Numbers are dispatched without a hole or not at all: a hole would break the log's promise, so delivery
 //! stops with an error rather than skip it.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::event::SharedNotification;
 use super::registry::{Position, Registry};
 use super::wait_until::until;
 use crate::backoff::{Backoff, jitter};
-use crate::domain::{CommitOrigin, InstanceId, NotificationId, Seq};
+use crate::domain::{CommitOrigin, InstanceId, Notification, NotificationId, Seq};
 use crate::log::appender::Committed;
 use crate::metrics;
 use crate::store::access_sign::AccessSign;
@@ -24,12 +24,17 @@ use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::listener::LogHint;
 use crate::store::log_watermark::LogWatermark;
 use crate::store::read::{self, LogState, Tail, TailRow, TailSize};
+use crate::store::sealed_rows::{RowSeal, SealedRows};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 use crate::telemetry::spans::PublishSpan;
 
 /// How long to wait for this instance's own commit on the in-process channel before the table is read for it.
 const OWN_COMMIT_GRACE: Duration = Duration::from_millis(20);
+/// How long rows wait for the ones before them, which another commit is about to bring, before the table is read.
+const EARLY_GRACE: Duration = Duration::from_millis(5);
+/// Most commits that wait for earlier ones.
+const EARLY_MAX: usize = 16;
 /// If a page arrives within this time, twice its size fits well into the limit of three seconds.
 const QUICK_PAGE: Duration = Duration::from_millis(500);
 
@@ -77,6 +82,17 @@ pub struct TailSource {
     pub instance: InstanceId,
     /// Receives the state of the access changes with each check.
     pub access: Arc<AccessSign>,
+    /// Opens the rows that hints bring.
+    pub seal: Arc<RowSeal>,
+}
+
+/// The rows of one commit, which came without those before them.
+struct EarlyRows {
+    first: Seq,
+    /// The row before them, as their hub knew it. `None` for own rows: the database has compared what this instance
+    /// knows.
+    after: Option<(Seq, NotificationId)>,
+    rows: Vec<Notification>,
 }
 
 /// The background task that reads the end of the log.
@@ -84,6 +100,7 @@ pub struct Tailer {
     dedicated: DedicatedConnection,
     instance: InstanceId,
     access: Arc<AccessSign>,
+    seal: Arc<RowSeal>,
     registry: Arc<Registry>,
     seen: Arc<LogWatermark>,
     origin: CommitOrigin,
@@ -93,6 +110,9 @@ pub struct Tailer {
     /// This instance's own commit, announced by a hint before it arrived in process: its head, and when to read the
     /// table for it.
     own_due: Option<(Seq, Instant)>,
+    /// Rows that wait for earlier ones, and when the table is read for those.
+    early: Vec<EarlyRows>,
+    early_due: Option<Instant>,
     check_due: bool,
     /// The size of the next page. A page that timed out over a slow link would time out again, so the size is reduced
     /// then, and raised again when pages arrive quickly.
@@ -118,10 +138,11 @@ enum TailError {
 impl Tailer {
     /// `seen` receives the followed position; `poll` is the longest time between two reads of the table.
     pub fn new(source: TailSource, registry: Arc<Registry>, seen: Arc<LogWatermark>, pulse: Arc<Pulse>, poll: Duration) -> Self {
-        let TailSource { database, instance, access } = source;
+        let TailSource { database, instance, access, seal } = source;
         Self {
             instance,
             access,
+            seal,
             dedicated: DedicatedConnection::new(database, "tailer"),
             registry,
             seen,
@@ -130,6 +151,8 @@ impl Tailer {
             poll,
             due: Instant::now(),
             own_due: None,
+            early: Vec::new(),
+            early_due: None,
             check_due: true,
             page_size: TailSize::WHOLE,
             last: None,
@@ -147,6 +170,9 @@ impl Tailer {
                 // Comes first: a stream of our own commits must not keep us from reading the table.
                 () = until(self.next_look()) => {
                     self.own_due = None;
+                    // What waits is in the table too.
+                    self.early_due = None;
+                    self.early.clear();
                     self.check_due |= checked.elapsed() >= self.poll / 2;
                     let check = self.check_due;
                     match self.look(check).await {
@@ -174,13 +200,19 @@ impl Tailer {
                     crate::failpoints::at("fanout.before_local").await;
                     self.take_own(own);
                 }
-                Some(hint) = hints.recv() => self.take_hint(&hint),
+                Some(hint) = hints.recv() => {
+                    // The queue was full, so a hint may have been left out.
+                    if hints.len() + 1 >= hints.max_capacity() {
+                        self.due = Instant::now();
+                    }
+                    self.take_hint(hint);
+                }
             }
         }
     }
 
     fn next_look(&self) -> Instant {
-        self.own_due.map_or(self.due, |(_, at)| at.min(self.due))
+        [self.own_due.map(|(_, at)| at), self.early_due].into_iter().flatten().fold(self.due, Instant::min)
     }
 
     fn dispatched(&self) -> Seq {
@@ -219,28 +251,60 @@ impl Tailer {
             self.due = Instant::now();
             return;
         }
-        let mut new = own.rows.into_iter().skip_while(|row| row.seq <= position.dispatched).peekable();
-        match new.peek() {
-            None => {}
-            Some(first) if first.seq == position.dispatched.next() => {
-                self.dispatch(new.map(SharedNotification::of).collect());
-                let dispatched = self.dispatched();
-                self.own_due = self.own_due.filter(|(head, _)| *head > dispatched);
+        let rows: Vec<Notification> = own.rows.into_iter().skip_while(|row| row.seq <= position.dispatched).collect();
+        let Some(first) = rows.first().map(|row| row.seq) else { return };
+        self.take(EarlyRows { first, after: None, rows });
+    }
+
+    fn take_hint(&mut self, hint: LogHint) {
+        // Any database client may notify: a reported head is a reason to read the table, and nothing else. Only a hub
+        // can seal rows.
+        match hint {
+            LogHint::Grown { head, .. } if head <= self.dispatched() => {}
+            LogHint::Grown { head, origin, .. } if origin == self.origin => {
+                let at = self.own_due.map_or_else(|| Instant::now() + OWN_COMMIT_GRACE, |(_, at)| at);
+                self.own_due = Some((head, at));
             }
-            // Rows of another instance lie between; the table has them all.
-            Some(_) => self.due = Instant::now(),
+            LogHint::Grown { rows: Some(sealed), .. } => self.take_sealed(&sealed),
+            LogHint::Grown { .. } | LogHint::Listening => self.due = Instant::now(),
         }
     }
 
-    fn take_hint(&mut self, hint: &LogHint) {
-        // Any database client may notify: a reported head is a reason to read the table, and nothing else.
-        match hint {
-            LogHint::Grown { head, .. } if *head <= self.dispatched() => {}
-            LogHint::Grown { head, origin } if *origin == self.origin => {
-                let at = self.own_due.map_or_else(|| Instant::now() + OWN_COMMIT_GRACE, |(_, at)| at);
-                self.own_due = Some((*head, at));
+    /// Dispatches rows that another instance has committed and sent along.
+    fn take_sealed(&mut self, sealed: &SealedRows) {
+        match self.seal.open(self.registry.position().log_id, sealed) {
+            Some(opened) => self.take(EarlyRows { first: sealed.first, after: Some(opened.after), rows: opened.rows }),
+            None => self.due = Instant::now(),
+        }
+    }
+
+    /// Dispatches rows if they follow what was dispatched, and then those that waited for them. Otherwise lets them wait
+    /// for the rows between: each NOTIFY and each own commit comes on its own way.
+    fn take(&mut self, rows: EarlyRows) {
+        // The second of two with one number is not what a hub has sent: the time of rows is not sealed.
+        if !self.early.iter().any(|early| early.first == rows.first) {
+            self.early.push(rows);
+        }
+        while let Some(at) = self.early.iter().position(|early| early.first <= self.dispatched().next()) {
+            let EarlyRows { first, after, rows } = self.early.swap_remove(at);
+            if first <= self.dispatched() {
+                continue;
             }
-            LogHint::Grown { .. } | LogHint::Listening => self.due = Instant::now(),
+            // Another row stands there than its hub has seen: the table says which of the two logs is the present one.
+            if after.is_some() && after != self.last {
+                self.due = Instant::now();
+                break;
+            }
+            if after.is_some() {
+                metrics::NOTIFIED.add(rows.len());
+            }
+            self.dispatch(rows.into_iter().map(SharedNotification::of).collect());
+        }
+        let dispatched = self.dispatched();
+        self.own_due = self.own_due.filter(|(head, _)| *head > dispatched);
+        self.early_due = (!self.early.is_empty()).then(|| self.early_due.unwrap_or_else(|| Instant::now() + EARLY_GRACE));
+        if self.early.len() > EARLY_MAX {
+            self.due = Instant::now();
         }
     }
 

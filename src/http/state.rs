@@ -22,12 +22,15 @@ use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
 use crate::store::consumers::ConsumerCalls;
+use crate::store::sealed_rows::RowSeal;
 use crate::tasks::Tasks;
 
 /// The state of every handler. It gives no access to a send queue.
 pub struct HubState {
     pub instance: InstanceId,
     pub appender: AppendHandle,
+    /// Seals rows while other instances live.
+    pub row_seal: Arc<RowSeal>,
     pub delivery: Delivery,
     /// Stores commands for providers; `None` if no provider is configured.
     pub command_intake: Option<Arc<CommandIntake>>,

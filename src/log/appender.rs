@@ -40,6 +40,7 @@ use crate::metrics;
 use crate::store::append::{self, AppendFailure, Appended, Conflict, LEAST_TIME, NewBatch};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::log_watermark::{LogWatermark, WatermarkEnd};
+use crate::store::sealed_rows::RowSeal;
 use crate::store::{Database, StoreError, read};
 use crate::tasks::Stop;
 use crate::telemetry::spans;
@@ -123,18 +124,19 @@ pub struct Appender {
     dedicated: DedicatedConnection,
     origin: InstanceId,
     seen: Arc<LogWatermark>,
+    seal: Arc<RowSeal>,
     committed: mpsc::Sender<Committed>,
     turn: CommitTurn,
     backoff: Backoff,
 }
 
 impl Appender {
-    /// `seen` is the log watermark of this instance. `committed` receives each batch. `turn` decides when other
+    /// `seen` is the log watermark of this instance, `seal` seals rows for others. `committed` receives each batch. `turn` decides when other
     /// instances commit first.
     pub fn new(
         database: Database,
         origin: InstanceId,
-        seen: Arc<LogWatermark>,
+        (seen, seal): (Arc<LogWatermark>, Arc<RowSeal>),
         committed: mpsc::Sender<Committed>,
         turn: CommitTurn,
     ) -> (AppendHandle, Self) {
@@ -148,6 +150,7 @@ impl Appender {
             dedicated: DedicatedConnection::new(database, "appender"),
             origin,
             seen,
+            seal,
             committed,
             turn,
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(500)),
@@ -232,7 +235,7 @@ impl Appender {
             let first_deadline = batch.iter().map(|r| r.deadline).min()?;
             let (log_id, end) = self.seen.end();
             let begun = Instant::now();
-            let outcome = self.attempt(&mut batch, end).await;
+            let outcome = self.attempt(&mut batch, log_id, end).await;
             if !matches!(outcome, Ok(_) | Err(AppendFailure::Unknown(_))) {
                 batch.iter().for_each(|r| r.custody.take_back());
             }
@@ -282,7 +285,12 @@ impl Appender {
 
     /// Tries the batch once, after the end of the log that is known now. Requests whose time ran out while the
     /// connection was opened are refused and leave the batch.
-    async fn attempt(&mut self, batch: &mut Vec<AppendRequest>, end: WatermarkEnd) -> Result<append::AppendedBatch, AppendFailure> {
+    async fn attempt(
+        &mut self,
+        batch: &mut Vec<AppendRequest>,
+        log_id: LogId,
+        end: WatermarkEnd,
+    ) -> Result<append::AppendedBatch, AppendFailure> {
         let connection = self.dedicated.get_durable().await.map_err(AppendFailure::Again)?;
         *batch = drop_expired(std::mem::take(batch));
         batch.retain(|r| r.custody.send());
@@ -299,7 +307,9 @@ impl Appender {
         #[cfg(feature = "failpoints")]
         crate::failpoints::at("append.before_sql").await;
         let traces = traces(batch);
-        append::append(connection, NewBatch { seen: end, origin: self.origin, rows: &rows, traces: &traces, conflict }, limit).await
+        let sealed = self.seal.seal(log_id, end, &rows, &traces);
+        let new = NewBatch { seen: end, origin: self.origin, sealed: sealed.as_deref(), rows: &rows, traces: &traces, conflict };
+        append::append(connection, new, limit).await
     }
 
     async fn start_over(&mut self, old: LogId) -> Result<(), StoreError> {

@@ -67,6 +67,8 @@ pub static CONNECTIONS_DROPPED: CounterVec<6> =
 pub static HEAD_SEEN: Gauge = Gauge::zero();
 pub static DISPATCHED: Counter = Counter::zero();
 pub static UNREADABLE: Counter = Counter::zero();
+/// Rows of other hubs that a NOTIFY brought, so that they were not read.
+pub static NOTIFIED: Counter = Counter::zero();
 pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
 /// Of these, the ones that were written into a socket without waking the connection's task.
 pub static SENT_DIRECTLY: Counter = Counter::zero();
@@ -197,6 +199,11 @@ pub fn write(page: &mut PrometheusText) {
     );
 
     page.counter("recado_dispatched_total", "Notifications that this hub dispatched to its connections.", DISPATCHED.get());
+    page.counter(
+        "recado_notified_total",
+        "Of the dispatched, notifications of other hubs that came with a NOTIFY and were not read from the table.",
+        NOTIFIED.get(),
+    );
     page.counter("recado_unreadable_rows_total", "Rows of the log that break its rules and were skipped.", UNREADABLE.get());
     page.counters("recado_sent_total", "Notifications that were delivered to clients.", "how", &SENT.all());
     page.counter(

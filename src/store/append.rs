@@ -70,6 +70,8 @@ pub struct NewBatch<'a> {
     /// The log watermark of this instance.
     pub seen: WatermarkEnd,
     pub origin: InstanceId,
+    /// The rows for the NOTIFY, sealed ([`super::sealed_rows`]).
+    pub sealed: Option<&'a str>,
     /// Without duplicate keys.
     pub rows: &'a [&'a NewNotification],
     /// The requests that the rows came with, one for each row; empty if none of them is sampled.
@@ -141,7 +143,7 @@ async fn ask(connection: &mut PgConnection, batch: NewBatch<'_>, columns: &Appen
              FROM recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
         batch.seen.seq.get(),
         batch.seen.id.map(|id| id.0),
-        CommitOrigin::Appender(batch.origin).to_string(),
+        origin(batch),
         &columns.id,
         &columns.kind as _,
         &columns.title as _,
@@ -179,7 +181,7 @@ async fn ask_with_traces(
                                              $18 AND t.traces IS NOT NULL) a"#,
         batch.seen.seq.get(),
         batch.seen.id.map(|id| id.0),
-        CommitOrigin::Appender(batch.origin).to_string(),
+        origin(batch),
         &columns.id,
         &columns.kind as _,
         &columns.title as _,
@@ -199,6 +201,12 @@ async fn ask_with_traces(
     )
     .fetch_one(connection)
     .await
+}
+
+/// What the NOTIFY says after the head.
+fn origin(batch: NewBatch<'_>) -> String {
+    let origin = CommitOrigin::Appender(batch.origin);
+    batch.sealed.map_or_else(|| origin.to_string(), |sealed| format!("{origin} {sealed}"))
 }
 
 /// The text of a PostgreSQL array. The text of a trace needs no quotes.

@@ -1,7 +1,7 @@
 //! Listens for hints (LISTEN) that the log has grown.
 //!
-//! A NOTIFY contains nothing that the table lacks; it only arrives sooner. So nothing depends on it: the tailer reads
-//! the table once a second in any case. The connection must not die unnoticed, however. PostgreSQL sends nothing on an
+//! A NOTIFY contains nothing that the table lacks; it only arrives sooner, sometimes with the rows themselves
+//! ([`super::sealed_rows`]). So nothing depends on it: the tailer reads the table once a second in any case. The connection must not die unnoticed, however. PostgreSQL sends nothing on an
 //! idle connection, and the client library does not see that a peer vanished without a FIN. So the connection gets a
 //! query every few seconds, and is replaced when the answer is late. After each new LISTEN the tailer reads the table,
 //! because this hub missed the NOTIFYs in between.
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::access::ACCESS_CHANGED;
 use super::outbox_calls::{self, OutboxCalls};
+use super::sealed_rows::SealedRows;
 use super::time_limit::{CONNECT_LIMIT, limited};
 use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
@@ -32,8 +33,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// A hint from the listener to the tailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogHint {
-    /// An instance has committed up to this number.
-    Grown { head: Seq, origin: CommitOrigin },
+    /// An instance has committed up to this number, and may have sent the rows along.
+    Grown { head: Seq, origin: CommitOrigin, rows: Option<SealedRows> },
     /// LISTEN has just begun (again): read the table.
     Listening,
 }
@@ -134,7 +135,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
             Ok(Ok(Some(notification))) if notification.payload() == ACCESS_CHANGED => access_changed.notify_one(),
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
-                    if let LogHint::Grown { head, origin } = &hint {
+                    if let LogHint::Grown { head, origin, .. } = &hint {
                         others.committed(*head, *origin);
                     }
                     let _ = hints.try_send(hint);
@@ -168,9 +169,10 @@ async fn open(database: &Database, with_upstream: bool) -> Result<PgListener, sq
     Ok(listener)
 }
 
-/// Parses `HEAD ORIGIN`, as `recado.append` writes it. Any other payload is ignored.
+/// Parses `HEAD ORIGIN`, as `recado.append` writes it, and sealed rows after it. Any other payload is ignored.
 fn parse(payload: &str) -> Option<LogHint> {
-    let (head, origin) = payload.split_once(' ')?;
+    let (head, rest) = payload.split_once(' ')?;
     let head = Seq::new(head.parse().ok()?)?;
-    Some(LogHint::Grown { head, origin: CommitOrigin::parse(origin) })
+    let (origin, rows) = rest.split_once(' ').map_or((rest, None), |(origin, rows)| (origin, SealedRows::parse(rows, head)));
+    Some(LogHint::Grown { head, origin: CommitOrigin::parse(origin), rows })
 }

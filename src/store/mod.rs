@@ -66,6 +66,7 @@ pub mod resume;
 pub mod retention;
 pub mod roles;
 mod scram;
+pub mod sealed_rows;
 pub mod sessions;
 mod settings;
 pub mod sign_in_links;

@@ -61,6 +61,7 @@ mod metrics;
 mod mutants;
 mod ndjson;
 mod network;
+mod notified;
 mod observing;
 mod old_clients;
 mod old_hubs;

@@ -24,6 +24,8 @@ impl InstanceReports for HubReports {
     }
 
     fn take(&self, seen: Vec<SeenInstance>) {
+        let is_other = |seen: &SeenInstance| seen.end.is_none() && seen.id != self.0.instance;
+        self.0.row_seal.has_readers(seen.iter().any(is_other));
         let (live, ended): (Vec<_>, Vec<_>) = seen.into_iter().partition(|seen| seen.end.is_none());
         self.0.instances.add(live.into_iter().map(row).collect(), ended.into_iter().filter_map(stopped).collect(), Utc::now());
     }
