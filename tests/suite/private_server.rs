@@ -153,6 +153,19 @@ fn the_first_creates_the_second_joins_and_the_last_stops() {
 }
 
 #[test]
+fn a_new_server_has_the_memory_that_its_configuration_names() {
+    let home = ServerFolder::new();
+    let server = home.start();
+    let conf = fs::read_to_string(home.state().join("data/postgresql.conf")).expect("conf");
+    let of_conf = |name: &str| conf.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")?.strip_suffix("MB"));
+    for (name, unit, default) in [("shared_buffers", "setting::bigint * 8 / 1024", "128"), ("max_wal_size", "setting", "1024")] {
+        let asked = format!("select {unit} from pg_settings where name = '{name}'");
+        assert_eq!(psql(&server.connection_url(), &asked), of_conf(name).unwrap_or(default), "{name}");
+    }
+    server.stop().expect("stop");
+}
+
+#[test]
 fn what_is_stored_survives_whatever_the_configuration_file_says() {
     let home = ServerFolder::new();
     home.start().stop().expect("stop");

@@ -5,6 +5,7 @@ use super::child::{self, WAIT};
 use super::cluster::PrivateCluster;
 use super::error::ServerError;
 use super::folders::private_folder;
+use super::sizing::MachineSize;
 use crate::LOG_TARGET;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -27,6 +28,9 @@ impl PrivateCluster {
             initdb.arg("--no-sync");
         }
         self.run("initdb", &mut initdb, WAIT)?;
+        if self.profile.durable() {
+            fit_to_machine(&new)?;
+        }
         self.create_database(&new)?;
         fs::rename(&new, &self.folders.data).map_err(ServerError::io("rename", &new))?;
         self.sync_state_folder()
@@ -71,4 +75,11 @@ impl PrivateCluster {
             }
         }
     }
+}
+
+/// Appends what the size of the machine allows to the configuration of the new server.
+fn fit_to_machine(data_dir: &Path) -> Result<(), ServerError> {
+    let conf = data_dir.join("postgresql.conf");
+    let append = || File::options().append(true).open(&conf)?.write_all(MachineSize::of(data_dir).lines().as_bytes());
+    append().map_err(ServerError::io("write", &conf))
 }

@@ -64,6 +64,7 @@ mod pidfile;
 mod presence;
 mod private;
 mod settings;
+mod sizing;
 mod system_user;
 #[cfg(feature = "testing")]
 mod testing;
