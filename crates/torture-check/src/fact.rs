@@ -212,6 +212,30 @@ pub enum RunFact {
         what: String,
     },
 
+    // A consumer without conditions, which several owners use.
+    /// An owner was given rows, each with its id. `after`: the highest number that was acknowledged for certain when it
+    /// asked.
+    ConsumerBatch {
+        owner: String,
+        term: i64,
+        after: i64,
+        rows: Vec<(i64, String)>,
+        through: i64,
+    },
+    /// An owner has asked to acknowledge. `newest`: the highest term that an owner had when it asked. `answer`: `acked`,
+    /// the code of a refusal, or `unknown`.
+    ConsumerAck {
+        owner: String,
+        term: i64,
+        seq: i64,
+        newest: i64,
+        answer: String,
+    },
+    /// The stored position of the consumer, after the end of all posts.
+    ConsumerPlace {
+        acked: i64,
+    },
+
     // Erasures by request: one number, or one user.
     EraseBegin {
         user: Option<String>,

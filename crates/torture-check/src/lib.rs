@@ -3,6 +3,7 @@
 //! Each rule costs a sort and one walk over its facts. The rules are described in `docs/internals/torture.md`.
 
 mod acks;
+mod consumers;
 mod delivery;
 mod erasure;
 pub mod fact;
@@ -92,6 +93,7 @@ pub fn check(history: &[FactEntry], limits: CheckLimits) -> Vec<Violation> {
     delivery::check(&index, &mut found);
     sdk::check(&index, &mut found);
     acks::check(&index, &mut found);
+    consumers::check(&index, &mut found);
     erasure::check(&index, limits, &mut found);
     latency::check(&index, limits, &mut found);
     upstream::check(&index, &mut found);

@@ -2,6 +2,7 @@
 //!
 //! One is good; each of the others breaks a rule that must find it.
 
+mod consumers;
 mod sdk;
 
 use super::{CheckLimits, check, latency};

@@ -20,8 +20,9 @@ const FILES_SLACK: u64 = 48 + (TENANTS * USERS + ERASED) as u64;
 const LOOKED_FOR: usize = 30;
 /// Most memory of a hub, in KiB.
 const MEMORY_KIB: u64 = 400 << 10;
-/// Connections to the database of one hub: those of its own tasks and provider sessions, eight readers, two for keys.
-const CONNECTIONS_A_HUB: u64 = 27;
+/// Connections to the database of one hub: those of its own tasks and provider sessions, eight readers, two for keys,
+/// four for consumers.
+const CONNECTIONS_A_HUB: u64 = 31;
 
 /// Records how many connections the hubs list for each browser of the SDK. A hub may need some seconds to detect the
 /// end of an earlier one.

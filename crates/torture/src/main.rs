@@ -5,6 +5,7 @@
 mod adversaries;
 mod book;
 mod cast;
+mod consumers;
 mod devices;
 mod evidence;
 mod faults;

@@ -32,6 +32,14 @@ pub fn note(plan: &RunPlan, book: &Recorder) {
     quota("commands of devices", seconds * 2, &|fact| matches!(fact, RunFact::CommandGiven { .. }));
     quota("commands that the provider heard", seconds / 2, &|fact| matches!(fact, RunFact::UpFrame { command: Some(_), .. }));
     quota("messages of the provider in the log", seconds * 2, &|fact| matches!(fact, RunFact::UpEntry { said: Some(_), .. }));
+    let fetched = book.sum(|fact| if let RunFact::ConsumerBatch { rows, .. } = fact { rows.len() as u64 } else { 0 });
+    let wanted = ((seconds * 15) as f64 * share).ceil() as u64;
+    book.note(RunFact::Quota { what: "rows that the consumer was given".to_owned(), had: fetched, wanted });
+    quota(
+        "acknowledgements of stale owners that were refused",
+        seconds / 30,
+        &|fact| matches!(fact, RunFact::ConsumerAck { answer, .. } if answer == "stale_term"),
+    );
     if seconds >= 60 && plan.faults.len() > 4 {
         quota("take-overs of sessions at the provider", seconds / 8, &|fact| matches!(fact, RunFact::UpTerm { taken_over: true, .. }));
         quota("outcomes that were not known", 1, &|fact| matches!(fact, RunFact::PostInfo { .. }));

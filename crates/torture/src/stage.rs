@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::cast::TENANTS;
+use crate::consumers::{ConsumerOwner, ConsumerProgress};
 use crate::devices::{Part, TortureDevice};
 use crate::nemesis::Nemesis;
 use crate::plan::RunPlan;
@@ -22,6 +23,7 @@ use crate::{RunError, evidence, machine, quotas, secrets, witness};
 
 const WRITERS: usize = 8;
 const PRODUCERS: usize = 2;
+const OWNERS: usize = 3;
 /// Longest wait after the last fault until every device has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait until one more command has a result. A command that no owner takes is rejected after ten seconds.
@@ -51,6 +53,12 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
     for number in 0..PRODUCERS {
         writers.spawn(Producer::new(Arc::clone(&world.desk), number, plan.seed, world.postgres.url.clone()).run());
     }
+    let (mut owners, progress) = (JoinSet::new(), Arc::new(ConsumerProgress::default()));
+    for number in 0..OWNERS {
+        let owner = ConsumerOwner::new(Arc::clone(&world.desk), Arc::clone(&progress), number, plan.seed)?;
+        world.canaries.push((format!("the token of owner {number}"), secrets::signature(owner.token()).to_owned()));
+        owners.spawn(owner.run());
+    }
     add_sdk_devices(plan, &mut world).await?;
     let world = Arc::new(world);
     let mut watching = JoinSet::new();
@@ -70,7 +78,7 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
         Ok(()) => finish(&world, &mut writers).await,
         broken => broken,
     };
-    drop(devices);
+    drop((devices, owners));
     drop(watching);
     let outcome = match &world.sdk {
         Some(sdk) => outcome.and(sdk.end().await),
@@ -122,6 +130,13 @@ async fn finish(world: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunEr
         println!("devices that did not reach the head in time: {late:?}");
     }
     world.book.note(RunFact::Drained { head });
+    let (url, caught_up) = (&world.postgres.url, Instant::now() + world.patience(DRAIN_LIMIT));
+    let mut acked = witness::consumer_place(url).await?;
+    while acked < head && Instant::now() < caught_up {
+        sleep(Duration::from_millis(100)).await;
+        acked = witness::consumer_place(url).await?;
+    }
+    world.book.note(RunFact::ConsumerPlace { acked });
     match &world.sdk {
         Some(sdk) => evidence::held(world, &sdk.browsers()).await,
         None => Ok(()),

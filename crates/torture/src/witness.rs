@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::RunError;
 use crate::book::Recorder;
+use crate::consumers::CONSUMER;
 use crate::hubs::Roll;
 
 /// Records every change of a stored position, independently of the hub.
@@ -55,6 +56,17 @@ BEGIN
 END $$;
 ";
 
+/// The mutant whose consumers acknowledge under any term.
+const STALE_CONSUMERS: &str = "
+DO $$
+DECLARE source text := pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = 'hold_consumer'));
+        mark text := 'c.owner IS NULL OR c.term IS DISTINCT FROM p_term';
+BEGIN
+    IF position(mark IN source) = 0 THEN RAISE EXCEPTION 'recado.hold_consumer has changed, and the mutant has not'; END IF;
+    EXECUTE replace(source, mark, 'false');
+END $$;
+";
+
 pub fn user_of(url: &str) -> Result<String, RunError> {
     Ok(PgConnectOptions::from_str(url)?.get_username().to_owned())
 }
@@ -67,6 +79,7 @@ pub async fn prepare(url: &str, mutant: Option<&str>) -> Result<(), RunError> {
         Some("sequence") => run(url, NUMBERS_FROM_A_SEQUENCE).await,
         Some("advisory-locks") => run(url, APPENDS_BY_ADVISORY_LOCK).await,
         Some("erase-nothing") => run(url, erasing::ERASE_NOTHING).await,
+        Some("stale-consumers") => run(url, STALE_CONSUMERS).await,
         Some("no-fence") => run(url, upstream::NO_FENCE).await,
         _ => Ok(()),
     }
@@ -94,6 +107,14 @@ pub async fn answered<T>(ask: impl AsyncFn() -> Result<T, RunError>) -> Result<T
 pub async fn head(url: &str) -> Result<i64, RunError> {
     let mut connection = PgConnection::connect(url).await?;
     Ok(sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM recado.log").fetch_one(&mut connection).await?)
+}
+
+/// The position of the run's consumer; 0 if no owner could create it.
+pub async fn consumer_place(url: &str) -> Result<i64, RunError> {
+    let mut connection = PgConnection::connect(url).await?;
+    let place: Option<i64> =
+        sqlx::query_scalar("SELECT acked_seq FROM recado.consumer WHERE name = $1").bind(CONSUMER).fetch_optional(&mut connection).await?;
+    Ok(place.unwrap_or(0))
 }
 
 /// Returns the process id of a database connection with this application name.

@@ -236,7 +236,7 @@ fn in_header(json: &str) -> String {
 }
 
 /// Status and body, or why there is none.
-async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
+pub async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
     let response = request.timeout(ANSWER_LIMIT).send().await.map_err(|error| format!("no answer: {}", error.without_url()))?;
     let status = response.status().as_u16();
     let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
