@@ -68,6 +68,42 @@ async fn a_failover_to_a_synchronous_standby_loses_no_201_and_clients_resume_sil
     assert!(standby.text("SELECT pg_walfile_name(pg_current_wal_lsn())").await.starts_with("00000002"));
 }
 
+/// The hubs know both servers and find the new primary by themselves. Prints how long clients waited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn hubs_with_a_list_of_hosts_find_the_new_primary_in_seconds_and_lose_no_201() {
+    let _turn = heavy().await;
+    let Some((mut primary, standby)) = pair("F18").await else { return };
+    be_synchronous(&primary).await;
+    let folder = |cluster: &TestCluster| cluster.url().split("host=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    let url = format!("postgresql:///postgres?host={},{}&user=recado&target_session_attrs=read-write", folder(&primary), folder(&standby));
+    let hub = TestHub::at(&url);
+    let hubs = [hub.start().await, hub.start().await];
+    let addresses = Addresses::of(&hubs);
+    let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;
+    let writers = Writers::start(4, &addresses, &service_token("shop", Role::Service), Duration::ZERO, mixed);
+    writers.until_count(80, PATIENCE * 3).await;
+    primary.kill_9().await;
+    standby.promote();
+    let promoted = Instant::now();
+    let first = note("first").to_user("ann").key("first");
+    eventually("a post is taken", PATIENCE, async || hubs[0].try_post(&first).await.ok()?.is_receipt().then_some(())).await;
+    let post = promoted.elapsed();
+    let end = hubs[1].post(&note("end").to_everyone()).await;
+    fan.until_everyone_has(end.seq, PATIENCE * 2).await;
+    println!(
+        "from the promotion: {} ms to the first 201, {} ms until all clients had all",
+        post.as_millis(),
+        promoted.elapsed().as_millis()
+    );
+    assert!(post < Duration::from_secs(10), "{post:?}");
+    let diary = writers.stop().await;
+    let last = hubs[0].post(&note("last").to_everyone()).await;
+    fan.until_everyone_has(last.seq, PATIENCE * 2).await;
+    nothing_is_lost(&log_rows(&standby.url()).await, &diary, &fan);
+    assert!(fan.devices.iter().all(|device| device.stretches().len() == 1), "no client was affected");
+}
+
 /// What a device knows of a history: the title at each number.
 type KnownHistory = HashMap<(String, i64), String>;
 
