@@ -1,4 +1,4 @@
-//! Remembers when recent notifications were posted to this hub, for the time until they are acknowledged.
+//! Remembers when recent notifications were posted to this hub, until they are acknowledged.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

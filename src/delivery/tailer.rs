@@ -2,8 +2,8 @@
 //!
 //! The tailer reads the table when a hint says that the log has grown, and once a second in any case. Rows that this
 //! instance has just committed, and rows that came with the hint of another, are taken directly if they follow the
-//! dispatched number without a gap; all other rows are read. Numbers are dispatched without a hole or not at all: a hole would break the log's promise, so delivery
-//! stops with an error rather than skip it.
+//! dispatched number without a gap; all other rows are read. Numbers are dispatched without a hole or not at all: a
+//! hole would break the log's promise, so delivery stops with an error rather than skip it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -278,8 +278,8 @@ impl Tailer {
         }
     }
 
-    /// Dispatches rows if they follow what was dispatched, and then those that waited for them. Otherwise lets them wait
-    /// for the rows between: each NOTIFY and each own commit comes on its own way.
+    /// Dispatches rows if they follow what was dispatched, and then those that waited for them. Otherwise lets them
+    /// wait for the rows between: each NOTIFY and each own commit comes on its own way.
     fn take(&mut self, rows: EarlyRows) {
         // The second of two with one number is not what a hub has sent: the time of rows is not sealed.
         if !self.early.iter().any(|early| early.first == rows.first) {

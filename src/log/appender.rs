@@ -131,8 +131,8 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// `seen` is the log watermark of this instance, `seal` seals rows for others. `committed` receives each batch. `turn` decides when other
-    /// instances commit first.
+    /// `seen` is the log watermark of this instance, `seal` seals rows for others. `committed` receives each batch.
+    /// `turn` decides when other instances commit first.
     pub fn new(
         database: Database,
         origin: InstanceId,

@@ -1,10 +1,11 @@
 //! Listens for hints (LISTEN) that the log has grown.
 //!
 //! A NOTIFY contains nothing that the table lacks; it only arrives sooner, sometimes with the rows themselves
-//! ([`super::sealed_rows`]). So nothing depends on it: the tailer reads the table once a second in any case. The connection must not die unnoticed, however. PostgreSQL sends nothing on an
-//! idle connection, and the client library does not see that a peer vanished without a FIN. So the connection gets a
-//! query every few seconds, and is replaced when the answer is late. After each new LISTEN the tailer reads the table,
-//! because this hub missed the NOTIFYs in between.
+//! ([`super::sealed_rows`]). So nothing depends on it: the tailer reads the table once a second in any case. The
+//! connection must not die unnoticed, however. PostgreSQL sends nothing on an idle connection, and the client library
+//! does not see that a peer vanished without a FIN. So the connection gets a query every few seconds, and is replaced
+//! when the answer is late. After each new LISTEN the tailer reads the table, because this hub missed the NOTIFYs in
+//! between.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,12 +1,12 @@
-//! Seals the rows of a small commit, so that its NOTIFY brings them to the other hubs.
+//! Seals the rows of a small commit, so that its NOTIFY can bring them.
 //!
-//! A hub that is told the rows does not have to read them. But every login of the database may LISTEN, and may NOTIFY
-//! what it likes. So the rows are encrypted with AES-256-GCM, with a key that only hubs read (`recado.meta.row_key`).
-//! They are bound to the log and to the row before them: the payload of an earlier NOTIFY, sent again with other
-//! numbers, is not opened, or does not follow what the receiver has.
+//! Another hub that is told the rows does not have to read them. But every login of the database may LISTEN, and may
+//! NOTIFY what it likes. So the rows are encrypted with AES-256-GCM, with a key that only hubs read
+//! (`recado.meta.row_key`). They are bound to the log and to the row before them: the payload of an earlier NOTIFY,
+//! sent again with other numbers, is not opened, or does not follow what the receiver has.
 //!
-//! The text is `base64(version, nonce, ciphertext with tag)`; the plain text is JSON. PostgreSQL limits the payload of a
-//! NOTIFY to less than its block size: <https://www.postgresql.org/docs/current/sql-notify.html>.
+//! The text is `base64(version, nonce, ciphertext with tag)`; the plain text is JSON. PostgreSQL limits the payload of
+//! a NOTIFY to less than its block size: <https://www.postgresql.org/docs/current/sql-notify.html>.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +27,8 @@ use crate::domain::{AccountId, Audience, LogId, NewNotification, Notification, N
 /// First byte of the sealed rows, so that another form can be added later.
 const VERSION: u8 = 1;
 const TAG_LEN: usize = 16;
-/// Room in a payload for what stands beside the sealed rows: the numbers, the time, the instance.
-const BESIDE: usize = 128;
+/// Room in a payload for the numbers, the time and the instance.
+const OTHER_WORDS: usize = 128;
 /// What PostgreSQL itself keeps back of a block (`NOTIFY_PAYLOAD_MAX_LENGTH` in `async.c`).
 const KEPT_BACK: usize = 192;
 
@@ -110,7 +110,7 @@ struct PlainRow<'a> {
 impl RowSeal {
     /// `block_size` is that of the server, in bytes. `None` if the key has another length than 32 bytes.
     fn new(key: &[u8], block_size: usize) -> Option<Self> {
-        let text_max = block_size.saturating_sub(KEPT_BACK + BESIDE);
+        let text_max = block_size.saturating_sub(KEPT_BACK + OTHER_WORDS);
         let plain_max = (text_max / 4 * 3).saturating_sub(1 + NONCE_LEN + TAG_LEN);
         Some(Self { key: RandomizedNonceKey::new(&AES_256_GCM, key).ok()?, plain_max, has_readers: AtomicBool::new(false) })
     }
@@ -131,8 +131,8 @@ impl RowSeal {
         self.has_readers.store(others, Ordering::Relaxed);
     }
 
-    /// Seals the rows of a commit that will follow `after`. `None` where nobody reads them, where they do not fit into a
-    /// NOTIFY, and where the row before them is not known. `traces` is empty, or has a place for each row.
+    /// Seals the rows of a commit that will follow `after`. `None` while no other hub lives, if they do not fit into a
+    /// NOTIFY, and if the row before them is not known. `traces` is empty, or has a place for each row.
     pub fn seal(&self, log_id: LogId, after: WatermarkEnd, rows: &[&NewNotification], traces: &[Option<TraceContext>]) -> Option<String> {
         let after_id = after.id?;
         let least: usize = rows.iter().map(|row| row.title.len() + row.message.len() + row.data.as_ref().map_or(0, String::len)).sum();
@@ -150,8 +150,8 @@ impl RowSeal {
         Some(STANDARD_NO_PAD.encode(sealed))
     }
 
-    /// Opens rows of this log. `None` if another key or log sealed them, if they were changed, and if the commit did not
-    /// become the rows that were sealed: a known key left one out, or rows of others came in between.
+    /// Opens rows of this log. `None` if another key or log sealed them, if they were changed, and if the commit is not
+    /// the rows that were sealed: a known key left one out, or rows of others came in between.
     pub fn open(&self, log_id: LogId, sealed: &SealedRows) -> Option<OpenedRows> {
         let mut bytes = STANDARD_NO_PAD.decode(&sealed.text).ok()?;
         let (version, rest) = bytes.split_first_mut()?;

@@ -101,7 +101,7 @@ async fn a_client_that_reads_late_gets_every_row_whole_and_in_order() {
     assert_eq!(read(COUNT + 1).await.last(), Some(&(COUNT + 1, COUNT)));
 }
 
-/// The ping of a broadcast is written past the task, so the task learns of it late. It still notices a client that does
+/// The ping of a broadcast is written past the task, so the task learns of it late. It still closes a client that does
 /// not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_answers_a_ping_is_closed_after_a_heartbeat() {

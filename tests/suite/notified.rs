@@ -1,5 +1,5 @@
-//! Promise: what one hub appends reaches the others with the NOTIFY, as it is in the log. What others say in a NOTIFY
-//! reaches nobody.
+//! Promise: what one hub appends reaches the others with the NOTIFY, as it is in the log. What other logins notify
+//! reaches no client.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn two_hubs_that_post_at_once_bring_each_row_to_both_in_order() {
     assert!(notified(&here).await > 0 && notified(&there).await > 0);
 }
 
-/// Every login of the database may listen and notify. It learns nothing, and brings nothing to anybody.
+/// Every login of the database may listen and notify. It learns nothing, and delivers nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_listens_and_notifies_reads_nothing_and_delivers_nothing() {
     let db = TestDb::new().await;

@@ -1,4 +1,4 @@
-//! Chooses the memory and the room for WAL of a new server by the size of its machine.
+//! Chooses memory and room for WAL of a new server, by its machine.
 //!
 //! They stand in the new server's `postgresql.conf`, so its owner may change them; a server that exists is left as it
 //! is. PostgreSQL's own defaults, 128 MB and 1 GB, are for the smallest machines: with a long log each key of a batch

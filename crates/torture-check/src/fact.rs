@@ -222,8 +222,8 @@ pub enum RunFact {
         rows: Vec<(i64, String)>,
         through: i64,
     },
-    /// An owner has asked to acknowledge. `newest`: the highest term that an owner had when it asked. `answer`: `acked`,
-    /// the code of a refusal, or `unknown`.
+    /// An owner has asked to acknowledge. `newest`: the highest term that an owner had when it asked. `answer`:
+    /// `acked`, the code of a refusal, or `unknown`.
     ConsumerAck {
         owner: String,
         term: i64,

@@ -1,4 +1,4 @@
-//! Writes rows and pings into the socket of a connection whose task waits, without waking the task.
+//! Writes rows and pings into the socket of a waiting connection, without waking its task.
 //!
 //! A row for thousands of connections would wake thousands of tasks, whose memory is in no cache. So it is written past
 //! them, under the lock of the queue. The rules:

@@ -1,3 +1,5 @@
+//! Tests sealing: what opens, what does not, what fits.
+
 use super::*;
 use crate::domain::BodyHash;
 
@@ -92,13 +94,13 @@ fn rows_open_only_with_the_key_for_the_log_at_their_numbers_and_unchanged() {
 }
 
 #[test]
-fn what_nobody_reads_or_does_not_fit_is_not_sealed() {
+fn what_no_hub_reads_or_does_not_fit_is_not_sealed() {
     let (seal, log_id) = (seal_of(7), LogId::new());
     let of_size = |size: usize| row(&"x".repeat(size), Audience::Everyone);
     let sealed = |seal: &RowSeal, rows: &[&NewNotification]| seal.seal(log_id, end(1), rows, &[]);
     let largest = (0..8000).rev().find_map(|size| sealed(&seal, &[&of_size(size)])).unwrap();
-    let beside = format!("{} {} {} {}", i64::MAX, Uuid::max(), i64::MAX, i64::MAX);
-    assert!(largest.len() + 1 + beside.len() < 8000, "PostgreSQL refuses a payload of 8000 bytes: {}", largest.len());
+    let other_words = format!("{} {} {} {}", i64::MAX, Uuid::max(), i64::MAX, i64::MAX);
+    assert!(largest.len() + 1 + other_words.len() < 8000, "PostgreSQL refuses a payload of 8000 bytes: {}", largest.len());
     assert!(largest.len() > 7800);
     let small = of_size(10);
     assert!(sealed(&seal, &[&small; 30]).is_some());
