@@ -139,8 +139,9 @@ impl RowSeal {
         if !self.has_readers.load(Ordering::Relaxed) || least > self.plain_max {
             return None;
         }
-        let of_row = |(at, row): (usize, &&'_ NewNotification)| PlainRow::of(row, traces.get(at).copied().flatten());
-        let plain = PlainRows { after: after.seq.get(), after_id: after_id.0, rows: rows.iter().enumerate().map(of_row).collect() };
+        let traces = traces.iter().copied().chain(std::iter::repeat(None));
+        let rows = rows.iter().zip(traces).map(|(row, trace)| PlainRow::of(row, trace)).collect();
+        let plain = PlainRows { after: after.seq.get(), after_id: after_id.0, rows };
         let mut text = serde_json::to_vec(&plain).ok().filter(|text| text.len() <= self.plain_max)?;
         let nonce = self.key.seal_in_place_append_tag(Aad::from(bound_to(log_id)), &mut text).ok()?;
         let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());

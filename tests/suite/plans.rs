@@ -199,7 +199,7 @@ async fn append(connection: &mut sqlx::PgConnection, round: i64) {
     let rows: Vec<NewNotification> = (0..20).map(row).collect();
     let refs: Vec<&NewNotification> = rows.iter().collect();
     let seen = WatermarkEnd { seq: hint, id: None };
-    let batch = NewBatch { seen, origin: InstanceId::new(), rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
+    let batch = NewBatch { seen, origin: InstanceId::new(), sealed: None, rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
     append::append(connection, batch, Duration::from_secs(10)).await.unwrap();
 }
 

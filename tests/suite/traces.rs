@@ -268,7 +268,7 @@ async fn each_row_of_a_commit_keeps_the_trace_of_its_own_request() {
     let mut commit = async |rows: Vec<NewNotification>, traces: &[Option<TraceContext>]| {
         let rows: Vec<&NewNotification> = rows.iter().collect();
         let (seen, origin) = (WatermarkEnd::default(), InstanceId::new());
-        let batch = NewBatch { seen, origin, rows: &rows, traces, conflict: Conflict::LeavesOut };
+        let batch = NewBatch { seen, origin, sealed: None, rows: &rows, traces, conflict: Conflict::LeavesOut };
         append::append(&mut connection, batch, PATIENCE).await.unwrap().outcomes
     };
     commit(vec![row(Some("known"))], &[trace(1)]).await;

@@ -165,7 +165,7 @@ pub struct SingleInserts {
 pub async fn append_rows(connection: &mut PgConnection, hint: Seq, rows: &[NewNotification]) -> Result<Seq, CliFailure> {
     let refs: Vec<&NewNotification> = rows.iter().collect();
     let seen = WatermarkEnd { seq: hint, id: None };
-    let batch = NewBatch { seen, origin: InstanceId::new(), rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
+    let batch = NewBatch { seen, origin: InstanceId::new(), sealed: None, rows: &refs, traces: &[], conflict: Conflict::LeavesOut };
     match append::append(connection, batch, BATCH_LIMIT).await {
         Ok(batch) => Ok(batch.head),
         Err(AppendFailure::OtherBodies(_)) => Err(CliFailure::other("unexpected idempotency conflict: the rows have no keys")),
