@@ -67,7 +67,7 @@ async fn rows_of_every_audience_come_with_the_notify_as_they_are_in_the_log() {
     // A list of rows, one of them known: the commit has another form than was sealed, and is read.
     let known = note("known").to_user("ann").key("k");
     here.post(&known).await;
-    assert!(here.post(&known).await.duplicate);
+    assert!(here.try_post(&known).await.unwrap().receipt().duplicate);
     let large = note("large").to_user("ann").data(&format!("\"{}\"", "x".repeat(20_000)));
     here.post(&large).await;
     let after = here.post(&note("after").to_user("ann")).await.seq;

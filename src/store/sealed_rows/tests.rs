@@ -120,5 +120,5 @@ fn other_words_are_no_sealed_rows() {
         assert_eq!(SealedRows::parse(text, Seq::from_db(7)), None, "{text:?}");
     }
     assert!(SealedRows::parse("abc 5 1", Seq::from_db(7)).is_some());
-    assert!(seal_of(7).open(LogId::new(), &heard("not base64!", 5, 7)).is_none());
+    assert!(seal_of(7).open(LogId::new(), &heard("not-base64!", 5, 7)).is_none());
 }
