@@ -68,7 +68,7 @@ impl ConsumerOwner {
         let owner = format!("owner-{}-{}", self.number, self.lives);
         let after = self.progress.acked.load(Ordering::SeqCst);
         let limit = self.random.random_range(1..200);
-        let wish = json!({ "owner": owner, "limit": limit, "wait_seconds": 2, "lease_seconds": LEASE });
+        let wish = json!({ "owner": owner, "limit": limit, "wait": 2, "lease": LEASE });
         let Ok((200, body)) = self.ask(false, "fetch", &wish).await else { return None };
         // Another owner has the lease.
         let term = body["term"].as_i64()?;

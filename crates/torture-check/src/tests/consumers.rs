@@ -25,7 +25,7 @@ fn followed() -> TestHistory {
     let mut story = good();
     story.batch(7, 0, &FIRST, 2).consumer_acks(7, 1, 7, "acked").batch(8, 1, &[("two", 2), ("three", 3)], 3);
     story.consumer_acks(7, 2, 8, "stale_term").consumer_acks(8, 3, 8, "unknown").batch(8, 1, &[("four", 4)], 4);
-    story.consumer_acks(8, 4, 8, "acked").consumer_at(4);
+    story.consumer_acks(8, 4, 8, "acked").batch(8, 4, &[], 4).consumer_at(4);
     story
 }
 
