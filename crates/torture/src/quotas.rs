@@ -37,7 +37,7 @@ pub fn note(plan: &RunPlan, book: &Recorder) {
     book.note(RunFact::Quota { what: "rows that the consumer was given".to_owned(), had: fetched, wanted });
     quota(
         "acknowledgements of stale owners that were refused",
-        seconds / 30,
+        seconds / 60,
         &|fact| matches!(fact, RunFact::ConsumerAck { answer, .. } if answer == "stale_term"),
     );
     if seconds >= 60 && plan.faults.len() > 4 {
