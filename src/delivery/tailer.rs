@@ -93,6 +93,8 @@ struct EarlyRows {
     /// knows.
     after: Option<(Seq, NotificationId)>,
     rows: Vec<Notification>,
+    /// When the table is read for those before them.
+    until: Instant,
 }
 
 /// The background task that reads the end of the log.
@@ -110,9 +112,8 @@ pub struct Tailer {
     /// This instance's own commit, announced by a hint before it arrived in process: its head, and when to read the
     /// table for it.
     own_due: Option<(Seq, Instant)>,
-    /// Rows that wait for earlier ones, and when the table is read for those.
+    /// Rows that wait for earlier ones.
     early: Vec<EarlyRows>,
-    early_due: Option<Instant>,
     check_due: bool,
     /// The size of the next page. A page that timed out over a slow link would time out again, so the size is reduced
     /// then, and raised again when pages arrive quickly.
@@ -152,7 +153,6 @@ impl Tailer {
             due: Instant::now(),
             own_due: None,
             early: Vec::new(),
-            early_due: None,
             check_due: true,
             page_size: TailSize::WHOLE,
             last: None,
@@ -171,7 +171,6 @@ impl Tailer {
                 () = until(self.next_look()) => {
                     self.own_due = None;
                     // What waits is in the table too.
-                    self.early_due = None;
                     self.early.clear();
                     self.check_due |= checked.elapsed() >= self.poll / 2;
                     let check = self.check_due;
@@ -212,7 +211,8 @@ impl Tailer {
     }
 
     fn next_look(&self) -> Instant {
-        [self.own_due.map(|(_, at)| at), self.early_due].into_iter().flatten().fold(self.due, Instant::min)
+        let early = self.early.iter().map(|early| early.until);
+        self.own_due.map(|(_, at)| at).into_iter().chain(early).fold(self.due, Instant::min)
     }
 
     fn dispatched(&self) -> Seq {
@@ -241,10 +241,6 @@ impl Tailer {
     /// Dispatches rows that this instance has just committed.
     fn take_own(&mut self, own: Committed) {
         let position = self.registry.position();
-        #[cfg(feature = "mutants")]
-        if crate::mutants::is("stand-still") && position.dispatched.get() > 100 {
-            return;
-        }
         if own.log_id != position.log_id {
             // The appender has noticed that the log is another one; the tailer has yet to check it.
             self.check_due = true;
@@ -253,7 +249,7 @@ impl Tailer {
         }
         let rows: Vec<Notification> = own.rows.into_iter().skip_while(|row| row.seq <= position.dispatched).collect();
         let Some(first) = rows.first().map(|row| row.seq) else { return };
-        self.take(EarlyRows { first, after: None, rows });
+        self.take(EarlyRows { first, after: None, rows, until: Instant::now() + EARLY_GRACE });
     }
 
     fn take_hint(&mut self, hint: LogHint) {
@@ -273,7 +269,10 @@ impl Tailer {
     /// Dispatches rows that another instance has committed and sent along.
     fn take_sealed(&mut self, sealed: &SealedRows) {
         match self.seal.open(self.registry.position().log_id, sealed) {
-            Some(opened) => self.take(EarlyRows { first: sealed.first, after: Some(opened.after), rows: opened.rows }),
+            Some(opened) => {
+                let until = Instant::now() + EARLY_GRACE;
+                self.take(EarlyRows { first: sealed.first, after: Some(opened.after), rows: opened.rows, until });
+            }
             None => self.due = Instant::now(),
         }
     }
@@ -281,12 +280,16 @@ impl Tailer {
     /// Dispatches rows if they follow what was dispatched, and then those that waited for them. Otherwise lets them
     /// wait for the rows between: each NOTIFY and each own commit comes on its own way.
     fn take(&mut self, rows: EarlyRows) {
+        #[cfg(feature = "mutants")]
+        if crate::mutants::is("stand-still") && self.dispatched().get() > 100 {
+            return;
+        }
         // The second of two with one number is not what a hub has sent: the time of rows is not sealed.
         if !self.early.iter().any(|early| early.first == rows.first) {
             self.early.push(rows);
         }
         while let Some(at) = self.early.iter().position(|early| early.first <= self.dispatched().next()) {
-            let EarlyRows { first, after, rows } = self.early.swap_remove(at);
+            let EarlyRows { first, after, rows, .. } = self.early.swap_remove(at);
             if first <= self.dispatched() {
                 continue;
             }
@@ -302,7 +305,6 @@ impl Tailer {
         }
         let dispatched = self.dispatched();
         self.own_due = self.own_due.filter(|(head, _)| *head > dispatched);
-        self.early_due = (!self.early.is_empty()).then(|| self.early_due.unwrap_or_else(|| Instant::now() + EARLY_GRACE));
         if self.early.len() > EARLY_MAX {
             self.due = Instant::now();
         }
