@@ -19,6 +19,7 @@ mod audit;
 mod bad_input;
 mod batch;
 mod browser;
+mod cdc;
 mod cli;
 mod clock;
 mod cloudevents;

@@ -471,6 +471,12 @@ pub const ROWS: &[MatrixRow] = &[
         &["locks::a_publication_of_all_tables_stops_nothing"],
     ),
     row(
+        "N13c",
+        "a publication of the log, decoded while two hubs append, acknowledge and erase",
+        "each row once, in the order of the numbers, and each erasure; the hubs go on",
+        &["cdc::a_publication_of_the_log_gives_each_row_once_in_order_and_each_erasure"],
+    ),
+    row(
         "X2",
         "a row of the outbox that the log does not take, or that no hub could read",
         "set aside alone with its reason; one that is in the log is passed over and counted",
