@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::domain::InstanceId;
+use crate::metrics;
 use crate::store::audit::{self, ChainEnd};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::durability::Durability;
@@ -13,14 +14,15 @@ use crate::store::instances::{self, SIGN_OF_LIFE, SeenInstance};
 use crate::store::key_uses::KeyUses;
 use crate::store::keys;
 use crate::store::log_identity::LogMemory;
-use crate::store::{Database, StoreError, access, append, tickets};
+use crate::store::{Database, StoreError, access, append, consumers, tickets};
 use crate::tasks::Stop;
 
 /// Interval between checks of the partitions, and between extensions of the audit's hash chain. Two partitions of five
 /// million rows are ready ahead; an append that finds none makes one itself.
 const PARTITIONS: Duration = Duration::from_secs(60);
 
-/// Heartbeats between two looks for expired tickets and for open sessions of instances that ended earlier. An instance
+/// Heartbeats between two looks for expired tickets, for consumers that are behind, and for open sessions of instances
+/// that ended earlier. An instance
 /// that stops giving heartbeats is found with the next heartbeat of another one.
 const CLEANING_ROUNDS: u32 = 3;
 
@@ -106,6 +108,9 @@ async fn round(
     }
     if cleans {
         tickets::sweep(dedicated.get().await?).await?;
+        let lag = consumers::lag(dedicated.get().await?).await?;
+        metrics::CONSUMERS_LAG.set(lag.seconds.max(0.0));
+        metrics::CONSUMERS_STOPPED.set(lag.stopped as f64);
     }
     due.rounds = due.rounds.wrapping_add(1);
     if Instant::now() >= due.partitions_at {

@@ -74,6 +74,9 @@ pub static SENT: CounterVec<2> = CounterVec::new(["live", "replayed"]);
 pub static SENT_DIRECTLY: Counter = Counter::zero();
 /// Pages of resuming streams and of the history, by the server that read them.
 pub static PAST_READS: CounterVec<2> = CounterVec::new(["primary", "standby"]);
+/// Measured by every hub, of all consumers.
+pub static CONSUMERS_LAG: Measured = Measured::new(Duration::from_secs(60));
+pub static CONSUMERS_STOPPED: Measured = Measured::new(Duration::from_secs(60));
 /// Rows that consumers fetched, also those that came again.
 pub static CONSUMED: Counter = Counter::zero();
 /// Of notifications that were posted to this hub, so that one clock measures.
@@ -90,7 +93,7 @@ pub static MOVES: Gauge = Gauge::zero();
 pub static MOVED: Counter = Counter::zero();
 pub static MOVE_REFUSED: Counter = Counter::zero();
 /// Measured by every hub. Unknown for a long time does not mean zero.
-pub static OUTBOX_LAG: Measured = Measured::new();
+pub static OUTBOX_LAG: Measured = Measured::new(Duration::from_secs(10));
 
 pub static RETENTION: LabelledCounter = LabelledCounter::empty();
 
@@ -110,18 +113,19 @@ pub static UPSTREAM_COMMANDS: CounterVec<5> = CounterVec::new(["accepted", "sent
 
 /// A value that is measured from time to time.
 #[derive(Debug)]
-pub struct Measured(Mutex<Option<(f64, Instant)>>);
+pub struct Measured {
+    last: Mutex<Option<(f64, Instant)>>,
+    /// An older value is not shown.
+    good_for: Duration,
+}
 
 impl Measured {
-    /// An older value is not shown.
-    const GOOD_FOR: Duration = Duration::from_secs(10);
-
-    const fn new() -> Self {
-        Self(Mutex::new(None))
+    const fn new(good_for: Duration) -> Self {
+        Self { last: Mutex::new(None), good_for }
     }
 
     fn inside(&self) -> MutexGuard<'_, Option<(f64, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, value: f64) {
@@ -134,7 +138,7 @@ impl Measured {
 
     /// The value; `None` if it is unknown.
     fn get(&self) -> Option<f64> {
-        self.inside().filter(|(_, at)| at.elapsed() < Self::GOOD_FOR).map(|(value, _)| value)
+        self.inside().filter(|(_, at)| at.elapsed() < self.good_for).map(|(value, _)| value)
     }
 }
 
@@ -222,6 +226,16 @@ pub fn write(page: &mut PrometheusText) {
         &POST_TO_ACK_SECONDS,
     );
     page.counters("recado_past_reads_total", "Pages of the past that were read, by server.", "source", &PAST_READS.all());
+    page.gauge_if_known(
+        "recado_consumers_lag_seconds",
+        "Age of the oldest notification after the position of a consumer, over all consumers.",
+        CONSUMERS_LAG.get(),
+    );
+    page.gauge_if_known(
+        "recado_consumers_stopped",
+        "Consumers whose position is of another log, or before the rows that are kept.",
+        CONSUMERS_STOPPED.get(),
+    );
     page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get());
     page.counter(
         "recado_fell_behind_total",

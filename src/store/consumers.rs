@@ -323,6 +323,35 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<ListedConsumer>, 
     limited(ASK_LIMIT, rows.fetch_all(connection)).await
 }
 
+/// How far the consumers are behind, all together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConsumersLag {
+    /// Age of the oldest row after the position of a consumer, in seconds; 0 if all are at the head.
+    pub seconds: f64,
+    /// Consumers that get nothing until someone moves their position.
+    pub stopped: i64,
+}
+
+/// Measures how far the consumers are behind.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn lag(connection: &mut PgConnection) -> Result<ConsumersLag, StoreError> {
+    let measured = sqlx::query_as!(
+        ConsumersLag,
+        r#"WITH log AS (
+               SELECT m.log_id, m.floor_seq, greatest(m.floor_seq, coalesce((SELECT l.seq FROM recado.log l ORDER BY l.seq DESC LIMIT 1), 0)) AS head
+                 FROM recado.meta m)
+           SELECT coalesce(max(extract(epoch FROM statement_timestamp() - next.created_at)), 0)::double precision AS "seconds!",
+                  count(*) FILTER (WHERE k.log_id <> log.log_id OR k.acked_seq > log.head OR k.acked_seq < log.floor_seq) AS "stopped!"
+             FROM log
+            CROSS JOIN recado.consumer k
+             LEFT JOIN LATERAL (SELECT l.created_at FROM recado.log l WHERE l.seq > k.acked_seq ORDER BY l.seq LIMIT 1) next
+               ON k.log_id = log.log_id"#
+    );
+    limited(ASK_LIMIT, measured.fetch_one(connection)).await
+}
+
 /// Deletes a consumer with its position.
 ///
 /// # Errors

@@ -629,3 +629,24 @@ async fn consumers_take_no_connection_from_users() {
     };
     tokio::join!(calls, watch);
 }
+
+/// Each hub measures how far the consumers are behind, with its chores of every 15 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn a_consumer_that_is_behind_or_stopped_shows_in_the_metrics() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let (lag, stopped) = ("recado_consumers_lag_seconds", "recado_consumers_stopped");
+    let read = async |series: &str| super::fair::figure(&hub, series).await;
+    let (reader, late) = (consumer(&db, &hub, "reader", "a"), consumer(&db, &hub, "late", "a"));
+    reader.create(json!({})).await;
+    late.create(json!({})).await;
+    hub.post(&note("1").to_user("ann")).await;
+    reader.ack_well(&reader.fetch(json!({})).await).await;
+    eventually("the late one is behind", PATIENCE * 2, async || (read(lag).await > 5.0).then_some(())).await;
+    assert_eq!(read(stopped).await, 0.0);
+    late.ack_well(&late.fetch(json!({})).await).await;
+    eventually("none is behind", PATIENCE * 2, async || (read(lag).await == 0.0).then_some(())).await;
+    db.run("UPDATE recado.consumer SET log_id = gen_random_uuid() WHERE name = 'late'").await;
+    eventually("one is stopped", PATIENCE * 2, async || (read(stopped).await == 1.0).then_some(())).await;
+}
