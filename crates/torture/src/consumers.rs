@@ -85,7 +85,7 @@ impl ConsumerOwner {
                 return Some(());
             }
             // Another owner takes over meanwhile, and this one does not know.
-            4..8 => sleep(Duration::from_secs(LEASE) + Duration::from_millis(self.random.random_range(200..2_000))).await,
+            4..14 => sleep(Duration::from_secs(LEASE) + Duration::from_millis(self.random.random_range(200..2_000))).await,
             _ => sleep(Duration::from_millis(self.random.random_range(0..30))).await,
         }
         let part = self.random.random_bool(0.1).then(|| last_rows.get(last_rows.len() / 2)).flatten();

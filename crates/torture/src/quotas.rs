@@ -35,14 +35,14 @@ pub fn note(plan: &RunPlan, book: &Recorder) {
     let fetched = book.sum(|fact| if let RunFact::ConsumerBatch { rows, .. } = fact { rows.len() as u64 } else { 0 });
     let wanted = ((seconds * 15) as f64 * share).ceil() as u64;
     book.note(RunFact::Quota { what: "rows that the consumer was given".to_owned(), had: fetched, wanted });
-    quota(
-        "acknowledgements of stale owners that were refused",
-        seconds / 60,
-        &|fact| matches!(fact, RunFact::ConsumerAck { answer, .. } if answer == "stale_term"),
-    );
     if seconds >= 60 && plan.faults.len() > 4 {
-        quota("take-overs of sessions at the provider", seconds / 8, &|fact| matches!(fact, RunFact::UpTerm { taken_over: true, .. }));
-        quota("outcomes that were not known", 1, &|fact| matches!(fact, RunFact::PostInfo { .. }));
+        // Chance may draw none of the faults that lead to these.
+        let drawn = |leads: &dyn Fn(&str) -> bool| book.count(|fact| matches!(fact, RunFact::FaultEnd { fault, .. } if leads(fault)));
+        let away = drawn(&|fault| matches!(fault, "hub-kill" | "hub-kill-all" | "owner-freeze" | "owner-cut"));
+        let is_take_over = |fact: &RunFact| matches!(fact, RunFact::UpTerm { taken_over: true, .. });
+        quota("take-overs of sessions at the provider", (seconds / 8).min(away * 2), &is_take_over);
+        let unanswered = drawn(&|fault| fault.starts_with("hub-kill") || fault.starts_with("database") || fault.starts_with("postgres"));
+        quota("outcomes that were not known", (unanswered / 2).min(1), &|fact| matches!(fact, RunFact::PostInfo { .. }));
         quota("places of another log", 1, &|fact| matches!(fact, RunFact::Liar { .. }));
     }
     if plan.sdk.is_some() {
