@@ -139,7 +139,7 @@ async fn a_publication_of_the_log_gives_each_row_once_in_order_and_each_erasure(
     assert!(first.iter().all(|change| change.what == 'I' && change.relation == "recado.log"), "by the name of the whole table: {first:?}");
     assert_eq!(first.iter().map(Change::seq).collect::<Vec<_>>(), (1..=COUNT).collect::<Vec<_>>(), "in the order of the numbers");
     let ann = first.iter().find(|change| change.text("title") == "ann 3").unwrap();
-    assert_eq!((ann.text("user_id"), ann.text("data"), ann.text("type")), ("ann", "{\"n\": 3}", "note"));
+    assert_eq!((ann.text("user_id"), ann.text("data"), ann.text("type")), ("ann", "{\"n\": 3}", "order_created"));
 
     // The hub goes on while a publication exists: acknowledgements, erasures, sessions.
     let mut client = TestClient::of("ann").device("d").connect(&one).await;
