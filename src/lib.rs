@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mutants;
 pub mod privileges;
 pub mod providers;
+pub mod sealing;
 pub mod secrets;
 pub mod spelling;
 pub mod startup;

@@ -4,15 +4,12 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
-use zeroize::Zeroizing;
 
 use super::secret::Secret;
 use crate::domain::{ProviderName, UserId};
-
-/// First byte of a sealed id, so that another algorithm can be added later.
-const VERSION: u8 = 1;
+use crate::sealing;
 
 /// Seals session ids with the first key and opens them with any. Cheap to clone.
 #[derive(Clone)]
@@ -27,34 +24,21 @@ impl Cipher {
         if keys.is_empty() { Err(Unspecified) } else { Ok(Self(keys)) }
     }
 
-    /// Seals a session id: the version, a random nonce, and the ciphertext with its tag.
+    /// Seals a session id.
     ///
     /// # Errors
     /// When the machine cannot provide random bytes.
     pub fn seal(&self, provider: &ProviderName, user: &UserId, session: &Secret) -> Result<Vec<u8>, Unspecified> {
-        let mut text = session.expose().as_bytes().to_vec();
-        let nonce = self.0[0].seal_in_place_append_tag(Aad::from(bound_to(provider, user)), &mut text)?;
-        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
-        sealed.push(VERSION);
-        sealed.extend_from_slice(nonce.as_ref());
-        sealed.append(&mut text);
-        Ok(sealed)
+        sealing::seal(&self.0[0], &bound_to(provider, user), session.expose().as_bytes().to_vec())
     }
 
     /// Opens a sealed session id. Returns `None` if it was sealed with a key that is not here, for another user, or was
     /// changed. The user is then signed in again: a lost key costs a sign-in and nothing else.
     pub fn open(&self, provider: &ProviderName, user: &UserId, sealed: &[u8]) -> Option<Secret> {
-        let (version, rest) = sealed.split_first()?;
-        let (nonce, text) = rest.split_at_checked(NONCE_LEN)?;
-        if *version != VERSION {
-            return None;
-        }
+        let bound_to = bound_to(provider, user);
         self.0.iter().find_map(|key| {
-            // Opening in place destroys the text, also if it fails.
-            let mut text = Zeroizing::new(text.to_vec());
-            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let opened = key.open_in_place(nonce, Aad::from(bound_to(provider, user)), &mut text).ok()?;
-            std::str::from_utf8(opened).ok().map(Secret::new)
+            let opened = sealing::open(key, &bound_to, sealed)?;
+            std::str::from_utf8(&opened).ok().map(Secret::new)
         })
     }
 }

@@ -5,13 +5,13 @@
 //! (`recado.meta.row_key`). They are bound to the log and to the row before them: the payload of an earlier NOTIFY,
 //! sent again with other numbers, is not opened, or does not follow what the receiver has.
 //!
-//! The text is `base64(version, nonce, ciphertext with tag)`; the plain text is JSON. PostgreSQL limits the payload of
+//! The text is the sealed form ([`sealing`]) in base64; the plain text is JSON. PostgreSQL limits the payload of
 //! a NOTIFY to less than its block size: <https://www.postgresql.org/docs/current/sql-notify.html>.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -23,10 +23,8 @@ use super::StoreError;
 use super::log_watermark::WatermarkEnd;
 use super::time_limit::{ASK_LIMIT, limited};
 use crate::domain::{AccountId, Audience, LogId, NewNotification, Notification, NotificationId, Seq, TraceContext, UserId};
+use crate::sealing;
 
-/// First byte of the sealed rows, so that another form can be added later.
-const VERSION: u8 = 1;
-const TAG_LEN: usize = 16;
 /// Room in a payload for the numbers, the time and the instance.
 const OTHER_WORDS: usize = 128;
 /// What PostgreSQL itself keeps back of a block (`NOTIFY_PAYLOAD_MAX_LENGTH` in `async.c`).
@@ -108,10 +106,10 @@ struct PlainRow<'a> {
 }
 
 impl RowSeal {
-    /// `block_size` is that of the server, in bytes. `None` if the key has another length than 32 bytes.
+    /// `block_size`: the server's, in bytes. `None` if the key is not 32 bytes long.
     fn new(key: &[u8], block_size: usize) -> Option<Self> {
         let text_max = block_size.saturating_sub(KEPT_BACK + OTHER_WORDS);
-        let plain_max = (text_max / 4 * 3).saturating_sub(1 + NONCE_LEN + TAG_LEN);
+        let plain_max = (text_max / 4 * 3).saturating_sub(sealing::OVERHEAD);
         Some(Self { key: RandomizedNonceKey::new(&AES_256_GCM, key).ok()?, plain_max, has_readers: AtomicBool::new(false) })
     }
 
@@ -123,7 +121,8 @@ impl RowSeal {
         let asked = sqlx::query!(r#"SELECT m.row_key, current_setting('block_size')::integer AS "block_size!" FROM recado.meta m"#);
         let row = limited(ASK_LIMIT, asked.fetch_one(connection)).await?;
         let block_size = usize::try_from(row.block_size).unwrap_or(0);
-        Self::new(&row.row_key, block_size).ok_or_else(|| StoreError::Broken(sqlx::Error::Decode("recado.meta.row_key is no key".into())))
+        Self::new(&row.row_key, block_size)
+            .ok_or_else(|| StoreError::Broken(sqlx::Error::Decode("recado.meta.row_key is not 32 bytes long".into())))
     }
 
     /// Records whether other hubs live. While there are none, nothing is sealed.
@@ -142,27 +141,15 @@ impl RowSeal {
         let traces = traces.iter().copied().chain(std::iter::repeat(None));
         let rows = rows.iter().zip(traces).map(|(row, trace)| PlainRow::of(row, trace)).collect();
         let plain = PlainRows { after: after.seq.get(), after_id: after_id.0, rows };
-        let mut text = serde_json::to_vec(&plain).ok().filter(|text| text.len() <= self.plain_max)?;
-        let nonce = self.key.seal_in_place_append_tag(Aad::from(bound_to(log_id)), &mut text).ok()?;
-        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + text.len());
-        sealed.push(VERSION);
-        sealed.extend_from_slice(nonce.as_ref());
-        sealed.append(&mut text);
-        Some(STANDARD_NO_PAD.encode(sealed))
+        let text = serde_json::to_vec(&plain).ok().filter(|text| text.len() <= self.plain_max)?;
+        Some(STANDARD_NO_PAD.encode(sealing::seal(&self.key, &bound_to(log_id), text).ok()?))
     }
 
     /// Opens rows of this log. `None` if another key or log sealed them, if they were changed, and if the commit is not
     /// the rows that were sealed: a known key left one out, or rows of others came in between.
     pub fn open(&self, log_id: LogId, sealed: &SealedRows) -> Option<OpenedRows> {
-        let mut bytes = STANDARD_NO_PAD.decode(&sealed.text).ok()?;
-        let (version, rest) = bytes.split_first_mut()?;
-        let (nonce, text) = rest.split_at_mut_checked(NONCE_LEN)?;
-        if *version != VERSION {
-            return None;
-        }
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let text = self.key.open_in_place(nonce, Aad::from(bound_to(log_id)), text).ok()?;
-        let plain: PlainRows<'_> = serde_json::from_slice(text).ok()?;
+        let text = sealing::open(&self.key, &bound_to(log_id), &STANDARD_NO_PAD.decode(&sealed.text).ok()?)?;
+        let plain: PlainRows<'_> = serde_json::from_slice(&text).ok()?;
         let after = Seq::new(plain.after)?;
         let count = i64::try_from(plain.rows.len()).ok()?;
         if sealed.first != after.next() || sealed.last != after.plus(count) {
