@@ -75,9 +75,7 @@ async fn hubs_with_a_list_of_hosts_find_the_new_primary_in_seconds_and_lose_no_2
     let _turn = heavy().await;
     let Some((mut primary, standby)) = pair("F18").await else { return };
     be_synchronous(&primary).await;
-    let folder = |cluster: &TestCluster| cluster.url().split("host=").nth(1).unwrap().split('&').next().unwrap().to_owned();
-    let url = format!("postgresql:///postgres?host={},{}&user=recado&target_session_attrs=read-write", folder(&primary), folder(&standby));
-    let hub = TestHub::at(&url);
+    let hub = TestHub::at(&TestCluster::url_of(&[primary.socket_folder(), standby.socket_folder()]));
     let hubs = [hub.start().await, hub.start().await];
     let addresses = Addresses::of(&hubs);
     let fan = Fan::start(&["ann", "bob"], 2, &addresses).await;

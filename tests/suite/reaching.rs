@@ -1,6 +1,7 @@
 //! Tests that the hub accepts every supported database URL and refuses others by name.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -159,9 +160,7 @@ async fn of_several_hosts_the_one_that_takes_writes_is_found_again_and_again() {
     primary.start().await;
     let mut standby = primary.standby();
     standby.start().await;
-    let folder = |cluster: &TestCluster| cluster.url().split("host=").nth(1).unwrap().split('&').next().unwrap().to_owned();
-    let (one, two) = (folder(&standby), folder(&primary));
-    let url = format!("postgresql:///postgres?host=/nowhere,{one},{two}&user=recado&target_session_attrs=read-write");
+    let url = TestCluster::url_of(&[Path::new("/nowhere"), standby.socket_folder(), primary.socket_folder()]);
     let hub = TestHub::at(&url).start().await;
     let ann = token("ann", &[]);
     hub.post(&note("1").to_user("ann")).await;

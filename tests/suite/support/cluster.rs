@@ -157,6 +157,17 @@ impl TestCluster {
         format!("postgresql:///postgres?host={}&user=recado", self.folder.path().display())
     }
 
+    /// A URL that lists these folders of sockets, of which the server that takes writes is used.
+    pub fn url_of(folders: &[&Path]) -> String {
+        let list: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("postgresql:///postgres?host={}&user=recado&target_session_attrs=read-write", list.join(","))
+    }
+
+    /// The folder of its socket.
+    pub fn socket_folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A URL through a listener on a port of this machine.
     pub fn url_at(address: &str) -> String {
         format!("postgresql://recado@{address}/postgres?sslmode=disable")
