@@ -42,9 +42,8 @@ pub fn check(index: &Index<'_>, found: &mut ViolationList<'_>) {
                 let seqs: HashSet<i64> = rows.iter().map(|(seq, _)| *seq).collect();
                 // An empty one ends at the position, which an acknowledgement without an answer may have moved.
                 let from = rows.first().map_or(*through + 1, |(seq, _)| *seq);
-                let between =
-                    &wanted[wanted.partition_point(|seq| *seq < from)..wanted.partition_point(|seq| *seq < (*through + 1).max(from))];
-                if let Some(missing) = between.iter().find(|seq| !seqs.contains(seq)) {
+                let mut between = wanted[wanted.partition_point(|seq| *seq < from)..].iter().take_while(|seq| *seq <= through);
+                if let Some(missing) = between.find(|seq| !seqs.contains(seq)) {
                     add(found, at, format!("{owner} was given {from} to {through} without {missing}"));
                 }
                 given.extend(seqs);

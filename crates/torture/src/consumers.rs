@@ -76,7 +76,7 @@ impl ConsumerOwner {
         let rows: Vec<(i64, String)> = body["records"].as_array()?.iter().filter_map(row).collect();
         let through = body["through"].as_i64()?;
         self.progress.newest_term.fetch_max(term, Ordering::SeqCst);
-        let last_rows = rows.clone();
+        let middle = rows.get(rows.len() / 2).map(|(seq, _)| *seq);
         self.desk.book.note(RunFact::ConsumerBatch { owner: owner.clone(), term, after, rows, through });
         match self.random.random_range(0..100) {
             // Dies with its work.
@@ -88,8 +88,8 @@ impl ConsumerOwner {
             4..14 => sleep(Duration::from_secs(LEASE) + Duration::from_millis(self.random.random_range(200..2_000))).await,
             _ => sleep(Duration::from_millis(self.random.random_range(0..30))).await,
         }
-        let part = self.random.random_bool(0.1).then(|| last_rows.get(last_rows.len() / 2)).flatten();
-        self.ack(&owner, term, part.map_or(through, |(seq, _)| *seq)).await;
+        let part = middle.filter(|_| self.random.random_bool(0.1));
+        self.ack(&owner, term, part.unwrap_or(through)).await;
         Some(())
     }
 
