@@ -468,8 +468,7 @@ async fn record_start(config: &Config, database: &Database, instance: InstanceId
     Ok(())
 }
 
-/// Creates the registry, positioned at the log's head.
-/// Reads where the log ends, and the key that its hubs share.
+/// Creates the registry, positioned at the log's head, and reads the key that the hubs of the log share.
 async fn read_log(config: &Config, database: &Database, fan_out: FanOut) -> Result<(Arc<Registry>, Arc<RowSeal>), ServeError> {
     let mut connection = database.connect("start").await?;
     let state = read::state(&mut connection).await?;

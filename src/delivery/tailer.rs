@@ -277,8 +277,8 @@ impl Tailer {
         }
     }
 
-    /// Dispatches rows if they follow what was dispatched, and then those that waited for them. Otherwise lets them
-    /// wait for the rows between: each NOTIFY and each own commit comes on its own way.
+    /// Dispatches rows that follow the dispatched number, then the rows that waited for them. Other rows wait for those
+    /// before them: a NOTIFY and an own commit arrive by different channels, in any order.
     fn take(&mut self, rows: EarlyRows) {
         #[cfg(feature = "mutants")]
         if crate::mutants::is("stand-still") && self.dispatched().get() > 100 {
