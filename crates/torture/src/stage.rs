@@ -130,12 +130,7 @@ async fn finish(world: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunEr
         println!("devices that did not reach the head in time: {late:?}");
     }
     world.book.note(RunFact::Drained { head });
-    let (url, caught_up) = (&world.postgres.url, Instant::now() + world.patience(DRAIN_LIMIT));
-    let mut acked = witness::consumer_place(url).await?;
-    while acked < head && Instant::now() < caught_up {
-        sleep(Duration::from_millis(100)).await;
-        acked = witness::consumer_place(url).await?;
-    }
+    let acked = until_consumer_stops(world, head).await?;
     world.book.note(RunFact::ConsumerPlace { acked });
     match &world.sdk {
         Some(sdk) => evidence::held(world, &sdk.browsers()).await,
@@ -156,6 +151,21 @@ async fn add_sdk_devices(plan: &RunPlan, world: &mut RunWorld) -> Result<(), Run
     world.untold.push(sdk.open_commands());
     world.sdk = Some(sdk);
     Ok(())
+}
+
+/// Waits until the consumer is at the head, or has not moved for the limit. Returns its position. The longer the run,
+/// the further behind it may be.
+async fn until_consumer_stops(world: &RunWorld, head: i64) -> Result<i64, RunError> {
+    let (url, limit) = (&world.postgres.url, world.patience(DRAIN_LIMIT));
+    let (mut acked, mut end) = (witness::consumer_place(url).await?, Instant::now() + limit);
+    while acked < head && Instant::now() < end {
+        sleep(Duration::from_millis(100)).await;
+        let now = witness::consumer_place(url).await?;
+        if now > acked {
+            (acked, end) = (now, Instant::now() + limit);
+        }
+    }
+    Ok(acked)
 }
 
 /// Waits until every command is settled, and its device knows the result. A device may ask for some of its old ones
