@@ -83,7 +83,7 @@ impl SharedNotification {
     /// Notes that a connection was given it, for the time since its post. Rows from the table have none.
     pub(super) fn note_given(&self) {
         if let Some(posted) = self.posted {
-            metrics::POST_TO_SOCKET_SECONDS.time(posted.elapsed());
+            metrics::POST_TO_SOCKET_SECONDS.time_in(posted.elapsed(), self.trace.and_then(|trace| trace.recorded()));
         }
     }
 

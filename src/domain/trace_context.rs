@@ -27,6 +27,11 @@ impl TraceContext {
         let is_valid = is_whole && version != 0xff && trace_id != 0 && span_id != 0;
         is_valid.then_some(Self { trace_id, span_id, is_sampled: flags & 1 == 1 })
     }
+
+    /// The id of the trace, if it is recorded.
+    pub fn recorded(&self) -> Option<u128> {
+        self.is_sampled.then_some(self.trace_id)
+    }
 }
 
 /// The number that lower-case hexadecimal digits give, 32 at most.

@@ -17,6 +17,7 @@ use super::hosts::Hosts;
 use super::problems::{REQUEST_ID, RefusedRequest, finish};
 use super::request_span;
 use crate::domain::id_by_time;
+use crate::metrics::{NO_ROUTE, REQUESTS};
 use crate::tasks::Tasks;
 use crate::telemetry::spans::{self, RequestSpan};
 use crate::wire::problem::Problem;
@@ -31,8 +32,6 @@ const HEADERS_MAX: usize = 100;
 pub const BODY_MAX_BYTES: usize = 64 << 10;
 /// Maximum length of a request's id that the hub keeps.
 const REQUEST_ID_MAX_BYTES: usize = 128;
-/// Stands for a path that no route matches.
-const NO_ROUTE: &str = "(no route)";
 /// Time limit for a body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -74,6 +73,7 @@ pub async fn frame(State((tasks, hosts)): State<(Tasks, Hosts)>, mut request: Re
     };
     let mut response = end_line(response).await;
     request_span::end(span, &response);
+    REQUESTS.one(&path, response.status().as_u16());
     tracing::debug!(%method, ?path, status = response.status().as_u16(), request_id = id, "request");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

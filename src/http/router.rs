@@ -21,6 +21,7 @@ use super::{
     access, api_documents, audit, batch, console, console_page, consumers, device, history, members, metrics, notify, refused_admin,
     request, sdk, session_auth, sse, stats, upgrade, why, ws_ticket,
 };
+use crate::metrics::REQUESTS;
 use crate::wire::problem::Problem;
 
 /// How long a browser may cache the answer to a preflight. Chromium's maximum.
@@ -131,6 +132,7 @@ impl Routes {
 
     fn serve(mut self, path: &'static str, method: Method, route: MethodRouter<Arc<HubState>>) -> Self {
         if self.side.serves(path) {
+            REQUESTS.serve(path);
             self.served.push((path, method));
             self.router = self.router.route(path, route);
         }

@@ -348,6 +348,7 @@ impl Appender {
             self.turn.committed(first.seq..=last.seq, requests, took);
             spans::appended(&traced, took, rows.len(), bytes);
             metrics::APPENDED.add(rows.len());
+            metrics::COMMIT_SECONDS.time(took);
             metrics::COMMIT_ROWS.observe(rows.len() as f64);
             metrics::HEAD_SEEN.raise(last.seq.get());
             self.seen.raise(log_id, last.seq, last.id);

@@ -1,4 +1,4 @@
-//! Defines counters, gauges and histograms: atomics that `GET /metrics` reads.
+//! Defines counters and gauges: atomics that `GET /metrics` reads.
 //!
 //! Label values come from fixed lists or are literals of the program (`&'static str`), so the number of series is
 //! bounded, and no user, address or secret can become a label.
@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// A number that only rises.
 #[derive(Debug)]
@@ -149,62 +148,9 @@ impl<const N: usize> GaugeVec<N> {
     }
 }
 
-/// Most bounds of a histogram.
-const BOUNDS: usize = 16;
-
-/// Counts values by upper bound.
-#[derive(Debug)]
-pub struct Histogram {
-    pub bounds: &'static [f64],
-    counts: [AtomicU64; BOUNDS],
-    above: AtomicU64,
-    /// In millionths.
-    sum: AtomicU64,
-}
-
-impl Histogram {
-    pub const fn new(bounds: &'static [f64]) -> Self {
-        assert!(bounds.len() <= BOUNDS, "too many bounds");
-        Self { bounds, counts: [const { AtomicU64::new(0) }; BOUNDS], above: AtomicU64::new(0), sum: AtomicU64::new(0) }
-    }
-
-    pub fn observe(&self, value: f64) {
-        let at = self.bounds.iter().position(|bound| value <= *bound);
-        at.map_or(&self.above, |at| &self.counts[at]).fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add((value * 1e6) as u64, Ordering::Relaxed);
-    }
-
-    pub fn time(&self, took: Duration) {
-        self.observe(took.as_secs_f64());
-    }
-
-    /// The count of values up to each bound, then the count of all values.
-    pub fn cumulated(&self) -> (Vec<u64>, u64) {
-        let mut total = 0;
-        let upto = self.counts[..self.bounds.len()].iter().map(|count| {
-            total += count.load(Ordering::Relaxed);
-            total
-        });
-        let upto = upto.collect();
-        (upto, total + self.above.load(Ordering::Relaxed))
-    }
-
-    pub fn sum(&self) -> f64 {
-        self.sum.load(Ordering::Relaxed) as f64 / 1e6
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_histogram_counts_each_value_in_its_bound_and_all_above() {
-        let histogram = Histogram::new(&[1.0, 10.0]);
-        [0.5, 1.0, 1.5, 99.0].into_iter().for_each(|value| histogram.observe(value));
-        assert_eq!(histogram.cumulated(), (vec![2, 3], 4));
-        assert_eq!(histogram.sum(), 102.0);
-    }
 
     #[test]
     fn labels_are_kept_apart() {

@@ -3,15 +3,20 @@
 //! The numbers belong to the process, from its start. `GET /metrics` shows all of them. `docs/reference/metrics.md`
 //! explains each name, and a test compares the page with a hub's output.
 
+mod histogram;
 mod meter;
+pub mod process;
+mod requests;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use meter::{Counter, CounterVec, Gauge, GaugeVec, Histogram, LabelledCounter, PairCounter};
-pub use text::{MEDIA_TYPE, PrometheusText};
+pub use histogram::{Histogram, HistogramVec};
+pub use meter::{Counter, CounterVec, Gauge, GaugeVec, LabelledCounter, PairCounter};
+pub use requests::{NO_ROUTE, RequestCounter};
+pub use text::{MetricsFormat, MetricsText};
 
 /// Seconds: from the commit of a fast disk to the deadline of a post.
 const LATENCIES: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -23,10 +28,13 @@ const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 100
 pub static APPENDED: Counter = Counter::zero();
 pub static DUPLICATES: Counter = Counter::zero();
 pub static APPEND_SECONDS: Histogram = Histogram::new(LATENCIES);
+/// Of one statement that appends and commits, as this hub waits for it.
+pub static COMMIT_SECONDS: Histogram = Histogram::new(LATENCIES);
 pub static COMMIT_ROWS: Histogram = Histogram::new(ROWS);
 /// How many new connections one commit holds.
 pub static CONNECT_ROWS: Histogram = Histogram::new(ROWS);
 pub static NOT_APPENDED: CounterVec<5> = CounterVec::new(["other_body", "overloaded", "unacceptable", "unavailable", "unknown"]);
+pub static REQUESTS: RequestCounter = RequestCounter::empty();
 pub static REFUSED: LabelledCounter = LabelledCounter::empty();
 /// Requests beyond a rate limit.
 pub static OVER_BUDGET: CounterVec<9> =
@@ -88,6 +96,9 @@ pub static CONNECTED: LabelledCounter = LabelledCounter::empty();
 pub static DISCONNECTED: LabelledCounter = LabelledCounter::empty();
 pub static LISTENER_REPLACED: Counter = Counter::zero();
 pub static CONNECTIONS_REPLACED: Counter = Counter::zero();
+/// How long a call waited for a connection of its pool, the opening of a new one included.
+pub static DATABASE_WAIT_SECONDS: HistogramVec<6> =
+    HistogramVec::new(["commands", "consumers", "keys", "reader", "standby reader", "tickets"], [const { Histogram::new(LATENCIES) }; 6]);
 
 pub static MOVES: Gauge = Gauge::zero();
 pub static MOVED: Counter = Counter::zero();
@@ -162,13 +173,17 @@ impl OldestFetch {
 }
 
 /// Writes all metrics of this module.
-pub fn write(page: &mut PrometheusText) {
-    page.counter("recado_appended_total", "Notifications that were posted to this hub and appended.", APPENDED.get());
-    page.counter("recado_duplicates_total", "Posts whose idempotency key was used before with the same body.", DUPLICATES.get());
+pub fn write(page: &mut MetricsText) {
+    page.counter("recado_appended_total", "Notifications that were posted to this hub and appended.", APPENDED.get() as f64);
+    page.counter("recado_duplicates_total", "Posts whose idempotency key was used before with the same body.", DUPLICATES.get() as f64);
     page.histogram("recado_append_seconds", "Time from the request of a post to its commit, in seconds.", &APPEND_SECONDS);
+    page.histogram("recado_commit_seconds", "Time of a statement that appends, with its commit, in seconds.", &COMMIT_SECONDS);
     page.histogram("recado_commit_rows", "Notifications in one commit.", &COMMIT_ROWS);
     page.histogram("recado_connect_rows", "New connections in one commit.", &CONNECT_ROWS);
     page.counters("recado_not_appended_total", "Posts that were not appended, by reason.", "reason", &NOT_APPENDED.all());
+    let requests: Vec<_> =
+        REQUESTS.all().into_iter().map(|(route, status, count)| ([route.to_owned(), status.to_string()], count as f64)).collect();
+    page.pairs("recado_requests_total", "HTTP requests that were answered, by route and status.", ["route", "status"], &requests);
     page.counters("recado_refused_total", "HTTP requests that were refused, by the code of the problem.", "code", &REFUSED.all());
     page.counters(
         "recado_over_budget_total",
@@ -202,18 +217,18 @@ pub fn write(page: &mut PrometheusText) {
         JWKS_FETCHED.age(),
     );
 
-    page.counter("recado_dispatched_total", "Notifications that this hub dispatched to its connections.", DISPATCHED.get());
+    page.counter("recado_dispatched_total", "Notifications that this hub dispatched to its connections.", DISPATCHED.get() as f64);
     page.counter(
         "recado_notified_total",
         "Of the dispatched, notifications of other hubs that came with a NOTIFY and were not read from the table.",
-        NOTIFIED.get(),
+        NOTIFIED.get() as f64,
     );
-    page.counter("recado_unreadable_rows_total", "Rows of the log that break its rules and were skipped.", UNREADABLE.get());
+    page.counter("recado_unreadable_rows_total", "Rows of the log that break its rules and were skipped.", UNREADABLE.get() as f64);
     page.counters("recado_sent_total", "Notifications that were delivered to clients.", "how", &SENT.all());
     page.counter(
         "recado_sent_directly_total",
         "Notifications that were written to clients without waking the tasks of their connections.",
-        SENT_DIRECTLY.get(),
+        SENT_DIRECTLY.get() as f64,
     );
     page.histogram(
         "recado_post_to_socket_seconds",
@@ -236,27 +251,37 @@ pub fn write(page: &mut PrometheusText) {
         "Consumers whose position is of another log, or before the rows that are kept.",
         CONSUMERS_STOPPED.get(),
     );
-    page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get());
+    page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get() as f64);
     page.counter(
         "recado_fell_behind_total",
         "Times that a client was too slow for live delivery and returned to replay.",
-        FELL_BEHIND.get(),
+        FELL_BEHIND.get() as f64,
     );
-    page.counter("recado_acks_total", "Acknowledgements that moved a position.", ACKS.get());
+    page.counter("recado_acks_total", "Acknowledgements that moved a position.", ACKS.get() as f64);
     page.counters("recado_connected_total", "Connections that were accepted.", "transport", &CONNECTED.all());
     page.counters("recado_disconnected_total", "Connections that ended.", "reason", &DISCONNECTED.all());
-    page.counter("recado_listener_replaced_total", "Times that the LISTEN connection was lost and replaced.", LISTENER_REPLACED.get());
+    page.counter(
+        "recado_listener_replaced_total",
+        "Times that the LISTEN connection was lost and replaced.",
+        LISTENER_REPLACED.get() as f64,
+    );
     page.counters("recado_log_dropped_total", "Lines of the hub's own log that were dropped.", "reason", &LOG_DROPPED.all());
     page.counters("recado_otel_failed_total", "Spans that did not reach the collector of traces, by reason.", "reason", &OTEL_FAILED.all());
     page.counter(
         "recado_database_connections_replaced_total",
         "Idle database connections that had died and were replaced before a statement was sent.",
-        CONNECTIONS_REPLACED.get(),
+        CONNECTIONS_REPLACED.get() as f64,
+    );
+    page.histograms(
+        "recado_database_wait_seconds",
+        "Time that a call waited for a database connection of its pool, in seconds.",
+        "pool",
+        DATABASE_WAIT_SECONDS.all(),
     );
 
     page.gauge("recado_outbox_moves", "1: this hub relays the SQL outbox into the log. 0: another hub does.", MOVES.get() as f64);
-    page.counter("recado_outbox_moved_total", "Notifications from SQL that this hub moved into the log.", MOVED.get());
-    page.counter("recado_outbox_refused_total", "Notifications from SQL that the log refused.", MOVE_REFUSED.get());
+    page.counter("recado_outbox_moved_total", "Notifications from SQL that this hub moved into the log.", MOVED.get() as f64);
+    page.counter("recado_outbox_refused_total", "Notifications from SQL that the log refused.", MOVE_REFUSED.get() as f64);
     page.gauge_if_known(
         "recado_outbox_lag_seconds",
         "Age of the oldest committed outbox row, whichever hub relays. Absent while it cannot be measured.",
@@ -271,18 +296,18 @@ pub fn write(page: &mut PrometheusText) {
         "how",
         &UPSTREAM_CLAIMED.all(),
     );
-    page.counter("recado_upstream_starts_total", "Sign-ins and provider connections that were started.", UPSTREAM_STARTS.get());
+    page.counter("recado_upstream_starts_total", "Sign-ins and provider connections that were started.", UPSTREAM_STARTS.get() as f64);
     page.counters("recado_upstream_sign_ins_total", "Sign-ins that ended, by outcome.", "outcome", &UPSTREAM_SIGN_INS.all());
-    page.counter("recado_upstream_messages_total", "Provider messages that this hub appended.", UPSTREAM_MESSAGES.get());
+    page.counter("recado_upstream_messages_total", "Provider messages that this hub appended.", UPSTREAM_MESSAGES.get() as f64);
     page.counter(
         "recado_upstream_too_large_total",
         "Provider messages that were too large for the log. The user gets upstream_gap instead.",
-        UPSTREAM_TOO_LARGE.get(),
+        UPSTREAM_TOO_LARGE.get() as f64,
     );
     page.counter(
         "recado_upstream_fenced_total",
         "Provider messages that were not appended because another hub owned the session.",
-        UPSTREAM_FENCED.get(),
+        UPSTREAM_FENCED.get() as f64,
     );
     page.counters(
         "recado_upstream_commands_total",

@@ -13,6 +13,7 @@ use super::StoreError;
 use super::database_route::Route;
 use super::liveness::LastDeath;
 use super::settings::{self, SessionSettings};
+use crate::metrics;
 
 /// Longest wait for a free reader, and for its answer.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -91,6 +92,15 @@ impl ReadPool {
     /// # Errors
     /// [`StoreError::Unavailable`] when none becomes free in time or the server cannot be reached.
     pub(super) async fn checkout(&self) -> Result<Checkout, StoreError> {
+        let asked_at = Instant::now();
+        let outcome = self.acquire().await;
+        if let Some(waits) = metrics::DATABASE_WAIT_SECONDS.of(&self.name) {
+            waits.time(asked_at.elapsed());
+        }
+        outcome
+    }
+
+    async fn acquire(&self) -> Result<Checkout, StoreError> {
         self.follow();
         // Boxed: opening a connection takes 14 KiB of state, which every request that may read would hold and move
         // about.

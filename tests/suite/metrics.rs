@@ -69,15 +69,21 @@ impl Metrics {
 
     fn check_histograms(&self) {
         for (name, _) in self.kinds.iter().filter(|(_, (kind, _))| kind == "histogram") {
-            let mut buckets: Vec<(f64, f64)> = Vec::new();
+            // By the labels other than the bound.
+            let mut histograms: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
             for (series, count) in &self.samples {
-                if let Some(bound) = series.strip_prefix(&format!("{name}_bucket{{le=\"")).and_then(|rest| rest.strip_suffix("\"}")) {
-                    buckets.push((if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() }, *count));
-                }
+                let Some(labels) = series.strip_prefix(&format!("{name}_bucket{{")) else { continue };
+                let (others, bound) = labels.trim_end_matches("\"}").split_once("le=\"").expect(series);
+                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
+                histograms.entry(others.trim_end_matches(',')).or_default().push((bound, *count));
             }
-            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-            assert!(buckets.windows(2).all(|two| two[0].1 <= two[1].1), "{name} is not cumulated: {buckets:?}");
-            assert_eq!(buckets.last(), Some(&(f64::INFINITY, self.of(&format!("{name}_count")))), "{name}");
+            assert!(!histograms.is_empty(), "{name} has no bucket");
+            for (labels, mut buckets) in histograms {
+                buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(buckets.windows(2).all(|two| two[0].1 <= two[1].1), "{name} is not cumulated: {buckets:?}");
+                let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+                assert_eq!(buckets.last(), Some(&(f64::INFINITY, self.of(&format!("{name}_count{labels}")))), "{name}");
+            }
         }
     }
 
@@ -136,6 +142,7 @@ async fn what_happens_is_counted_and_nobody_is_named() {
     past_status(&mut page, "two").await;
     page.ack(db.head().await).await;
     assert_eq!(hub.post_as("no key", &note("n").to_user("x")).await.unwrap().status, 401);
+    assert_eq!(hub.get("/user-of-metrics", None).await.unwrap().0, 404);
     provider.say_numbered("user-of-metrics", [1]).await;
     past_status(&mut page, "Fake").await;
     page.say(r#"{"type":"bet","id":"b-1","payload":1}"#).await;
@@ -146,9 +153,14 @@ async fn what_happens_is_counted_and_nobody_is_named() {
     let wanted = [
         ("recado_appended_total", 2.0),
         ("recado_append_seconds_count", 2.0),
+        ("recado_commit_seconds_count", 2.0),
+        ("recado_requests_total{route=\"/api/internal/notify\",status=\"201\"}", 2.0),
+        ("recado_requests_total{route=\"/api/internal/notify\",status=\"401\"}", 1.0),
+        ("recado_requests_total{route=\"(no route)\",status=\"404\"}", 1.0),
+        ("recado_requests_total{route=\"/ws\",status=\"101\"}", 1.0),
         ("recado_refused_total{code=\"unauthorized\"}", 1.0),
         ("recado_dispatched_total", 4.0),
-        ("recado_dispatched", 4.0),
+        ("recado_dispatched_seq", 4.0),
         ("recado_lag", 0.0),
         ("recado_sent_total{how=\"live\"}", 4.0),
         ("recado_sent_total{how=\"replayed\"}", 0.0),

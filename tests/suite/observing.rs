@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -129,4 +129,85 @@ async fn promtool_accepts_the_rules_the_dashboard_and_the_metrics() {
     let metrics = folder.path().join("metrics");
     std::fs::write(&metrics, hub.get("/metrics", None).await.unwrap().1).unwrap();
     said(Command::new("sh").args(["-c", "promtool check metrics < \"$0\""]).arg(&metrics)).unwrap();
+}
+
+/// A Prometheus that scrapes one hub each second. Dropping the value ends it.
+struct Prometheus {
+    child: Child,
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    async fn of(hub: &TestHub) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "global": { "scrape_interval": "1s" },
+            "scrape_configs": [{ "job_name": "recado", "static_configs": [{ "targets": [hub.address] }] }],
+        });
+        let file = folder.path().join("prometheus.yml");
+        // JSON is YAML.
+        std::fs::write(&file, config.to_string()).unwrap();
+        // Below the range of ephemeral ports, from which a test's other sockets come.
+        let port =
+            (21_000..32_000).step_by(11).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
+        let address = format!("127.0.0.1:{port}");
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
+        command.arg(format!("--web.listen-address={address}")).arg("--enable-feature=exemplar-storage");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.path().join("log")).unwrap());
+        Self { child: command.spawn().unwrap(), address, folder }
+    }
+
+    /// The result of a query, once there is one.
+    async fn eventually(&self, what: &str, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, PATIENCE * 2, async || {
+            let answer = http_client().get(format!("http://{}/api/v1/{path}", self.address)).send().await.ok()?;
+            answer.json::<Value>().await.ok().filter(&fits)
+        })
+        .await
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A fault in the format would cost an operator every metric: Prometheus drops the whole page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn prometheus_scrapes_a_hub_and_keeps_its_exemplars() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let Some(()) = given("D15", programs(&["prometheus"])) else { return };
+    let (db, collector) = (TestDb::new().await, Collector::start().await);
+    let hub = collector.of(TestHub::on(&db)).start().await;
+    let mut page = TestClient::of("ann").connect(&hub).await;
+    let headers = [("content-type", "application/json"), ("traceparent", &*format!("00-{TRACE}-00f067aa0ba902b7-01"))];
+    let posted = hub.post_raw("/api/internal/notify", &headers, note("traced").to_user("ann").body()).await;
+    assert_eq!(posted.status, 201);
+    assert_eq!(page.expect_notification().await.title, "traced");
+
+    let prometheus = Prometheus::of(&hub).await;
+    let is_healthy = |answer: &Value| answer["data"]["activeTargets"][0]["health"] == "up";
+    let targets = prometheus.eventually("a good scrape", "targets", is_healthy).await;
+    assert_eq!(targets["data"]["activeTargets"][0]["lastError"], "");
+    let has_result = |answer: &Value| answer["data"]["result"].as_array().is_some_and(|result| !result.is_empty());
+    let query = "query?query=recado_requests_total%7Broute%3D%22%2Fapi%2Finternal%2Fnotify%22%7D";
+    let requests = prometheus.eventually("the count of a route", query, has_result).await;
+    assert_eq!(requests["data"]["result"][0]["metric"]["status"], "201");
+    assert_eq!(requests["data"]["result"][0]["value"][1], "1");
+    for name in ["recado_append_seconds_bucket", "recado_post_to_socket_seconds_bucket"] {
+        let query = format!("query_exemplars?query={name}&start=2020-01-01T00:00:00Z&end=2100-01-01T00:00:00Z");
+        let has_exemplar = |answer: &Value| answer["data"].as_array().is_some_and(|data| !data.is_empty());
+        let found = prometheus.eventually("an exemplar", &query, has_exemplar).await;
+        assert_eq!(found["data"][0]["exemplars"][0]["labels"]["trace_id"], TRACE, "{name}: {found}");
+    }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use chrono::Utc;
 use serde_json::Value;
 
-use crate::http::metrics::resident_bytes;
 use crate::http::state::HubState;
 use crate::log::maintenance::InstanceReports;
 use crate::metrics;
+use crate::metrics::process::resident_bytes;
 use crate::store::instances::{InstanceEnd, SeenInstance};
 use crate::wire::close::CloseCode;
 use crate::wire::console::instances::{AppendBuckets, InstanceCounters, InstanceGauges, InstanceReport, InstanceRow, StoppedInstance};

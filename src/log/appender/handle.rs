@@ -71,7 +71,7 @@ impl AppendHandle {
         match &answer {
             Ok(_) => {
                 self.work.appended();
-                metrics::APPEND_SECONDS.time(asked_at.elapsed());
+                metrics::APPEND_SECONDS.time_in(asked_at.elapsed(), spans::request().and_then(|trace| trace.recorded()));
             }
             Err(refusal) => {
                 if matches!(refusal, Refusal::Unavailable | Refusal::Unknown) {

@@ -1080,6 +1080,7 @@ pub const ROWS: &[MatrixRow] = &[
         "all are accepted; each names only metrics that a hub exposes; each alert has a test that fires it and a section of the runbook",
         &[
             "observing::promtool_accepts_the_rules_the_dashboard_and_the_metrics",
+            "observing::prometheus_scrapes_a_hub_and_keeps_its_exemplars",
             "observing::alerts_and_dashboard_name_only_metrics_that_a_hub_exposes",
             "observing::every_alert_has_a_test_that_fires_it_and_a_section_of_the_runbook",
         ],
