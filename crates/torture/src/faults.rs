@@ -13,6 +13,8 @@ pub enum NemesisFault {
     HubFreeze,
     /// kill -9 of the postmaster.
     PostgresKill,
+    /// kill -9 of the primary for good; the standby is promoted.
+    PostgresFailover,
     /// kill -9 of the database process of a hub's appender.
     PostgresBackend,
     /// Nothing passes between a hub and the database.
@@ -56,12 +58,13 @@ pub enum NemesisFault {
 }
 
 impl NemesisFault {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::HubKill,
         Self::HubKillAll,
         Self::HubRestart,
         Self::HubFreeze,
         Self::PostgresKill,
+        Self::PostgresFailover,
         Self::PostgresBackend,
         Self::DatabaseHole,
         Self::DatabaseNoAnswers,
@@ -105,6 +108,7 @@ impl NemesisFault {
             Self::HubRestart => "hub-restart",
             Self::HubFreeze => "hub-freeze",
             Self::PostgresKill => "postgres-kill",
+            Self::PostgresFailover => "postgres-failover",
             Self::PostgresBackend => "postgres-backend",
             Self::DatabaseHole => "database-hole",
             Self::DatabaseNoAnswers => "database-no-answers",

@@ -71,6 +71,8 @@ pub struct TortureHub {
     /// Proxy between the hub and the database, except for LISTEN.
     pub database: Proxy,
     pub listen: Proxy,
+    /// Proxy between the hub and the standby, from which it reads pages of the past.
+    _standby: Proxy,
     /// Proxy between the hub and all of its clients.
     pub front: Proxy,
     /// Proxy between the hub and the outside provider.
@@ -90,6 +92,7 @@ impl TortureHub {
         let Site { user, path, mutant, .. } = &*site;
         let database = Proxy::before(Some(ProxyTarget::Unix(postgres.socket.clone()))).await?;
         let listen = Proxy::before(Some(ProxyTarget::Unix(postgres.socket.clone()))).await?;
+        let standby = Proxy::before(Some(ProxyTarget::Unix(postgres.standby_socket.clone()))).await?;
         // There is no hub behind it before it starts.
         let front = Proxy::before(None).await?;
         let provider = Proxy::before(Some(ProxyTarget::Tcp(site.provider))).await?;
@@ -99,6 +102,7 @@ impl TortureHub {
             ("PATH", path.to_owned()),
             ("DATABASE_URL", url(database.port)),
             ("RECADO_LISTEN_DATABASE_URL", url(listen.port)),
+            ("RECADO_READ_DATABASE_URL", url(standby.port)),
             ("PORT", "0".to_owned()),
             ("RECADO_JWT_SECRET", secrets::JWT.to_owned()),
             ("RECADO_IDENTITY_FILE", site.identity_file.display().to_string()),
@@ -126,7 +130,22 @@ impl TortureHub {
         let log = postgres.folder.join(format!("hub-{number}.log"));
         let process = Mutex::new(None);
         let (instance, address, base_files) = (PlainMutex::default(), PlainMutex::default(), PlainMutex::default());
-        Ok(Self { number, site, database, listen, front, provider, provider_file, instance, address, process, vars, log, base_files })
+        Ok(Self {
+            number,
+            site,
+            database,
+            listen,
+            _standby: standby,
+            front,
+            provider,
+            provider_file,
+            instance,
+            address,
+            process,
+            vars,
+            log,
+            base_files,
+        })
     }
 
     /// Address for clients, through the proxy.

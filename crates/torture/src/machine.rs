@@ -60,7 +60,7 @@ async fn published_of(http: &reqwest::Client, address: &str) -> Option<i64> {
 pub async fn watch_the_others(world: Arc<RunWorld>) {
     let mut last: Option<(Instant, Used)> = None;
     loop {
-        let roots: HashSet<u32> = world.postgres.postmaster().await.into_iter().chain([std::process::id()]).collect();
+        let roots: HashSet<u32> = world.postgres.postmasters().chain([std::process::id()]).collect();
         let now = Instant::now();
         let used = Used::now(&roots);
         if let (Some((then, before)), Some(used)) = (&last, &used) {

@@ -13,6 +13,7 @@ mod hubs;
 mod issuer;
 mod machine;
 mod nemesis;
+mod plain_server;
 mod plan;
 mod postgres;
 mod producers;

@@ -112,7 +112,9 @@ impl Nemesis {
             | NemesisFault::StrangerFlood
             | NemesisFault::Forger
             | NemesisFault::KeyRemoval => "all hubs".to_owned(),
-            NemesisFault::PostgresKill | NemesisFault::StrangerLocks | NemesisFault::Eraser => "postgres".to_owned(),
+            NemesisFault::PostgresKill | NemesisFault::PostgresFailover | NemesisFault::StrangerLocks | NemesisFault::Eraser => {
+                "postgres".to_owned()
+            }
             NemesisFault::ProviderFlap => "the provider".to_owned(),
             NemesisFault::SdkKill => "the SDK devices".to_owned(),
             _ => format!("hub {}", lot.hub),
@@ -125,6 +127,10 @@ impl Nemesis {
         let paired = lot.paired.filter(|paired| paired.is_of_a_process());
         let evidence = self.perform(lot).await?.or_else(|| paired.map(|paired| format!("covered by the proof of {}", paired.name())));
         book.note(RunFact::FaultEnd { fault: name, on, evidence });
+        if lot.fault == NemesisFault::PostgresFailover {
+            // Recovery does not wait for it, and the next failover needs it.
+            self.world.postgres.begin_standby().await?;
+        }
         Ok(())
     }
 
@@ -156,7 +162,8 @@ impl Nemesis {
                 }
             }
             NemesisFault::HubFreeze => freeze(hub, length).await,
-            NemesisFault::PostgresKill => self.kill_postgres().await,
+            NemesisFault::PostgresKill => world.postgres.kill_and_start().await,
+            NemesisFault::PostgresFailover => world.postgres.fail_over(delay * 5).await,
             NemesisFault::PostgresBackend => self.kill_backend().await,
             NemesisFault::DatabaseHole => Ok(both(hub, ProxyFlow::Hole, length).await),
             NemesisFault::DatabaseNoAnswers => Ok(both(hub, ProxyFlow::NoAnswers, length).await),
@@ -294,14 +301,6 @@ impl Nemesis {
         self.world.provider.speak_again();
         self.world.desk.hushed.store(false, Ordering::SeqCst);
         Ok(proof("connections were reset", count))
-    }
-
-    async fn kill_postgres(&self) -> Result<Option<String>, RunError> {
-        let Some(pid) = self.world.postgres.postmaster().await else { return Ok(None) };
-        process::signal("-KILL", pid).await?;
-        self.world.postgres.start_again().await?;
-        let now = self.world.postgres.postmaster().await;
-        Ok(now.filter(|now| *now != pid).map(|now| format!("the postmaster {pid} was killed, now it is {now}")))
     }
 
     /// Kills one database process. PostgreSQL then restarts all of them.

@@ -45,7 +45,7 @@ pub struct RunWorld {
 
 impl RunWorld {
     pub async fn set(plan: &RunPlan) -> Result<Self, RunError> {
-        let postgres = Postgres::start(&plan.folder, plan.environment.clone()).await?;
+        let postgres = Postgres::start(&plan.folder, plan.environment.clone(), plan.mutant.as_deref() != Some("async-standby")).await?;
         let user = witness::user_of(&postgres.url)?;
         let path = plan.environment.path.as_ref().and_then(|path| path.to_str()).unwrap_or_default().to_owned();
         let book = Arc::new(Recorder::new());
