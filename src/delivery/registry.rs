@@ -281,7 +281,7 @@ impl Registry {
                 inside.change_members(change);
             }
         }
-        self.recent_posts.add(events.iter().filter_map(|event| Some((event.seq, event.posted?))));
+        self.recent_posts.add(events.iter().filter_map(|event| Some((event.seq, event.posted?, event.trace))));
         let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
         while !self.turn(&mut round, TURN) {
             self.let_others_in();

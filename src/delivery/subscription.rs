@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::event::SharedNotification;
 use super::live_socket::LiveSocket;
+use super::recent_posts::AckedPost;
 use super::registry::{Connection, Registration};
 use super::send_queue::CloseOrder;
 use super::send_queue::direct::WrittenPast;
@@ -21,6 +22,7 @@ use crate::domain::{LogId, Principal, Seq};
 use crate::metrics;
 use crate::store::read::{self, PrincipalPage};
 use crate::store::{Reader, StoreError};
+use crate::telemetry::spans;
 use crate::wire::close::CloseCode;
 use crate::wire::server_frame::ServerFrame;
 
@@ -264,8 +266,9 @@ impl Subscription {
         let connection = self.registration.connection();
         if connection.set_acked(seq) {
             metrics::ACKS.one();
-            if let Some(since) = self.delivery.registry.recent_posts.since(seq) {
-                metrics::POST_TO_ACK_SECONDS.time(since);
+            if let Some(AckedPost { since, trace }) = self.delivery.registry.recent_posts.acked(seq) {
+                metrics::POST_TO_ACK_SECONDS.time_in(since, trace.map(|trace| trace.trace_id));
+                spans::acked(trace, since, seq.get());
             }
             self.delivery.acks.note(&connection.who.user, &connection.client, self.log_id, seq);
         }

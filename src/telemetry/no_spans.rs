@@ -45,6 +45,8 @@ pub const fn request() -> Option<TraceContext> {
 
 pub const fn appended(_: &[TraceContext], _: Duration, _: usize, _: usize) {}
 
+pub const fn acked(_: Option<TraceContext>, _: Duration, _: i64) {}
+
 /// Has no value.
 #[derive(Debug)]
 pub enum PublishSpan {}

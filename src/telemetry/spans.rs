@@ -4,6 +4,7 @@
 //! POST /api/internal/notify     the caller's `traceparent` is its parent
 //!   └─ append                   one commit; links to each request in it
 //!   └─ publish notifications    one batch of the tailer, on each hub; links to the requests of its rows
+//!   └─ ack notifications        from the post to its first acknowledgement, on the hub that took the post
 //! ```
 //!
 //! A commit or a batch belongs to several requests. It is a child of the first sampled one, so that it is recorded
@@ -155,6 +156,22 @@ impl PublishSpan {
         let parent = Context::new().with_remote_span_context(span_context(*parent, true, TraceState::default()));
         span.start_with_context(tracer, &parent).end();
     }
+}
+
+/// Records the first acknowledgement of a post of this hub, `since` the post. Does nothing if the post has no trace.
+pub fn acked(post: Option<TraceContext>, since: Duration, seq: i64) {
+    let Some((tracer, post)) = TRACER.get().zip(post) else { return };
+    let end = SystemTime::now();
+    let attributes = [
+        KeyValue::new("messaging.system", "recado"),
+        KeyValue::new("messaging.operation.name", "ack"),
+        KeyValue::new("messaging.operation.type", "settle"),
+        KeyValue::new("messaging.destination.name", "notifications"),
+        KeyValue::new("recado.seq", seq),
+    ];
+    let span = SpanBuilder::from_name("ack notifications").with_kind(SpanKind::Internal).with_start_time(end - since);
+    let parent = Context::new().with_remote_span_context(span_context(post, false, TraceState::default()));
+    span.with_attributes(attributes).start_with_context(tracer, &parent).end_with_timestamp(end);
 }
 
 /// `is_remote`: another process may have made the span.

@@ -283,3 +283,24 @@ async fn each_row_of_a_commit_keeps_the_trace_of_its_own_request() {
     });
     assert_eq!(traces.collect::<Vec<_>>(), [trace(1), None, trace(3), trace(4), None, None]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_acknowledgement_ends_the_trace_of_a_post() {
+    let (db, collector) = (TestDb::new().await, Collector::start().await);
+    let hub = collector.of(TestHub::on(&db)).start().await;
+    let (mut ann, mut phone) = (TestClient::of("ann").connect(&hub).await, TestClient::of("ann").device("phone").connect(&hub).await);
+    assert_eq!(hub.post_raw(NOTIFY, &[JSON, ("traceparent", CALLER)], note("n").to_user("ann").body()).await.status, 201);
+    for client in [&mut ann, &mut phone] {
+        client.until_seq(1).await;
+        client.ack(1).await;
+    }
+    let post = collector.span("the span of the post", |span| span.trace == TRACE && span.kind == SpanKind::Server).await;
+    let acked = |span: &GotSpan| span.trace == TRACE && span.name == "ack notifications";
+    let ack = collector.span("the span of the acknowledgement", acked).await;
+    assert_eq!((&ack.parent, ack.text("recado.seq").as_deref()), (&post.id, Some("1")));
+    assert!(ack.times.0 >= post.times.0 && ack.times.0 < ack.times.1, "{ack:?} {post:?}");
+    // The spans of a later post come after all spans of this one.
+    hub.post_raw(NOTIFY, &[JSON], note("later").to_user("bob").body()).await;
+    collector.span("a later post", |span| span.kind == SpanKind::Server && span.trace != TRACE).await;
+    assert_eq!(collector.spans().iter().filter(|span| acked(span)).count(), 1, "one of two devices");
+}
