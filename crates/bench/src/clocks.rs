@@ -24,6 +24,10 @@ impl Clocks {
         Self { epoch: Instant::now(), started: zeros(posts), arrived: zeros(posts * listeners), listeners, count: AtomicUsize::new(0) }
     }
 
+    pub fn listeners(&self) -> usize {
+        self.listeners
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }

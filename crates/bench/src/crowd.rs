@@ -19,7 +19,7 @@ use super::post::{Post, user};
 use super::post_client::PostClient;
 use super::ws_client::{WsClient, mark};
 
-/// Longest time until every listener has one post.
+/// Longest time until every listener has one post, for each 10,000 listeners.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(15);
 /// Pause between two posts to everyone, so that pongs and their acknowledgements do not meet the next post. Streams
 /// without pongs pause as long.
@@ -115,7 +115,7 @@ pub async fn listen(mut socket: WsClient, at: usize, clocks: Arc<Clocks>, bytes:
 
 /// Waits until so many arrivals were counted, as long as no listener is lost.
 pub async fn arrival_of(clocks: &Clocks, wanted: usize, listeners: &mut JoinSet<CliFailure>) -> Result<(), CliFailure> {
-    let end = Instant::now() + ARRIVAL_LIMIT;
+    let end = Instant::now() + ARRIVAL_LIMIT * u32::try_from(1 + clocks.listeners() / 10_000).unwrap_or(u32::MAX);
     while clocks.count() < wanted && Instant::now() < end {
         if let Some(Ok(failure)) = listeners.try_join_next() {
             return Err(failure);

@@ -1,7 +1,8 @@
 //! Opens a WebSocket that listens, with small buffers so that thousands fit into memory.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,6 +17,12 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// Size of the read buffer and of the buffer that pongs are written from.
 const BUFFER_BYTES: usize = 2 << 10;
+
+/// Connections from one address: less than half of its ports (`net.ipv4.ip_local_port_range`), because Linux searches
+/// long for one of the last.
+const OF_ONE_ADDRESS: usize = 10_000;
+/// Connections of this process so far.
+static CONNECTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Close codes after which a client reconnects.
 const COME_BACK: RangeInclusive<u16> = 4000..=4399;
@@ -47,7 +54,7 @@ impl WsClient {
     async fn handshake(address: SocketAddr, token: &str, query: &str) -> Result<(Self, Value), CliFailure> {
         let failed = |error: &dyn std::fmt::Display| CliFailure::unavailable(format!("a client could not connect: {error}"));
         let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0);
-        let request = WsRequest::to(&format!("/ws?{query}")).bearer(token).config(config);
+        let request = WsRequest::to(&format!("/ws?{query}")).bearer(token).config(config).source(source(address));
         let mut client = Self { socket: request.open(address).await.map_err(|error| failed(&error))? };
         let hello: Value = serde_json::from_str(&client.text().await?).map_err(|error| failed(&error))?;
         if hello["type"] != "connection_established" {
@@ -109,6 +116,14 @@ impl WsClient {
             notifications += usize::from(text.starts_with("{\"seq\":"));
         }
     }
+}
+
+/// The address of the next connection to a server on loopback, if the first address may have no port left.
+fn source(server: SocketAddr) -> Option<IpAddr> {
+    let group = CONNECTED.fetch_add(1, Ordering::Relaxed) / OF_ONE_ADDRESS;
+    let is_needed = group > 0 && server.is_ipv4() && server.ip().is_loopback();
+    let [third, fourth] = [1 + group / 200 % 200, 1 + group % 200].map(|part| u8::try_from(part).unwrap_or(1));
+    is_needed.then(|| Ipv4Addr::new(127, 0, third, fourth).into())
 }
 
 /// The number that the bench wrote into a notification's data.

@@ -1,6 +1,6 @@
 //! Opens a WebSocket stream of a hub.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -31,13 +31,14 @@ pub struct WsRequest {
     query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     receive_buffer: Option<u32>,
+    source: Option<IpAddr>,
     config: Option<WebSocketConfig>,
 }
 
 impl WsRequest {
     /// A stream at this path. A query may follow it.
     pub fn to(path: &str) -> Self {
-        Self { path: path.to_owned(), query: Vec::new(), headers: Vec::new(), receive_buffer: None, config: None }
+        Self { path: path.to_owned(), query: Vec::new(), headers: Vec::new(), receive_buffer: None, source: None, config: None }
     }
 
     /// Replaces the path. What [`Self::query`] has added stays.
@@ -69,6 +70,13 @@ impl WsRequest {
     #[must_use]
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Connects from this address of the machine. One address has some 28,000 ports for one server.
+    #[must_use]
+    pub fn source(mut self, address: Option<IpAddr>) -> Self {
+        self.source = address;
         self
     }
 
@@ -104,6 +112,9 @@ impl WsRequest {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
         }
         self.open_over(socket.connect(address).await?, address).await
     }
