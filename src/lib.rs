@@ -18,6 +18,7 @@ pub mod log;
 pub mod metrics;
 #[cfg(feature = "mutants")]
 pub mod mutants;
+pub mod outgoing;
 pub mod privileges;
 pub mod providers;
 pub mod sealing;

@@ -2,7 +2,9 @@
 //!
 //! The sealed form is a version, a random nonce, and the ciphertext with its tag.
 
-use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
 use zeroize::Zeroizing;
 
@@ -39,4 +41,40 @@ pub fn open(key: &RandomizedNonceKey, bound_to: &[u8], sealed: &[u8]) -> Option<
     let length = key.open_in_place(nonce, Aad::from(bound_to), &mut text).ok()?.len();
     text.truncate(length);
     Some(text)
+}
+
+/// Keys of which the first one seals and all of them open. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring(Arc<[RandomizedNonceKey]>);
+
+/// A text that a [`Keyring`] opened.
+#[derive(Debug)]
+pub struct Opened {
+    pub text: Zeroizing<Vec<u8>>,
+    /// It was sealed with the first key, so it need not be sealed again.
+    pub is_current: bool,
+}
+
+impl Keyring {
+    /// # Errors
+    /// Without a key. And when the crypto library rejects a key of this length, which does not happen.
+    pub fn new(keys: &[[u8; 32]]) -> Result<Self, Unspecified> {
+        let keys: Arc<[RandomizedNonceKey]> =
+            keys.iter().map(|key| RandomizedNonceKey::new(&AES_256_GCM, key)).collect::<Result<_, _>>()?;
+        if keys.is_empty() { Err(Unspecified) } else { Ok(Self(keys)) }
+    }
+
+    /// Seals with the first key, as [`seal`] does.
+    ///
+    /// # Errors
+    /// When the machine cannot provide random bytes.
+    pub fn seal(&self, bound_to: &[u8], text: Vec<u8>) -> Result<Vec<u8>, Unspecified> {
+        seal(&self.0[0], bound_to, text)
+    }
+
+    /// Opens with any key, as [`open`] does.
+    pub fn open(&self, bound_to: &[u8], sealed: &[u8]) -> Option<Opened> {
+        let opened = |(at, key)| open(key, bound_to, sealed).map(|text| Opened { text, is_current: at == 0 });
+        self.0.iter().enumerate().find_map(opened)
+    }
 }

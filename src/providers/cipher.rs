@@ -2,26 +2,21 @@
 //!
 //! Each ciphertext is bound to its provider and user, so that a row copied to another user cannot be decrypted there.
 
-use std::sync::Arc;
-
-use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use aws_lc_rs::error::Unspecified;
 
 use super::secret::Secret;
 use crate::domain::{ProviderName, UserId};
-use crate::sealing;
+use crate::sealing::Keyring;
 
 /// Seals session ids with the first key and opens them with any. Cheap to clone.
 #[derive(Clone)]
-pub struct Cipher(Arc<[RandomizedNonceKey]>);
+pub struct Cipher(Keyring);
 
 impl Cipher {
     /// # Errors
     /// Without a key. And when the crypto library rejects a key of this length, which does not happen.
     pub fn new(keys: &[[u8; 32]]) -> Result<Self, Unspecified> {
-        let keys: Arc<[RandomizedNonceKey]> =
-            keys.iter().map(|key| RandomizedNonceKey::new(&AES_256_GCM, key)).collect::<Result<_, _>>()?;
-        if keys.is_empty() { Err(Unspecified) } else { Ok(Self(keys)) }
+        Keyring::new(keys).map(Self)
     }
 
     /// Seals a session id.
@@ -29,17 +24,14 @@ impl Cipher {
     /// # Errors
     /// When the machine cannot provide random bytes.
     pub fn seal(&self, provider: &ProviderName, user: &UserId, session: &Secret) -> Result<Vec<u8>, Unspecified> {
-        sealing::seal(&self.0[0], &bound_to(provider, user), session.expose().as_bytes().to_vec())
+        self.0.seal(&bound_to(provider, user), session.expose().as_bytes().to_vec())
     }
 
     /// Opens a sealed session id. Returns `None` if it was sealed with a key that is not here, for another user, or was
     /// changed. The user is then signed in again: a lost key costs a sign-in and nothing else.
     pub fn open(&self, provider: &ProviderName, user: &UserId, sealed: &[u8]) -> Option<Secret> {
-        let bound_to = bound_to(provider, user);
-        self.0.iter().find_map(|key| {
-            let opened = sealing::open(key, &bound_to, sealed)?;
-            std::str::from_utf8(&opened).ok().map(Secret::new)
-        })
+        let opened = self.0.open(&bound_to(provider, user), sealed)?;
+        std::str::from_utf8(&opened.text).ok().map(Secret::new)
     }
 }
 

@@ -1,65 +1,33 @@
-//! Opens a connection to a provider.
-//!
-//! A host name is resolved once, each of its addresses is checked, and exactly the checked address is dialled. A name
-//! whose address changes in between (DNS rebinding) has no effect.
+//! Opens the connections of a provider: sign-ins and sockets.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio::time::{error::Elapsed, timeout};
-use tokio_rustls::TlsConnector;
+use rustls::RootCertStore;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, http};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::addresses::may_be_dialled;
-use super::hosts::DialTarget;
-use super::lease_checked_io::LeaseCheckedIo;
 use super::mailbox::Mailbox;
 use super::provider::{Header, Provider};
-use super::retry_after;
 use super::secret::Secret;
 use super::template::TemplateValues;
 use crate::domain::UserId;
+use crate::outgoing::addresses::may_be_dialled;
+use crate::outgoing::{ConnectError, Connector, DialTarget, LeaseTrust, OutgoingStream, retry_after};
+pub use crate::outgoing::{Resolver, SystemResolver};
 
-/// Deadline for one address, so that a dead address leaves time for the next one within the whole deadline.
-const ADDRESS_DEADLINE: Duration = Duration::from_secs(4);
-/// Most addresses that are tried.
-const ADDRESSES: usize = 4;
 /// Read buffer in bytes. Each socket holds it all the time, and there are thousands of sockets.
 const READ_BUFFER: usize = 4 * 1024;
 /// Most bytes that wait to be written to one socket. When full, the writer waits, under its own deadline.
 const WRITE_BUFFER: usize = 128 * 1024;
 
-/// The stream that carries a sign-in or a socket.
-pub type ProviderStream = MaybeTlsStream<LeaseCheckedIo>;
 /// The open socket of a provider session.
-pub type ProviderSocket = WebSocketStream<ProviderStream>;
-
-/// Resolves a host name to addresses.
-pub trait Resolver: Send + Sync {
-    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
-}
-
-/// The resolver of the operating system.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
-        async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }.boxed()
-    }
-}
+pub type ProviderSocket = WebSocketStream<OutgoingStream>;
 
 /// Why there is no socket, by what the session can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +46,20 @@ impl DialError {
     }
 }
 
+impl From<ConnectError> for DialError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Forbidden(why) => Self::Forbidden(why),
+            ConnectError::Failed(why) => Self::later(why),
+        }
+    }
+}
+
 /// Opens connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer {
-    names: Arc<dyn Resolver>,
-    tls: TlsConnector,
-    mailbox: Option<Arc<Mailbox>>,
+    connector: Connector,
+    trust: Option<Arc<LeaseTrust>>,
     write_buffer: usize,
 }
 
@@ -93,26 +69,23 @@ impl Dialer {
     /// # Errors
     /// When the crypto library supports no usual version of TLS.
     pub fn new() -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        found.errors.iter().for_each(|error| tracing::warn!(%error, "could not read a certificate authority of this machine"));
-        roots.add_parsable_certificates(found.certs);
-        Self::with(Arc::new(SystemResolver), roots)
+        Ok(Self::of(Connector::new()?))
     }
 
     /// # Errors
     /// When the crypto library supports no usual version of TLS.
     pub fn with(names: Arc<dyn Resolver>, roots: RootCertStore) -> Result<Self, rustls::Error> {
-        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(crypto).with_safe_default_protocol_versions()?;
-        let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self { names, tls: TlsConnector::from(Arc::new(config)), mailbox: None, write_buffer: WRITE_BUFFER })
+        Ok(Self::of(Connector::with(names, roots)?))
+    }
+
+    fn of(connector: Connector) -> Self {
+        Self { connector, trust: None, write_buffer: WRITE_BUFFER }
     }
 
     /// Returns a dialer whose connections send nothing after this session's lease has ended.
     #[must_use]
     pub fn fenced_by(&self, mailbox: &Arc<Mailbox>) -> Self {
-        Self { mailbox: Some(Arc::clone(mailbox)), ..self.clone() }
+        Self { trust: Some(Arc::clone(&mailbox.trust)), ..self.clone() }
     }
 
     /// Returns a dialer whose sockets accept longer messages to write, in bytes; a session's messages are short.
@@ -151,40 +124,9 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub(super) async fn stream(&self, target: &DialTarget, insecure: bool) -> Result<ProviderStream, DialError> {
-        let found = self.names.addresses(&target.host, target.port).await;
-        let addresses = found.map_err(|error| DialError::later(format!("could not resolve the host name {}: {error}", target.host)))?;
-        // One internal address among public ones is suspicious as well.
-        if let Some(inner) = addresses.iter().find(|address| !may_be_dialled(address.ip(), insecure)) {
-            // The returned reason is shown to the user of the session, so the address is only logged.
-            tracing::warn!(host = target.host, address = %inner.ip(), "provider host resolves to an internal address; not dialled");
-            return Err(DialError::Forbidden(format!("{} resolves to an internal address, which may not be dialled", target.host)));
-        }
-        let mut failed = format!("the host name {} has no address", target.host);
-        for address in addresses.into_iter().take(ADDRESSES) {
-            match connect(address).await {
-                Ok(stream) => return self.secured(target, LeaseCheckedIo::new(stream, self.mailbox.clone())).await,
-                Err(error) => failed = format!("{} cannot be reached: {error}", target.host),
-            }
-        }
-        Err(DialError::later(failed))
+    pub(super) async fn stream(&self, target: &DialTarget, insecure: bool) -> Result<OutgoingStream, DialError> {
+        Ok(self.connector.stream(target, |address| may_be_dialled(address, insecure), self.trust.clone()).await?)
     }
-
-    async fn secured(&self, target: &DialTarget, stream: LeaseCheckedIo) -> Result<ProviderStream, DialError> {
-        if !target.secure {
-            return Ok(MaybeTlsStream::Plain(stream));
-        }
-        let name = ServerName::try_from(target.host.clone()).map_err(|error| DialError::Forbidden(format!("{}: {error}", target.host)))?;
-        let secured = self.tls.connect(name, stream).await;
-        secured.map(MaybeTlsStream::Rustls).map_err(|error| DialError::later(format!("TLS with {}: {error}", target.host)))
-    }
-}
-
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let late = |_: Elapsed| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-    let stream = timeout(ADDRESS_DEADLINE, TcpStream::connect(address)).await.map_err(late)??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 fn handshake(provider: &Provider, target: &DialTarget, values: &TemplateValues<'_>) -> Result<Request, DialError> {

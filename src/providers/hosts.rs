@@ -1,11 +1,11 @@
 //! Checks the URLs of a provider: only hosts that its file lists may be dialled.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use url::{Host, Url};
 
 use super::template::{Credentials, Template, TemplateContext, TemplateName, TemplateValues, first_placeholder};
+use crate::outgoing::{DialTarget, SchemeRule};
 
 /// The hosts of one provider, and whether it runs on this machine without TLS, for tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,36 +37,6 @@ impl Scheme {
     }
 }
 
-/// A URL that passed the check of its text. Its resolved address is checked before it is dialled.
-#[derive(Clone, PartialEq, Eq)]
-pub struct DialTarget {
-    pub secure: bool,
-    pub host: String,
-    pub port: u16,
-    pub(super) url: Url,
-}
-
-impl DialTarget {
-    /// The value of the `Host` header.
-    pub fn authority(&self) -> String {
-        let usual = if self.secure { 443 } else { 80 };
-        let host = &self.url[url::Position::BeforeHost..url::Position::AfterHost];
-        if self.port == usual { host.to_owned() } else { format!("{host}:{}", self.port) }
-    }
-
-    /// Path and query, which may contain a secret.
-    pub fn path(&self) -> &str {
-        &self.url[url::Position::BeforePath..url::Position::AfterQuery]
-    }
-}
-
-/// Shows host and port, never the path and the query.
-impl fmt::Debug for DialTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
 impl Hosts {
     /// # Errors
     /// One text for each invalid entry, with its index in the list.
@@ -82,43 +52,14 @@ impl Hosts {
     /// Says what is forbidden about the URL, without its path and query.
     pub fn check(&self, text: &str, scheme: Scheme) -> Result<DialTarget, String> {
         let (safe, open) = scheme.names();
-        // Characters that a lenient parser would repair are refused, so that every parser sees the same host.
-        if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
-            return Err("the URL contains a backslash or a character that is not printable ASCII".to_owned());
-        }
-        let url = Url::parse(text).map_err(|error| format!("not a valid URL: {error}"))?;
-        let secure = match url.scheme() {
-            name if name == safe => true,
-            name if name == open && self.insecure => false,
-            name if name == open => return Err(format!("{open}:// is allowed only with insecure = true, for a provider on this machine")),
-            name => return Err(format!("the URL must begin with {safe}://, not {name}:")),
-        };
-        if !url.username().is_empty() || url.password().is_some() || text.contains('@') && authority(text).contains('@') {
-            return Err("the URL contains a user name or a password; remove it".to_owned());
-        }
-        if url.fragment().is_some() {
-            return Err("the URL contains a fragment (#); remove it".to_owned());
-        }
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let port = url.port_or_known_default().unwrap_or_default();
-        let written = authority(text).to_ascii_lowercase();
-        if written != host && written != format!("{host}:{port}") {
-            return Err(format!("the host is written in an unusual way; write {host}"));
-        }
-        let usual = if secure { 443 } else { 80 };
+        let refusal = "is allowed only with insecure = true, for a provider on this machine";
+        let target = DialTarget::parse(text, SchemeRule { safe, open, open_refusal: (!self.insecure).then_some(refusal) })?;
+        let (host, port, usual) = (target.url_host(), target.port, target.usual_port());
         if !self.listed.iter().any(|listed| listed.host == host && listed.port.unwrap_or(usual) == port) {
-            let named = if port == usual { host } else { format!("{host}:{port}") };
-            return Err(format!("{named} is not one of the provider's hosts"));
+            return Err(format!("{} is not one of the provider's hosts", target.authority()));
         }
-        let plain = host.trim_matches(['[', ']']).to_owned();
-        Ok(DialTarget { secure, host: plain, port, url })
+        Ok(target)
     }
-}
-
-/// The part between `//` and the path, as written.
-fn authority(text: &str) -> &str {
-    let rest = text.split_once("//").map_or(text, |(_, rest)| rest);
-    rest.split(['/', '?', '#']).next().unwrap_or(rest)
 }
 
 fn listed(entry: &str, insecure: bool) -> Result<ListedHost, String> {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::lease_clock::{ClockReading, LeaseTrust};
 use crate::domain::CommandId;
 use crate::metrics::{Gauge, UPSTREAM_SESSIONS};
+use crate::outgoing::{ClockReading, LeaseTrust};
 use crate::store::providers::{AdminRequest, Lease, TakenCommand, UpstreamState};
 
 /// Most messages of one session on their way into the log. When full, its socket is not read.
@@ -33,7 +33,8 @@ pub enum SessionMessage {
 #[derive(Debug)]
 pub struct Mailbox {
     pub lease: Lease,
-    pub trust: LeaseTrust,
+    /// Shared with the connections of the session.
+    pub trust: Arc<LeaseTrust>,
     /// Permits for [`MESSAGES_UNDER_WAY`].
     pub room: Arc<Semaphore>,
     letters: Mutex<MailboxQueue>,
@@ -62,7 +63,7 @@ impl Mailbox {
     pub fn new(lease: Lease, trusted_until: ClockReading) -> Self {
         Self {
             lease,
-            trust: LeaseTrust::until(trusted_until),
+            trust: Arc::new(LeaseTrust::until(trusted_until)),
             room: Arc::new(Semaphore::new(MESSAGES_UNDER_WAY)),
             letters: Mutex::default(),
             posted: Notify::new(),

@@ -25,7 +25,7 @@
 //! 2. A session has at most [`session_machine::TRIES_A_MINUTE`] tries in any minute. All sessions of an instance share
 //!    one [`dial_rate`].
 //! 3. Futures towards the provider are polled only while the trust lasts, and each write checks it again
-//!    ([`lease_checked_io`]). So an owner that was frozen sends nothing when it wakes.
+//!    ([`crate::outgoing::lease_checked_io`]). So an owner that was frozen sends nothing when it wakes.
 //! 4. The bytes of a command are sent only once, after it is `sending` under this term. Each command is settled once.
 //! 5. A message that was read from a socket is queued for the log before more is read than the limit. It is appended
 //!    under its term or not at all, and before the lease is given back.
@@ -51,7 +51,6 @@
 //! [`command_intake`] stores what users send to providers, and [`provider_status`] tells users what happens to their
 //! sessions and commands.
 
-pub mod addresses;
 pub mod cipher;
 pub mod command_intake;
 pub mod dial;
@@ -59,8 +58,6 @@ pub mod dial_rate;
 pub mod file;
 pub mod hosts;
 pub mod inbound_rate;
-pub mod lease_checked_io;
-pub mod lease_clock;
 pub mod mailbox;
 pub mod matcher;
 pub mod message_appender;
@@ -79,10 +76,6 @@ pub mod startup;
 pub mod supervisor;
 pub mod template;
 
-use std::time::Duration;
-
-use hyper::header::HeaderValue;
-
 pub use cipher::Cipher;
 pub use dial::{DialError, Dialer, ProviderSocket};
 pub use provider::{Provider, Providers};
@@ -90,37 +83,9 @@ pub use secret::Secret;
 pub use sign_in::{SignInOutcome, sign_in};
 pub use startup::{StartError, UpstreamSetup, start};
 
-/// The longest wait that a provider can request.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-
-/// Parses a `Retry-After` header: seconds, or a date (RFC 9110 section 10.2.3).
-pub fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    let asked = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (chrono::DateTime::parse_from_rfc2822(text).ok()?.to_utc() - chrono::Utc::now()).to_std().unwrap_or_default(),
-    };
-    Some(asked.min(LONGEST_RETRY_AFTER))
-}
+pub use crate::outgoing::retry_after;
 
 /// The value of `{timestamp}`: milliseconds since 1970, like JavaScript's `Date.now()`.
 pub fn now_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_provider_may_ask_for_time_by_seconds_or_by_a_date() {
-        let asked = |text: &str| retry_after(&HeaderValue::from_str(text).unwrap());
-        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
-        assert_eq!(asked("999999999"), Some(LONGEST_RETRY_AFTER));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        let soon = (chrono::Utc::now() + Duration::from_secs(100)).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        assert!(asked(&soon).is_some_and(|after| (90..=100).contains(&after.as_secs())), "{soon}");
-        assert_eq!(asked("soon"), None);
-        assert_eq!(asked("-1"), None);
-    }
 }

@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{ProviderName, Term, UserId};
-    use crate::providers::lease_clock::ClockReading;
+    use crate::outgoing::ClockReading;
 
     fn mailbox(user: &str) -> Arc<Mailbox> {
         let (provider, user) = (ProviderName::parse("p").unwrap(), UserId::parse(user).unwrap());

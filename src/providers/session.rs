@@ -1,8 +1,8 @@
 //! Runs one provider session: owns its socket and performs the actions of its [`SessionMachine`].
 //!
-//! The session checks its trust ([`super::lease_clock`]) before each action towards the provider or the database, and a
-//! write checks it again each time it is polled, because a process that was frozen in the middle wakes up there. Every
-//! wait has a deadline, and the session watches its mailbox during each wait.
+//! The session checks its trust ([`crate::outgoing::lease_clock`]) before each action towards the provider or the
+//! database, and a write checks it again each time it is polled, because a process that was frozen in the middle wakes
+//! up there. Every wait has a deadline, and the session watches its mailbox during each wait.
 
 mod checkpoints;
 mod recording;

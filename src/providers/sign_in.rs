@@ -16,13 +16,12 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::dial::{DialError, Dialer, filled};
-use super::hosts::DialTarget;
 use super::provider::{Provider, SignInRules};
-use super::retry_after;
 use super::secret::Secret;
 use super::template::TemplateValues;
 use crate::domain::UserId;
 use crate::metrics::UPSTREAM_SIGN_INS;
+use crate::outgoing::{DialTarget, retry_after};
 use crate::wire::json;
 
 /// Longest answer that is read, in bytes. A session id takes a few hundred.

@@ -93,8 +93,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{ProviderName, Term, UserId};
-    use crate::providers::lease_checked_io::LeaseCheckedIo;
-    use crate::providers::lease_clock::ClockReading;
+    use crate::outgoing::{ClockReading, LeaseCheckedIo};
     use crate::providers::socket_reader::{ProviderFrame, read};
     use crate::store::providers::Lease;
 
@@ -104,7 +103,7 @@ mod tests {
         let mailbox = Arc::new(Mailbox::new(lease, ClockReading::now().plus(Duration::from_secs(60))));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = MaybeTlsStream::Plain(LeaseCheckedIo::new(stream, Some(Arc::clone(&mailbox))));
+        let stream = MaybeTlsStream::Plain(LeaseCheckedIo::new(stream, Some(Arc::clone(&mailbox.trust))));
         let theirs = async { accept_async(listener.accept().await.unwrap().0).await.unwrap() };
         let (ours, theirs) = tokio::join!(client_async("ws://provider/", stream), theirs);
         (Box::new(ours.unwrap().0), theirs, mailbox)

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::lease_clock::{ClockReading, LeaseRule};
 use super::mailbox::Mailbox;
 use super::provider::Providers;
 use super::session::{ProviderSession, SessionContext};
 use super::session_store::SessionStore;
 use crate::domain::{InstanceId, ProviderName};
+use crate::outgoing::{ClockReading, LeaseRule};
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::providers::{Claimed, Lease, ProviderHint, RenewRequest, chores, leases};
 use crate::store::{Database, StoreError};

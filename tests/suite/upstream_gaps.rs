@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use recado::domain::Seq;
-use recado::providers::lease_clock::ClockReading;
+use recado::outgoing::ClockReading;
 use recado::providers::mailbox::Mailbox;
 use recado::providers::message_appender::MessageAppender;
 use recado::store::log_watermark::LogWatermark;

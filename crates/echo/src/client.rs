@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use recado::domain::{ProviderName, Term, UserId};
-use recado::providers::lease_clock::ClockReading;
+use recado::outgoing::ClockReading;
 use recado::providers::mailbox::Mailbox;
 use recado::providers::socket_reader::{ProviderFrame, read};
 use recado::providers::socket_writer::{WriteOutcome, hang_up, write};

@@ -1,4 +1,4 @@
-//! Wraps a connection and refuses writes once its session's lease has ended.
+//! Wraps a connection and refuses writes once the lease of its owner has ended.
 //!
 //! The task that polls it checks the lease too, but a process can be frozen between that check and the write. Here,
 //! check and write are one step.
@@ -11,23 +11,23 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::mailbox::Mailbox;
+use super::lease_clock::LeaseTrust;
 
 #[derive(Debug)]
 pub struct LeaseCheckedIo {
     stream: TcpStream,
-    /// `None` if the connection belongs to no session, as when an operator tests a provider.
-    mailbox: Option<Arc<Mailbox>>,
+    /// `None` if the connection belongs to no lease, as when an operator tests a provider.
+    trust: Option<Arc<LeaseTrust>>,
 }
 
 impl LeaseCheckedIo {
-    pub fn new(stream: TcpStream, mailbox: Option<Arc<Mailbox>>) -> Self {
-        Self { stream, mailbox }
+    pub fn new(stream: TcpStream, trust: Option<Arc<LeaseTrust>>) -> Self {
+        Self { stream, trust }
     }
 
     fn look(&self) -> io::Result<()> {
-        match &self.mailbox {
-            Some(mailbox) if mailbox.trust.is_over() => Err(io::Error::other("the lease is over")),
+        match &self.trust {
+            Some(trust) if trust.is_over() => Err(io::Error::other("the lease is over")),
             _ => Ok(()),
         }
     }
@@ -71,21 +71,17 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::domain::{ProviderName, Term, UserId};
-    use crate::providers::lease_clock::ClockReading;
-    use crate::store::providers::Lease;
+    use crate::outgoing::lease_clock::ClockReading;
 
     #[tokio::test]
     async fn not_a_byte_leaves_after_the_trust_has_ended() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut other, _) = listener.accept().await.unwrap();
-        let (provider, user) = (ProviderName::parse("p").unwrap(), UserId::parse("u").unwrap());
-        let lease = Lease { provider, user, term: Term::from_db(1) };
-        let mailbox = Arc::new(Mailbox::new(lease, ClockReading::now().plus(Duration::from_secs(60))));
-        let mut fenced = LeaseCheckedIo::new(stream, Some(Arc::clone(&mailbox)));
+        let trust = Arc::new(LeaseTrust::until(ClockReading::now().plus(Duration::from_secs(60))));
+        let mut fenced = LeaseCheckedIo::new(stream, Some(Arc::clone(&trust)));
         fenced.write_all(b"before").await.unwrap();
-        mailbox.lose();
+        trust.end();
         assert!(fenced.write_all(b"after").await.is_err());
         drop(fenced);
         let mut heard = Vec::new();

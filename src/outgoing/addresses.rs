@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_for_tests_is_on_this_machine() {
+    fn an_address_for_tests_is_on_this_machine() {
         for own in ["127.0.0.1", "127.9.9.9", "::1"] {
             assert!(may_be_dialled(own.parse().unwrap(), true), "{own}");
         }
