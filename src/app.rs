@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::connection_room::open_file_limit;
-pub use self::hub::{Hub, HubBuilder, ProviderConfig};
+pub use self::hub::{Hub, HubBuilder, ProviderConfig, webhook_rules};
 use self::service_manager::ServiceManager;
 use crate::config::Config;
 use crate::domain::InstanceId;
@@ -54,6 +54,7 @@ fn low_port(address: SocketAddr) -> &'static str {
 pub struct Kept {
     identity: Identity,
     provider_config: Option<ProviderConfig>,
+    webhook_keys: Vec<[u8; 32]>,
 }
 
 impl Kept {
@@ -65,7 +66,8 @@ impl Kept {
         let providers = startup::providers(config)?;
         let provider_config =
             if providers.is_empty() { None } else { Some(ProviderConfig { providers, keys: startup::upstream_keys(config)? }) };
-        Ok(Self { identity, provider_config })
+        let webhook_keys = startup::webhook_keys(config);
+        Ok(Self { identity, provider_config, webhook_keys })
     }
 
     /// The secret that signs tokens.
@@ -88,7 +90,7 @@ pub struct ReadyAddresses {
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses)) -> Result<(), ServeError> {
-    let Kept { identity, provider_config } = kept;
+    let Kept { identity, provider_config, webhook_keys } = kept;
     let instance = InstanceId::new();
     telemetry::start_traces(&config.traces, &instance.to_string()).map_err(ServeError::Traces)?;
     if config.jwt_secret.is_some() && config.jwt.issuer.is_none() && config.jwt.audience.is_none() {
@@ -99,7 +101,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses
     }
     let mut startup = Startup::open(&config).await?;
     startup.act_as_hub();
-    let outcome = serve_on(&config, instance, identity, &mut startup, provider_config, ready).await;
+    let outcome = serve_on(&config, instance, (identity, webhook_keys), &mut startup, provider_config, ready).await;
     // Also if the start failed: the private server must not stay behind.
     startup.close().await;
     outcome
@@ -108,7 +110,7 @@ pub async fn serve(config: Config, kept: Kept, ready: impl FnOnce(ReadyAddresses
 async fn serve_on(
     config: &Config,
     instance: InstanceId,
-    identity: Identity,
+    (identity, webhook_keys): (Identity, Vec<[u8; 32]>),
     startup: &mut Startup,
     provider_config: Option<ProviderConfig>,
     ready: impl FnOnce(ReadyAddresses),
@@ -127,8 +129,11 @@ async fn serve_on(
     check(startup, memory.as_ref(), &identity, provider_config.as_ref()).await?;
     // Before readiness is announced: a signal without a handler would kill the process.
     let signals = Signals::receive()?;
-    let mut builder =
-        HubBuilder::of(config, identity, startup.database.clone()).instance(instance).private_server(startup.keeper()).memory(memory);
+    let mut builder = HubBuilder::of(config, identity, startup.database.clone())
+        .instance(instance)
+        .private_server(startup.keeper())
+        .memory(memory)
+        .webhook_keys(webhook_keys);
     if let Some(provider_config) = provider_config {
         builder = builder.providers(provider_config);
     }

@@ -254,7 +254,7 @@ pub const TABLE: &[Setting] = &[
     row(
         "RECADO_READ_CONNECTIONS",
         "8",
-        "Database connections for resuming clients and statistics, and as many to each standby. Twelve more serve the hub \
+        "Database connections for resuming clients and statistics, and as many to each standby. Thirteen more serve the hub \
          itself, and six more with a provider file.",
     ),
     row("RECADO_PUBLISH_RATE", "0", "Most notifications per second of one service on one instance. 0: no limit."),
@@ -278,17 +278,23 @@ pub const TABLE: &[Setting] = &[
     ),
     secret(
         "RECADO_UPSTREAM_KEY",
-        "Key that encrypts provider session ids in the database, 32 bytes in hex or base64, the same on every hub. \
+        "Key that encrypts provider session ids and the secrets of webhooks in the database, 32 bytes in hex or base64, the same on every hub. \
          Absent: made once and kept.",
     ),
     secret(
         "RECADO_UPSTREAM_ACCEPTED_KEYS",
-        "Further keys that decrypt provider session ids and never encrypt, separated by commas or white space. For a \
+        "Further keys that decrypt what RECADO_UPSTREAM_KEY encrypts and never encrypt, separated by commas or white space. For a \
          rotation without new sign-ins.",
     ),
     row("RECADO_UPSTREAM_LEASE", "15s", "A provider session whose hub is gone is taken over after this time. 3s to 5m."),
     row("RECADO_UPSTREAM_STARTS", "20", "Most sign-ins and provider connections that one hub begins per second."),
     row("RECADO_UPSTREAM_SESSIONS", "1000", "Most provider sessions that one hub holds. Each takes an open file."),
+    row(
+        "RECADO_WEBHOOK_NETWORKS",
+        "",
+        "Networks that webhooks may reach besides the public Internet, also without TLS, separated by commas, such as \
+         10.1.0.0/16,127.0.0.1. Absent: only public addresses, over https. Set the same on every hub.",
+    ),
     row("RECADO_LOG", "info", "Log filter: error, warn, info, debug, trace, or recado::delivery=debug,info."),
     row("RECADO_LOG_FORMAT", "text", "text or json."),
     row(
@@ -481,6 +487,8 @@ pub struct Config {
     /// Keys that decrypt and never encrypt.
     pub upstream_accepted_keys: Vec<[u8; 32]>,
     pub upstream: UpstreamSettings,
+    /// Networks, as an address and the length of the prefix.
+    pub webhook_networks: Vec<(IpAddr, u8)>,
     pub log: String,
     pub log_format: LogFormat,
     pub url: String,
@@ -634,6 +642,13 @@ impl Config {
                 starts_per_second: read.number("RECADO_UPSTREAM_STARTS", 1, 10_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
                 most_sessions: read.number("RECADO_UPSTREAM_SESSIONS", 1, 1_000_000).unwrap_or(1),
             },
+            webhook_networks: read
+                .optional(
+                    "RECADO_WEBHOOK_NETWORKS",
+                    "addresses and networks such as 10.1.0.0/16,127.0.0.1, separated by commas",
+                    parse_networks,
+                )
+                .unwrap_or_default(),
             log: read.text("RECADO_LOG").unwrap_or_default(),
             log_format: read.choice("RECADO_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             url: read.text("RECADO_URL").unwrap_or_default().trim_end_matches('/').to_owned(),

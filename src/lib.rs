@@ -29,4 +29,5 @@ pub mod store;
 pub mod tasks;
 pub mod telemetry;
 pub mod toml_table;
+pub mod webhooks;
 pub mod wire;

@@ -41,6 +41,11 @@ pub fn upstream_key(state_dir: &Path) -> Result<String, SecretError> {
     kept(state_dir, "upstream-key", "RECADO_UPSTREAM_KEY")
 }
 
+/// Whether the key of [`upstream_key`] was made already.
+pub fn has_upstream_key(state_dir: &Path) -> bool {
+    state_dir.join("secrets").join("upstream-key").exists()
+}
+
 /// A secret that the hub keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptSecret {

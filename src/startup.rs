@@ -406,6 +406,26 @@ pub fn upstream_keys(config: &Config) -> Result<Vec<[u8; 32]>, StartupError> {
     Ok(keys)
 }
 
+/// The same keys for webhooks, if they are given or were made already. A running hub does not make them: without
+/// providers and webhooks it needs none.
+///
+/// # Errors
+/// When they are there and cannot be read.
+pub fn kept_upstream_keys(config: &Config) -> Result<Vec<[u8; 32]>, StartupError> {
+    if config.upstream_key.is_none() && !secrets::has_upstream_key(&state_dir(config)?) {
+        return Ok(Vec::new());
+    }
+    upstream_keys(config)
+}
+
+/// The keys for webhooks at the start of a hub. A hub that keeps its own secret of tokens makes the key next to it:
+/// later it may have given up the rights to read one that root makes.
+pub fn webhook_keys(config: &Config) -> Vec<[u8; 32]> {
+    let keys = if config.jwt_secret.is_none() { upstream_keys(config) } else { kept_upstream_keys(config) };
+    // Without webhooks no key is needed. With some, the supervisor says which one it cannot open.
+    keys.unwrap_or_default()
+}
+
 /// The providers of the configured provider file; none if no file is configured.
 ///
 /// # Errors

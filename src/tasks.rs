@@ -75,6 +75,8 @@ pub enum TaskName {
     Tailer,
     UnreadBody,
     WebSocket,
+    Webhook,
+    WebhookSupervisor,
 }
 
 impl TaskName {
@@ -108,6 +110,8 @@ impl TaskName {
             Self::Tailer => "tailer",
             Self::UnreadBody => "unread",
             Self::WebSocket => "websocket",
+            Self::Webhook => "webhook",
+            Self::WebhookSupervisor => "webhook supervisor",
         }
     }
 }

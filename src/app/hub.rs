@@ -1,6 +1,7 @@
 //! Builds a hub: creates its parts, connects their channels, starts and stops them in order.
 
 mod listeners;
+mod webhook_parts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::listeners::{BoundListener, listen};
+pub use self::webhook_parts::webhook_rules;
+use self::webhook_parts::webhook_setup;
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
 use crate::config::{Config, EffectiveSetting, SessionPolicy, SwitchedOn, UpstreamSettings};
@@ -52,6 +55,7 @@ use crate::store::sealed_rows::RowSeal;
 use crate::store::standby::standby_watch;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
+use crate::webhooks;
 use crate::wire::close::CloseCode;
 use crate::wire::console::settings::ShownSetting;
 
@@ -96,6 +100,7 @@ pub struct HubBuilder<'a> {
     hears_providers: bool,
     keeper: Option<ServerKeeper>,
     memory: Option<LogMemory>,
+    webhook_keys: Vec<[u8; 32]>,
 }
 
 impl<'a> HubBuilder<'a> {
@@ -120,6 +125,7 @@ impl<'a> HubBuilder<'a> {
             hears_providers: true,
             keeper: None,
             memory: None,
+            webhook_keys: Vec::new(),
         }
     }
 
@@ -166,12 +172,19 @@ impl<'a> HubBuilder<'a> {
         self
     }
 
+    /// Opens secrets of webhooks with these keys, unless newer ones can be read.
+    #[must_use]
+    pub fn webhook_keys(mut self, keys: Vec<[u8; 32]>) -> Self {
+        self.webhook_keys = keys;
+        self
+    }
+
     /// Binds the listeners and starts all tasks. Clients may connect once this returns.
     ///
     /// # Errors
     /// If the database does not answer, an address is taken, or a provider cannot be held.
     pub async fn start(self) -> Result<Hub, ServeError> {
-        let Self { config, instance, identity, database, commands, provider_config, hears_providers, keeper, memory } = self;
+        let Self { config, instance, identity, database, commands, provider_config, hears_providers, keeper, memory, webhook_keys } = self;
         let (tasks, failed) = Tasks::new();
         let instance = instance.unwrap_or_else(InstanceId::new);
         let (fan_out, fan_out_writers) = FanOut::new(thread::available_parallelism().map_or(1, usize::from));
@@ -181,6 +194,8 @@ impl<'a> HubBuilder<'a> {
         let here = AppContext { instance, registry: &registry, seen: &seen, seal: &seal };
         let HubParts { hub, pulse, looker, committed, appender, entry_writer } =
             hub(config, &identity, &database, &here, turn, commands, tasks.clone());
+        let webhooks_changed = Arc::new(Notify::new());
+        let webhooks = webhook_setup(config, database.clone(), &here, webhook_keys, Arc::clone(&webhooks_changed));
 
         let (accepting, stop_accepting) = Stopper::new();
         let (appending, stop_appending) = Stopper::new();
@@ -216,6 +231,7 @@ impl<'a> HubBuilder<'a> {
             let watch = standby_watch(Arc::clone(standbys), at, Arc::clone(&seen), stop_following.clone());
             tasks.essential(TaskName::StandbyWatch, watch);
         }
+        webhooks::start(webhooks, &tasks, stop_holding.clone());
         let mut upstream_hints = Vec::new();
         if let Some(command_intake) = &hub.command_intake {
             let (hints_in, hints) = mpsc::channel(UPSTREAM_HINTS);
@@ -242,7 +258,7 @@ impl<'a> HubBuilder<'a> {
             );
         }
         tasks.essential(TaskName::AccessWatch, access.run(Arc::clone(&access_changed), access_sign, stop_following.clone()));
-        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, access_changed, outbox };
+        let readers = ListenerOutputs { hints: hints_in, others, upstream: upstream_hints, access_changed, outbox, webhooks_changed };
         tasks.essential(TaskName::Listener, listener::run(database.clone(), readers, stop_following.clone()));
         tasks.essential(TaskName::AckFlusher, ack_flusher.run(stop_writing));
         tasks.essential(TaskName::Retention, retention::run(database.clone(), policy(config), stop_following.clone()));
@@ -310,7 +326,10 @@ impl Hub {
         stoppers.appending.stop();
         running.extend(
             tasks
-                .join_named(&[TaskName::Appender, TaskName::ProviderSupervisor], end.saturating_duration_since(tokio::time::Instant::now()))
+                .join_named(
+                    &[TaskName::Appender, TaskName::ProviderSupervisor, TaskName::WebhookSupervisor],
+                    end.saturating_duration_since(tokio::time::Instant::now()),
+                )
                 .await,
         );
         stoppers.following.stop();

@@ -42,6 +42,7 @@ mod stats;
 pub mod token;
 mod top;
 mod upstream;
+mod webhook;
 mod why;
 
 use std::time::Duration;
@@ -125,6 +126,8 @@ enum CliCommand {
     Consume(consume::ConsumeCommand),
     /// Create, list, move and delete consumers
     Consumer(consumer::ConsumerCommand),
+    /// Create, list, pause, test and delete webhooks: addresses to which the hub posts
+    Webhook(webhook::WebhookCommand),
     /// Print a user's notifications, page by page
     History(history::HistoryCommand),
     /// Show every session of every instance
@@ -247,6 +250,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Listen(listen) => listen.run(&config, format).await,
         CliCommand::Consume(consume) => consume.run(&config).await,
         CliCommand::Consumer(consumer) => consumer.run(&config, format).await,
+        CliCommand::Webhook(webhook) => webhook.run(&config, format).await,
         CliCommand::History(history) => history.run(&config, format).await,
         CliCommand::Log(log) => log.run(&config, format).await,
         CliCommand::Erase(erase) => erase.run(&config, format).await,

@@ -46,6 +46,13 @@ pub enum Act {
     UserErase,
     UserLift,
     UserRevoke,
+    WebhookCreate,
+    WebhookDelete,
+    WebhookDisable,
+    WebhookPause,
+    WebhookResume,
+    WebhookRetry,
+    WebhookRotate,
 }
 
 impl Act {
@@ -88,6 +95,13 @@ impl Act {
         Self::UserErase,
         Self::UserLift,
         Self::UserRevoke,
+        Self::WebhookCreate,
+        Self::WebhookDelete,
+        Self::WebhookDisable,
+        Self::WebhookPause,
+        Self::WebhookResume,
+        Self::WebhookRetry,
+        Self::WebhookRotate,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -130,6 +144,13 @@ impl Act {
             Self::UserErase => "user.erase",
             Self::UserLift => "user.lift",
             Self::UserRevoke => "user.revoke",
+            Self::WebhookCreate => "webhook.create",
+            Self::WebhookDelete => "webhook.delete",
+            Self::WebhookDisable => "webhook.disable",
+            Self::WebhookPause => "webhook.pause",
+            Self::WebhookResume => "webhook.resume",
+            Self::WebhookRetry => "webhook.retry",
+            Self::WebhookRotate => "webhook.rotate",
         }
     }
 }

@@ -21,11 +21,12 @@ mod session_filter;
 mod start_time;
 mod topic;
 mod trace_context;
+mod webhook;
 pub mod why;
 
 pub use audience::Audience;
 pub use command::{CommandState, Term, message_source};
-pub use consumer::{CONSUMER_START_RULE, CONSUMER_TYPES_MAX, ConsumerFilter, ConsumerName, ConsumerStart};
+pub use consumer::{CONSUMER_START_RULE, CONSUMER_TYPES_MAX, ConsumerFilter, ConsumerName, ConsumerNameError, ConsumerStart};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use membership::{MEMBER_TYPE, MemberChange, MemberInterval, MemberOp};
 pub use network::{Network, NetworkError};
@@ -39,3 +40,4 @@ pub use session_filter::{FilteredSession, SessionFilter, Transport};
 pub use start_time::StartTime;
 pub use topic::{EVERYONE_TOPIC, LIST_TOPIC};
 pub use trace_context::TraceContext;
+pub use webhook::{RETRY_WAITS, WebhookAudience, WebhookFilter, WebhookName, retry_wait};

@@ -38,6 +38,11 @@ impl Network {
         if network.address == address { Ok(network) } else { Err(NetworkError::HostBits(network)) }
     }
 
+    /// The network of an address and the length of its prefix. Bits to the right of the prefix are ignored.
+    pub fn of(address: IpAddr, prefix: u8) -> Self {
+        Self { address: masked(address, prefix), prefix }
+    }
+
     /// Whether the network holds this address. An IPv4 address may be written as IPv6 (`::ffff:192.0.2.7`).
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -87,6 +87,12 @@ pub static CONSUMERS_LAG: Measured = Measured::new(Duration::from_secs(60));
 pub static CONSUMERS_STOPPED: Measured = Measured::new(Duration::from_secs(60));
 /// Rows that consumers fetched, also those that came again.
 pub static CONSUMED: Counter = Counter::zero();
+/// Attempts to post to the addresses of webhooks, by outcome.
+pub static WEBHOOK_POSTS: CounterVec<4> = CounterVec::new(["accepted", "dead", "failed", "gone"]);
+/// Measured by every hub, of all webhooks.
+pub static WEBHOOKS_LAG: Measured = Measured::new(Duration::from_secs(60));
+pub static WEBHOOKS_DEAD: Measured = Measured::new(Duration::from_secs(60));
+pub static WEBHOOKS_STOPPED: Measured = Measured::new(Duration::from_secs(60));
 /// Of notifications that were posted to this hub, so that one clock measures.
 pub static POST_TO_SOCKET_SECONDS: Histogram = Histogram::new(LATENCIES);
 pub static POST_TO_ACK_SECONDS: Histogram = Histogram::new(ACK_LATENCIES);
@@ -97,8 +103,10 @@ pub static DISCONNECTED: LabelledCounter = LabelledCounter::empty();
 pub static LISTENER_REPLACED: Counter = Counter::zero();
 pub static CONNECTIONS_REPLACED: Counter = Counter::zero();
 /// How long a call waited for a connection of its pool, the opening of a new one included.
-pub static DATABASE_WAIT_SECONDS: HistogramVec<6> =
-    HistogramVec::new(["commands", "consumers", "keys", "reader", "standby reader", "tickets"], [const { Histogram::new(LATENCIES) }; 6]);
+pub static DATABASE_WAIT_SECONDS: HistogramVec<7> = HistogramVec::new(
+    ["commands", "consumers", "keys", "reader", "standby reader", "tickets", "webhooks"],
+    [const { Histogram::new(LATENCIES) }; 7],
+);
 
 pub static MOVES: Gauge = Gauge::zero();
 pub static MOVED: Counter = Counter::zero();
@@ -252,6 +260,23 @@ pub fn write(page: &mut MetricsText) {
         CONSUMERS_STOPPED.get(),
     );
     page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get() as f64);
+    page.counters(
+        "recado_webhook_posts_total",
+        "Attempts of this hub to post to webhooks, by outcome. dead: the last attempt failed. gone: 410.",
+        "outcome",
+        &WEBHOOK_POSTS.all(),
+    );
+    page.gauge_if_known(
+        "recado_webhooks_lag_seconds",
+        "Time for which the oldest notification of a webhook has been due, over all active webhooks.",
+        WEBHOOKS_LAG.get(),
+    );
+    page.gauge_if_known("recado_webhooks_dead", "Dead letters of all webhooks.", WEBHOOKS_DEAD.get());
+    page.gauge_if_known(
+        "recado_webhooks_stopped",
+        "Webhooks that are disabled, or whose position is of another log.",
+        WEBHOOKS_STOPPED.get(),
+    );
     page.counter(
         "recado_fell_behind_total",
         "Times that a client was too slow for live delivery and returned to replay.",

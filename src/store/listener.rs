@@ -17,6 +17,7 @@ use super::access::ACCESS_CHANGED;
 use super::outbox_calls::{self, OutboxCalls};
 use super::sealed_rows::SealedRows;
 use super::time_limit::{CONNECT_LIMIT, limited};
+use super::webhooks::WEBHOOKS_CHANGED;
 use super::{Database, StoreError, providers};
 use crate::backoff::Backoff;
 use crate::domain::{CommitOrigin, InstanceId, Seq};
@@ -80,6 +81,8 @@ pub struct ListenerOutputs {
     pub access_changed: Arc<Notify>,
     /// What NOTIFY says about the outbox, for the relay.
     pub outbox: Arc<OutboxCalls>,
+    /// Woken when webhooks have changed, and when a NOTIFY of that may have been missed.
+    pub webhooks_changed: Arc<Notify>,
 }
 
 /// Listens until stopped.
@@ -106,7 +109,7 @@ pub async fn run(database: Database, readers: ListenerOutputs, mut stop: Stop) {
 
 /// Runs one connection until it fails.
 async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Backoff, after_another: bool) -> Result<(), StoreError> {
-    let ListenerOutputs { hints, others, upstream, access_changed, outbox } = readers;
+    let ListenerOutputs { hints, others, upstream, access_changed, outbox, webhooks_changed } = readers;
     #[cfg(feature = "mutants")]
     if crate::mutants::is("reload-early") {
         let _ = hints.try_send(LogHint::Listening);
@@ -124,6 +127,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
     send_hint(upstream, &providers::ProviderHint::Everything);
     if after_another {
         access_changed.notify_one();
+        webhooks_changed.notify_one();
     }
     loop {
         match tokio::time::timeout(ASK_EVERY, listener.try_recv()).await {
@@ -134,6 +138,7 @@ async fn listen(database: &Database, readers: &ListenerOutputs, backoff: &mut Ba
             }
             Ok(Ok(Some(notification))) if notification.channel() == outbox_calls::CHANNEL => outbox.heard(notification.payload()),
             Ok(Ok(Some(notification))) if notification.payload() == ACCESS_CHANGED => access_changed.notify_one(),
+            Ok(Ok(Some(notification))) if notification.payload() == WEBHOOKS_CHANGED => webhooks_changed.notify_one(),
             Ok(Ok(Some(notification))) => {
                 if let Some(hint) = parse(notification.payload()) {
                     if let LogHint::Grown { head, origin, .. } = &hint {

@@ -14,6 +14,7 @@
 //! - *readers*: a small pool for resume, history and statistics. Pages pass the [`page_scheduler`] first, so that no
 //!   user keeps the others from the pool;
 //! - *consumers*: four connections, so that services that follow the log take none from the readers;
+//! - *webhooks*: one connection that holds the leases, and a pool of two that is used only while webhooks exist;
 //! - *standbys* (with `RECADO_READ_DATABASE_URL`): a pool for each, for pages of the past, and a connection that
 //!   watches it ([`standby`]).
 //!
@@ -73,6 +74,7 @@ pub mod sign_in_links;
 pub mod standby;
 pub mod tickets;
 pub mod time_limit;
+pub mod webhooks;
 pub mod why;
 
 pub use database::{Database, Reader};

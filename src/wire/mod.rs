@@ -26,6 +26,7 @@ pub mod server_frame;
 pub mod stats;
 pub mod stream_format;
 pub mod type_filter;
+pub mod webhook;
 pub mod websocket_frame;
 pub mod why;
 

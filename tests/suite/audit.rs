@@ -20,7 +20,7 @@ use super::support::*;
 async fn recado(db: &TestDb, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recado"));
     command.args(args).env_clear().kill_on_drop(true);
-    command.env("DATABASE_URL", db.url()).env("RECADO_ALLOW_UNSAFE_DURABILITY", "on");
+    command.env("DATABASE_URL", db.url()).env("RECADO_ALLOW_UNSAFE_DURABILITY", "on").env("RECADO_UPSTREAM_KEY", "7".repeat(64));
     timeout(Duration::from_secs(60), command.output()).await.expect("the command ends").unwrap()
 }
 
@@ -88,6 +88,19 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
     does(&db, &["consumer", "seek", "billing", "now"]).await;
     does(&db, &["consumer", "delete", "billing"]).await;
     fails(&db, &["consumer", "delete", "billing"]).await;
+    does(&db, &["webhook", "create", "sms", "https://sms.example.com/hook?token=x", "--user", "ann"]).await;
+    does(&db, &["webhook", "pause", "sms"]).await;
+    does(&db, &["webhook", "resume", "sms"]).await;
+    does(&db, &["webhook", "rotate", "sms"]).await;
+    db.run(
+        "INSERT INTO recado.webhook_post (webhook, seq, queued_at, due_at, is_dead) VALUES ('sms', 1, now(), now(), true);
+         UPDATE recado.webhook SET owner = gen_random_uuid(), lease_until = now()",
+    )
+    .await;
+    does(&db, &["webhook", "retry", "sms", "--all"]).await;
+    db.run("SELECT recado.disable_webhook('sms', term) FROM recado.webhook").await;
+    does(&db, &["webhook", "delete", "sms"]).await;
+    fails(&db, &["webhook", "delete", "sms"]).await;
     db.run(&format!("DROP OWNED BY {producer}; DROP ROLE {producer}")).await;
     let analyst = format!("{}_ana", db.name);
     does(&db, &["analyst", "create", &analyst, "--connections", "2"]).await;
@@ -152,6 +165,13 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         ("consumer.revoke", vec![("billing", "done")]),
         ("consumer.seek", vec![("billing", "done")]),
         ("consumer.delete", vec![("billing", "done"), ("billing", "failed")]),
+        ("webhook.create", vec![("sms", "done")]),
+        ("webhook.pause", vec![("sms", "done")]),
+        ("webhook.resume", vec![("sms", "done")]),
+        ("webhook.rotate", vec![("sms", "done")]),
+        ("webhook.retry", vec![("sms", "done")]),
+        ("webhook.disable", vec![("sms", "done")]),
+        ("webhook.delete", vec![("sms", "done"), ("sms", "failed")]),
         ("key.delete", vec![("till", "done")]),
         ("analyst.create", vec![(analyst.as_str(), "done"), (&analyst, "failed")]),
         ("analyst.limit", vec![(analyst.as_str(), "done")]),
@@ -224,6 +244,13 @@ async fn every_act_is_recorded_whichever_way_it_takes() {
         "consumer.revoke",
         "consumer.seek",
         "consumer.delete",
+        "webhook.create",
+        "webhook.pause",
+        "webhook.resume",
+        "webhook.rotate",
+        "webhook.retry",
+        "webhook.disable",
+        "webhook.delete",
         "analyst.create",
         "analyst.limit",
         "analyst.bar",

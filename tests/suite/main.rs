@@ -114,4 +114,5 @@ mod upstream_race;
 mod upstream_real;
 mod upstream_store;
 mod wakeup;
+mod webhooks;
 mod why;

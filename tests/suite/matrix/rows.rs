@@ -1209,4 +1209,81 @@ pub const ROWS: &[MatrixRow] = &[
         "nothing is acknowledged; the batch comes again",
         &["consumers::a_batch_whose_command_fails_comes_again_and_a_gap_ends_the_process"],
     ),
+    row(
+        "W1",
+        "kill -9 of the hub that posts for a webhook, in an attempt",
+        "another hub repeats the post within the lease, under the same webhook-id",
+        &["webhooks::ownership::the_post_of_a_hub_that_is_killed_is_repeated_by_another_one"],
+    ),
+    row(
+        "W2",
+        "the owner of a webhook is frozen in an attempt, and another has taken over",
+        "the result of the first is refused; the post stays until the present owner settles it",
+        &["webhooks::ownership::a_frozen_owner_that_wakes_stores_no_result"],
+    ),
+    row(
+        "W3",
+        "the hub that posts is stopped, or its connections to the database are ended",
+        "its leases are given back, or it reconnects; each row is posted",
+        &[
+            "webhooks::ownership::of_two_hubs_one_posts_and_a_hub_that_stops_gives_its_webhooks_back",
+            "webhooks::ownership::a_hub_whose_connections_to_the_database_are_ended_goes_on",
+        ],
+    ),
+    row(
+        "W4",
+        "the receiver fails, asks for time, or fails for a day",
+        "the post is repeated with growing waits, not before the time that was asked for, and becomes a dead letter",
+        &[
+            "webhooks::delivery::a_post_that_fails_is_repeated_under_its_id_with_growing_waits",
+            "webhooks::delivery::a_receiver_may_ask_for_time_and_gets_no_other_post_meanwhile",
+            "webhooks::delivery::a_post_that_fails_for_a_day_is_a_dead_letter_until_it_is_retried",
+        ],
+    ),
+    row(
+        "W5",
+        "the receiver does not answer",
+        "other webhooks are not delayed",
+        &["webhooks::delivery::a_receiver_that_does_not_answer_delays_no_other"],
+    ),
+    row(
+        "W6",
+        "the receiver answers 410, redirects, or sends a head without end",
+        "410 disables the webhook; the others are failed attempts, and no redirect is followed",
+        &[
+            "webhooks::states::a_webhook_whose_address_is_gone_is_disabled_until_it_is_resumed",
+            "webhooks::delivery::redirects_are_not_followed_and_broken_answers_fail",
+        ],
+    ),
+    row(
+        "W7",
+        "the name of a URL leads to an internal address, at once or later (DNS rebinding)",
+        "nothing is dialled; the address that was checked is the one that is dialled",
+        &[
+            "webhooks::safety::internal_addresses_are_not_dialled_under_any_name",
+            "webhooks::safety::a_name_is_resolved_once_and_the_checked_address_is_dialled",
+            "webhooks::safety::a_hub_without_the_setting_dials_nothing_on_its_own_networks",
+        ],
+    ),
+    row(
+        "W8",
+        "retention drops rows before a webhook has posted them",
+        "the webhook goes on with the first row that is kept, and counts and logs what it missed",
+        &["webhooks::states::what_retention_dropped_is_counted_and_passed"],
+    ),
+    row(
+        "W9",
+        "the database is restored",
+        "nothing is posted until the webhook is resumed with a position; waiting posts of the other log are dropped",
+        &["webhooks::states::after_a_restore_a_webhook_posts_nothing_until_it_gets_a_position"],
+    ),
+    row(
+        "W10",
+        "a hub has another key than the one that sealed the secret of a webhook, or the key was rotated",
+        "it says so and leaves the webhook to other hubs; an owner with the new key seals the secret again",
+        &[
+            "webhooks::secrets::a_hub_with_another_key_says_so_and_leaves_the_webhook_to_others",
+            "webhooks::secrets::a_secret_is_sealed_again_after_the_key_was_rotated",
+        ],
+    ),
 ];

@@ -22,6 +22,7 @@ mod points;
 mod postgres;
 pub mod provider;
 mod proxy;
+mod receiver;
 pub mod storm;
 
 pub use browser::Browser;
@@ -40,6 +41,7 @@ pub use points::Points;
 pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, FakeProvider, ProviderFile, ProviderRecord, SignInAnswer, SocketEnd};
 pub use proxy::{Cut, ProxyFlow, TestProxy};
+pub use receiver::{GotPost, Receiver, ReceiverAnswer};
 
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
