@@ -300,6 +300,8 @@ fn list(format: Format, webhooks: &[ListedWebhook]) -> Result<(), CliFailure> {
     let rows = webhooks.iter().map(|webhook| {
         vec![
             webhook.name.clone(),
+            // Without the path, which may be a secret.
+            webhook.url.split('/').take(3).collect::<Vec<_>>().join("/"),
             conditions(webhook),
             webhook.state.clone(),
             webhook.lag.to_string(),
@@ -308,7 +310,7 @@ fn list(format: Format, webhooks: &[ListedWebhook]) -> Result<(), CliFailure> {
             webhook.owner.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
-    output::table(&["NAME", "POSTS", "STATE", "LAG", "WAITING", "DEAD", "OWNER"], rows)
+    output::table(&["NAME", "TO", "POSTS", "STATE", "LAG", "WAITING", "DEAD", "OWNER"], rows)
 }
 
 fn conditions(webhook: &ListedWebhook) -> String {

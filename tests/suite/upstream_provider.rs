@@ -14,16 +14,13 @@ use futures_util::{SinkExt, StreamExt};
 use recado::domain::UserId;
 use recado::providers::dial::Resolver;
 use recado::providers::{self, DialError, Dialer, Provider, ProviderSocket, Secret, SignInOutcome};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     BROKEN_FRAMES, Behaviour, Door, FakeProvider, PATIENCE, ProviderFile, ProviderRecord, SignInAnswer, SocketEnd, TestDb, TestHub,
-    run_to_the_end,
+    behind_tls, run_to_the_end,
 };
 
 fn provider(toml: &str) -> Arc<Provider> {
@@ -234,34 +231,11 @@ async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     fake.until("the hub's close", |record| (record.connections[0].closed.as_ref()?.1 == SocketEnd::ByHub(None)).then_some(())).await;
 }
 
-/// A TLS server in front of a provider; returns its port and the certificate, which is for `fake.example`.
-async fn behind_tls(fake: &FakeProvider) -> (u16, CertificateDer<'static>) {
-    let made = rcgen::generate_simple_self_signed(vec!["fake.example".to_owned()]).unwrap();
-    let certificate = made.cert.der().clone();
-    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
-    let server = server.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
-    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(server)), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let (port, behind) = (listener.local_addr().unwrap().port(), fake.address.clone());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, behind) = (acceptor.clone(), behind.clone());
-            tokio::spawn(async move {
-                let Ok(mut outside) = acceptor.accept(stream).await else { return };
-                let mut inside = TcpStream::connect(behind).await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
-            });
-        }
-    });
-    (port, certificate)
-}
-
 /// The certificate must be trusted, and be for the name in the file, whatever the address.
 #[tokio::test]
 async fn a_certificate_for_another_name_is_not_taken() {
     let fake = FakeProvider::start().await;
-    let (port, certificate) = behind_tls(&fake).await;
+    let (port, certificate) = behind_tls("fake.example", &fake.address).await;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate).unwrap();
     let own = format!("127.0.0.1:{port}");

@@ -24,6 +24,7 @@ pub mod provider;
 mod proxy;
 mod receiver;
 pub mod storm;
+mod tls;
 
 pub use browser::Browser;
 pub use client::{ClientBuilder, ClientEnd, ClientNotification, ClientSawFrame, TestClient, word};
@@ -42,6 +43,7 @@ pub use postgres::DurableServer;
 pub use provider::{BROKEN_FRAMES, Behaviour, Door, FakeProvider, ProviderFile, ProviderRecord, SignInAnswer, SocketEnd};
 pub use proxy::{Cut, ProxyFlow, TestProxy};
 pub use receiver::{GotPost, Receiver, ReceiverAnswer};
+pub use tls::behind_tls;
 
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};

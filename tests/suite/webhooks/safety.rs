@@ -33,9 +33,14 @@ impl Resolver for Scripted {
 fn poster(answers: &[&[String]], networks: &[&str]) -> (Poster, Arc<Scripted>) {
     let answers = answers.iter().map(|answer| answer.iter().map(|address| address.parse().unwrap()).collect()).collect();
     let names = Arc::new(Scripted { answers, asked: AtomicUsize::new(0) });
-    let connector = Connector::with(Arc::clone(&names) as Arc<dyn Resolver>, rustls::RootCertStore::empty()).unwrap();
+    let roots = rustls::RootCertStore::empty();
+    (poster_of(&names, roots, networks), names)
+}
+
+fn poster_of(names: &Arc<Scripted>, roots: rustls::RootCertStore, networks: &[&str]) -> Poster {
+    let connector = Connector::with(Arc::clone(names) as Arc<dyn Resolver>, roots).unwrap();
     let networks = networks.iter().map(|network| Network::parse(network).unwrap()).collect();
-    (Poster::new(connector, Arc::new(TargetRules::new(networks))), names)
+    Poster::new(connector, Arc::new(TargetRules::new(networks)))
 }
 
 async fn post(poster: &Poster, url: &str) -> PostOutcome {
@@ -95,6 +100,21 @@ async fn a_name_is_resolved_once_and_the_checked_address_is_dialled() {
     assert_eq!(receiver.got()[0].header("host"), "hooks.example.com");
     assert!(why(post(&poster, "http://hooks.example.com/").await).contains("internal address"), "now the name leads elsewhere");
     assert!(internal.accept().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn over_tls_the_certificate_must_be_trusted_and_for_the_name_of_the_url() {
+    let receiver = Receiver::start().await;
+    let (port, certificate) = behind_tls("hooks.example.com", receiver.url.split('/').nth(2).unwrap()).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let (_, names) = poster(&[&[format!("127.0.0.1:{port}")]], &[]);
+    let trusting = poster_of(&names, roots, &["127.0.0.1"]);
+    assert_eq!(post(&trusting, "https://hooks.example.com/").await, PostOutcome::Accepted(204));
+    assert!(why(post(&trusting, "https://other.example.com/").await).contains("TLS with other.example.com"));
+    let strange = poster_of(&names, rustls::RootCertStore::empty(), &["127.0.0.1"]);
+    assert!(why(post(&strange, "https://hooks.example.com/").await).contains("TLS with hooks.example.com"));
+    assert_eq!(receiver.got().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
