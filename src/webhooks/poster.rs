@@ -69,6 +69,8 @@ impl Poster {
             Ok(Err(ConnectError::Forbidden(why) | ConnectError::Failed(why))) => return PostOutcome::failed(why),
             Err(_) => return PostOutcome::failed(format!("no connection to {} within {CONNECT_DEADLINE:?}", target.host)),
         };
+        #[cfg(feature = "failpoints")]
+        crate::failpoints::at("webhook.before_request").await;
         // Signed after the connection is open: receivers refuse times that are some minutes old.
         let Some(request) = request(&target, message, secrets) else {
             return PostOutcome::failed("the URL is not valid for a request");

@@ -1218,8 +1218,11 @@ pub const ROWS: &[MatrixRow] = &[
     row(
         "W2",
         "the owner of a webhook is frozen in an attempt, and another has taken over",
-        "the result of the first is refused; the post stays until the present owner settles it",
-        &["webhooks::ownership::a_frozen_owner_that_wakes_stores_no_result"],
+        "the first sends nothing more, and its result is refused; the post stays until the present owner settles it",
+        &[
+            "webhooks::ownership::a_frozen_owner_that_wakes_stores_no_result",
+            "webhooks::ownership::a_frozen_owner_whose_lease_has_ended_sends_nothing_when_it_wakes",
+        ],
     ),
     row(
         "W3",

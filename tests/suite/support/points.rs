@@ -36,6 +36,11 @@ impl Points {
         fs::rename(draft, self.0.path().join(step)).unwrap();
     }
 
+    /// Lets the task that is held there go on.
+    pub fn release(&self, step: &str) {
+        fs::remove_file(self.0.path().join(format!("{step}.reached"))).unwrap();
+    }
+
     /// Waits until a task is held there.
     pub async fn reached(&self, step: &str) {
         let file = self.0.path().join(format!("{step}.reached"));

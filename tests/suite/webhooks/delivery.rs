@@ -149,6 +149,11 @@ async fn a_post_that_fails_for_a_day_is_a_dead_letter_until_it_is_retried() {
     let dead: Value = serde_json::from_str(&webhook(&db, &["dead", "gateway", "-o", "json"]).await).unwrap();
     assert_eq!((&dead[0]["seq"], &dead[1]["seq"]), (&json!(seqs[0]), &json!(seqs[1])));
     assert_eq!((&dead[0]["type"], &dead[0]["attempts"], &dead[0]["status"]), (&json!("order_paid"), &json!(11), &json!(503)));
+    // A retry begins anew, also if it fails.
+    webhook(&db, &["retry", "gateway", "--seq", &seqs[0].to_string()]).await;
+    let again = "SELECT count(*) FROM recado.webhook_post WHERE NOT is_dead AND attempts = 1";
+    eventually("it waits again", PATIENCE, async || (db.number(again).await == 1).then_some(())).await;
+    db.run("UPDATE recado.webhook_post SET is_dead = true").await;
     // They keep no later row from being posted.
     receiver.answer_with(204);
     hub.post(&order("third")).await;

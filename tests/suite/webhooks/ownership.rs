@@ -1,5 +1,9 @@
 //! Leases, terms and take-overs.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
 use super::*;
 
 /// Ends the leases, as if their time had passed, and wakes the hubs.
@@ -66,6 +70,33 @@ async fn a_frozen_owner_that_wakes_stores_no_result() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn a_frozen_owner_whose_lease_has_ended_sends_nothing_when_it_wakes() {
+    let (db, receiver, points) = (TestDb::new().await, Receiver::start().await, Points::new());
+    let first = points.of(hub(&db)).start().await;
+    create(&db, "gateway", &receiver.url, &[]).await;
+    points.hold("webhook.before_request");
+    first.post(&order("paid")).await;
+    points.reached("webhook.before_request").await;
+    first.signal("-STOP").await;
+    let frozen_at = Instant::now();
+    points.release("webhook.before_request");
+    let second = hub(&db).start().await;
+    expire(&db).await;
+    receiver.posts(1).await;
+    all_posted(&db).await;
+    // The first one trusts its lease for twelve seconds, by a clock that no test can move.
+    sleep_until(frozen_at + Duration::from_secs(13)).await;
+    first.signal("-CONT").await;
+    eventually("it is awake", PATIENCE, async || first.is_ready().await.then_some(())).await;
+    first.post(&order("later")).await;
+    receiver.post_of("later").await;
+    all_posted(&db).await;
+    assert_eq!(receiver.titles(), ["paid", "later"], "the connection was open, and nothing was sent");
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_hubs_one_posts_and_a_hub_that_stops_gives_its_webhooks_back() {
     let db = TestDb::new().await;
     let (first, second) = (hub(&db).start().await, hub(&db).start().await);
@@ -86,6 +117,14 @@ async fn of_two_hubs_one_posts_and_a_hub_that_stops_gives_its_webhooks_back() {
     let owners = "SELECT count(DISTINCT owner) FROM recado.webhook";
     let (before, terms) = (db.number(owners).await, db.number("SELECT sum(term)::bigint FROM recado.webhook").await);
     assert!((1..=2).contains(&before), "{before}");
+    // Beats of both hubs renew leases and take none.
+    for _ in 0..4 {
+        let lease = "SELECT (extract(epoch FROM min(lease_until)) * 1000)::bigint FROM recado.webhook";
+        let renewed = db.number(lease).await;
+        db.run("SELECT pg_notify('recado', 'webhooks')").await;
+        eventually("the leases are renewed", PATIENCE, async || (db.number(lease).await > renewed).then_some(())).await;
+    }
+    assert_eq!(db.number("SELECT sum(term)::bigint FROM recado.webhook").await, terms, "no hub takes what another one has");
     first.signal("-TERM").await;
     second.post(&order("later")).await;
     for receiver in &receivers {

@@ -126,8 +126,10 @@ async fn an_erased_row_is_not_posted_and_an_erased_user_leaves_no_id() {
     failed(&db, 1).await;
     TestHub::on(&db).run(&["erase", "--seq", &seq.to_string(), "--reason", "a test"]).await;
     receiver.answer_with(200);
+    let before = receiver.got().len();
     make_due(&db).await;
     eventually("the post is dropped", PATIENCE, async || (waiting(&db).await == 0).then_some(())).await;
+    assert_eq!(receiver.got().len(), before, "its content is gone");
     hub.post(&note("kept").to_user("ann")).await;
     receiver.post_of("kept").await;
     assert!(receiver.titles().iter().filter(|title| *title == "secret of ann").count() >= 1);
