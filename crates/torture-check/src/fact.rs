@@ -236,6 +236,22 @@ pub enum RunFact {
         acked: i64,
     },
 
+    // The webhook of a run, which wants rows to everyone.
+    /// The receiver got a post, and answered with this status.
+    WebhookPost {
+        seq: i64,
+        id: String,
+        is_signed: bool,
+        answer: u16,
+    },
+    /// The stored position of the webhook, the posts that wait and the posts that were given up, after the end of all
+    /// posts.
+    WebhookPlace {
+        passed: i64,
+        waiting: i64,
+        dead: i64,
+    },
+
     // Erasures by request: one number, or one user.
     EraseBegin {
         user: Option<String>,

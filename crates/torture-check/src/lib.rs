@@ -15,6 +15,7 @@ mod streams;
 mod upstream;
 pub mod upstream_history;
 mod watchdog;
+mod webhooks;
 mod world;
 
 #[cfg(test)]
@@ -94,6 +95,7 @@ pub fn check(history: &[FactEntry], limits: CheckLimits) -> Vec<Violation> {
     sdk::check(&index, &mut found);
     acks::check(&index, &mut found);
     consumers::check(&index, &mut found);
+    webhooks::check(&index, &mut found);
     erasure::check(&index, limits, &mut found);
     latency::check(&index, limits, &mut found);
     upstream::check(&index, &mut found);

@@ -4,6 +4,7 @@
 
 mod consumers;
 mod sdk;
+mod webhooks;
 
 use super::{CheckLimits, check, latency};
 use crate::fact::{FactAudience, FactEntry, FactSince, RunFact, StreamAsked, StreamTold, hash};

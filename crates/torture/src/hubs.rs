@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::postgres::Postgres;
 use crate::provider;
+use crate::receiver;
 use crate::{RunError, secrets};
 
 /// A hub may have to wait for a database that recovers, on a busy machine.
@@ -123,6 +124,7 @@ impl TortureHub {
             ("RECADO_UPSTREAM_KEY", secrets::UPSTREAM_KEY.to_owned()),
             ("RECADO_UPSTREAM_LEASE", format!("{}s", LEASE.as_secs())),
             ("RECADO_UPSTREAM_STARTS", "200".to_owned()),
+            ("RECADO_WEBHOOK_NETWORKS", receiver::NETWORKS.to_owned()),
             (provider::CREDENTIAL_VARIABLE, secrets::PROVIDER_CREDENTIAL.to_owned()),
         ];
         let mut vars: Vec<_> = vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

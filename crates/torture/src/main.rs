@@ -19,6 +19,7 @@ mod postgres;
 mod producers;
 mod provider;
 mod quotas;
+mod receiver;
 mod sdk;
 mod secrets;
 mod stage;
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
         return trouble("another crypto library was chosen before ours");
     }
     // The hubs of a run are this same program, so hub and checker come from one build.
-    let hub = (std::env::args().nth(1).as_deref() == Some("serve")).then(recado::cli::prepare);
+    let hub = matches!(std::env::args().nth(1).as_deref(), Some("serve" | "webhook")).then(recado::cli::prepare);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return trouble(&error.to_string()),

@@ -35,6 +35,8 @@ pub fn note(plan: &RunPlan, book: &Recorder) {
     let fetched = book.sum(|fact| if let RunFact::ConsumerBatch { rows, .. } = fact { rows.len() as u64 } else { 0 });
     let wanted = ((seconds * 15) as f64 * share).ceil() as u64;
     book.note(RunFact::Quota { what: "rows that the consumer was given".to_owned(), had: fetched, wanted });
+    quota("posts that the receiver accepted", seconds, &|fact| matches!(fact, RunFact::WebhookPost { answer: 204, .. }));
+    quota("posts that the receiver refused", seconds / 20, &|fact| matches!(fact, RunFact::WebhookPost { answer: 500.., .. }));
     if seconds >= 60 && plan.faults.len() > 4 {
         // Chance may draw none of the faults that lead to these.
         let drawn = |leads: &dyn Fn(&str) -> bool| book.count(|fact| matches!(fact, RunFact::FaultEnd { fault, .. } if leads(fault)));

@@ -16,6 +16,7 @@ use crate::devices::{Part, TortureDevice};
 use crate::nemesis::Nemesis;
 use crate::plan::RunPlan;
 use crate::producers::Producer;
+use crate::receiver::Receiver;
 use crate::sdk::{SdkDevices, SdkPlan};
 use crate::world::RunWorld;
 use crate::writers::Writer;
@@ -59,6 +60,9 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
         world.canaries.push((format!("the token of owner {number}"), secrets::signature(owner.token()).to_owned()));
         owners.spawn(owner.run());
     }
+    let receiver = Receiver::start(Arc::clone(&world.desk), plan.seed).await?;
+    let secret = receiver.create_webhook(&world.program, &world.postgres.url).await?;
+    world.canaries.push(("the secret of the webhook".to_owned(), secret));
     add_sdk_devices(plan, &mut world).await?;
     let world = Arc::new(world);
     let mut watching = JoinSet::new();
@@ -78,7 +82,7 @@ pub async fn play(plan: &RunPlan) -> Result<Vec<FactEntry>, RunError> {
         Ok(()) => finish(&world, &mut writers).await,
         broken => broken,
     };
-    drop((devices, owners));
+    drop((devices, owners, receiver));
     drop(watching);
     let outcome = match &world.sdk {
         Some(sdk) => outcome.and(sdk.end().await),
@@ -132,6 +136,8 @@ async fn finish(world: &RunWorld, writers: &mut JoinSet<()>) -> Result<(), RunEr
     world.book.note(RunFact::Drained { head });
     let acked = until_consumer_stops(world, head).await?;
     world.book.note(RunFact::ConsumerPlace { acked });
+    let place = until_webhook_stops(world, head).await?;
+    world.book.note(place);
     match &world.sdk {
         Some(sdk) => evidence::held(world, &sdk.browsers()).await,
         None => Ok(()),
@@ -166,6 +172,20 @@ async fn until_consumer_stops(world: &RunWorld, head: i64) -> Result<i64, RunErr
         }
     }
     Ok(acked)
+}
+
+/// Waits until the webhook has posted everything, or nothing has changed for the limit. Returns how far it is.
+async fn until_webhook_stops(world: &RunWorld, head: i64) -> Result<RunFact, RunError> {
+    let (url, limit) = (&world.postgres.url, world.patience(DRAIN_LIMIT));
+    let (mut place, mut end) = (witness::webhook_place(url).await?, Instant::now() + limit);
+    while !matches!(place, RunFact::WebhookPlace { passed, waiting: 0, .. } if passed >= head) && Instant::now() < end {
+        sleep(Duration::from_millis(100)).await;
+        let now = witness::webhook_place(url).await?;
+        if now != place {
+            (place, end) = (now, Instant::now() + limit);
+        }
+    }
+    Ok(place)
 }
 
 /// Waits until every command is settled, and its device knows the result. A device may ask for some of its old ones

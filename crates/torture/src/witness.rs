@@ -16,6 +16,7 @@ use crate::RunError;
 use crate::book::Recorder;
 use crate::consumers::CONSUMER;
 use crate::hubs::Roll;
+use crate::receiver::WEBHOOK;
 
 /// Records every change of a stored position, independently of the hub.
 const AUDIT: &str = "
@@ -56,6 +57,17 @@ BEGIN
 END $$;
 ";
 
+/// The mutant that counts each post of a webhook as accepted, whatever the receiver answers.
+const POSTS_ACCEPTED: &str = "
+DO $$
+DECLARE source text := pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = 'settle_webhook_posts'));
+        mark text := 'p.seq = r.seq AND r.is_done';
+BEGIN
+    IF position(mark IN source) = 0 THEN RAISE EXCEPTION 'recado.settle_webhook_posts has changed, and the mutant has not'; END IF;
+    EXECUTE replace(source, mark, 'p.seq = r.seq');
+END $$;
+";
+
 /// The mutant whose consumers acknowledge under any term.
 const STALE_CONSUMERS: &str = "
 DO $$
@@ -79,6 +91,7 @@ pub async fn prepare(url: &str, mutant: Option<&str>) -> Result<(), RunError> {
         Some("sequence") => run(url, NUMBERS_FROM_A_SEQUENCE).await,
         Some("advisory-locks") => run(url, APPENDS_BY_ADVISORY_LOCK).await,
         Some("erase-nothing") => run(url, erasing::ERASE_NOTHING).await,
+        Some("webhook-accepts") => run(url, POSTS_ACCEPTED).await,
         Some("stale-consumers") => run(url, STALE_CONSUMERS).await,
         Some("no-fence") => run(url, upstream::NO_FENCE).await,
         _ => Ok(()),
@@ -117,6 +130,16 @@ pub async fn consumer_place(url: &str) -> Result<i64, RunError> {
     Ok(place.unwrap_or(0))
 }
 
+/// How far the run's webhook is.
+pub async fn webhook_place(url: &str) -> Result<RunFact, RunError> {
+    let mut connection = PgConnection::connect(url).await?;
+    let sql = "SELECT w.passed_seq, count(p.seq) FILTER (WHERE NOT p.is_dead), count(p.seq) FILTER (WHERE p.is_dead)
+                 FROM recado.webhook w LEFT JOIN recado.webhook_post p ON p.webhook = w.name
+                WHERE w.name = $1 GROUP BY w.passed_seq";
+    let (passed, waiting, dead) = sqlx::query_as(sql).bind(WEBHOOK).fetch_one(&mut connection).await?;
+    Ok(RunFact::WebhookPlace { passed, waiting, dead })
+}
+
 /// Returns the process id of a database connection with this application name.
 pub async fn backend(url: &str, name: &str) -> Result<Option<u32>, RunError> {
     let mut connection = PgConnection::connect(url).await?;
@@ -125,12 +148,13 @@ pub async fn backend(url: &str, name: &str) -> Result<Option<u32>, RunError> {
     Ok(pid.and_then(|pid| u32::try_from(pid).ok()))
 }
 
-/// Counts the database connections of hubs.
-pub async fn connections(url: &str) -> Result<u64, RunError> {
+/// The database connections of hubs: their number, and a list by name.
+pub async fn connections(url: &str) -> Result<(u64, String), RunError> {
     let mut connection = PgConnection::connect(url).await?;
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'recado %'";
-    let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
-    Ok(u64::try_from(count).unwrap_or(0))
+    let sql = "SELECT coalesce(sum(n), 0)::bigint, coalesce(string_agg(format('%s %s', n, name), ', ' ORDER BY name), '')
+                 FROM (SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'recado %' GROUP BY 1) a (name, n)";
+    let (count, names): (i64, String) = sqlx::query_as(sql).fetch_one(&mut connection).await?;
+    Ok((u64::try_from(count).unwrap_or(0), names))
 }
 
 /// Writes the whole log and the audits into the history; `with_parsed`: also what programs see that parse the data.
