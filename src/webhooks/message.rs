@@ -10,7 +10,7 @@ use crate::wire::console::users::optional_time;
 use crate::wire::server_frame::timestamp;
 use crate::wire::webhook::{TEST_TYPE, TestData, Unacked, WebhookBody, WebhookData};
 
-/// A message: the same over all its attempts.
+/// A message. Its id is the same over all attempts; its body differs only in the users who have not acknowledged.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// The value of `webhook-id`.
