@@ -23,7 +23,7 @@ impl CliFailure {
         Self { message: message.into(), code: 69 }
     }
 
-    /// The key or token is not valid for this command.
+    /// The key or token is not valid for this command, or the database login may not do it.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 77 }
     }
@@ -37,6 +37,7 @@ impl CliFailure {
 impl From<StoreError> for CliFailure {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Unavailable(_) if error.lacks_right() => Self::refused(error.to_string()),
             StoreError::Unavailable(_) | StoreError::TimedOut(_) => Self::unavailable(error.to_string()),
             StoreError::LogWentBack(_) | StoreError::Broken(_) => Self::other(error.to_string()),
         }
@@ -47,6 +48,8 @@ impl From<StartupError> for CliFailure {
     fn from(error: StartupError) -> Self {
         let message = error.to_string();
         match error {
+            // A supervisor that starts the hub again changes nothing.
+            StartupError::Store(error) if error.lacks_right() => Self::settings(message),
             StartupError::Store(_) | StartupError::Server(_) | StartupError::Migrate(MigrateError::Store(_)) => Self::unavailable(message),
             StartupError::Migrate(MigrateError::Rights(_)) => Self::settings(message),
             StartupError::Migrate(_) => Self::other(message),

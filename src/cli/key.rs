@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::domain::{Role, Scopes};
 use crate::startup::Startup;
 use crate::store::Database;
-use crate::store::keys::{self, ListedKey};
+use crate::store::keys::{self, KeyError, ListedKey};
 
 /// Create, limit, list and revoke service keys.
 #[derive(Debug, Args)]
@@ -75,7 +75,10 @@ impl KeyCommand {
                 let scopes = scopes.scopes()?.unwrap_or_else(Scopes::everything);
                 let key = keys::mint();
                 let created = keys::create_scoped(&mut connection, name, role, &key, &scopes).await;
-                created.map_err(|error| CliFailure::other(error.to_string()))?;
+                created.map_err(|error| match error {
+                    KeyError::Store(error) => error.into(),
+                    _ => CliFailure::other(error.to_string()),
+                })?;
                 match format {
                     Format::Table => output::line(&key),
                     _ => output::one(format, &CreatedKey { name, role: role.as_str(), key, scopes: &scopes }),

@@ -286,7 +286,7 @@ impl ListenPosition {
     }
 
     fn closed(&self, code: u16, reason: &str) -> Break {
-        let reason = reason.escape_debug();
+        let reason = output::visible(reason);
         match code {
             4004 => Break::Stop(CliFailure::other("a newer connection of this user replaced this one")),
             4500 => Break::Stop(CliFailure::refused(format!("the token is refused: {reason}"))),
@@ -322,7 +322,6 @@ pub fn print(frame: &Value, text: &str, format: Format) -> Result<(), CliFailure
     output::line(&format!("#{} {}  {}: {}{data}", frame["seq"], shown("type"), shown("title"), shown("message")))
 }
 
-/// A text on one line, without characters that control a terminal.
 fn shown(text: &Value) -> String {
-    text.as_str().unwrap_or_default().escape_debug().to_string()
+    output::visible(text.as_str().unwrap_or_default())
 }

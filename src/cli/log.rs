@@ -89,6 +89,11 @@ impl LogCommand {
                 let begun = Entry { outcome: Outcome::Started, ..Entry::done(Act::LogRetain, "log") }.with_details(details);
                 audit::record(&mut connection, None, &begun).await?;
                 match retention::round(database, policy).await {
+                    Ok(done) if done.not_owner => {
+                        let why = "this login does not own the tables; use the DATABASE_URL of the user who migrated";
+                        audit::record_failure(&mut connection, Act::LogRetain, "log", why).await;
+                        Err(CliFailure::refused(why))
+                    }
                     Ok(done) => {
                         let details = serde_json::to_value(&done).unwrap_or_default();
                         audit::record(&mut connection, None, &Entry::done(Act::LogRetain, "log").with_details(details)).await?;

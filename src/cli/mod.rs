@@ -71,7 +71,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The exit codes, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong usage · 69 the hub or the database is not available · \
-77 refused (key or token) · 78 the settings or the database do not fit";
+77 refused (key, token or login) · 78 the settings or the database do not fit";
 
 /// The options of all commands, also of programs that measure a hub.
 #[derive(Debug, Args)]

@@ -201,6 +201,11 @@ pub fn one_line(json: &str) -> String {
     json.replace(['\n', '\r', '\t'], " ")
 }
 
+/// A text on one line, without characters that control a terminal.
+pub fn visible(text: &str) -> String {
+    text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -211,7 +216,7 @@ fn cell(value: &Value) -> String {
             let at = DateTime::parse_from_rfc3339(text).unwrap_or_default().to_utc();
             at.format("%Y-%m-%d %H:%M:%SZ").to_string()
         }
-        Value::String(text) => text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""),
+        Value::String(text) => visible(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }

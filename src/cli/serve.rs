@@ -8,7 +8,7 @@ use private_postgres::HandedOver;
 use super::error::CliFailure;
 use super::{admin, output};
 use crate::app::{self, Kept, ReadyAddresses};
-use crate::config::{Config, Values};
+use crate::config::{Config, LogFormat, Values};
 use crate::identity::OwnSecret;
 use crate::startup::{self, StartupError};
 use crate::{privileges, telemetry};
@@ -105,7 +105,8 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
     if let Some(why) = stays_root {
         tracing::warn!(why, "the hub runs with root's rights");
     }
-    let hints = Hints::of(&config);
+    // A hub with an internal listener is no first try, and lines of text do not belong into a log of JSON.
+    let hints = (config.internal_bind.is_none() && config.log_format == LogFormat::Text).then(|| Hints::of(&config));
     // Only for a person who started the hub in a terminal: stderr may be a log, and a log must not hold a token.
     let link_secret = output::is_terminal().then(|| kept.current_secret().clone());
     app::serve(config, kept, |ReadyAddresses { clients, console }| {
@@ -113,6 +114,7 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
         let ready = format!("ready http://{clients}");
         // On a thread of its own: writing to a full pipe without a reader blocks.
         drop(tokio::task::spawn_blocking(move || output::line(&ready)));
+        let Some(hints) = hints else { return };
         let console = console.filter(|address| address.ip().is_loopback());
         let console = console.map_or_else(String::new, |address| hints.console(address, link_secret.as_ref()));
         telemetry::say(&hints.text(clients, &console));

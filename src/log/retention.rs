@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::backoff::jitter;
 use crate::metrics::RETENTION;
 use crate::store::device_expiry::ExpiryReach;
-use crate::store::retention::{Partition, RetentionRound};
+use crate::store::retention::{Partition, RetentionRound, RoundStart};
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
@@ -49,6 +49,9 @@ pub struct RetentionPolicy {
 pub struct RetentionOutcome {
     /// Another instance is doing a round; nothing was done.
     pub busy_elsewhere: bool,
+    /// The login does not own the tables; nothing was done.
+    #[serde(skip)]
+    pub not_owner: bool,
     pub partitions_dropped: u32,
     pub sessions_deleted: u64,
     /// Delivery facts, of numbers that were dropped or of sessions that were deleted.
@@ -68,6 +71,7 @@ pub struct RetentionOutcome {
 /// Does a round every 60 to 90 s until stopped, even where everything is kept: records of ended instances and texts
 /// over their `ttl` are always deleted. A round that fails is repeated with the next one.
 pub async fn run(database: Database, policy: RetentionPolicy, mut stop: Stop) {
+    let mut has_told = false;
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROUND + jitter(ROUND / 2)) => {}
@@ -81,6 +85,14 @@ pub async fn run(database: Database, policy: RetentionPolicy, mut stop: Stop) {
             count(done);
         }
         match done {
+            Ok(done) if done.not_owner => {
+                if !std::mem::replace(&mut has_told, true) {
+                    tracing::warn!(
+                        "retention does not run: the hub's login does not own the tables; run recado log retain every hour with the \
+                         DATABASE_URL of the user who migrated"
+                    );
+                }
+            }
             Ok(done) if done != RetentionOutcome::default() && !done.busy_elsewhere => {
                 tracing::info!(
                     partitions = done.partitions_dropped,
@@ -134,8 +146,10 @@ pub async fn round(database: &Database, policy: RetentionPolicy) -> Result<Reten
 /// # Errors
 /// As [`round`].
 pub async fn round_of(database: &Database, policy: RetentionPolicy, reach: ExpiryReach) -> Result<RetentionOutcome, StoreError> {
-    let Some(mut round) = RetentionRound::begin(database, reach).await? else {
-        return Ok(RetentionOutcome { busy_elsewhere: true, ..RetentionOutcome::default() });
+    let mut round = match RetentionRound::begin(database, reach).await? {
+        RoundStart::Begun(round) => round,
+        RoundStart::Elsewhere => return Ok(RetentionOutcome { busy_elsewhere: true, ..RetentionOutcome::default() }),
+        RoundStart::NotOwner => return Ok(RetentionOutcome { not_owner: true, ..RetentionOutcome::default() }),
     };
     let done = round_alone(&mut round, policy).await;
     round.end().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached, is starting, stopping, read-only or full. A later attempt may succeed.
-    #[error("the database is not available: {0}")]
+    #[error("{}", unavailable(.0))]
     Unavailable(#[source] sqlx::Error),
     /// No answer within the limit. The outcome is unknown.
     #[error("the database did not answer within {0:?}")]
@@ -19,7 +19,28 @@ pub enum StoreError {
     Broken(#[source] sqlx::Error),
 }
 
+/// SQLSTATE of a statement that the login has no right to.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+fn lacks_right(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|state| state == INSUFFICIENT_PRIVILEGE)
+}
+
+fn unavailable(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(database) if lacks_right(error) => {
+            format!("the database login may not do that ({}); use the DATABASE_URL of the user who migrated", database.message())
+        }
+        _ => format!("the database is not available: {error}"),
+    }
+}
+
 impl StoreError {
+    /// Whether the login has no right to the statement.
+    pub fn lacks_right(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if lacks_right(error))
+    }
+
     /// Whether a retry may succeed a moment later, while the database is starting together with the hub. False for a
     /// wrong password, a wrong name, or a server without TLS.
     pub fn may_pass(&self) -> bool {

@@ -159,6 +159,18 @@ impl Inspection {
         limited(ASK_LIMIT, found).await
     }
 
+    /// Whether the hubs that use this login do retention, and if not, whether `recado log retain` did within a day.
+    ///
+    /// # Errors
+    /// When the database is unavailable.
+    pub async fn retention_is_done(&mut self) -> Result<(bool, bool), StoreError> {
+        let sql = "SELECT pg_has_role(session_user, c.relowner, 'USAGE'),
+                          EXISTS (SELECT FROM recado.audit a
+                                   WHERE a.what = 'log.retain' AND a.outcome = 'done' AND a.at > statement_timestamp() - interval '1 day')
+                     FROM pg_class c WHERE c.oid = 'recado.log'::regclass";
+        limited(ASK_LIMIT, sqlx::query_as(sql).persistent(false).fetch_one(&mut self.one)).await
+    }
+
     /// Age of the oldest committed row of the outbox, in seconds; `None` if no row waits.
     ///
     /// # Errors

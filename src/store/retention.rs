@@ -59,19 +59,33 @@ pub struct RetentionRound {
     reach: ExpiryReach,
 }
 
+/// How a round begins.
+pub enum RoundStart {
+    Begun(Box<RetentionRound>),
+    /// Another instance is doing one.
+    Elsewhere,
+    /// The login does not own the tables, so it may not drop partitions or change rows.
+    NotOwner,
+}
+
 impl RetentionRound {
-    /// Begins a round. `None`: another instance is doing one. `reach` says whether a step ends early, with the rest
-    /// left to later rounds.
+    /// Begins a round. `reach` says whether a step ends early, with the rest left to later rounds.
     ///
     /// # Errors
     /// When the database is unavailable or slow.
-    pub async fn begin(database: &Database, reach: ExpiryReach) -> Result<Option<Self>, StoreError> {
+    pub async fn begin(database: &Database, reach: ExpiryReach) -> Result<RoundStart, StoreError> {
         // A separate connection, because it has its own limits.
         let mut connection = database.clone().under_role(None).connect("retention").await?;
         limited(ASK_LIMIT, sqlx::raw_sql("SET statement_timeout = '60s'; SET lock_timeout = '10s'").execute(&mut connection)).await?;
+        let owns = sqlx::query_scalar!(
+            r#"SELECT pg_has_role(c.relowner, 'USAGE') AS "owns!" FROM pg_class c WHERE c.oid = 'recado.log'::regclass"#
+        );
+        if !limited(ASK_LIMIT, owns.fetch_one(&mut connection)).await? {
+            return Ok(RoundStart::NotOwner);
+        }
         let holder = InstanceId::new().0;
         let is_ours = lease::take(&mut connection, LEASE_NAME, holder, LEASE).await?;
-        Ok(is_ours.then_some(Self { connection, holder, reach }))
+        Ok(if is_ours { RoundStart::Begun(Box::new(Self { connection, holder, reach })) } else { RoundStart::Elsewhere })
     }
 
     /// Ends the round, so that another instance can begin one.

@@ -152,6 +152,17 @@ async fn a_wrong_clock_and_a_proxy_that_stops_upgrades_and_bodies_are_found_by_u
     assert_fix(&checks, "body", "client_max_body_size");
 }
 
+/// What went wrong: the public listener has no `/readyz` then, and the checks of the proxy were left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_with_an_internal_listener_is_checked_at_its_public_address() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).with("RECADO_INTERNAL_BIND", "127.0.0.1:0").start().await;
+    let (_, checks) = doctor(&TestHub::on(&db), &["--url", &format!("http://{}", hub.address)]).await;
+    assert_eq!(outcome(&checks, "hub"), ["skipped"], "{checks:#?}");
+    assert_eq!(outcome(&checks, "websocket"), ["ok"], "{checks:#?}");
+    assert_eq!(outcome(&checks, "body"), ["skipped"], "posts are not served there: {checks:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_out_of_reach_is_a_finding_and_wrong_settings_are_not_checked_at_all() {
     let builder = TestHub::at("postgres://nobody@127.0.0.1:1/none");

@@ -272,3 +272,38 @@ async fn a_database_with_tables_of_others_stays_open() {
     }
     assert_eq!((open(&shared).await, open(&alone).await), (1, 0));
 }
+
+/// What went wrong: with the login that the guide recommends, no text over its `ttl` was erased, and nothing said so
+/// but a line in the log that named a function.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_whose_login_owns_nothing_serves_and_says_that_retention_does_not_run() {
+    let (db, owner) = owned("CREATEROLE").await;
+    let of_owner = TestHub::on(&db).with("DATABASE_URL", &db.url_of(&owner, "secret"));
+    of_owner.run(&["migrate"]).await;
+    let member = login(&db, "member", "").await;
+    let hub_role = role_of(&db, "hub").await.expect("recado migrate has made the role");
+    db.run(&format!("GRANT {hub_role} TO {member}; GRANT CONNECT ON DATABASE {} TO {member}", db.name)).await;
+
+    let shop = service_token("shop", recado::domain::Role::Service);
+    let of_member = || TestHub::on(&db).with("DATABASE_URL", &db.url_of(&member, "secret"));
+    let hub = of_member().publishing_with(&shop).start().await;
+    hub.post(&note("one").to_user("ann")).await;
+
+    for (arguments, wanted) in [
+        (&["log", "retain"][..], "does not own the tables"),
+        (&["key", "create", "shop"], "may not do that (permission denied for table service_key)"),
+        (&["erase", "--seq", "1", "--reason", "a test"], "may not do that"),
+    ] {
+        let (code, _, said) = of_member().try_run(arguments).await;
+        assert!(said.contains(wanted) && said.contains("use the DATABASE_URL of the user who migrated"), "{arguments:?}: {said}");
+        assert_eq!(code, Some(77), "{arguments:?}: {said}");
+    }
+    let retention = async || {
+        let (_, said, _) = of_member().try_run(&["doctor", "-o", "json"]).await;
+        let checks: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+        checks.into_iter().find(|check| check["check"] == "retention").expect("a line about retention")
+    };
+    assert_eq!(retention().await["outcome"], "fix");
+    of_owner.run(&["log", "retain"]).await;
+    assert_eq!(retention().await["outcome"], "ok");
+}

@@ -264,6 +264,15 @@ async fn retention(config: &Config, database: &mut Inspection, server: &ServerFa
     } else {
         report.ok("partitions", format!("{} of {} are ahead of the log; {oldest}; the database has {mib} MiB", log.ahead, log.all));
     }
+    match database.retention_is_done().await? {
+        (true, _) => {}
+        (false, true) => report.ok("retention", "recado log retain has run within a day; hubs with this login delete nothing"),
+        (false, false) => report.fix(
+            "retention",
+            "this login does not own the tables, so hubs with it delete nothing, not even texts over their ttl",
+            "run recado log retain every hour with the DATABASE_URL of the user who migrated, or serve with that login",
+        ),
+    }
     let limit = config.retention.age.map(|age| age.as_secs_f64() / 86_400.0);
     if let (Some(limit), Some(oldest)) = (limit, log.oldest_days)
         && oldest > limit * 1.25 + 2.0
