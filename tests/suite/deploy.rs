@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::ndjson::Sender;
 use super::support::host::given;
@@ -12,6 +15,19 @@ use super::support::*;
 
 fn project(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// A port of loopback that is free, and below the range of ephemeral ports. No two calls get the same.
+pub(super) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(7, Ordering::Relaxed)).take_while(|port| *port < 32_000);
+    let is_free = |port: u16| ["127.0.0.1", "127.0.0.2"].iter().all(|host| std::net::TcpListener::bind((*host, port)).is_ok());
+    ports.find(|port| is_free(*port)).expect("a free port")
+}
+
+/// The status of a GET. The body may be one of a proxy.
+pub(super) async fn status(address: &str, path: &str) -> u16 {
+    http_client().get(format!("http://{address}{path}")).send().await.unwrap().status().as_u16()
 }
 
 /// nginx with `deploy/nginx.conf`, in front of hubs on this machine. Dropping the value ends it.
@@ -29,13 +45,12 @@ impl Balancer {
     }
 
     async fn before(program: &Path, hubs: [&str; 2]) -> Self {
+        Self::with(program, hubs, project("deploy/nginx.conf")).await
+    }
+
+    async fn with(program: &Path, hubs: [&str; 2], mut text: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Below the range of ephemeral ports, and another one for each test.
-        static NEXT: AtomicU16 = AtomicU16::new(20_000);
-        let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(7, Ordering::Relaxed)).take_while(|port| *port < 32_000);
-        let port = ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
-        let address = format!("127.0.0.1:{port}");
-        let mut text = project("deploy/nginx.conf");
+        let address = format!("127.0.0.1:{}", free_port());
         let inside = |name: &str| folder.path().join(name).display().to_string();
         for (given, here) in [
             ("hub-1:8080", hubs[0].to_owned()),
@@ -133,6 +148,73 @@ async fn the_nginx_that_ships_passes_everything_that_a_hub_takes() {
         assert!(!balancer.said(file).contains("token="), "{file}");
     }
     one.address = direct;
+}
+
+/// What went wrong: with `max_fails=1` nginx marked a hub that stopped as failed. The mark is removed when a later
+/// request to the hub ends, and streams do not end: after the other hub stopped, nginx answered 502 while a hub was
+/// running. An `EventSource` does not return after a 502.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn nginx_refuses_no_stream_during_a_rolling_stop() {
+    const PAGES: usize = 10;
+    const RETRY: Duration = Duration::from_millis(200);
+    let Some(program) = given("D2c", Balancer::program()) else { return };
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let builders = [(); 2].map(|()| TestHub::on(&db).with("PORT", &free_port().to_string()).with("RECADO_DRAIN_WINDOW", "500ms"));
+    let mut hubs = [builders[0].start().await, builders[1].start().await];
+    let balancer = Balancer::before(&program, [&hubs[0].address, &hubs[1].address]).await;
+    // Only streams use the upstream.
+    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let mut pages = JoinSet::new();
+    for n in 0..PAGES {
+        let url = format!("http://{}{}", balancer.address, EventSourcePage::of("ann").device(&n.to_string()).target());
+        let refusals = Arc::clone(&refusals);
+        pages.spawn(async move {
+            loop {
+                // Not as an EventSource: it gets the status of the proxy, not a `goodbye`.
+                let mut answer = http_client().get(&url).send().await.unwrap();
+                if answer.status() != 200 {
+                    refusals.lock().unwrap().push(answer.status().as_u16());
+                }
+                while let Ok(Some(_)) = answer.chunk().await {}
+                tokio::time::sleep(RETRY).await;
+            }
+        });
+    }
+    let all_are_connected = async |hubs: &[&TestHub]| {
+        eventually("every page is connected", PATIENCE, async || {
+            let mut count = 0.0;
+            for hub in hubs {
+                count += hub.metric("recado_connections").await;
+            }
+            (count >= PAGES as f64).then_some(())
+        })
+        .await;
+    };
+    all_are_connected(&[&hubs[0], &hubs[1]]).await;
+    for at in [0, 1, 0, 1] {
+        hubs[at].signal("-TERM").await;
+        hubs[at].ended(PATIENCE).await;
+        // nginx finds out that the hub is gone before it is there again.
+        all_are_connected(&[&hubs[1 - at]]).await;
+        hubs[at] = builders[at].start().await;
+    }
+    pages.shutdown().await;
+    assert_eq!(*refusals.lock().unwrap(), Vec::<u16>::new(), "a hub was running all the time");
+
+    // Without any hub, an EventSource is told to come back. Everything else gets the status.
+    let [one, other] = hubs;
+    let mut third = builders[0].clone().with("PORT", "0").start().await;
+    let direct = std::mem::replace(&mut third.address, balancer.address.clone());
+    one.kill().await;
+    other.kill().await;
+    let (goodbye, retry) = EventSourcePage::of("ann").put_off(&third).await;
+    assert_eq!((goodbye["reason"].as_str(), retry), (Some("unavailable"), Some(5000)), "{goodbye}");
+    for path in [&*EventSourcePage::of("ann").target(), "/api/whoami"] {
+        assert_eq!(status(&balancer.address, path).await, 502, "{path}");
+    }
+    third.address = direct;
 }
 
 /// Every route that accepts a batch or a stream of lines needs the location without a limit: the limits of nginx are

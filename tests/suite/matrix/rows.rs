@@ -1064,6 +1064,12 @@ pub const ROWS: &[MatrixRow] = &[
         &["deploy::nginx_limits_no_batch_and_buffers_no_stream_of_lines"],
     ),
     row(
+        "D2c",
+        "two hubs behind the nginx that ships are stopped and started one after another, twice, while ten streams reconnect; then both die",
+        "no stream gets another status than 200 while a hub runs; without a hub an `EventSource` gets a `goodbye` and comes back",
+        &["deploy::nginx_refuses_no_stream_during_a_rolling_stop"],
+    ),
+    row(
         "D14",
         "the hubs are started by docker-compose.yml or fly.toml",
         "one build an image name, a slot for a provider file, the balancer known and believed, origins named, time to stop",
