@@ -17,6 +17,10 @@ fn project(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
+/// Paths that no proxy passes on to a hub. A hub ignores a slash at the end.
+pub(super) const OPERATORS: [&str; 10] =
+    ["/metrics", "/metrics/", "/stats", "/stats/", "/health", "/health/", "/admin", "/admin/", "/admin/admin.js", "/api/admin/instances"];
+
 /// A port of loopback that is free, and below the range of ephemeral ports. No two calls get the same.
 pub(super) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
@@ -142,6 +146,9 @@ async fn the_nginx_that_ships_passes_everything_that_a_hub_takes() {
     }
     let ready = tokio::time::timeout(Duration::from_secs(5), one.get("/readyz", None)).await.expect("in time").unwrap();
     assert_eq!(ready.0, 200);
+    for path in OPERATORS {
+        assert_eq!(status(&balancer.address, path).await, 404, "{path}");
+    }
     // nginx writes no token to its logs.
     assert!(balancer.said("access.log").contains("/api/notifications/stream"));
     for file in ["access.log", "error.log", "stderr"] {

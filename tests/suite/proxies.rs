@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
+use super::deploy::{OPERATORS, free_port, status};
 use super::ndjson::Sender;
 use super::support::host::{given, programs, said};
 use super::support::*;
@@ -65,11 +65,7 @@ fn find(program: &str) -> PathBuf {
 impl ProxyProgram {
     async fn before(kind: &ProxyKind, change: impl Fn(String) -> String, hubs: [&str; 2]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Below the range of ephemeral ports. The tests of nginx use others.
-        static NEXT: AtomicU16 = AtomicU16::new(18_000);
-        let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(3, Ordering::Relaxed)).take_while(|port| *port < 20_000);
-        let port = ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let mut text = change(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.file)).unwrap());
         for (shipped, here) in (kind.replacements)(&address, hubs) {
             assert!(text.contains(shipped), "{}: {shipped}", kind.file);
@@ -187,9 +183,8 @@ async fn everything_passes(kind: &ProxyKind, change: impl Fn(String) -> String, 
     let mut socket = TestClient::of("ann").device("late").since("earliest").connect(&one).await;
     socket.until("after 6").await;
     // The proxy answers these itself.
-    for operator in ["/metrics", "/stats", "/admin", "/api/admin/instances"] {
-        let answer = http_client().get(format!("http://{}{operator}", proxy.address)).send().await.unwrap();
-        assert_eq!(answer.status(), 404, "{operator}");
+    for operator in OPERATORS {
+        assert_eq!(status(&proxy.address, operator).await, 404, "{operator}");
     }
     // The query of an address has the token of an old client.
     let log = proxy.log();
