@@ -29,9 +29,69 @@ pub(super) fn free_port() -> u16 {
     ports.find(|port| is_free(*port)).expect("a free port")
 }
 
+/// The text of a proxy's file with the entry for services uncommented.
+pub(super) fn with_internal_entry(text: &str) -> String {
+    let mut is_inside = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let body = line.trim_start();
+        if body == "# end of the internal entry" {
+            assert!(is_inside, "the entry begins before it ends");
+            is_inside = false;
+        }
+        if is_inside {
+            let indent = &line[..line.len() - body.len()];
+            let active = body.strip_prefix("# ").or_else(|| body.strip_prefix('#')).expect("every line of the entry is a comment");
+            lines.push(format!("{indent}{active}"));
+        } else {
+            lines.push(line.to_owned());
+        }
+        is_inside |= body.starts_with("# \"end of the internal entry\"");
+    }
+    assert!(!is_inside, "the entry ends");
+    lines.join("\n") + "\n"
+}
+
+/// Two hubs with an internal listener each, on the same ports of two addresses.
+pub(super) async fn hubs_with_internal_listeners(db: &TestDb) -> (Vec<TestHub>, Vec<String>, u16) {
+    let (public, internal) = (free_port(), free_port());
+    let (mut hubs, mut addresses) = (Vec::new(), Vec::new());
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        let address = format!("{host}:{internal}");
+        let builder = TestHub::on(db).with("RECADO_BIND", host).with("PORT", &public.to_string());
+        hubs.push(builder.with("RECADO_INTERNAL_BIND", &address).with("RECADO_TRUSTED_PROXIES", "127.0.0.1").start().await);
+        addresses.push(address);
+    }
+    (hubs, addresses, internal)
+}
+
 /// The status of a GET. The body may be one of a proxy.
 pub(super) async fn status(address: &str, path: &str) -> u16 {
     http_client().get(format!("http://{address}{path}")).send().await.unwrap().status().as_u16()
+}
+
+/// Services post through the internal entry of a proxy, and clients connect through the public one.
+pub(super) async fn the_entries_are_apart(hubs: &mut [TestHub], public: &str, internal: &str) {
+    let key = hubs[0].key().to_owned();
+    let post = async |address: &str, title: &str| {
+        let request = http_client().post(format!("http://{address}/api/internal/notify")).bearer_auth(&key);
+        let request = request.header("content-type", "application/json").body(note(title).to_user("ann").body());
+        request.send().await.unwrap().status().as_u16()
+    };
+    eventually("the proxy finds the hubs ready", PATIENCE, async || (status(public, "/livez").await == 200).then_some(())).await;
+    let direct = std::mem::replace(&mut hubs[0].address, public.to_owned());
+    let mut socket = TestClient::of("ann").connect(&hubs[0]).await;
+    assert_eq!(post(public, "outside").await, 404, "the public listener takes no posts");
+    eventually("the internal entry finds the hubs ready", PATIENCE, async || (post(internal, "inside").await == 201).then_some(())).await;
+    hubs[0].address = internal.to_owned();
+    let body = format!("{{\"items\":[{}]}}", note("batch").message(&"m".repeat(500)).to_user("bob").body());
+    let answer = hubs[0].post_raw("/api/internal/notify/batch", &[("content-type", "application/json")], body).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    hubs[0].address = direct;
+    socket.until("inside").await;
+    for path in OPERATORS.iter().chain(&["/readyz", "/ws", "/api/whoami"]) {
+        assert_eq!(status(internal, path).await, 404, "{path}");
+    }
 }
 
 /// nginx with `deploy/nginx.conf`, in front of hubs on this machine. Dropping the value ends it.
@@ -222,6 +282,26 @@ async fn nginx_refuses_no_stream_during_a_rolling_stop() {
         assert_eq!(status(&balancer.address, path).await, 502, "{path}");
     }
     third.address = direct;
+}
+
+/// What went wrong: with `RECADO_INTERNAL_BIND` the proxy answered 404 to every post, and the file had no entry for
+/// services.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn nginx_has_an_entry_for_services_besides_the_public_one() {
+    let Some(program) = given("D2", Balancer::program()) else { return };
+    let db = TestDb::new().await;
+    let (mut hubs, internals, _) = hubs_with_internal_listeners(&db).await;
+    let entry = format!("127.0.0.1:{}", free_port());
+    let mut text = with_internal_entry(&project("deploy/nginx.conf"));
+    for (given, here) in
+        [("listen 127.0.0.1:8081;", format!("listen {entry};")), ("hub-1:8081", internals[0].clone()), ("hub-2:8081", internals[1].clone())]
+    {
+        assert!(text.contains(given), "{given}");
+        text = text.replace(given, &here);
+    }
+    let balancer = Balancer::with(&program, [&hubs[0].address.clone(), &hubs[1].address.clone()], text).await;
+    the_entries_are_apart(&mut hubs, &balancer.address, &entry).await;
 }
 
 /// Every route that accepts a batch or a stream of lines needs the location without a limit: the limits of nginx are

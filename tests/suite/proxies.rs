@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::deploy::{OPERATORS, free_port, status};
+use super::deploy::{OPERATORS, free_port, hubs_with_internal_listeners, status, the_entries_are_apart, with_internal_entry};
 use super::ndjson::Sender;
 use super::support::host::{given, programs, said};
 use super::support::*;
@@ -215,4 +215,45 @@ async fn the_caddy_that_ships_passes_everything_that_a_hub_takes() {
         false => text,
     };
     everything_passes(&CADDY, with_lines, is_full_duplex).await;
+}
+
+/// Posts through the entry for services, with the file of the proxy as its page says for `RECADO_INTERNAL_BIND`:
+/// `probes` is the line that gets the port of the probes.
+async fn services_have_an_entry(kind: &ProxyKind, probes: (&str, &str), entry: [&str; 2]) {
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    let (mut hubs, internals, port) = hubs_with_internal_listeners(&db).await;
+    let services = free_port();
+    let change = |text: String| {
+        let mut text = with_internal_entry(&text);
+        for (given, here) in [
+            (probes.0, probes.1.replace("8081", &port.to_string())),
+            (entry[0], entry[1].replace("8081", &services.to_string())),
+            ("hub-1:8081", internals[0].clone()),
+            ("hub-2:8081", internals[1].clone()),
+        ] {
+            assert!(text.contains(given), "{}: {given}", kind.file);
+            text = text.replacen(given, &here, 1);
+        }
+        text
+    };
+    let addresses = [hubs[0].address.clone(), hubs[1].address.clone()];
+    let proxy = ProxyProgram::before(kind, change, [&addresses[0], &addresses[1]]).await;
+    the_entries_are_apart(&mut hubs, &proxy.address, &format!("127.0.0.1:{services}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn haproxy_has_an_entry_for_services_besides_the_public_one() {
+    let Some(()) = given("D16", programs(&["haproxy"])) else { return };
+    let probes = ("default-server check inter 2s", "default-server check port 8081 inter 2s");
+    services_have_an_entry(&HAPROXY, probes, ["bind 127.0.0.1:8081", "bind 127.0.0.1:8081"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow"]
+async fn caddy_has_an_entry_for_services_besides_the_public_one() {
+    let Some(()) = given("D16b", programs(&["caddy"])) else { return };
+    let probes = ("health_uri /readyz", "health_uri /readyz\n\t\thealth_port 8081");
+    services_have_an_entry(&CADDY, probes, ["http://:8081 {", "http://127.0.0.1:8081 {"]).await;
 }
