@@ -1,6 +1,7 @@
 //! Serves: starts a hub on its database and stops it at a signal.
 
 mod connection_room;
+mod database_connections;
 mod hub;
 mod service_manager;
 
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use self::connection_room::open_file_limit;
+pub use self::database_connections::database_connections;
 pub use self::hub::{Hub, HubBuilder, ProviderConfig, webhook_rules};
 use self::service_manager::ServiceManager;
 use crate::config::Config;

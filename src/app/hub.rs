@@ -17,6 +17,7 @@ pub use self::webhook_parts::webhook_rules;
 use self::webhook_parts::webhook_setup;
 use super::ServeError;
 use super::connection_room::ConnectionRoom;
+use super::database_connections::{COMMAND_CONNECTIONS, CONSUMER_CONNECTIONS, KEY_CONNECTIONS, TICKET_CONNECTIONS};
 use crate::config::{Config, EffectiveSetting, SessionPolicy, SwitchedOn, UpstreamSettings};
 use crate::delivery::ack_flusher::AckFlusher;
 use crate::delivery::ack_prober::AckProber;
@@ -67,16 +68,8 @@ const HINTS: usize = 256;
 const UPSTREAM_HINTS: usize = 1024;
 /// Changes of key sets that were not acted upon. When full, the fetching of sets waits.
 const KEY_CHANGES: usize = 16;
-/// Database connections that store commands.
-const COMMAND_CONNECTIONS: u32 = 2;
 /// A command that no instance takes within this time is rejected.
 const COMMAND_WAIT: Duration = Duration::from_secs(10);
-/// Database connections for key look-ups: one task does them.
-const KEY_CONNECTIONS: u32 = 1;
-/// Database connections for tickets: the sender of a ticket is not known before its look-up.
-const TICKET_CONNECTIONS: u32 = 2;
-/// Database connections for consumers, so that they take none from users.
-const CONSUMER_CONNECTIONS: u32 = 4;
 /// Burst of tickets per user; after it, one per second. A bit more than the connections of one user.
 const TICKET_BURST: u32 = 30;
 /// How long requests, the appender and the supervisor may still take once the hub stops. The other tasks then get the

@@ -5,9 +5,10 @@
 //! reads the log, or stores facts about its readers. This module does not know who is connected or what a frame is.
 //!
 //! Connections, and why they are separate:
-//! - *appender*, *tailer*, *outbox relay*, *ack flusher* (acks, sessions, delivery facts), *maintenance* (heartbeat,
-//!   partitions): a [`dedicated_connection::DedicatedConnection`] each, so that no number of resuming clients can keep
-//!   the hub from appending or from noticing new rows;
+//! - *appender*, *tailer*, *outbox relay*, *ack flusher* (acks, sessions, delivery facts), *entries* (connects),
+//!   *maintenance* (heartbeat, partitions), *audit* (refused attempts), *access* (revocations): a
+//!   [`dedicated_connection::DedicatedConnection`] each, so that no number of resuming clients can keep the hub from
+//!   appending or from noticing new rows;
 //! - *listener*: LISTEN needs its own connection;
 //! - *keys*: one connection, so that a service is recognised while clients wait to resume;
 //! - *tickets*: two connections, so that anonymous connections take none from the readers;

@@ -46,5 +46,5 @@ pub mod worker;
 
 pub use poster::{PostOutcome, Poster};
 pub use secret::{SecretKeys, WebhookSecret};
-pub use startup::{WebhookSetup, start};
+pub use startup::{CONNECTIONS, WebhookSetup, start};
 pub use target::TargetRules;

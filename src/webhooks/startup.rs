@@ -15,7 +15,7 @@ use crate::store::webhooks::WebhookCalls;
 use crate::tasks::{Stop, TaskName, Tasks};
 
 /// Database connections of the workers.
-const CONNECTIONS: u32 = 2;
+pub const CONNECTIONS: u32 = 2;
 
 /// The parameters of [`start`].
 pub struct WebhookSetup {

@@ -1,6 +1,7 @@
 //! Checks the database: what `recado serve` checks at its start, and what makes trouble later.
 
 use super::report::Report;
+use crate::app::database_connections;
 use crate::cli::error::CliFailure;
 use crate::config::Config;
 use crate::startup::{self, Startup};
@@ -10,9 +11,6 @@ use crate::store::{Database, StoreError};
 
 /// Clocks further apart than this are reported, in seconds: tokens and start times depend on them.
 const CLOCK_APART_SECONDS: f64 = 2.0;
-/// Connections of a hub for itself at most, and more with a provider file (see the guide on operating).
-const HUB_CONNECTIONS: i64 = 12;
-const PROVIDER_CONNECTIONS: i64 = 6;
 /// A row of the outbox that waits for longer is reported, in seconds.
 const OUTBOX_LATE_SECONDS: f64 = 15.0;
 /// Free space on the disk of a private server below which it is reported.
@@ -233,8 +231,7 @@ async fn operation(
 }
 
 fn room(config: &Config, server: &ServerFacts, planned: i64, report: &mut Report) {
-    let of_each =
-        HUB_CONNECTIONS + i64::from(config.read_connections) + if config.upstream_file.is_some() { PROVIDER_CONNECTIONS } else { 0 };
+    let of_each = i64::from(database_connections(config));
     let (needed, others) = (planned * of_each, server.used - server.used_by_hubs);
     let found = format!("hubs: {planned}, connections for them: {needed}, of other programs: {others}, allowed: {}", server.room);
     if needed + others > i64::from(server.room) {
