@@ -80,6 +80,17 @@ fn every_alert_has_a_test_that_fires_it_and_a_section_of_the_runbook() {
     assert_eq!(links.len(), names.len());
 }
 
+/// The rules and the dashboard select the job by its name.
+#[test]
+fn the_prometheus_file_scrapes_the_job_of_the_rules_and_the_pages_name_it() {
+    let text = project("deploy/prometheus/prometheus.yml");
+    assert_eq!(values(&text, "job_name"), ["recado"]);
+    assert!(text.contains("rule_files:\n  - alerts.yml\n"), "{text}");
+    for page in ["docs/guides/operate.md", "docs/guides/proxies.md", "docs/guides/runbook.md", "docs/reference/metrics.md"] {
+        assert!(project(page).contains("`deploy/prometheus/prometheus.yml`"), "{page}");
+    }
+}
+
 /// The dashboard must work with any data source, scrape interval and set of hubs.
 #[test]
 fn the_dashboard_has_no_fixed_data_source_interval_or_hub() {
@@ -123,6 +134,9 @@ async fn promtool_accepts_the_rules_the_dashboard_and_the_metrics() {
     };
     promtool(&["check", "rules", file.to_str().unwrap()]).unwrap();
     promtool(&["check", "rules", "alerts.yml"]).unwrap();
+    // With the rule file that it names.
+    let checked = promtool(&["check", "config", "prometheus.yml"]).unwrap();
+    assert!(checked.contains("1 rule files found"), "{checked}");
     promtool(&["test", "rules", "alerts.test.yml"]).unwrap();
     let db = TestDb::new().await;
     let hub = TestHub::on(&db).start().await;
