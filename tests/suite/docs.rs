@@ -267,6 +267,41 @@ fn the_page_of_settings_is_what_the_program_prints() {
 }
 
 /// A link to another page or to a file must lead to something that exists.
+/// Names that begin as settings do, and who reads or sets them.
+const NO_SETTINGS: [&str; 3] = [
+    "RECADO_ADMIN_DIR", // a build from source reads the console's files there
+    "RECADO_CONSUMER",  // `recado consume` sets it for the program that it starts
+    "RECADO_PORT",      // Kubernetes sets it for a service named recado
+];
+
+/// What went wrong: the runbook named `RECADO_RETENTION`, which is no setting.
+#[test]
+fn every_setting_that_a_page_or_a_deployment_file_names_exists() {
+    let settings = read(&root().join("docs/reference/settings.md"));
+    let mut files = pages();
+    let mut folders = vec![root().join("deploy")];
+    while let Some(folder) = folders.pop() {
+        let (inner, found): (Vec<PathBuf>, Vec<PathBuf>) =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(found);
+    }
+    files.extend(["docker-compose.yml", "fly.toml", "Dockerfile"].map(|name| root().join(name)));
+    let exists = |name: &str| NO_SETTINGS.contains(&name) || settings.contains(&format!("\n| `{name}` "));
+    let mut unknown = Vec::new();
+    for file in files {
+        let text = read(&file);
+        let words = text.split(|letter: char| !letter.is_ascii_uppercase() && !letter.is_ascii_digit() && letter != '_');
+        // `RECADO_RETENTION_…` and `recado.RECADO_X` have other ends; a name of ours ends in a letter.
+        for name in words.filter(|word| word.starts_with("RECADO_") && word.len() > 7 && !word.ends_with('_')) {
+            if !exists(name) && !name.strip_suffix("_FILE").is_some_and(exists) {
+                unknown.push(format!("{}: {name}", file.display()));
+            }
+        }
+    }
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
 #[test]
 fn every_link_within_the_project_leads_somewhere() {
     let mut broken = Vec::new();
