@@ -91,6 +91,26 @@ fn the_prometheus_file_scrapes_the_job_of_the_rules_and_the_pages_name_it() {
     }
 }
 
+/// A panel is read by people who do not know the metric.
+#[test]
+fn every_panel_of_the_dashboard_says_what_it_shows() {
+    for panel in board()["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {
+        let description = panel["description"].as_str().unwrap_or_default();
+        assert!(description.ends_with('.'), "{}: {description:?} is no sentence", panel["title"]);
+    }
+}
+
+/// What went wrong: alerts named metrics of consumers, webhooks and standbys, and the dashboard showed none of them.
+#[test]
+fn the_dashboard_shows_each_metric_of_an_alert() {
+    let shown = metrics_of(&expressions(&board()).join("\n"));
+    let alerts = metrics_of(&project("deploy/prometheus/alerts.yml"));
+    let more = ["recado_standby_lag", "recado_standby_in_use", "recado_outbox_stuck_seconds", "recado_webhooks_lag_seconds"];
+    let more = more.into_iter().chain(["recado_post_to_socket_seconds_bucket", "recado_post_to_ack_seconds_bucket"]);
+    let missing: Vec<String> = alerts.into_iter().chain(more.map(str::to_owned)).filter(|name| !shown.contains(name)).collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
 /// The dashboard must work with any data source, scrape interval and set of hubs.
 #[test]
 fn the_dashboard_has_no_fixed_data_source_interval_or_hub() {
