@@ -479,6 +479,29 @@ fn the_balancer_of_docker_compose_knows_its_hubs_and_is_believed_by_them() {
     assert!(!nginx.contains(" resolve"), "open source nginx knows it from 1.27.3 on");
 }
 
+/// What went wrong: the service got its database as a credential, and the command of the next block did not. It made a
+/// private server, with the new key in it.
+#[test]
+fn commands_of_the_install_page_get_the_credentials_of_the_service() {
+    let page = project("docs/guides/install.md");
+    let (_, part) = page.split_once("LoadCredential=").unwrap();
+    let names: Vec<&str> = part
+        .split([' ', '='])
+        .zip(part.split([' ', '=']).skip(1))
+        .filter(|(_, value)| value.starts_with("%d/"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["RECADO_JWT_SECRET_FILE", "DATABASE_URL_FILE"]);
+    let commands: Vec<&str> = page.split("```").filter(|block| block.starts_with("sh\n") && block.contains("systemd-run")).collect();
+    assert_eq!(commands.len(), 1);
+    for name in names {
+        assert!(commands[0].contains(&format!("-E {name}=/etc/recado/")), "{name}");
+    }
+    for line in commands[0].lines().filter(|line| line.starts_with("recado ")) {
+        panic!("{line}: without the settings");
+    }
+}
+
 /// What went wrong: without the setting every browser page was refused.
 #[test]
 fn fly_names_the_pages_and_gives_a_hub_the_time_that_it_takes_to_stop() {
