@@ -148,11 +148,13 @@ pub async fn backend(url: &str, name: &str) -> Result<Option<u32>, RunError> {
     Ok(pid.and_then(|pid| u32::try_from(pid).ok()))
 }
 
-/// The database connections of hubs: their number, and a list by name.
+/// The database connections of hubs: their number, and a list by name. Without those that a hub has to a standby: after
+/// a failover that server is the primary, and they stay for a while.
 pub async fn connections(url: &str) -> Result<(u64, String), RunError> {
     let mut connection = PgConnection::connect(url).await?;
     let sql = "SELECT coalesce(sum(n), 0)::bigint, coalesce(string_agg(format('%s %s', n, name), ', ' ORDER BY name), '')
-                 FROM (SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'recado %' GROUP BY 1) a (name, n)";
+                 FROM (SELECT application_name, count(*) FROM pg_stat_activity
+                        WHERE application_name LIKE 'recado %' AND application_name NOT LIKE 'recado standby %' GROUP BY 1) a (name, n)";
     let (count, names): (i64, String) = sqlx::query_as(sql).fetch_one(&mut connection).await?;
     Ok((u64::try_from(count).unwrap_or(0), names))
 }
