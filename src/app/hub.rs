@@ -47,13 +47,13 @@ use crate::providers::{self, Provider, Providers, UpstreamSetup};
 use crate::startup;
 use crate::store::access_sign::AccessSign;
 use crate::store::audit::{self, Entry};
-use crate::store::consumers::ConsumerCalls;
 use crate::store::listener::ListenerOutputs;
 use crate::store::log_identity::LogMemory;
 use crate::store::log_watermark::LogWatermark;
 use crate::store::outbox_calls::OutboxCalls;
 use crate::store::sealed_rows::RowSeal;
 use crate::store::standby::standby_watch;
+use crate::store::turn_pool::TurnPool;
 use crate::store::{Database, listener, read};
 use crate::tasks::{Stopper, TaskName, Tasks};
 use crate::webhooks;
@@ -423,7 +423,7 @@ fn hub(
         device_lists: StreamPlaces::new("wait for a list of all devices", DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE),
         log_followers: StreamPlaces::new("follow the log", FOLLOWERS_MAX, FOLLOWERS_OF_ONE),
         live_readers: StreamPlaces::new("read the samples of the instances", LIVE_MAX, LIVE_OF_ONE),
-        consumer_calls: ConsumerCalls::new(database.reader("consumers", CONSUMER_CONNECTIONS)),
+        consumer_calls: TurnPool::new(database.reader("consumers", CONSUMER_CONNECTIONS)),
         consumer_fetches: StreamPlaces::new("fetch for consumers", FETCHES_MAX, FETCHES_OF_ONE),
         retention: policy(config),
         health,

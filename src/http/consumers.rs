@@ -25,6 +25,7 @@ use super::state::HubState;
 use crate::domain::{ConsumerName, Seq, ServiceCaller};
 use crate::metrics::CONSUMED;
 use crate::store::consumers::{self, Batch, ConsumerAudience, ConsumerError, FetchWish, Fetched};
+use crate::store::read::log_state;
 use crate::wire::consumer::{self, BatchBody, ConsumerAckBody, ConsumerBody, FetchBody};
 use crate::wire::problem::Problem;
 use crate::wire::server_frame::timestamp;
@@ -206,7 +207,7 @@ fn answer(batch: &Batch) -> Response {
 
 /// The answer while another owner has the lease: there is nothing to acknowledge.
 async fn held(hub: &HubState) -> Result<Response, RefusedRequest> {
-    let state = hub.consumer_calls.log_state().await?;
+    let state = hub.consumer_calls.in_turn(log_state).await?;
     Ok(body(&BatchBody { term: None, records: Vec::new(), through: None, head: state.head, log_id: state.log_id }))
 }
 
@@ -232,7 +233,7 @@ async fn refused(hub: &HubState, error: ConsumerError) -> RefusedRequest {
             return Problem::new(500, "internal", "internal error; the hub's log has the details").into();
         }
     };
-    match hub.consumer_calls.log_state().await {
+    match hub.consumer_calls.in_turn(log_state).await {
         Ok(state) => with_bounds.with_bounds(bounds(&state)).into(),
         Err(error) => error.into(),
     }

@@ -21,8 +21,8 @@ use crate::log::appender::AppendHandle;
 use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
-use crate::store::consumers::ConsumerCalls;
 use crate::store::sealed_rows::RowSeal;
+use crate::store::turn_pool::TurnPool;
 use crate::tasks::Tasks;
 
 /// The state of every handler. It gives no access to a send queue.
@@ -63,7 +63,7 @@ pub struct HubState {
     pub log_followers: Arc<StreamPlaces>,
     /// Places for admins who read samples of the instances as they come.
     pub live_readers: Arc<StreamPlaces>,
-    pub consumer_calls: ConsumerCalls,
+    pub consumer_calls: TurnPool,
     /// Places for fetches of consumers.
     pub consumer_fetches: Arc<StreamPlaces>,
     /// What retention keeps, to show it.

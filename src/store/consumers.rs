@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use tokio::sync::Semaphore;
 
 use super::StoreError;
 use super::audit;
 use super::console::log::LogRow;
-use super::database::Reader;
-use super::read::{LogState, log_state};
 use super::time_limit::{ASK_LIMIT, limited};
+use super::turn_pool::RefusableCall;
 use crate::domain::audit::{Act, Actor};
 use crate::domain::{AccountId, ConsumerFilter, ConsumerName, ConsumerStart, LogId, Seq, UserId};
 
@@ -66,49 +64,9 @@ async fn asked<T>(limit: Duration, call: impl Future<Output = Result<T, sqlx::Er
     Ok(limited(limit, async { Ok(call.await) }).await??)
 }
 
-/// The calls of consumers on one instance. They have connections of their own: a service that fetches all the time, or
-/// is refused all the time, takes none from users.
-#[derive(Debug)]
-pub struct ConsumerCalls {
-    reader: Reader,
-    /// One for each connection. The calls take turns in the order of their arrival, for as long as it takes: the pool
-    /// alone would refuse the last ones after its limit.
-    turns: Semaphore,
-}
-
-impl ConsumerCalls {
-    pub fn new(reader: Reader) -> Self {
-        let turns = Semaphore::new(reader.primary().max_connections() as usize);
-        Self { reader, turns }
-    }
-
-    /// Runs a call with a connection of the pool. A refusal leaves the connection as it was.
-    ///
-    /// # Errors
-    /// Those of the call, and when the database cannot be reached.
-    pub async fn run<T>(&self, call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, ConsumerError>) -> Result<T, ConsumerError> {
-        // The semaphore is never closed, so there is always a permit some time.
-        let _turn = self.turns.acquire().await.ok();
-        let mut checkout = self.reader.checkout().await?;
-        let outcome = call(checkout.connection()).await;
-        if !matches!(outcome, Err(ConsumerError::Store(_))) {
-            checkout.done();
-        }
-        outcome
-    }
-
-    /// The state of the log, as the answers of consumers show it.
-    ///
-    /// # Errors
-    /// Those of the query.
-    pub async fn log_state(&self) -> Result<LogState, StoreError> {
-        let _turn = self.turns.acquire().await.ok();
-        log_state(&self.reader).await
-    }
-
-    /// Closes the connections. Calls that still run finish first.
-    pub async fn close(&self) {
-        self.reader.close().await;
+impl RefusableCall for ConsumerError {
+    fn is_of_store(&self) -> bool {
+        matches!(self, Self::Store(_))
     }
 }
 

@@ -75,6 +75,7 @@ pub mod sign_in_links;
 pub mod standby;
 pub mod tickets;
 pub mod time_limit;
+pub mod turn_pool;
 pub mod webhooks;
 pub mod why;
 

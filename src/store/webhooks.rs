@@ -7,12 +7,11 @@ pub mod admin;
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tokio::sync::Semaphore;
 
 use super::StoreError;
 use super::console::log::LogRow;
-use super::database::Reader;
 use super::time_limit::{ASK_LIMIT, limited};
+use super::turn_pool::RefusableCall;
 use crate::domain::{InstanceId, LogId, Seq};
 
 /// The payload of a NOTIFY that says that webhooks have changed.
@@ -65,38 +64,9 @@ async fn asked<T>(limit: Duration, call: impl Future<Output = Result<T, sqlx::Er
     Ok(limited(limit, async { Ok(call.await) }).await??)
 }
 
-/// The calls of the webhooks of one instance. They have connections of their own, so they take none from users.
-#[derive(Debug)]
-pub struct WebhookCalls {
-    reader: Reader,
-    /// One for each connection. The calls take turns in the order of their arrival.
-    turns: Semaphore,
-}
-
-impl WebhookCalls {
-    pub fn new(reader: Reader) -> Self {
-        let turns = Semaphore::new(reader.primary().max_connections() as usize);
-        Self { reader, turns }
-    }
-
-    /// Runs a call with a connection of the pool. A refusal leaves the connection as it was.
-    ///
-    /// # Errors
-    /// Those of the call, and when the database cannot be reached.
-    pub async fn run<T>(&self, call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, WebhookError>) -> Result<T, WebhookError> {
-        // The semaphore is never closed, so there is always a permit some time.
-        let _turn = self.turns.acquire().await.ok();
-        let mut checkout = self.reader.checkout().await?;
-        let outcome = call(checkout.connection()).await;
-        if !matches!(outcome, Err(WebhookError::Store(_))) {
-            checkout.done();
-        }
-        outcome
-    }
-
-    /// Closes the connections. Calls that still run finish first.
-    pub async fn close(&self) {
-        self.reader.close().await;
+impl RefusableCall for WebhookError {
+    fn is_of_store(&self) -> bool {
+        matches!(self, Self::Store(_))
     }
 }
 

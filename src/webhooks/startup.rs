@@ -11,7 +11,7 @@ use super::worker::{ATTEMPTS_OF_ALL, WorkerContext};
 use crate::delivery::Registry;
 use crate::domain::InstanceId;
 use crate::store::Database;
-use crate::store::webhooks::WebhookCalls;
+use crate::store::turn_pool::TurnPool;
 use crate::tasks::{Stop, TaskName, Tasks};
 
 /// Database connections of the workers.
@@ -32,7 +32,7 @@ pub struct WebhookSetup {
 pub fn start(setup: WebhookSetup, tasks: &Tasks, stop: Stop) {
     let WebhookSetup { database, instance, registry, keys, rules, changed } = setup;
     let shared = Arc::new(WorkerContext {
-        calls: WebhookCalls::new(database.reader("webhooks", CONNECTIONS)),
+        calls: TurnPool::new(database.reader("webhooks", CONNECTIONS)),
         registry,
         attempts: Semaphore::new(ATTEMPTS_OF_ALL),
     });

@@ -18,7 +18,8 @@ use crate::delivery::Registry;
 use crate::domain::{LogId, Seq, retry_wait};
 use crate::metrics::WEBHOOK_POSTS;
 use crate::outgoing::{ClockReading, LeaseTrust};
-use crate::store::webhooks::{self, DuePost, NextPosts, PostResult, WebhookCalls, WebhookError, WebhookTerm};
+use crate::store::turn_pool::TurnPool;
+use crate::store::webhooks::{self, DuePost, NextPosts, PostResult, WebhookError, WebhookTerm};
 
 /// Attempts of one webhook that run at the same time. After a failure it is one, until an attempt succeeds.
 pub const ATTEMPTS_AT_ONCE: usize = 8;
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// What the workers of an instance share.
 pub struct WorkerContext {
-    pub calls: WebhookCalls,
+    pub calls: TurnPool,
     pub registry: Arc<Registry>,
     /// Permits for [`ATTEMPTS_OF_ALL`].
     pub attempts: Semaphore,
