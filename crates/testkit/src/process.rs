@@ -9,6 +9,14 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+/// A shell script that runs a PostgreSQL server and ends it at once when the script's input is closed: when the process
+/// that started it is gone, for whatever reason.
+pub const WATCHED: &str = r#"exec 3<&0
+"$@" 3<&- & server=$!
+(cat; kill -QUIT $server) <&3 >/dev/null 2>&1 & watcher=$!
+wait $server
+kill $watcher"#;
+
 /// Why a process did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFailure {

@@ -26,13 +26,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest time for one of PostgreSQL's programs.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends the server at once when the run's process is gone, for whatever reason.
-const WATCHED: &str = r#"exec 3<&0
-"$@" 3<&- & server=$!
-(cat; kill -QUIT $server) <&3 >/dev/null 2>&1 & watcher=$!
-wait $server
-kill $watcher"#;
-
 /// The programs of PostgreSQL, and the user who may run them.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -122,7 +115,7 @@ impl PlainServer {
     fn spawn(&self) -> Result<Child, RunError> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new("sh");
-        command.args(["-c", WATCHED, "sh"]).args(self.programs.words("postgres")).arg("-D").arg(&self.data);
+        command.args(["-c", process::WATCHED, "sh"]).args(self.programs.words("postgres")).arg("-D").arg(&self.data);
         command
             .args(["-c", "listen_addresses=", "-c", "port=5432", "-c"])
             .arg(format!("unix_socket_directories={}", self.sockets.display()));
@@ -149,7 +142,7 @@ impl PlainServer {
         }
     }
 
-    /// Shuts it down. A server that does not run is no error.
+    /// Shuts it down. Does nothing if it does not run.
     pub async fn stop(&self) -> Result<(), RunError> {
         let Some(mut child) = self.process.lock().await.take() else { return Ok(()) };
         if child.try_wait()?.is_none() {

@@ -89,9 +89,9 @@ impl Postgres {
 
     /// Kills the primary for good, and makes the standby the primary.
     ///
-    /// For as long as `pause` the standby receives nothing, so what is committed then is lost. Afterwards the hubs meet
-    /// a server that takes no writes, for as long again. Returns what proves it. There is no standby until
-    /// [`Postgres::begin_standby`].
+    /// For the time of `pause` the standby receives nothing, so commits of that time are lost. Then the hubs reach a
+    /// server that takes no writes, for the same time. Returns the proof. There is no standby until
+    /// [`Postgres::begin_standby`] makes one.
     pub async fn fail_over(&self, pause: Duration) -> Result<Option<String>, RunError> {
         if !self.is_followed().await? {
             return Ok(None);

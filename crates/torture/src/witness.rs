@@ -33,15 +33,11 @@ CREATE TRIGGER torture_note_place AFTER INSERT OR UPDATE OF acked_seq ON recado.
 ";
 
 /// The mutant whose appends rest on an advisory lock, as they did before version 11 of the schema.
-const APPENDS_BY_ADVISORY_LOCK: &str = "
-DO $$
-DECLARE source text := pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = 'append'));
-        mark text := 'LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;';
-BEGIN
-    IF position(mark IN source) = 0 THEN RAISE EXCEPTION 'recado.append has changed, and the mutant has not'; END IF;
-    EXECUTE replace(source, mark, 'PERFORM pg_advisory_xact_lock(''recado.log''::regclass::integer, 1);');
-END $$;
-";
+const APPENDS_BY_ADVISORY_LOCK: ChangedFunction = ChangedFunction {
+    name: "append",
+    mark: "LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;",
+    instead: "PERFORM pg_advisory_xact_lock('recado.log'::regclass::integer, 1);",
+};
 
 /// The mutant that takes numbers before it knows whether it needs them, like a PostgreSQL sequence.
 const NUMBERS_FROM_A_SEQUENCE: &str = "
@@ -58,26 +54,32 @@ END $$;
 ";
 
 /// The mutant that counts each post of a webhook as accepted, whatever the receiver answers.
-const POSTS_ACCEPTED: &str = "
-DO $$
-DECLARE source text := pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = 'settle_webhook_posts'));
-        mark text := 'p.seq = r.seq AND r.is_done';
-BEGIN
-    IF position(mark IN source) = 0 THEN RAISE EXCEPTION 'recado.settle_webhook_posts has changed, and the mutant has not'; END IF;
-    EXECUTE replace(source, mark, 'p.seq = r.seq');
-END $$;
-";
+const POSTS_ACCEPTED: ChangedFunction =
+    ChangedFunction { name: "settle_webhook_posts", mark: "p.seq = r.seq AND r.is_done", instead: "p.seq = r.seq" };
 
 /// The mutant whose consumers acknowledge under any term.
-const STALE_CONSUMERS: &str = "
-DO $$
-DECLARE source text := pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = 'hold_consumer'));
-        mark text := 'c.owner IS NULL OR c.term IS DISTINCT FROM p_term';
-BEGIN
-    IF position(mark IN source) = 0 THEN RAISE EXCEPTION 'recado.hold_consumer has changed, and the mutant has not'; END IF;
-    EXECUTE replace(source, mark, 'false');
-END $$;
-";
+const STALE_CONSUMERS: ChangedFunction =
+    ChangedFunction { name: "hold_consumer", mark: "c.owner IS NULL OR c.term IS DISTINCT FROM p_term", instead: "false" };
+
+/// A function of the schema with another text in it.
+struct ChangedFunction {
+    name: &'static str,
+    mark: &'static str,
+    instead: &'static str,
+}
+
+impl ChangedFunction {
+    async fn put(&self, url: &str) -> Result<(), RunError> {
+        let mut connection = PgConnection::connect(url).await?;
+        let sql = "SELECT pg_get_functiondef((SELECT oid FROM pg_proc WHERE pronamespace = 'recado'::regnamespace AND proname = $1))";
+        let source: String = sqlx::query_scalar(sql).bind(self.name).fetch_one(&mut connection).await?;
+        if !source.contains(self.mark) {
+            return Err(format!("recado.{} has changed, and the mutant has not", self.name).into());
+        }
+        sqlx::raw_sql(AssertSqlSafe(source.replace(self.mark, self.instead))).execute(&mut connection).await?;
+        Ok(())
+    }
+}
 
 pub fn user_of(url: &str) -> Result<String, RunError> {
     Ok(PgConnectOptions::from_str(url)?.get_username().to_owned())
@@ -89,10 +91,10 @@ pub async fn prepare(url: &str, mutant: Option<&str>) -> Result<(), RunError> {
     run(url, erasing::AUDIT).await?;
     match mutant {
         Some("sequence") => run(url, NUMBERS_FROM_A_SEQUENCE).await,
-        Some("advisory-locks") => run(url, APPENDS_BY_ADVISORY_LOCK).await,
+        Some("advisory-locks") => APPENDS_BY_ADVISORY_LOCK.put(url).await,
         Some("erase-nothing") => run(url, erasing::ERASE_NOTHING).await,
-        Some("webhook-accepts") => run(url, POSTS_ACCEPTED).await,
-        Some("stale-consumers") => run(url, STALE_CONSUMERS).await,
+        Some("webhook-accepts") => POSTS_ACCEPTED.put(url).await,
+        Some("stale-consumers") => STALE_CONSUMERS.put(url).await,
         Some("no-fence") => run(url, upstream::NO_FENCE).await,
         _ => Ok(()),
     }

@@ -7,19 +7,13 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use recado_testkit::process;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
 use super::disk::Disk;
 use super::host::said;
 use super::{PATIENCE, eventually};
-
-/// Ends the server at once when the test's process is gone, for whatever reason.
-const WATCHED: &str = r#"exec 3<&0
-"$@" 3<&- & server=$!
-(cat; kill -QUIT $server) <&3 >/dev/null 2>&1 & watcher=$!
-wait $server
-kill $watcher"#;
 
 /// The part of a server that is on a test's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +121,7 @@ impl TestCluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let server = self.command("postgres");
         let mut watched = Command::new("sh");
-        watched.args(["-c", WATCHED, "sh"]).arg(server.get_program()).args(server.get_args());
+        watched.args(["-c", process::WATCHED, "sh"]).arg(server.get_program()).args(server.get_args());
         watched.arg("-D").arg(&self.data).args(["-c", "listen_addresses=", "-c"]);
         watched.arg(format!("unix_socket_directories={}", self.folder.path().display()));
         watched.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
