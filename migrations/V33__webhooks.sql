@@ -56,7 +56,7 @@ CREATE TABLE recado.webhook_post (
     PRIMARY KEY (webhook, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE recado.webhook_post IS 'Posts of webhooks that wait for an attempt, or were given up. Changed by functions of this schema alone.';
--- Serves "which posts are due", and counts what waits.
+-- Finds the posts that are due, and counts those that wait.
 CREATE INDEX webhook_post_due ON recado.webhook_post (webhook, due_at, seq) WHERE NOT is_dead;
 -- Serves the list and the count of dead letters.
 CREATE INDEX webhook_post_dead ON recado.webhook_post (webhook, seq) WHERE is_dead;
@@ -330,7 +330,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    -- Numbers of one look, and looks of one call: what is of no interest does not hold the row's lock for long.
+    -- Numbers of one look, and looks of one call. They limit how long rows of no interest hold the row's lock.
     looks_at   constant integer := 2000;
     looks_max  constant integer := 10;
     -- Posts that wait. While the address accepts nothing, the position stays, and the log is the queue.

@@ -105,7 +105,8 @@ pub async fn run(config: Config, ready: Ready) -> Result<(), CliFailure> {
     if let Some(why) = stays_root {
         tracing::warn!(why, "the hub runs with root's rights");
     }
-    // A hub with an internal listener is no first try, and lines of text do not belong into a log of JSON.
+    // The commands are for a first try. A hub with an internal listener is in production, and a log of JSON has no
+    // plain lines.
     let hints = (config.internal_bind.is_none() && config.log_format == LogFormat::Text).then(|| Hints::of(&config));
     // Only for a person who started the hub in a terminal: stderr may be a log, and a log must not hold a token.
     let link_secret = output::is_terminal().then(|| kept.current_secret().clone());

@@ -41,7 +41,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Why there is no connection. Nothing was sent.
+/// A failed attempt to connect. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectError {
     /// The rules do not allow it.

@@ -28,7 +28,7 @@ impl DialTarget {
     /// Checks the text of a URL.
     ///
     /// # Errors
-    /// Says what is forbidden about the URL, without its path and query.
+    /// When the URL breaks a rule. The message names the rule, and never the path or the query.
     pub fn parse(text: &str, rule: SchemeRule<'_>) -> Result<Self, String> {
         let SchemeRule { safe, open, open_refusal } = rule;
         // Characters that a lenient parser would repair are refused, so that every parser sees the same host.

@@ -49,7 +49,7 @@ impl Hosts {
     /// Checks the text of a URL that is to be dialled.
     ///
     /// # Errors
-    /// Says what is forbidden about the URL, without its path and query.
+    /// When the URL breaks a rule. The message names the rule, and never the path or the query.
     pub fn check(&self, text: &str, scheme: Scheme) -> Result<DialTarget, String> {
         let (safe, open) = scheme.names();
         let refusal = "is allowed only with insecure = true, for a provider on this machine";

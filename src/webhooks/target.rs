@@ -20,7 +20,7 @@ impl TargetRules {
     /// Checks the text of a URL. Without TLS it is allowed only if networks are, and then only to their addresses.
     ///
     /// # Errors
-    /// Says what is forbidden about the URL, without its path and query.
+    /// When the URL breaks a rule. The message names the rule, and never the path or the query.
     pub fn parse(&self, url: &str) -> Result<DialTarget, String> {
         let refusal = "is allowed only to addresses of RECADO_WEBHOOK_NETWORKS; use https://";
         DialTarget::parse(url, SchemeRule { safe: "https", open: "http", open_refusal: self.networks.is_empty().then_some(refusal) })

@@ -274,7 +274,7 @@ const NO_SETTINGS: [&str; 3] = [
     "RECADO_PORT",      // Kubernetes sets it for a service named recado
 ];
 
-/// What went wrong: the runbook named `RECADO_RETENTION`, which is no setting.
+/// What went wrong: the runbook named `RECADO_RETENTION`. No setting has this name.
 #[test]
 fn every_setting_that_a_page_or_a_deployment_file_names_exists() {
     let settings = read(&root().join("docs/reference/settings.md"));

@@ -88,7 +88,7 @@ async fn internal_addresses_are_not_dialled_under_any_name() {
     assert!(inside.accept().now_or_never().is_none(), "nothing was dialled");
 }
 
-/// Rebinding: the name is resolved once, and what was checked is what is dialled.
+/// DNS rebinding: the hub resolves the name once, and dials the address that it has checked.
 #[tokio::test]
 async fn a_name_is_resolved_once_and_the_checked_address_is_dialled() {
     let (receiver, internal) = (Receiver::start().await, TcpListener::bind("127.0.0.2:0").await.unwrap());
