@@ -1,4 +1,4 @@
-//! Lends the connections of a pool in turns, to calls that must take none from users.
+//! Lends connections of a pool in turns, to calls that must take none from users.
 
 use sqlx::PgConnection;
 use tokio::sync::Semaphore;
