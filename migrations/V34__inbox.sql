@@ -314,18 +314,18 @@ DECLARE
     topics text[];
     lows   bigint[];
     highs  bigint[];
-    -- Without a mark an item is on the page if it lies in (low, high].
-    low    bigint;
-    high   bigint := p_before - 1;
+    -- Without a mark an item is on the page if it lies in (above, upto].
+    above  bigint;
+    upto   bigint := p_before - 1;
 BEGIN
     SELECT m.floor_seq INTO floor FROM recado.meta m;
     SELECT p_user, coalesce(i.seen_seq, 0), coalesce(i.read_seq, 0), coalesce(i.archived_seq, 0), coalesce(i.muted, '{}')
       INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = p_user;
     SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
       FROM recado.inbox_reach(p_user, p_accounts, p_members) r;
-    low := CASE p_filter WHEN 'unread' THEN greatest(state.read_seq, state.archived_seq) WHEN 'all' THEN state.archived_seq ELSE 0 END;
+    above := CASE p_filter WHEN 'unread' THEN greatest(state.read_seq, state.archived_seq) WHEN 'all' THEN state.archived_seq ELSE 0 END;
     IF p_filter = 'archived' THEN
-        high := least(high, state.archived_seq);
+        upto := least(upto, state.archived_seq);
     END IF;
     RETURN QUERY
         SELECT p.seq, coalesce(e.is_read, p.seq <= state.read_seq), coalesce(e.is_archived, p.seq <= state.archived_seq),
@@ -336,7 +336,7 @@ BEGIN
                         (SELECT a.seq, a.type
                            FROM recado.log a
                           WHERE a.topic = t.topic AND a.topic <> 'l' AND a.inbox AND a.replay AND a.expires_at IS NULL
-                            AND a.seq > low AND a.seq <= high AND a.seq > t.low AND a.seq <= t.high
+                            AND a.seq > above AND a.seq <= upto AND a.seq > t.low AND a.seq <= t.high
                             AND NOT (p_filter = 'unread' AND recado.is_muted(a.type, state.muted))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = a.seq)
                           ORDER BY a.seq DESC
@@ -346,7 +346,7 @@ BEGIN
                            FROM recado.log_member b
                           CROSS JOIN LATERAL (SELECT c.type FROM recado.log c WHERE c.seq = b.seq AND c.inbox AND c.replay AND c.expires_at IS NULL LIMIT 1) l
                           WHERE b.topic = t.topic AND starts_with(t.topic, 'u/')
-                            AND b.seq > low AND b.seq <= high AND b.seq > t.low AND b.seq <= t.high
+                            AND b.seq > above AND b.seq <= upto AND b.seq > t.low AND b.seq <= t.high
                             AND NOT (p_filter = 'unread' AND recado.is_muted(l.type, state.muted))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = b.seq)
                           ORDER BY b.seq DESC
