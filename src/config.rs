@@ -18,8 +18,10 @@ pub use console::{ConsoleSettings, SwitchedOn};
 use effective::without_credentials;
 pub use effective::{EffectiveSetting, SettingSource};
 pub use reading::{FOREVER, parse_bytes, parse_duration, parse_idle, parse_key};
-use reading::{Reading, as_text, parse_facts, parse_networks, service_links, unknown_names};
+use reading::{Reading, as_text, parse_facts, parse_networks, parse_types, service_links, unknown_names};
 pub use traces::TraceSettings;
+
+use crate::domain::MutePattern;
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -194,6 +196,12 @@ pub const TABLE: &[Setting] = &[
         "Where a user's accounts come from. token: the account claims of the token. table: the members that services add \
          (recado.add_member, PUT /api/internal/accounts/…); account claims are ignored. both: the accounts of either. Set \
          the same on every hub.",
+    ),
+    row(
+        "RECADO_REQUIRED_TYPES",
+        "",
+        "Types of notifications that users cannot mute, separated by commas, such as security_*,terms_changed. Set the same on \
+         every hub. Absent: none.",
     ),
     row("WS_HEARTBEAT_INTERVAL", "30s", "Time between two heartbeats. 1s to 1h."),
     row("WS_MAX_CONNECTIONS", "", "Most clients of one instance. Absent: by the limit of open files."),
@@ -464,6 +472,8 @@ pub struct Config {
     pub jwks_max_stale: Duration,
     pub identity_file: Option<PathBuf>,
     pub accounts: AccountSource,
+    /// Types that users cannot mute.
+    pub required_types: Vec<MutePattern>,
     pub heartbeat: Duration,
     pub max_connections: Option<usize>,
     pub max_connections_per_user: usize,
@@ -567,6 +577,9 @@ impl Config {
             .choice("RECADO_ACCOUNTS", &[("token", AccountSource::Token), ("table", AccountSource::Table), ("both", AccountSource::Both)]);
         let mut config = Self {
             accounts,
+            required_types: read
+                .optional("RECADO_REQUIRED_TYPES", "types such as security_*,terms_changed, separated by commas", parse_types)
+                .unwrap_or_default(),
             database_url: read.text("DATABASE_URL"),
             listen_database_url: read.text("RECADO_LISTEN_DATABASE_URL"),
             database_url_file: values.get("DATABASE_URL_FILE").map(PathBuf::from),

@@ -14,8 +14,9 @@ pub(super) const CONSUMER_CONNECTIONS: u32 = 4;
 
 /// Connections of every hub, besides `RECADO_READ_CONNECTIONS`: the name in `pg_stat_activity` after `recado `, and the
 /// most that a hub opens.
-const OF_EVERY_HUB: [(&str, u32); 15] = [
+const OF_EVERY_HUB: [(&str, u32); 16] = [
     ("appender", 1),
+    ("inbox writer", 1),
     ("tailer", 1),
     ("outbox relay", 1),
     ("ack flusher", 1),

@@ -38,6 +38,7 @@ use crate::identity::sign_in_link::SignInLinks;
 use crate::identity::{Identity, OwnSecrets, TokenMinter};
 use crate::log::appender::{Appender, Committed};
 use crate::log::commit_turns::CommitTurn;
+use crate::log::inbox_writer::InboxWriter;
 use crate::log::maintenance::{self, Heartbeat};
 use crate::log::outbox_relay::OutboxRelay;
 use crate::log::retention::{self, RetentionPolicy};
@@ -185,7 +186,7 @@ impl<'a> HubBuilder<'a> {
         let seen = Arc::new(LogWatermark::new(registry.position().log_id));
         let (others, turn) = CommitTurn::of(instance);
         let here = AppContext { instance, registry: &registry, seen: &seen, seal: &seal };
-        let HubParts { hub, pulse, looker, committed, appender, entry_writer } =
+        let HubParts { hub, pulse, looker, committed, appender, inbox_writer, entry_writer } =
             hub(config, &identity, &database, &here, turn, commands, tasks.clone());
         let webhooks_changed = Arc::new(Notify::new());
         let webhooks = webhook_setup(config, database.clone(), &here, webhook_keys, Arc::clone(&webhooks_changed));
@@ -211,7 +212,8 @@ impl<'a> HubBuilder<'a> {
         let source = TailSource { database: database.clone(), instance, access: Arc::clone(&access_sign), seal };
         let tailer = Tailer::new(source, Arc::clone(&registry), Arc::clone(&seen), pulse, config.poll_interval);
         let ack_flusher = AckFlusher::new(database.clone(), instance, &hub.delivery);
-        tasks.essential(TaskName::Appender, appender.run(stop_appending));
+        tasks.essential(TaskName::Appender, appender.run(stop_appending.clone()));
+        tasks.essential(TaskName::InboxWriter, inbox_writer.run(stop_appending));
         tasks.essential(TaskName::Entries, entry_writer.run(stop_following.clone()));
         tasks.essential(TaskName::Tailer, tailer.run(committed, hints, stop_following.clone()));
         for writer in fan_out_writers {
@@ -320,7 +322,7 @@ impl Hub {
         running.extend(
             tasks
                 .join_named(
-                    &[TaskName::Appender, TaskName::ProviderSupervisor, TaskName::WebhookSupervisor],
+                    &[TaskName::Appender, TaskName::InboxWriter, TaskName::ProviderSupervisor, TaskName::WebhookSupervisor],
                     end.saturating_duration_since(tokio::time::Instant::now()),
                 )
                 .await,
@@ -356,6 +358,7 @@ struct HubParts {
     looker: KeyLooker,
     committed: mpsc::Receiver<Committed>,
     appender: Appender,
+    inbox_writer: InboxWriter,
     entry_writer: EntryWriter,
 }
 
@@ -384,6 +387,7 @@ fn hub(
         .with_standbys(database.standbys(config.read_connections));
     let (committed_in, committed) = mpsc::channel(COMMITTED_BATCHES);
     let (handle, appender) = Appender::new(database.clone(), instance, (Arc::clone(seen), Arc::clone(seal)), committed_in, turn);
+    let (inboxes, inbox_writer) = InboxWriter::new(database.clone(), instance, Arc::clone(seen), config.accounts.reads_table());
     let (entries, entry_writer) = EntryWriter::new(database.clone(), config.max_devices_per_user);
     let pulse = Arc::new(Pulse::default());
     let health =
@@ -423,6 +427,8 @@ fn hub(
         device_lists: StreamPlaces::new("wait for a list of all devices", DEVICE_LISTS_MAX, DEVICE_LISTS_OF_ONE),
         log_followers: StreamPlaces::new("follow the log", FOLLOWERS_MAX, FOLLOWERS_OF_ONE),
         live_readers: StreamPlaces::new("read the samples of the instances", LIVE_MAX, LIVE_OF_ONE),
+        inboxes,
+        required_types: config.required_types.clone(),
         consumer_calls: TurnPool::new(database.reader("consumers", CONSUMER_CONNECTIONS)),
         consumer_fetches: StreamPlaces::new("fetch for consumers", FETCHES_MAX, FETCHES_OF_ONE),
         retention: policy(config),
@@ -431,7 +437,7 @@ fn hub(
         max_connections: ConnectionRoom::of(config).clients,
         tasks,
     };
-    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender, entry_writer }
+    HubParts { hub: Arc::new(hub), pulse, looker, committed, appender, inbox_writer, entry_writer }
 }
 
 const fn served(switched: SwitchedOn) -> Served {

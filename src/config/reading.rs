@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::origins::normalised;
 use super::{ConfigError, TABLE, Values};
+use crate::domain::MutePattern;
 use crate::{secrets, spelling};
 
 /// Settings without a default that name a file or a folder: an empty value would silently mean something else.
@@ -285,6 +286,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "d" => number.checked_mul(86_400).map(Duration::from_secs),
         _ => None,
     }
+}
+
+/// Reads a list of types, each exact or with a `*` at its end.
+pub(super) fn parse_types(text: &str) -> Option<Vec<MutePattern>> {
+    text.split(',').map(|one| MutePattern::parse(one.trim())).collect()
 }
 
 /// Addresses and networks, each as an address and the length of its prefix.

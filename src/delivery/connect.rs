@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use self::siblings::{Begun, Siblings};
+use super::inbox_counter::InboxCounter;
 use super::registry::{Connection, Full, Position, Registration};
 use super::shared_handles::Delivery;
 use super::stream_state::StreamState;
@@ -15,7 +16,7 @@ use super::subscription::Subscription;
 use crate::domain::{ClientId, LogId, MemberInterval, NotificationId, Principal, Seq, StartTime, TokenOrigin};
 use crate::metrics;
 use crate::store::acked_positions::KnownDevice;
-use crate::store::{StoreError, members, read};
+use crate::store::{StoreError, inbox, members, read};
 use crate::wire::server_frame::ResumeOutcome;
 use crate::wire::type_filter::TypeFilter;
 
@@ -55,6 +56,8 @@ pub struct ConnectRequest {
     pub last_id: Option<NotificationId>,
     /// The types that the client asked for; `None` for all.
     pub types: Option<TypeFilter>,
+    /// Whether the client asked for its inbox.
+    pub has_inbox: bool,
     /// The stream belongs to the device. A program that only reads by sequence number does not move the device's
     /// position.
     pub is_of_device: bool,
@@ -141,6 +144,7 @@ impl Delivery {
         let mut connection = Connection::new(request.who.clone(), request.client.clone(), request.transport);
         connection.set_origin(request.origin);
         connection.types.clone_from(&request.types);
+        connection.has_inbox = request.has_inbox;
         // A client that wants live rows only has no position that could be lost.
         connection.is_kept = request.is_of_device && request.since != ResumeFrom::Live;
         if self.reader.reads_members() {
@@ -156,6 +160,8 @@ impl Delivery {
         let stored = timeout(STORE_LIMIT, self.store(&mut request, &registration, position)).await;
         let (begun, position) = stored.map_err(|_| StoreError::TimedOut(STORE_LIMIT))??;
         let StreamStart { resume, at: position, siblings } = self.resume(&request, &registration, position, begun).await?;
+        // After the connection has joined: what follows these counts in the log enters the send queue.
+        let inbox = if request.has_inbox { Some(self.inbox_counter(registration.connection()).await?) } else { None };
         entered.begun();
         registration.connection().begin(position.log_id, resume.from(), resume.confirmed());
         metrics::CONNECTED.one(request.transport);
@@ -167,8 +173,14 @@ impl Delivery {
         }
         let stream_state = StreamState::new(resume.from(), position.dispatched);
         let subscription =
-            Subscription::new(self.clone(), self.reader.clone(), registration, stream_state, position.log_id, siblings.is_shared);
+            Subscription::new(self.clone(), self.reader.clone(), registration, stream_state, position.log_id, siblings.is_shared, inbox);
         Ok(Admitted { subscription, resume, position })
+    }
+
+    async fn inbox_counter(&self, connection: &Connection) -> Result<Box<InboxCounter>, StoreError> {
+        let recounts = self.registry.recounts();
+        let state = inbox::open(&self.reader, &connection.who).await?;
+        Ok(Box::new(InboxCounter::new(self.reader.clone(), connection.who.clone(), state, recounts, Arc::clone(&self.inbox_counts))))
     }
 
     /// Asks the database for all that it knows of a client. Returns the stored connection, if it is stored, and the

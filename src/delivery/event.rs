@@ -3,9 +3,10 @@
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use crate::domain::{Audience, MemberChange, Notification, NotificationId, Seq};
+use crate::domain::{Audience, MemberChange, Notification, NotificationId, Recount, Seq};
 use crate::metrics;
-use crate::wire::{member, server_frame};
+use crate::wire::server_frame::{self, InboxMarks};
+use crate::wire::{inbox, member};
 
 /// A notification that is dispatched.
 #[derive(Debug)]
@@ -16,12 +17,15 @@ pub struct SharedNotification {
     tail: OnceLock<String>,
     /// Set for a membership change: no connection receives it, and the registry applies it.
     change: Option<MemberChange>,
+    /// Set for a row that says that items are gone: no connection receives it, and the registry notes it.
+    recount: Option<Recount>,
 }
 
 impl SharedNotification {
     pub fn of(notification: Notification) -> Arc<Self> {
         let change = if notification.is_member_change() { change_of(&notification) } else { None };
-        Arc::new(Self { notification, tail: OnceLock::new(), change })
+        let recount = if notification.is_recount() { recount_of(&notification) } else { None };
+        Arc::new(Self { notification, tail: OnceLock::new(), change, recount })
     }
 
     /// An empty notification, for tests.
@@ -29,7 +33,7 @@ impl SharedNotification {
     pub fn empty(seq: Seq, audience: crate::domain::Audience) -> Arc<Self> {
         let (kind, title, message) = ("t".to_owned(), String::new(), String::new());
         let (id, created_at, data) = (crate::domain::NotificationId::new(), chrono::Utc::now(), None);
-        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience, trace: None, posted: None })
+        Self::of(Notification { seq, id, created_at, kind, title, message, data, audience, is_item: false, trace: None, posted: None })
     }
 
     /// A membership change, for tests.
@@ -46,6 +50,7 @@ impl SharedNotification {
             message,
             data,
             audience,
+            is_item: false,
             trace: None,
             posted: None,
         })
@@ -64,6 +69,7 @@ impl SharedNotification {
             message,
             data: None,
             audience,
+            is_item: false,
             trace: None,
             posted: None,
         })
@@ -72,6 +78,11 @@ impl SharedNotification {
     /// The membership change that the row makes.
     pub(super) fn member_change(&self) -> Option<&MemberChange> {
         self.change.as_ref()
+    }
+
+    /// What the row says of items that are gone.
+    pub(super) fn recount(&self) -> Option<Recount> {
+        self.recount
     }
 
     /// Its memory cost in bytes: its texts, counted once as they are and once in the frame.
@@ -87,10 +98,10 @@ impl SharedNotification {
         }
     }
 
-    /// The frame for one client.
-    pub fn frame(&self, prev: Seq, replayed: bool) -> String {
+    /// The frame for one client. `inbox`: what it tells a client with an inbox.
+    pub fn frame(&self, prev: Seq, replayed: bool, inbox: InboxMarks) -> String {
         let tail = self.tail.get_or_init(|| server_frame::notification_tail(&self.notification));
-        server_frame::notification_frame(self.seq, prev, replayed, tail)
+        server_frame::notification_frame(self.seq, prev, replayed, inbox, tail)
     }
 }
 
@@ -102,6 +113,15 @@ fn change_of(notification: &Notification) -> Option<MemberChange> {
         tracing::error!(seq = notification.seq.get(), "unreadable membership change in the log; passed over");
     }
     change
+}
+
+fn recount_of(notification: &Notification) -> Option<Recount> {
+    let recount = notification.data.as_deref().and_then(|data| inbox::parse_recount(notification.seq, data));
+    if recount.is_none() {
+        metrics::UNREADABLE.one();
+        tracing::error!(seq = notification.seq.get(), "unreadable recount in the log; passed over");
+    }
+    recount
 }
 
 impl Deref for SharedNotification {

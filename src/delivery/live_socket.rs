@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::SharedNotification;
 use crate::domain::Seq;
+use crate::wire::server_frame::InboxMarks;
 use crate::wire::websocket_frame;
 
 /// Writes whole frames without waiting.
@@ -37,7 +38,7 @@ impl FrameBuffer {
     pub(super) fn encode(&mut self, event: &Arc<SharedNotification>, prev: Seq) -> &[u8] {
         let is_held = self.held.as_ref().is_some_and(|(held, after)| Arc::ptr_eq(held, event) && *after == prev);
         if !is_held {
-            websocket_frame::text(&mut self.bytes, &event.frame(prev, false));
+            websocket_frame::text(&mut self.bytes, &event.frame(prev, false, InboxMarks::default()));
             self.held = Some((Arc::clone(event), prev));
         }
         &self.bytes

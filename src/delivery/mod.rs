@@ -30,6 +30,7 @@ pub mod connect;
 pub mod connection_entries;
 pub mod control_queue;
 pub mod event;
+mod inbox_counter;
 pub mod live_socket;
 pub mod pending_acks;
 pub mod pending_facts;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use self::connection::Connection;
 use self::dispatch::{DispatchProgress, DispatchRound};
@@ -22,7 +22,7 @@ use self::fan_out::FanOut;
 use super::event::SharedNotification;
 use super::recent_posts::RecentPosts;
 use super::send_queue::CloseOrder;
-use crate::domain::{AccountId, ClientId, KeyTag, LogId, MemberInterval, Seq, UserId};
+use crate::domain::{AccountId, ClientId, KeyTag, LogId, MemberInterval, RecountMark, Seq, UserId};
 use crate::metrics;
 use crate::wire::close::CloseCode;
 
@@ -77,6 +77,8 @@ pub struct Registry {
     advanced: Notify,
     /// The posts to this hub that were dispatched last.
     pub(super) recent_posts: RecentPosts,
+    /// What connections with an inbox must count anew.
+    recounts: watch::Sender<RecountMark>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,7 @@ impl Registry {
             to_many: Notify::new(),
             advanced: Notify::new(),
             recent_posts: RecentPosts::default(),
+            recounts: watch::Sender::default(),
         })
     }
 
@@ -281,6 +284,10 @@ impl Registry {
                 inside.change_members(change);
             }
         }
+        // Before the rows that follow: their counts must not build on counts that are too high.
+        for recount in events.iter().filter_map(|event| event.recount()) {
+            self.recounts.send_modify(|mark| mark.add(recount));
+        }
         self.recent_posts.add(events.iter().filter_map(|event| Some((event.seq, event.posted?, event.trace))));
         let mut round = DispatchRound { events, at: 0, place: DispatchProgress::default() };
         while !self.turn(&mut round, TURN) {
@@ -290,6 +297,11 @@ impl Registry {
         if to_many {
             self.to_many.notify_one();
         }
+    }
+
+    /// What connections with an inbox must count anew.
+    pub(super) fn recounts(&self) -> watch::Receiver<RecountMark> {
+        self.recounts.subscribe()
     }
 
     /// Waits until everything up to `seq` is dispatched. Safe to drop.

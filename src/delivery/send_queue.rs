@@ -182,6 +182,11 @@ impl SendQueue {
         false
     }
 
+    /// The row that [`SendQueue::pop`] would take.
+    pub(super) fn front(&self) -> Option<Arc<SharedNotification>> {
+        self.state().events.front().cloned()
+    }
+
     pub fn pop(&self) -> Option<Arc<SharedNotification>> {
         self.state().pop()
     }

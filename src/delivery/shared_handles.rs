@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::arrived_connections::ArrivedConnections;
 use super::connection_entries::EntryHandle;
+use super::inbox_counter::UNASKED_COUNTS;
 use super::pending_acks::PendingAcks;
 use super::pending_facts::PendingFacts;
 use super::pending_sessions::PendingSessions;
@@ -32,6 +35,8 @@ pub struct Delivery {
     pub(super) resume_window: Duration,
     /// Whether the accounts of a token count.
     pub(super) reads_token_accounts: bool,
+    /// Turns for counts of inboxes that no row asked for.
+    pub(super) inbox_counts: Arc<Semaphore>,
 }
 
 impl Delivery {
@@ -50,6 +55,7 @@ impl Delivery {
             instance,
             resume_window,
             reads_token_accounts: true,
+            inbox_counts: Arc::new(Semaphore::new(UNASKED_COUNTS)),
         }
     }
 

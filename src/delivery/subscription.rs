@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::event::SharedNotification;
+use super::inbox_counter::InboxCounter;
 use super::live_socket::LiveSocket;
 use super::recent_posts::AckedPost;
 use super::registry::{Connection, Registration};
@@ -18,13 +19,13 @@ use super::send_queue::direct::WrittenPast;
 use super::shared_handles::Delivery;
 use super::stream_state::{StreamState, StreamStep};
 use crate::backoff::Backoff;
-use crate::domain::{LogId, Principal, Seq};
+use crate::domain::{InboxCounts, LogId, Principal, Seq};
 use crate::metrics;
 use crate::store::read::{self, PrincipalPage};
 use crate::store::{Reader, StoreError};
 use crate::telemetry::spans;
 use crate::wire::close::CloseCode;
-use crate::wire::server_frame::ServerFrame;
+use crate::wire::server_frame::{InboxMarks, ServerFrame};
 
 /// How often reading a page is tried before the client is asked to reconnect.
 const PAGE_TRIES: u32 = 4;
@@ -73,6 +74,8 @@ pub struct Subscription {
     announcement: Option<(Seq, u64)>,
     end: &'static str,
     is_shared: bool,
+    /// Set for a client with an inbox.
+    inbox: Option<Box<InboxCounter>>,
 }
 
 /// A page that is being delivered.
@@ -89,14 +92,24 @@ impl Subscription {
         stream_state: StreamState,
         log_id: LogId,
         is_shared: bool,
+        inbox: Option<Box<InboxCounter>>,
     ) -> Self {
-        Self { delivery, reader, registration, stream_state, log_id, page: None, reading: None, announcement: None, end: "lost", is_shared }
+        let (page, reading, announcement, end) = (None, None, None, "lost");
+        Self { delivery, reader, registration, stream_state, log_id, page, reading, announcement, end, is_shared, inbox }
     }
 
     /// From now on rows may be written into this socket while the task waits between two calls of
     /// [`crate::delivery::send_queue::SendQueue::begin_poll`].
+    /// Not for a client with an inbox: the frames of its rows have counts, which only the task knows.
     pub fn write_into(&self, socket: Arc<dyn LiveSocket>) {
-        self.connection().send_queue.write_into(socket);
+        if self.inbox.is_none() {
+            self.connection().send_queue.write_into(socket);
+        }
+    }
+
+    /// The counts for the first frame.
+    pub fn first_counts(&mut self) -> Option<InboxCounts> {
+        self.inbox.as_mut()?.tell(Seq::default())
     }
 
     /// Takes over what was written past the task. Must be called after each wait. Returns the ping among it: its
@@ -155,9 +168,15 @@ impl Subscription {
             {
                 return NextStep::Renewed(expires_at);
             }
+            if let Some(carrier) = self.due_count() {
+                if let Some(inbox) = &mut self.inbox {
+                    inbox.count(carrier).await;
+                }
+                continue;
+            }
             // No frame may wait here: writing frames ends with a flush.
             let is_unflushed = outbox.unflushed && self.registration.connection().send_queue.take_unflushed();
-            if self.announcement.is_some() || outbox.control || is_unflushed {
+            if self.announcement.is_some() || outbox.control || is_unflushed || self.has_inbox_news() {
                 return NextStep::Frames;
             }
             if let Some(page) = &self.page {
@@ -180,9 +199,40 @@ impl Subscription {
                     self.take_ask();
                     return NextStep::Ask;
                 }
-                StreamStep::Live => self.registration.connection().send_queue.filled(self.stream_state.delivered()).await,
+                StreamStep::Live => {
+                    let filled = self.registration.connection().send_queue.filled(self.stream_state.delivered());
+                    match &mut self.inbox {
+                        None => filled.await,
+                        Some(inbox) => tokio::select! {
+                            () = filled => {}
+                            () = inbox.changed() => {}
+                        },
+                    }
+                }
             }
         }
+    }
+
+    /// The count that must be made before the next frame, if one must: for the change at the head of the send queue, or
+    /// for none.
+    fn due_count(&self) -> Option<Option<Seq>> {
+        let inbox = self.inbox.as_ref()?;
+        if let Some((seq, _)) = self.announcement {
+            return inbox.needs_count(Some(seq)).then_some(None);
+        }
+        if self.page.is_some() || self.stream_state.step() != StreamStep::Live {
+            return None;
+        }
+        let front = self.registration.connection().send_queue.front();
+        if let Some(change) = front.filter(|event| inbox.waits_for(event)) {
+            return Some(Some(change.seq));
+        }
+        inbox.needs_count(None).then_some(None)
+    }
+
+    /// Whether counts wait for a frame of their own.
+    fn has_inbox_news(&self) -> bool {
+        self.stream_state.step() == StreamStep::Live && self.inbox.as_ref().is_some_and(|inbox| inbox.news().is_some())
     }
 
     /// The next frame, if one is ready.
@@ -192,8 +242,22 @@ impl Subscription {
         }
         if let Some((seq, replayed)) = self.announcement.take() {
             self.registration.connection().set_delivered(seq);
-            let text = ServerFrame::CaughtUp { seq, replayed }.encode();
+            let inbox = self.inbox.as_mut().and_then(|inbox| inbox.tell(seq));
+            let text = ServerFrame::CaughtUp { seq, replayed, inbox }.encode();
             return Some(OutgoingFrame { seq: Some(seq), control: Some("caught_up"), text, ask_later: false });
+        }
+        if self.page.is_none()
+            && self.stream_state.step() == StreamStep::Live
+            && let Some(inbox) = &mut self.inbox
+        {
+            if let Some(counts) = inbox.take_news() {
+                let text = ServerFrame::InboxCounts(counts).encode();
+                return Some(OutgoingFrame { seq: None, control: Some("inbox_counts"), text, ask_later: false });
+            }
+            let front = self.registration.connection().send_queue.front();
+            if front.is_some_and(|event| inbox.waits_for(&event)) {
+                return None;
+            }
         }
         loop {
             let is_live = self.page.is_none();
@@ -208,7 +272,12 @@ impl Subscription {
                 self.registration.connection().set_delivered(event.seq);
                 metrics::SENT.add(if replayed { "replayed" } else { "live" }, 1);
                 event.note_given();
-                let text = event.frame(prev, replayed);
+                let marks = match &mut self.inbox {
+                    None => InboxMarks::default(),
+                    Some(inbox) if replayed || !is_live => inbox.replayed(&event),
+                    Some(inbox) => inbox.live(&event),
+                };
+                let text = event.frame(prev, replayed, marks);
                 return Some(OutgoingFrame {
                     seq: Some(event.seq),
                     control: None,
@@ -318,6 +387,9 @@ impl Subscription {
         metrics::FELL_BEHIND.one();
         let position = self.delivery.registry.retake(self.registration.connection());
         self.stream_state.fell_behind(position.dispatched);
+        if let Some(inbox) = &mut self.inbox {
+            inbox.lose();
+        }
     }
 }
 

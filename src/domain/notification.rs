@@ -54,6 +54,8 @@ pub struct NewNotification {
     pub ttl_seconds: Option<i32>,
     /// `false`: delivered to open connections only, and not replayed to a client that resumes.
     pub replay: bool,
+    /// `false`: it is no item of an inbox. `true` with a `ttl`, or without `replay`, is none either.
+    pub inbox: bool,
     /// The name of the service key.
     pub source: String,
     pub key: Option<IdempotencyKey>,
@@ -68,8 +70,14 @@ impl NewNotification {
         256 + self.title.len() + self.message.len() + self.data.as_ref().map_or(0, String::len) + 32 * users
     }
 
+    /// Whether it is an item of an inbox.
+    pub const fn is_item(&self) -> bool {
+        self.inbox && self.replay && self.ttl_seconds.is_none()
+    }
+
     /// The row that the append created.
     pub fn appended(self, seq: Seq, created_at: DateTime<Utc>, trace: Option<TraceContext>) -> Notification {
+        let is_item = self.is_item();
         Notification {
             seq,
             id: self.id,
@@ -79,6 +87,7 @@ impl NewNotification {
             message: self.message,
             data: self.data,
             audience: self.audience,
+            is_item,
             trace,
             posted: None,
         }
@@ -96,6 +105,8 @@ pub struct Notification {
     pub message: String,
     pub data: Option<String>,
     pub audience: Audience,
+    /// Whether it is an item of an inbox. Known where rows are dispatched, and `false` in pages of the past.
+    pub is_item: bool,
     /// The sampled request that posted it. Known where rows are dispatched, and absent from pages of the past.
     pub trace: Option<TraceContext>,
     /// When it was posted to this hub. Unknown for rows that were read from the table: clocks of hubs differ.

@@ -13,6 +13,8 @@ pub enum CommitOrigin {
     OutboxRelay(InstanceId),
     /// The messages of providers that an instance received.
     Providers(InstanceId),
+    /// The changes of inboxes that were asked of an instance.
+    Inboxes(InstanceId),
     /// A writer that this version does not know.
     Other,
 }
@@ -25,6 +27,7 @@ impl CommitOrigin {
             (Ok(id), None) => Self::Appender(id),
             (Ok(id), Some("outbox")) => Self::OutboxRelay(id),
             (Ok(id), Some("upstream")) => Self::Providers(id),
+            (Ok(id), Some("inbox")) => Self::Inboxes(id),
             _ => Self::Other,
         }
     }
@@ -36,6 +39,7 @@ impl fmt::Display for CommitOrigin {
             Self::Appender(id) => write!(f, "{id}"),
             Self::OutboxRelay(id) => write!(f, "{id}/outbox"),
             Self::Providers(id) => write!(f, "{id}/upstream"),
+            Self::Inboxes(id) => write!(f, "{id}/inbox"),
             Self::Other => f.write_str("other"),
         }
     }
@@ -48,7 +52,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let id = InstanceId::new();
-        for origin in [CommitOrigin::Appender(id), CommitOrigin::OutboxRelay(id), CommitOrigin::Providers(id), CommitOrigin::Other] {
+        let written = [CommitOrigin::Appender(id), CommitOrigin::OutboxRelay(id), CommitOrigin::Providers(id), CommitOrigin::Inboxes(id)];
+        for origin in written.into_iter().chain([CommitOrigin::Other]) {
             assert_eq!(CommitOrigin::parse(&origin.to_string()), origin);
         }
         for text in ["", "psql", "1/outbox", &format!("{id}/batch"), &format!("{id}/")] {

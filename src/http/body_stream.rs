@@ -76,11 +76,11 @@ pub async fn open(
     form: StreamFormat,
 ) -> Result<Response, RefusedRequest> {
     let names_last = request.names_last;
-    let admitted = connect(&hub, request.of(claims.who, claims.origin, form.transport())).await.map_err(refused)?;
+    let mut admitted = connect(&hub, request.of(claims.who, claims.origin, form.transport())).await.map_err(refused)?;
     if names_last && matches!(admitted.resume, ResumeOutcome::Ok { .. }) {
         admitted.subscription.ack_start();
     }
-    let hello = hello(&admitted, hub.sockets.heartbeat, claims.expires_at);
+    let hello = hello(&mut admitted, hub.sockets.heartbeat, claims.expires_at);
     let subscription = admitted.subscription;
     let mut first = String::new();
     if form == StreamFormat::Events {

@@ -74,7 +74,7 @@ async fn answer(
     if query.follow {
         drop(place);
         check_room(&hub)?;
-        let wish = StreamRequest::after(query.after.unwrap_or(first).max(first), query.log_id, query.types);
+        let wish = StreamRequest::after(query.after.unwrap_or(first).max(first), query.log_id, query.types, query.inbox);
         return body_stream::open(hub, hangup, wish, claims, StreamFormat::Lines).await;
     }
     let (notifications, next) = gather(&hub, &claims.who, &query, &state, first).await?;

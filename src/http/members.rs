@@ -75,6 +75,7 @@ fn row(change: &MemberChange, caller: &ServiceCaller, actor: &Actor) -> NewNotif
         audience: Audience::no_user(),
         ttl_seconds: None,
         replay: false,
+        inbox: false,
         source: caller.name.clone(),
         key: None,
         body_hash: BodyHash(0),

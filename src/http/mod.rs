@@ -35,6 +35,7 @@ mod health_routes;
 mod history;
 mod hosts;
 mod idle_timeout;
+mod inbox;
 mod instance_history;
 mod key_cache;
 mod limited_log;

@@ -167,6 +167,7 @@ pub fn wished(body: NotifyBody, caller: &ServiceCaller) -> NewNotification {
         audience: body.audience,
         ttl_seconds: body.ttl_seconds,
         replay: body.replay,
+        inbox: body.inbox,
         source: caller.name.clone(),
         key,
         body_hash,

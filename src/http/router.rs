@@ -18,7 +18,7 @@ use super::origin::Origins;
 use super::problems::{REQUEST_ID, RefusedRequest};
 use super::state::HubState;
 use super::{
-    access, api_documents, audit, batch, console, console_page, consumers, device, history, members, metrics, notify, refused_admin,
+    access, api_documents, audit, batch, console, console_page, consumers, device, history, inbox, members, metrics, notify, refused_admin,
     request, sdk, session_auth, sse, stats, upgrade, why, ws_ticket,
 };
 use crate::metrics::REQUESTS;
@@ -64,6 +64,10 @@ pub fn routes(side: ListenerSide) -> Routes {
         .post("/api/notifications/ack", device::ack)
         .get("/api/notifications/head", history::head)
         .get("/api/notifications/stream", sse::stream)
+        .get("/api/inbox", inbox::list)
+        .post("/api/inbox", inbox::change)
+        .get("/api/preferences", inbox::preferences)
+        .post("/api/preferences", inbox::set_preferences)
         .get("/api/whoami", device::whoami)
         .post("/api/ws-ticket", ws_ticket::ws_ticket)
         .post("/api/session/{id}/auth", session_auth::renew)

@@ -106,8 +106,8 @@ async fn open(
     opening: ConnectRequest,
     expires_at: DateTime<Utc>,
 ) -> Result<Subscription, CloseCode> {
-    let admitted = stream::connect(hub, opening).await?;
-    let hello = stream::hello(&admitted, hub.sockets.heartbeat, expires_at);
+    let mut admitted = stream::connect(hub, opening).await?;
+    let hello = stream::hello(&mut admitted, hub.sockets.heartbeat, expires_at);
     match timeout(hub.sockets.send_deadline, socket.send(Message::Text(hello.into()))).await {
         Ok(Ok(())) => Ok(admitted.subscription),
         Ok(Err(_)) => Err(CloseCode::ServerError),

@@ -16,8 +16,9 @@ use super::scan_turns::ScanTurns;
 use super::stream_places::StreamPlaces;
 use super::ticket::Tickets;
 use crate::delivery::Delivery;
-use crate::domain::InstanceId;
+use crate::domain::{InstanceId, MutePattern};
 use crate::log::appender::AppendHandle;
+use crate::log::inbox_writer::InboxHandle;
 use crate::log::retention::RetentionPolicy;
 use crate::providers::command_intake::CommandIntake;
 use crate::store::Reader;
@@ -63,6 +64,9 @@ pub struct HubState {
     pub log_followers: Arc<StreamPlaces>,
     /// Places for admins who read samples of the instances as they come.
     pub live_readers: Arc<StreamPlaces>,
+    pub inboxes: InboxHandle,
+    /// Types that users cannot mute.
+    pub required_types: Vec<MutePattern>,
     pub consumer_calls: TurnPool,
     /// Places for fetches of consumers.
     pub consumer_fetches: Arc<StreamPlaces>,

@@ -47,7 +47,8 @@ pub async fn connect(hub: &HubState, opening: ConnectRequest) -> Result<Admitted
 }
 
 /// Encodes the first frame.
-pub fn hello(admitted: &Admitted, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
+pub fn hello(admitted: &mut Admitted, heartbeat: Duration, expires_at: DateTime<Utc>) -> String {
+    let inbox = admitted.subscription.first_counts();
     let Admitted { subscription, resume, position } = admitted;
     let connection = subscription.connection();
     ServerFrame::ConnectionEstablished(Established {
@@ -61,6 +62,7 @@ pub fn hello(admitted: &Admitted, heartbeat: Duration, expires_at: DateTime<Utc>
         resume: Resumed { resume: *resume, shared: subscription.is_shared() },
         heartbeat_ms: u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX),
         token_expires_at: expires_at,
+        inbox,
     })
     .encode()
 }

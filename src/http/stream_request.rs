@@ -29,6 +29,7 @@ pub struct StreamQuery {
     ack: Option<String>,
     frames: Option<String>,
     types: Option<String>,
+    inbox: Option<String>,
     /// The last event of a client that cannot set a header. Two spellings are in use.
     last_event_id: Option<String>,
     #[serde(rename = "lastEventId")]
@@ -61,6 +62,7 @@ pub struct StreamRequest {
     log_id: Option<LogId>,
     last_id: Option<NotificationId>,
     types: Option<TypeFilter>,
+    has_inbox: bool,
     pub ack_mode: AckMode,
     pub message_layout: MessageLayout,
     /// Whether the stream has the position of a device.
@@ -71,7 +73,7 @@ pub struct StreamRequest {
 
 impl StreamRequest {
     /// Requests the notifications after a position. The stream acknowledges nothing for any device.
-    pub fn after(position: Seq, log_id: Option<LogId>, types: Option<TypeFilter>) -> Self {
+    pub fn after(position: Seq, log_id: Option<LogId>, types: Option<TypeFilter>, has_inbox: bool) -> Self {
         let client = ClientId::default_device();
         let since = ResumeFrom::Seq(position);
         Self {
@@ -80,6 +82,7 @@ impl StreamRequest {
             log_id,
             last_id: None,
             types,
+            has_inbox,
             ack_mode: AckMode::Client,
             message_layout: MessageLayout::Single,
             is_of_device: false,
@@ -88,8 +91,8 @@ impl StreamRequest {
     }
 
     pub fn of(self, who: Principal, origin: TokenOrigin, transport: &'static str) -> ConnectRequest {
-        let Self { client, since, log_id, last_id, types, is_of_device, .. } = self;
-        ConnectRequest { who, origin, client, transport, since, log_id, last_id, types, is_of_device }
+        let Self { client, since, log_id, last_id, types, has_inbox, is_of_device, .. } = self;
+        ConnectRequest { who, origin, client, transport, since, log_id, last_id, types, has_inbox, is_of_device }
     }
 }
 
@@ -145,8 +148,9 @@ impl StreamQuery {
         let Query(mut ask) =
             query.map_err(|_| Problem::new(400, "bad_query", "the query is not a list of names and values, each name once"))?;
         // A page without a value writes `client_id=`.
-        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too } = &mut ask;
-        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, types, last_event_id, last_event_id_too] {
+        let Self { token, ticket, client_id, since, log_id, last_id, ack, frames, types, inbox, last_event_id, last_event_id_too } =
+            &mut ask;
+        for value in [token, ticket, client_id, since, log_id, last_id, ack, frames, types, inbox, last_event_id, last_event_id_too] {
             value.take_if(|text| text.is_empty());
         }
         Ok(ask)
@@ -211,10 +215,33 @@ impl StreamQuery {
             }
             filter
         });
+        let has_inbox = match self.inbox.as_deref() {
+            None | Some("0") => false,
+            Some("1") if types.is_some() => {
+                wrong("inbox", &"cannot be combined with types: the counts are of all types. Mute types instead");
+                true
+            }
+            Some("1") => true,
+            Some(_) => {
+                wrong("inbox", &"must be 1 or 0");
+                false
+            }
+        };
         if !errors.is_empty() {
             return Err(Problem::new(400, "bad_query", "the query breaks the rules listed in errors").with_errors(errors).into());
         }
-        Ok(StreamRequest { client, since, log_id, last_id, types, ack_mode, message_layout, is_of_device: true, names_last: false })
+        Ok(StreamRequest {
+            client,
+            since,
+            log_id,
+            last_id,
+            types,
+            has_inbox,
+            ack_mode,
+            message_layout,
+            is_of_device: true,
+            names_last: false,
+        })
     }
 
     /// The stream request of the query and of the last event that the client names. Of several positions the highest

@@ -170,6 +170,7 @@ impl Provider {
             audience: Audience::User { user: user.clone(), account: None },
             ttl_seconds: self.messages.ttl_seconds,
             replay: true,
+            inbox: false,
             source: message_source(&self.name),
             key: None,
         }
@@ -217,6 +218,7 @@ impl ProviderMessages {
             audience: Audience::User { user: user.clone(), account: None },
             ttl_seconds: self.ttl_seconds,
             replay: !any_matches(&self.replay_false, text),
+            inbox: false,
             source: format!("upstream/{provider}"),
             key: None,
             body_hash: BodyHash::of(&[text.as_bytes()]),

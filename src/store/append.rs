@@ -115,10 +115,10 @@ struct AppendAnswer {
 
 async fn call(connection: &mut PgConnection, batch: NewBatch<'_>, limit: Duration) -> Result<AppendedBatch, AppendFailure> {
     let columns = AppendColumns::of(batch.rows);
-    let row = if batch.traces.is_empty() {
+    let row = if batch.traces.is_empty() && batch.rows.iter().all(|row| row.inbox) {
         limited(limit, ask(connection, batch, &columns)).await
     } else {
-        limited(limit, ask_with_traces(connection, batch, &columns)).await
+        limited(limit, ask_with_settings(connection, batch, &columns)).await
     };
     let row = row.map_err(failure)?;
     let first = Seq::from_db(row.first_seq);
@@ -164,10 +164,10 @@ async fn ask(connection: &mut PgConnection, batch: NewBatch<'_>, columns: &Appen
     .await
 }
 
-/// The same with the traces, which `recado.append` takes from a setting of the transaction. The call depends on the
-/// setting, so the database evaluates the setting first. Still one statement: a hub that stops between two would hold
-/// the lock of the log.
-async fn ask_with_traces(
+/// The same with the traces, and with which rows are no items of an inbox. `recado.append` takes both from settings of
+/// the transaction. The call depends on the settings, so the database evaluates them first. Still one statement: a hub
+/// that stops between two would hold the lock of the log.
+async fn ask_with_settings(
     connection: &mut PgConnection,
     batch: NewBatch<'_>,
     columns: &AppendColumns<'_>,
@@ -176,9 +176,9 @@ async fn ask_with_traces(
         AppendAnswer,
         r#"SELECT a.first_seq AS "first_seq!", a.appended AS "appended!", a.created_at AS "created_at!",
                   a.known_place, a.known_seq, a.known_id, a.known_created_at, a.known_same_body
-             FROM set_config('recado.traces', $19, true) AS t (traces)
+             FROM (SELECT set_config('recado.traces', $19, true) AS traces, set_config('recado.inbox', $20, true) AS inbox OFFSET 0) t
             CROSS JOIN LATERAL recado.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                                             $18 AND t.traces IS NOT NULL) a"#,
+                                             $18 AND t.traces IS NOT NULL AND t.inbox IS NOT NULL) a"#,
         batch.seen.seq.get(),
         batch.seen.id.map(|id| id.0),
         origin(batch),
@@ -198,6 +198,7 @@ async fn ask_with_traces(
         &columns.body_hash,
         batch.conflict == Conflict::RefusesAll,
         trace_list(batch.traces),
+        inbox_list(batch.rows),
     )
     .fetch_one(connection)
     .await
@@ -211,7 +212,19 @@ fn origin(batch: NewBatch<'_>) -> String {
 
 /// The text of a PostgreSQL array. The text of a trace needs no quotes.
 fn trace_list(traces: &[Option<TraceContext>]) -> String {
+    if traces.is_empty() {
+        return String::new();
+    }
     let texts: Vec<String> = traces.iter().map(|trace| trace.map_or_else(|| "NULL".to_owned(), |trace| trace.to_string())).collect();
+    format!("{{{}}}", texts.join(","))
+}
+
+/// The text of a PostgreSQL array. Empty if each row may be an item.
+fn inbox_list(rows: &[&NewNotification]) -> String {
+    if rows.iter().all(|row| row.inbox) {
+        return String::new();
+    }
+    let texts: Vec<&str> = rows.iter().map(|row| if row.inbox { "t" } else { "f" }).collect();
     format!("{{{}}}", texts.join(","))
 }
 

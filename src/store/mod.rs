@@ -43,6 +43,7 @@ pub mod erase;
 pub mod error;
 pub mod export;
 pub mod fingerprints;
+pub mod inbox;
 pub mod installation;
 pub mod instances;
 pub mod key_uses;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use self::log_state::{LogState, database_name, head, log_state, renew_log_id, start_over, state};
-use self::row::LogRowColumns;
+pub(super) use self::row::LogRowColumns;
 pub use self::tail_page::{Tail, TailCheck, TailRow, TailSize, tail};
 use super::StoreError;
 use super::database::Reader;

@@ -84,6 +84,8 @@ struct PlainRows<'a> {
     after: i64,
     after_id: Uuid,
     rows: Vec<PlainRow<'a>>,
+    /// The places of rows that are no items of an inbox. Hubs of earlier versions do not tell them.
+    no_items: Option<Vec<usize>>,
 }
 
 /// A row without what the database adds to it.
@@ -139,26 +141,30 @@ impl RowSeal {
             return None;
         }
         let traces = traces.iter().copied().chain(std::iter::repeat(None));
+        let no_items = rows.iter().enumerate().filter_map(|(at, row)| (!row.is_item()).then_some(at)).collect();
         let rows = rows.iter().zip(traces).map(|(row, trace)| PlainRow::of(row, trace)).collect();
-        let plain = PlainRows { after: after.seq.get(), after_id: after_id.0, rows };
+        let plain = PlainRows { after: after.seq.get(), after_id: after_id.0, rows, no_items: Some(no_items) };
         let text = serde_json::to_vec(&plain).ok().filter(|text| text.len() <= self.plain_max)?;
         Some(STANDARD_NO_PAD.encode(sealing::seal(&self.key, &bound_to(log_id), text).ok()?))
     }
 
     /// Opens rows of this log. `None` if another key or log sealed them, if they were changed, and if the commit is not
-    /// the rows that were sealed: a known key left one out, or rows of others came in between.
+    /// the rows that were sealed: a known key left one out, or rows of others came in between. Also if a hub of an
+    /// earlier version sealed them.
     pub fn open(&self, log_id: LogId, sealed: &SealedRows) -> Option<OpenedRows> {
         let text = sealing::open(&self.key, &bound_to(log_id), &STANDARD_NO_PAD.decode(&sealed.text).ok()?)?;
         let plain: PlainRows<'_> = serde_json::from_slice(&text).ok()?;
         let after = Seq::new(plain.after)?;
+        let no_items = plain.no_items?;
         let count = i64::try_from(plain.rows.len()).ok()?;
         if sealed.first != after.next() || sealed.last != after.plus(count) {
             return None;
         }
         let mut seq = after;
-        let rows = plain.rows.into_iter().map(|row| {
+        let rows = plain.rows.into_iter().enumerate().map(|(at, row)| {
             seq = seq.next();
-            row.notification(seq, sealed.created_at)
+            let is_item = no_items.binary_search(&at).is_err();
+            row.notification(seq, sealed.created_at).map(|row| Notification { is_item, ..row })
         });
         Some(OpenedRows { after: (after, NotificationId(plain.after_id)), rows: rows.collect::<Option<_>>()? })
     }
@@ -204,6 +210,7 @@ impl<'a> PlainRow<'a> {
             message: self.message.into_owned(),
             data: self.data.map(Cow::into_owned),
             audience,
+            is_item: false,
             trace: self.trace.as_deref().and_then(TraceContext::parse),
             posted: None,
         })

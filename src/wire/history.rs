@@ -7,7 +7,7 @@ use super::notify::ERRORS_MAX;
 use super::problem::{FieldError, Problem, read_body};
 use super::type_filter::{TYPES_RULE, TypeFilter};
 use super::{TYPE_RULE, is_type};
-use crate::domain::{ClientId, LogId, Seq, StartTime};
+use crate::domain::{ClientId, LogId, Seq, StartTime, is_inbox_type};
 
 /// Maximum notifications of one page.
 pub const LIMIT_MAX: i64 = 1000;
@@ -36,6 +36,8 @@ pub struct HistoryQuery {
     pub order: PageOrder,
     /// Whether to continue with rows as they are committed.
     pub follow: bool,
+    /// Whether the stream that follows has the inbox.
+    pub inbox: bool,
     /// The log that `after` belongs to, if the client names it.
     pub log_id: Option<LogId>,
 }
@@ -54,6 +56,7 @@ impl HistoryQuery {
             types: None,
             order: PageOrder::default(),
             follow: false,
+            inbox: false,
             log_id: None,
         };
         let mut errors = Vec::new();
@@ -71,6 +74,12 @@ impl HistoryQuery {
         if query.kind.is_some() && query.types.is_some() {
             errors.push(wrong("types", "cannot be combined with type"));
         }
+        if query.inbox && !query.follow {
+            errors.push(wrong("inbox", "needs follow=1; GET /api/inbox lists the items"));
+        }
+        if query.inbox && query.types.is_some() {
+            errors.push(wrong("inbox", "cannot be combined with types: the counts are of all types. Mute types instead"));
+        }
         refuse(errors, "the query breaks the rules listed in errors").map(|()| query)
     }
 
@@ -79,9 +88,11 @@ impl HistoryQuery {
         self.kind.is_some() || self.types.is_some()
     }
 
-    /// Whether the answer has notifications of this type.
+    /// Whether the answer has notifications of this type. Changes of the inbox are no notifications.
     pub fn takes(&self, kind: &str) -> bool {
-        self.kind.as_ref().is_none_or(|asked| asked == kind) && self.types.as_ref().is_none_or(|types| types.takes(kind))
+        !is_inbox_type(kind)
+            && self.kind.as_ref().is_none_or(|asked| asked == kind)
+            && self.types.as_ref().is_none_or(|types| types.takes(kind))
     }
 
     fn take(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
@@ -108,9 +119,16 @@ impl HistoryQuery {
                     _ => return Err("must be 1 or 0"),
                 }
             }
+            "inbox" => {
+                self.inbox = match value {
+                    "1" => true,
+                    "0" => false,
+                    _ => return Err("must be 1 or 0"),
+                }
+            }
             "log_id" => self.log_id = Some(LogId(Uuid::parse_str(value).map_err(|_| "must be a UUID")?)),
             "token" => {}
-            _ => return Err("is not a parameter; the parameters are after, since, limit, type, types, order, follow and log_id"),
+            _ => return Err("is not a parameter; the parameters are after, since, limit, type, types, order, follow, inbox and log_id"),
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod cloudevents;
 pub mod console;
 pub mod consumer;
 pub mod history;
+pub mod inbox;
 pub mod json;
 pub mod lines;
 pub mod member;

@@ -20,8 +20,8 @@ pub const USER_IDS_MAX: usize = 10_000;
 /// many times as long as its request.
 pub(super) const ERRORS_MAX: usize = 100;
 
-const FIELDS: [&str; 11] =
-    ["type", "title", "message", "data", "user_id", "user_ids", "account_id", "broadcast", "ttl", "replay", "idempotency_key"];
+const FIELDS: [&str; 12] =
+    ["type", "title", "message", "data", "user_id", "user_ids", "account_id", "broadcast", "ttl", "replay", "inbox", "idempotency_key"];
 
 /// A body that keeps every rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct NotifyBody {
     pub audience: Audience,
     pub ttl_seconds: Option<i32>,
     pub replay: bool,
+    pub inbox: bool,
     pub idempotency_key: Option<String>,
 }
 
@@ -183,6 +184,7 @@ impl<'a> NotifyFields<'a> {
         let audience = self.audience()?;
         let ttl_seconds = self.ttl()?;
         let replay = self.get("replay", "true or false")?.unwrap_or(true);
+        let inbox = self.get("inbox", "true or false")?.unwrap_or(true);
         let idempotency_key: Option<String> = self.get("idempotency_key", "a string")?;
         if let Some(Err(detail)) = idempotency_key.as_deref().map(check_key) {
             self.refuse("idempotency_key", detail);
@@ -198,7 +200,7 @@ impl<'a> NotifyFields<'a> {
             return Err(Problem::new(422, code.0, code.1).with_errors(self.errors));
         }
         let audience = audience.ok_or_else(|| Problem::new(422, "no_audience", NO_AUDIENCE))?;
-        Ok(NotifyBody { kind, title, message, data, audience, ttl_seconds, replay, idempotency_key })
+        Ok(NotifyBody { kind, title, message, data, audience, ttl_seconds, replay, inbox, idempotency_key })
     }
 
     /// Checks the type. The result tells whether it is reserved: the name of a frame, or a type of the hub's own.
@@ -302,11 +304,12 @@ mod tests {
     fn the_contracts_example_is_read_whole() {
         let body = parse(
             br#"{"type":"order_created","title":"New order","message":"Order #1001","data":{"order_id": "1001"},
-                "user_id":"42","account_id":"7","ttl":3600,"replay":false,"idempotency_key":"k"}"#,
+                "user_id":"42","account_id":"7","ttl":3600,"replay":false,"inbox":false,"idempotency_key":"k"}"#,
         )
         .unwrap();
         assert_eq!(body.data.as_deref(), Some(r#"{"order_id": "1001"}"#));
-        assert_eq!((body.ttl_seconds, body.replay, body.idempotency_key.as_deref()), (Some(3600), false, Some("k")));
+        assert_eq!((body.ttl_seconds, body.replay, body.inbox), (Some(3600), false, false));
+        assert_eq!(body.idempotency_key.as_deref(), Some("k"));
         assert_eq!(body.audience.topic(), "u/42/7");
     }
 

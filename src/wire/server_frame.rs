@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::close::CloseCode;
-use crate::domain::{AccountId, ClientId, LogId, Notification, Seq, SessionId, UserId};
+use crate::domain::{AccountId, ClientId, InboxCounts, LogId, Notification, Seq, SessionId, UserId};
 
 /// How a connection began; the first frame tells the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,6 +69,8 @@ pub struct Established<'a> {
     pub heartbeat_ms: u64,
     #[serde(serialize_with = "as_timestamp")]
     pub token_expires_at: DateTime<Utc>,
+    #[serde(flatten)]
+    pub inbox: Option<InboxCounts>,
 }
 
 /// A control frame: any frame but a notification.
@@ -79,7 +81,11 @@ pub enum ServerFrame<'a> {
     CaughtUp {
         seq: Seq,
         replayed: u64,
+        #[serde(flatten)]
+        inbox: Option<InboxCounts>,
     },
+    /// Counts that changed without a row for the user.
+    InboxCounts(InboxCounts),
     Heartbeat {
         seq: Seq,
         prev: Seq,
@@ -195,12 +201,27 @@ fn push_string(out: &mut String, text: &str) {
     out.push_str(&json);
 }
 
-/// Builds a whole frame: its number, the number delivered before it on this connection, and the shared tail.
-pub fn notification_frame(seq: Seq, prev: Seq, replayed: bool, tail: &str) -> String {
+/// What a frame tells one connection of its inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboxMarks {
+    /// The user muted the type.
+    pub muted: bool,
+    pub counts: Option<InboxCounts>,
+}
+
+/// Builds a whole frame: its number, the number delivered before it on this connection, what is of this connection
+/// only, and the shared tail.
+pub fn notification_frame(seq: Seq, prev: Seq, replayed: bool, inbox: InboxMarks, tail: &str) -> String {
     use std::fmt::Write;
-    let mut out = String::with_capacity(64 + tail.len());
-    let mark = if replayed { "\"replayed\":true," } else { "" };
-    write!(out, "{{\"seq\":{seq},\"prev\":{prev},{mark}{tail}").expect("writing to a String cannot fail");
+    const CANNOT_FAIL: &str = "writing to a String cannot fail";
+    let mut out = String::with_capacity(if inbox.counts.is_some() { 112 } else { 64 } + tail.len());
+    write!(out, "{{\"seq\":{seq},\"prev\":{prev},").expect(CANNOT_FAIL);
+    out.push_str(if replayed { "\"replayed\":true," } else { "" });
+    out.push_str(if inbox.muted { "\"muted\":true," } else { "" });
+    if let Some(InboxCounts { unread, unseen, as_of }) = inbox.counts {
+        write!(out, "\"unread\":{unread},\"unseen\":{unseen},\"as_of\":{as_of},").expect(CANNOT_FAIL);
+    }
+    out.push_str(tail);
     out
 }
 
@@ -226,10 +247,11 @@ mod tests {
             message: "<script>".into(),
             data: Some("{ \"z\":1.0 , \"a\":1e2}".into()),
             audience: Audience::Users { users: vec![user("42"), user("43")], account: Some(AccountId::parse("7").unwrap()) },
+            is_item: false,
             trace: None,
             posted: None,
         };
-        let text = notification_frame(n.seq, Seq::from_db(3), true, &notification_tail(&n));
+        let text = notification_frame(n.seq, Seq::from_db(3), true, InboxMarks::default(), &notification_tail(&n));
         assert!(text.contains("\"data\":{ \"z\":1.0 , \"a\":1e2},"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["seq"], 7);

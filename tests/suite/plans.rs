@@ -192,6 +192,7 @@ async fn append(connection: &mut sqlx::PgConnection, round: i64) {
         audience: Audience::User { user: user(n), account: None },
         ttl_seconds: None,
         replay: true,
+        inbox: true,
         source: "test".to_owned(),
         key: Some(IdempotencyKey::new("test", &format!("{}", if n < 10 { n } else { round * 100 + n }))),
         body_hash: BodyHash(0),

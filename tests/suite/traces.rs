@@ -260,6 +260,7 @@ async fn each_row_of_a_commit_keeps_the_trace_of_its_own_request() {
         audience: Audience::User { user: UserId::parse("ann").unwrap(), account: None },
         ttl_seconds: None,
         replay: true,
+        inbox: true,
         source: "test".to_owned(),
         key: key.map(|key| IdempotencyKey::new("test", key)),
         body_hash: BodyHash(0),

@@ -42,6 +42,7 @@ impl Post {
             audience,
             ttl_seconds: None,
             replay: true,
+            inbox: true,
             source: SOURCE.to_owned(),
             key: key.map(|key| IdempotencyKey::new(SOURCE, &key)),
             body_hash: BodyHash(0),

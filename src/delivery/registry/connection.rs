@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use crate::delivery::live_socket::FrameBuffer;
 use crate::delivery::positions::{PositionChange, Positions};
 use crate::delivery::send_queue::SendQueue;
-use crate::domain::{AccountId, ClientId, LogId, MemberChange, Principal, Seq, SessionId, TokenOrigin};
+use crate::domain::{AccountId, ClientId, LogId, MemberChange, Principal, Seq, SessionId, TokenOrigin, is_inbox_type};
 use crate::store::providers::{CommandOutcome, SessionView};
 use crate::wire::type_filter::TypeFilter;
 
@@ -31,6 +31,8 @@ pub struct Connection {
     pub is_kept: bool,
     /// The types that the client asked for; `None` for all.
     pub types: Option<TypeFilter>,
+    /// Whether the client asked for its inbox.
+    pub has_inbox: bool,
     /// Of the client's newest token.
     origin: Mutex<TokenOrigin>,
     /// The accounts of the table `recado.member`. Written under the registry's lock.
@@ -52,6 +54,7 @@ impl Connection {
             send_queue: SendQueue::default(),
             is_kept: false,
             types: None,
+            has_inbox: false,
             origin: Mutex::default(),
             table_accounts: Mutex::new(TableAccounts::Ignored),
             positions: Mutex::default(),
@@ -166,9 +169,10 @@ impl Connection {
         self.positions().take_news()
     }
 
-    /// Whether the client asked for notifications of this type.
+    /// Whether the client receives notifications of this type: it asked for it, and changes of its inbox go only to
+    /// clients with an inbox.
     pub(in crate::delivery) fn takes(&self, kind: &str) -> bool {
-        self.types.as_ref().is_none_or(|types| types.takes(kind))
+        self.types.as_ref().is_none_or(|types| types.takes(kind)) && (self.has_inbox || !is_inbox_type(kind))
     }
 
     /// Notes that the client has sent something.

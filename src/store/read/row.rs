@@ -7,7 +7,7 @@ use crate::domain::{AccountId, Audience, EVERYONE_TOPIC, Notification, Notificat
 use crate::store::StoreError;
 
 /// The columns of a row that make a notification.
-pub(super) struct LogRowColumns {
+pub(in crate::store) struct LogRowColumns {
     pub seq: i64,
     pub id: Uuid,
     pub created_at: DateTime<Utc>,
@@ -23,7 +23,7 @@ pub(super) struct LogRowColumns {
 
 impl LogRowColumns {
     /// Leaves out a row that breaks our rules, as the tailer does, which also logs it.
-    pub(super) fn readable(self) -> Option<Notification> {
+    pub(in crate::store) fn readable(self) -> Option<Notification> {
         let seq = self.seq;
         self.notification().inspect_err(|error| tracing::debug!(seq, %error, "unreadable row left out of a page")).ok()
     }
@@ -39,7 +39,8 @@ impl LogRowColumns {
             message: self.message,
             data: self.data,
             audience,
-            // Only the tailer reads it, see `tail_page`.
+            // Only the tailer reads these two, see `tail_page`.
+            is_item: false,
             trace: None,
             posted: None,
         })

@@ -79,10 +79,13 @@ pub enum TailRow {
 
 impl TailRow {
     /// `trace` is the column of that name. A text that is no trace counts as none.
-    fn of((row, trace): (LogRowColumns, Option<String>)) -> Self {
+    fn of((row, is_item, trace): (LogRowColumns, bool, Option<String>)) -> Self {
         let (seq, id) = (Seq::from_db(row.seq), NotificationId(row.id));
         match row.notification() {
-            Ok(notification) => Self::Readable(Notification { trace: trace.as_deref().and_then(TraceContext::parse), ..notification }),
+            Ok(notification) => {
+                let trace = trace.as_deref().and_then(TraceContext::parse);
+                Self::Readable(Notification { is_item, trace, ..notification })
+            }
             Err(error) => Self::Unreadable { seq, id, error },
         }
     }
@@ -165,6 +168,7 @@ struct TailPageRow {
     user_id: Option<String>,
     account_id: Option<String>,
     user_ids: Option<Vec<String>>,
+    is_item: Option<bool>,
     trace: Option<String>,
 }
 
@@ -185,7 +189,8 @@ async fn ask_tail(
                   (SELECT a.id FROM recado.log a WHERE a.seq = $1) AS id_at_from, coalesce(r.rows_found, 0) AS "rows_found!",
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data::text AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
-                  r.account_id AS "account_id?", r.user_ids AS "user_ids?", r.trace AS "trace?"
+                  r.account_id AS "account_id?", r.user_ids AS "user_ids?",
+                  r.inbox AND r.replay AND r.expires_at IS NULL AS "is_item?", r.trace AS "trace?"
              FROM (VALUES (1)) one
              LEFT JOIN recado.meta m ON $4::uuid IS NOT NULL
              LEFT JOIN recado.access_state s ON $4::uuid IS NOT NULL
@@ -227,7 +232,7 @@ impl TailPageRow {
         Some(TailCheck { log: LogState { log_id, floor, head, is_standby: self.is_standby }, access })
     }
 
-    fn row(self) -> Option<(LogRowColumns, Option<String>)> {
+    fn row(self) -> Option<(LogRowColumns, bool, Option<String>)> {
         let columns = LogRowColumns {
             seq: self.seq?,
             id: self.id?,
@@ -241,6 +246,6 @@ impl TailPageRow {
             account_id: self.account_id,
             user_ids: self.user_ids,
         };
-        Some((columns, self.trace))
+        Some((columns, self.is_item?, self.trace))
     }
 }

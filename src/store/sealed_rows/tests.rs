@@ -13,6 +13,7 @@ fn row(title: &str, audience: Audience) -> NewNotification {
         audience,
         ttl_seconds: None,
         replay: true,
+        inbox: true,
         source: "shop".to_owned(),
         key: None,
         body_hash: BodyHash(0),

@@ -65,6 +65,7 @@ pub fn message(lease: &Lease, counter: u64, title: &str) -> Received {
         audience: Audience::User { user: lease.user.clone(), account: None },
         ttl_seconds: None,
         replay: true,
+        inbox: true,
         source: message_source(&lease.provider),
         key: Some(IdempotencyKey::of_message(&lease.provider, &lease.user, lease.term, counter)),
         body_hash: BodyHash::of(&[title.as_bytes()]),
