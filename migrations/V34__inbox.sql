@@ -14,6 +14,13 @@ CREATE INDEX log_inbox ON recado.log (topic, seq) WHERE inbox AND replay AND exp
 -- In SQL the flag comes in a setting of the transaction, so that recado.notify keeps its arguments.
 ALTER TABLE recado.outbox ADD COLUMN inbox boolean NOT NULL DEFAULT true;
 ALTER TABLE recado.outbox ALTER COLUMN inbox SET DEFAULT coalesce(current_setting('recado.notify_inbox', true), '') <> 'off';
+-- As in V4, with the new column: a body that is parsed at creation keeps the columns of that time.
+CREATE OR REPLACE FUNCTION recado.outbox_after(p_done pg_snapshot) RETURNS SETOF recado.outbox LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT * FROM recado.outbox o WHERE o.xid >= pg_snapshot_xmax(p_done)
+    UNION ALL
+    SELECT * FROM recado.outbox o WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(p_done)));
+END;
 
 -- The watermarks of a user: what lies at or below one is seen, read or archived, unless recado.inbox_item says otherwise.
 CREATE TABLE recado.inbox (
