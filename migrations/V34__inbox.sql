@@ -426,7 +426,7 @@ BEGIN
                    CROSS JOIN LATERAL (SELECT c.seq, c.topic, c.user_id, c.user_ids FROM recado.log c
                                         WHERE c.seq = CASE WHEN s.seq ~ '^[0-9]{1,18}$' THEN s.seq::bigint END
                                           AND c.inbox AND c.replay AND c.expires_at IS NULL LIMIT 1) l
-                   WHERE coalesce(l.user_id = who OR who = ANY (l.user_ids), true));
+                   WHERE l.user_id IS NULL AND l.user_ids IS NULL OR l.user_id = who OR who = ANY (l.user_ids));
     marks := op IN ('read', 'archive');
     IF op IN ('read', 'unread') THEN
         INSERT INTO recado.inbox_item AS e (user_id, seq, is_read)
