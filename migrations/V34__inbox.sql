@@ -556,7 +556,7 @@ BEGIN
         IF op = 'mute' THEN
             wanted := ARRAY(SELECT DISTINCT m FROM jsonb_array_elements_text(change -> 'muted') m ORDER BY m);
             IF wanted IS DISTINCT FROM ARRAY(SELECT m FROM unnest(state.muted) m ORDER BY m) THEN
-                seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'preferences', jsonb_build_object('muted', wanted)::text);
+                seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'preferences', format('{"muted":%s}', array_to_json(wanted)));
             END IF;
             RETURN NEXT;
             CONTINUE;
@@ -572,7 +572,7 @@ BEGIN
                   OR EXISTS (SELECT FROM recado.inbox_item e
                               WHERE e.user_id = who AND e.seq <= up_to
                                 AND CASE op WHEN 'read' THEN e.is_read IS NOT NULL WHEN 'archive' THEN e.is_archived IS NOT NULL ELSE false END) THEN
-                seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'inbox', jsonb_build_object('op', op, 'up_to', up_to)::text);
+                seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'inbox', format('{"op":"%s","up_to":%s}', op, up_to));
             END IF;
             RETURN NEXT;
             CONTINUE;
@@ -610,7 +610,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'inbox', jsonb_build_object('op', op, 'seqs', seqs)::text);
+        seq := recado.append_inbox_change(p_hint, p_hint_id, p_origin, who, 'inbox', format('{"op":"%s","seqs":%s}', op, array_to_json(seqs)));
         RETURN NEXT;
     END LOOP;
 END $$;
@@ -697,7 +697,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
         GRANT SELECT ON recado.inbox, recado.inbox_item, recado.inbox_since TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.inbox_open(text, text[]), recado.inbox_counts(text, text[], boolean),
-            recado.inbox_page(text, text[], boolean, text, bigint, integer), recado.inbox_accounts(text),
+            recado.inbox_page(text, text[], boolean, text, bigint, integer), recado.inbox_accounts(text), recado.is_muted(text, text[]),
             recado.change_inboxes(bigint, uuid, text, jsonb) TO recado_hub;
     END IF;
 EXCEPTION

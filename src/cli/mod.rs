@@ -25,6 +25,7 @@ mod export;
 mod healthcheck;
 mod history;
 mod hub_client;
+mod inbox;
 mod key;
 mod listen;
 mod log;
@@ -134,6 +135,8 @@ enum CliCommand {
     Stats,
     /// List devices, connected and away, those that lag most first, and why
     Devices(devices::DevicesCommand),
+    /// Show a user's inbox: counts, what they are made of, and the unread items
+    Inbox(inbox::InboxCommand),
     /// Show rates, hubs and sessions, live in a terminal
     Top(top::TopCommand),
     /// Tell whether a user has a notification, and why or why not
@@ -262,6 +265,7 @@ async fn run(prepared: Prepared) -> Result<(), CliFailure> {
         CliCommand::Upstream(upstream) => upstream.run(&config, format).await,
         CliCommand::Stats => stats::run(&config, format).await,
         CliCommand::Devices(devices) => devices.run(&config, format).await,
+        CliCommand::Inbox(inbox) => inbox.run(&config, format).await,
         CliCommand::Top(top) => top.run(&config, format).await,
         CliCommand::Doctor(doctor) => doctor.run(&config, format).await,
         CliCommand::Healthcheck => healthcheck::run(&config).await,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::domain::Role;
 
 /// Options of a single notification.
-const OF_ONE: [&str; 9] = ["title", "kind", "message", "data", "users", "account", "broadcast", "ttl", "no_replay"];
+const OF_ONE: [&str; 10] = ["title", "kind", "message", "data", "users", "account", "broadcast", "ttl", "no_replay", "no_inbox"];
 
 /// Post a notification.
 #[derive(Debug, Args)]
@@ -48,6 +48,9 @@ pub struct NotifyCommand {
     /// Only for users who are connected now
     #[arg(long)]
     no_replay: bool,
+    /// Not an item of the users' inboxes
+    #[arg(long)]
+    no_inbox: bool,
     /// Makes a retry safe (default: a random key). With -: names the whole input; after an interruption run it again
     /// with the same key, and nothing is posted twice
     #[arg(long, value_name = "KEY")]
@@ -90,6 +93,9 @@ impl NotifyCommand {
         }
         if self.no_replay {
             set("replay", false.into());
+        }
+        if self.no_inbox {
+            set("inbox", false.into());
         }
         Ok(Value::Object(body).to_string())
     }

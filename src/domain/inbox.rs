@@ -174,6 +174,28 @@ impl InboxState {
     }
 }
 
+/// An inbox as an administrator sees it.
+#[derive(Debug, Serialize)]
+pub struct InboxFacts {
+    /// Over all accounts that the user came with.
+    #[serde(flatten)]
+    pub counts: InboxCounts,
+    pub seen_seq: Seq,
+    pub read_seq: Seq,
+    pub archived_seq: Seq,
+    /// Items whose state is not that of the watermarks.
+    pub marked: i64,
+    pub muted: Vec<String>,
+    pub since: Vec<InboxSince>,
+}
+
+/// From which number on the items of everyone (`*`) or of an account (`a/ACCOUNT`) count.
+#[derive(Debug, Serialize)]
+pub struct InboxSince {
+    pub topic: String,
+    pub seq: Seq,
+}
+
 /// What a row of the type [`RECOUNT_TYPE`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recount {

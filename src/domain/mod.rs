@@ -30,8 +30,8 @@ pub use command::{CommandState, Term, message_source};
 pub use consumer::{CONSUMER_START_RULE, CONSUMER_TYPES_MAX, ConsumerFilter, ConsumerName, ConsumerNameError, ConsumerStart};
 pub use ids::{AccountId, ClientId, CommandId, CommandTag, IdError, InstanceId, LogId, NotificationId, SessionId, UserId, id_by_time};
 pub use inbox::{
-    AskedChange, CHANGE_SEQS_MAX, COUNT_MAX, Changed, INBOX_TYPE, InboxChange, InboxCounts, InboxState, ItemOp, MUTED_MAX, MutePattern,
-    PREFERENCES_TYPE, Recount, RecountMark, UpToOp, is_inbox_type,
+    AskedChange, CHANGE_SEQS_MAX, COUNT_MAX, Changed, INBOX_TYPE, InboxChange, InboxCounts, InboxFacts, InboxSince, InboxState, ItemOp,
+    MUTED_MAX, MutePattern, PREFERENCES_TYPE, Recount, RecountMark, UpToOp, is_inbox_type,
 };
 pub use membership::{MEMBER_TYPE, MemberChange, MemberInterval, MemberOp};
 pub use network::{Network, NetworkError};

@@ -30,6 +30,8 @@ pub struct WhyFacts {
     pub follows_members: bool,
     /// The user's membership in the row's account, by that table.
     pub membership: Membership,
+    /// The user has muted the row's type. It is delivered all the same.
+    pub is_muted: bool,
     /// Older tokens of the user are refused.
     pub revocation: Option<Revocation>,
 }

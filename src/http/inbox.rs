@@ -16,7 +16,7 @@ use super::state::HubState;
 use super::stream_request::{check_origin, check_user_rate};
 use crate::domain::{AskedChange, Changed, InboxChange, InboxCounts, InboxState, LogId, MutePattern, Principal, Seq};
 use crate::log::inbox_writer::ChangeFailure;
-use crate::store::inbox::{self, InboxFilter, InboxItem, PAGE_MAX};
+use crate::store::inbox::{self, InboxFilter, InboxItem, InboxPage, PAGE_MAX};
 use crate::store::read;
 use crate::wire::inbox::{ChangeAnswer, ChangeBody, InboxQuery, PreferencesAnswer, parse_preferences};
 use crate::wire::problem::{FieldError, Problem};
@@ -32,14 +32,14 @@ pub async fn list(State(hub): State<Arc<HubState>>, headers: HeaderMap, query: Q
     check_user_rate(&hub, &who)?;
     let query = InboxQuery::parse(&pairs, InboxFilter::parse, InboxFilter::All, PAGE_MAX)?;
     let log_id = hub.delivery.registry.position().log_id;
-    let state = inbox::open(&hub.reader, &who).await?;
+    inbox::open(&hub.reader, &who).await?;
     // One more than is asked for tells whether more follow.
-    let mut items = inbox::page(&hub.reader, &who, query.filter, query.before, query.limit + 1).await?;
+    let InboxPage { mut items, counts } = inbox::page(&hub.reader, &who, query.filter, query.before, query.limit + 1).await?;
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let has_more = items.len() > limit;
     items.truncate(limit);
     let next = if has_more { items.last().map(|item| item.notification.seq) } else { None };
-    Ok(page(&items, next, state.counts, log_id))
+    Ok(page(&items, next, counts, log_id))
 }
 
 /// The items are inserted as they are, so that `data` stays byte for byte as it was posted.

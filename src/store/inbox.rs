@@ -14,7 +14,8 @@ use super::repeated_read::again_if_lost;
 use super::time_limit::{ASK_LIMIT, limited};
 use super::{Reader, StoreError};
 use crate::domain::{
-    AskedChange, Changed, CommitOrigin, InboxChange, InboxCounts, InboxState, InstanceId, MutePattern, Notification, Principal, Seq,
+    AskedChange, Changed, CommitOrigin, InboxChange, InboxCounts, InboxFacts, InboxSince, InboxState, InstanceId, MutePattern,
+    Notification, Principal, Seq, UserId,
 };
 
 /// Most items of one page.
@@ -94,29 +95,35 @@ async fn state(connection: &mut PgConnection, who: &Principal, accounts: &[Strin
         reads_members,
     );
     let row = limited(ASK_LIMIT, asked.fetch_one(connection)).await?;
-    let counts = InboxCounts {
-        unread: u32::try_from(row.unread).unwrap_or(0),
-        unseen: u32::try_from(row.unseen).unwrap_or(0),
-        as_of: Seq::from_db(row.as_of),
-    };
+    let counts = counts_of(row.unread, row.unseen, row.as_of);
     // Written by the hub and by SQL alike; what is no pattern mutes nothing.
     let muted = row.muted.iter().filter_map(|text| MutePattern::parse(text)).collect();
     Ok(InboxState { counts, oldest: row.oldest.map(Seq::from_db), muted })
 }
 
-/// A row of [`page`].
-struct ItemRow {
-    seq: i64,
-    is_read: bool,
-    is_archived: bool,
-    is_muted: bool,
-    id: Uuid,
-    created_at: DateTime<Utc>,
-    kind: String,
-    title: String,
-    message: String,
+/// A page of items, and the counts in the same snapshot.
+#[derive(Debug)]
+pub struct InboxPage {
+    pub items: Vec<InboxItem>,
+    pub counts: InboxCounts,
+}
+
+/// A row of [`page`]: the counts, and an item if there is one.
+struct PageRow {
+    unread: i32,
+    unseen: i32,
+    as_of: i64,
+    seq: Option<i64>,
+    is_read: Option<bool>,
+    is_archived: Option<bool>,
+    is_muted: Option<bool>,
+    id: Option<Uuid>,
+    created_at: Option<DateTime<Utc>>,
+    kind: Option<String>,
+    title: Option<String>,
+    message: Option<String>,
     data: Option<String>,
-    topic: String,
+    topic: Option<String>,
     user_id: Option<String>,
     account_id: Option<String>,
     user_ids: Option<Vec<String>>,
@@ -126,23 +133,22 @@ struct ItemRow {
 ///
 /// # Errors
 /// When the database is unavailable or slow.
-pub async fn page(
-    reader: &Reader,
-    who: &Principal,
-    filter: InboxFilter,
-    before: Option<Seq>,
-    most: i64,
-) -> Result<Vec<InboxItem>, StoreError> {
+pub async fn page(reader: &Reader, who: &Principal, filter: InboxFilter, before: Option<Seq>, most: i64) -> Result<InboxPage, StoreError> {
     let accounts = accounts(who);
     let turn = reader.page_turn(&who.user).await;
-    let rows: Vec<ItemRow> = again_if_lost(reader, || async {
+    let rows: Vec<PageRow> = again_if_lost(reader, || async {
         let mut checkout = reader.checkout().await?;
         let rows = sqlx::query_as!(
-            ItemRow,
-            r#"SELECT p.seq AS "seq!", p.is_read AS "is_read!", p.is_archived AS "is_archived!", p.is_muted AS "is_muted!",
-                      l.id, l.created_at, l.type AS kind, l.title, l.message, l.data::text AS data, l.topic, l.user_id, l.account_id, l.user_ids
-                 FROM recado.inbox_page($1, $2, $3, $4, $5, $6) p
-                CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = p.seq LIMIT 1) l
+            PageRow,
+            r#"SELECT c.unread AS "unread!", c.unseen AS "unseen!", c.as_of AS "as_of!",
+                      p.seq AS "seq?", p.is_read AS "is_read?", p.is_archived AS "is_archived?", p.is_muted AS "is_muted?",
+                      p.id AS "id?", p.created_at AS "created_at?", p.type AS "kind?", p.title AS "title?", p.message AS "message?",
+                      p.data::text AS "data?", p.topic AS "topic?", p.user_id AS "user_id?", p.account_id AS "account_id?",
+                      p.user_ids AS "user_ids?"
+                 FROM recado.inbox_counts($1, $2, $3) c
+                 LEFT JOIN (SELECT i.is_read, i.is_archived, i.is_muted, l.*
+                              FROM recado.inbox_page($1, $2, $3, $4, $5, $6) i
+                             CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = i.seq LIMIT 1) l) p ON true
                 ORDER BY p.seq DESC"#,
             who.user.as_str(),
             &accounts,
@@ -156,17 +162,65 @@ pub async fn page(
         Ok(rows)
     })
     .await?;
-    turn.charge(rows.len(), rows.iter().map(|row| row.title.len() + row.message.len() + row.data.as_ref().map_or(0, String::len)).sum());
-    Ok(rows.into_iter().filter_map(ItemRow::item).collect())
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    turn.charge(rows.len(), rows.iter().map(|row| length(&row.title) + length(&row.message) + length(&row.data)).sum());
+    let first = rows.first().ok_or(StoreError::Broken(sqlx::Error::RowNotFound))?;
+    let counts = counts_of(first.unread, first.unseen, first.as_of);
+    Ok(InboxPage { items: rows.into_iter().filter_map(PageRow::item).collect(), counts })
 }
 
-impl ItemRow {
+impl PageRow {
     fn item(self) -> Option<InboxItem> {
-        let Self { seq, is_read, is_archived, is_muted, id, created_at, kind, title, message, data, topic, user_id, account_id, user_ids } =
-            self;
-        let columns = LogRowColumns { seq, id, created_at, kind, title, message, data, topic, user_id, account_id, user_ids };
-        Some(InboxItem { notification: columns.readable()?, is_read, is_archived, is_muted })
+        let columns = LogRowColumns {
+            seq: self.seq?,
+            id: self.id?,
+            created_at: self.created_at?,
+            kind: self.kind?,
+            title: self.title?,
+            message: self.message?,
+            data: self.data,
+            topic: self.topic?,
+            user_id: self.user_id,
+            account_id: self.account_id,
+            user_ids: self.user_ids,
+        };
+        let notification = columns.readable()?;
+        Some(InboxItem { notification, is_read: self.is_read?, is_archived: self.is_archived?, is_muted: self.is_muted? })
     }
+}
+
+/// Most accounts that are listed.
+const SINCE_MAX: i64 = 1000;
+
+/// Reads a user's inbox; `None` if the user has never opened one.
+///
+/// # Errors
+/// When the database is unavailable or slow.
+pub async fn facts(connection: &mut PgConnection, user: &UserId) -> Result<Option<InboxFacts>, StoreError> {
+    let since =
+        sqlx::query!("SELECT topic, seq FROM recado.inbox_since WHERE user_id = $1 ORDER BY topic LIMIT $2", user.as_str(), SINCE_MAX);
+    let since = limited(ASK_LIMIT, since.fetch_all(&mut *connection)).await?;
+    if since.is_empty() {
+        return Ok(None);
+    }
+    let asked = sqlx::query!(
+        r#"SELECT c.unread AS "unread!", c.unseen AS "unseen!", c.as_of AS "as_of!", c.muted AS "muted!",
+                  coalesce(i.seen_seq, 0) AS "seen_seq!", coalesce(i.read_seq, 0) AS "read_seq!", coalesce(i.archived_seq, 0) AS "archived_seq!",
+                  (SELECT count(*) FROM recado.inbox_item e WHERE e.user_id = $1) AS "marked!"
+             FROM recado.inbox_counts($1, recado.inbox_accounts($1), true) c
+             LEFT JOIN recado.inbox i ON i.user_id = $1"#,
+        user.as_str(),
+    );
+    let row = limited(ASK_LIMIT, asked.fetch_one(connection)).await?;
+    Ok(Some(InboxFacts {
+        counts: counts_of(row.unread, row.unseen, row.as_of),
+        seen_seq: Seq::from_db(row.seen_seq),
+        read_seq: Seq::from_db(row.read_seq),
+        archived_seq: Seq::from_db(row.archived_seq),
+        marked: row.marked,
+        muted: row.muted,
+        since: since.into_iter().map(|row| InboxSince { topic: row.topic, seq: Seq::from_db(row.seq) }).collect(),
+    }))
 }
 
 /// A change as `recado.change_inboxes` takes it.
@@ -227,6 +281,11 @@ pub async fn change(
         None => Changed::Done(seq.map(Seq::from_db)),
     };
     Ok(rows.into_iter().map(|row| outcome(row.problem.as_deref(), row.seq, row.places)).collect())
+}
+
+fn counts_of(unread: i32, unseen: i32, as_of: i64) -> InboxCounts {
+    let count = |count: i32| u32::try_from(count).unwrap_or(0);
+    InboxCounts { unread: count(unread), unseen: count(unseen), as_of: Seq::from_db(as_of) }
 }
 
 fn accounts(who: &Principal) -> Vec<String> {

@@ -75,9 +75,10 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
                   greatest(m.floor_seq, coalesce((SELECT h.seq FROM recado.log h ORDER BY h.seq DESC LIMIT 1), 0)) AS "head!",
                   l.created_at AS "created_at?", l.kind AS "kind?", l.source AS "source?", l.topic AS "topic?", l.user_id AS "user_id?",
                   l.account_id AS "account_id?", l.is_listed AS "is_listed?", l.replay AS "replay?", l.expires_at AS "expires_at?",
-                  r.not_before AS "not_before?", r.reason AS "revoked?"
+                  r.not_before AS "not_before?", r.reason AS "revoked?", coalesce(recado.is_muted(l.kind, i.muted), false) AS "is_muted!"
              FROM recado.meta m
              LEFT JOIN recado.revocation r ON r.user_id = $2
+             LEFT JOIN recado.inbox i ON i.user_id = $2
              LEFT JOIN LATERAL (
                    SELECT o.created_at, o.type AS kind, o.source, o.topic, o.user_id, o.account_id, $2 = ANY (o.user_ids) AS is_listed,
                           o.replay, o.expires_at
@@ -120,6 +121,7 @@ async fn log_row(connection: &mut PgConnection, user: &UserId, seq: Seq) -> Resu
         accounts: Vec::new(),
         follows_members: false,
         membership: Membership::default(),
+        is_muted: row.is_muted,
         revocation: row.not_before.zip(row.revoked).map(|(not_before, reason)| Revocation { not_before, reason }),
     })
 }

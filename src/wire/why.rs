@@ -57,6 +57,7 @@ pub fn body(facts: &WhyFacts, why: &WhyAnswer) -> Value {
         "log_id": facts.log_id,
         "verdict": why.best().map_or(word(why), verdict_word),
         "text": text(facts, why),
+        "muted": is_muted(facts, why),
         "revocation": facts.revocation.as_ref().map(|revocation| json!({
             "not_before": timestamp(revocation.not_before),
             "reason": revocation.reason,
@@ -155,6 +156,9 @@ fn session(session: &SessionSeen) -> Value {
 
 fn text(facts: &WhyFacts, why: &WhyAnswer) -> String {
     let mut text = verdict(facts, why);
+    if is_muted(facts, why) {
+        text.push_str(&format!(" {} has muted its type: it is delivered, marked as muted, and not counted.", facts.user));
+    }
     if let Some(revocation) = &facts.revocation {
         let reason = if revocation.reason.is_empty() { String::new() } else { format!(" ({})", revocation.reason) };
         text.push_str(&format!(
@@ -164,6 +168,11 @@ fn text(facts: &WhyFacts, why: &WhyAnswer) -> String {
         ));
     }
     text
+}
+
+/// Whether the user would hear of it, were its type not muted.
+fn is_muted(facts: &WhyFacts, why: &WhyAnswer) -> bool {
+    facts.is_muted && matches!(why, WhyAnswer::Addressed(_) | WhyAnswer::NeverConnected)
 }
 
 fn verdict(facts: &WhyFacts, why: &WhyAnswer) -> String {

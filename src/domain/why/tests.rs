@@ -25,6 +25,7 @@ fn facts() -> WhyFacts {
         accounts: vec!["7".into()],
         follows_members: false,
         membership: Membership::default(),
+        is_muted: false,
         revocation: None,
     }
 }

@@ -62,6 +62,7 @@ pub async fn show(
         sessions: open,
         upstream: facts.upstream,
         members_of: facts.members_of,
+        inbox: facts.inbox,
         revoked_before: optional_time(facts.revocation.as_ref().map(|revocation| revocation.not_before)),
         revoked_reason: facts.revocation.map(|revocation| revocation.reason),
         user_id: user,

@@ -5,10 +5,11 @@ use sqlx::PgConnection;
 
 use crate::domain::device_lag::ListedDevice;
 use crate::domain::why::Revocation;
-use crate::domain::{Seq, UserId};
+use crate::domain::{InboxFacts, Seq, UserId};
 use crate::store::StoreError;
 use crate::store::console::device_list;
 use crate::store::database::Reader;
+use crate::store::inbox;
 use crate::store::providers::admin::{self, SessionOverview};
 use crate::store::read::{self, LogState};
 use crate::store::time_limit::{ASK_LIMIT, limited};
@@ -34,6 +35,8 @@ pub struct UserFacts {
     /// The accounts of the table of members.
     pub members_of: Vec<String>,
     pub revocation: Option<Revocation>,
+    /// `None`: the user has never opened an inbox.
+    pub inbox: Option<InboxFacts>,
 }
 
 /// The mark that devices leave whose positions were deleted.
@@ -64,6 +67,7 @@ pub async fn facts(reader: &Reader, user: &UserId) -> Result<UserFacts, StoreErr
         token_accounts: why::accounts(connection, user).await?.1,
         members_of: members_of(connection, user).await?,
         revocation: revocation(connection, user).await?,
+        inbox: inbox::facts(connection, user).await?,
     };
     limited(ASK_LIMIT, sqlx::raw_sql("COMMIT").execute(connection)).await?;
     checkout.done();

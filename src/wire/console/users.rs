@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{each_once, number};
 use crate::domain::why::{WhyAnswer, WhyFacts};
-use crate::domain::{ClientId, Notification, Seq, UserId};
+use crate::domain::{ClientId, InboxFacts, Notification, Seq, UserId};
 use crate::wire::history::{self, wrong};
 use crate::wire::problem::{Problem, read_body};
 use crate::wire::server_frame::{notification_record, timestamp};
@@ -70,6 +70,8 @@ pub struct UserBody<P> {
     pub sessions: Vec<UserSessionBody>,
     pub upstream: Vec<P>,
     pub members_of: Vec<String>,
+    /// `None`: the user has never opened an inbox.
+    pub inbox: Option<InboxFacts>,
     pub revoked_before: Option<String>,
     pub revoked_reason: Option<String>,
 }
