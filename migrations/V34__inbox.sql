@@ -220,6 +220,7 @@ DECLARE
     lows      bigint[];
     highs     bigint[];
     has_marks boolean;
+    mutes     boolean;
     n_above   bigint;
     n_below   bigint;
     first     bigint[] := '{}';
@@ -230,6 +231,8 @@ BEGIN
     SELECT coalesce(i.user_id, p_user), coalesce(i.seen_seq, 0), coalesce(i.read_seq, 0), coalesce(i.archived_seq, 0), coalesce(i.muted, '{}')
       INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = p_user;
     muted := state.muted;
+    -- A call of a function for each row costs more than the rest.
+    mutes := state.muted <> '{}';
     has_marks := EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user);
     SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
       FROM recado.inbox_reach(p_user, p_accounts, p_members) r;
@@ -252,7 +255,7 @@ BEGIN
                              WHERE b.topic = t.topic AND starts_with(t.topic, 'u/') AND b.seq > above AND b.seq > t.low AND b.seq <= t.high)) s
                      LIMIT looks + 1) w
              WHERE w.n > looks
-                OR NOT recado.is_muted(w.type, state.muted)
+                OR NOT (mutes AND recado.is_muted(w.type, state.muted))
                    AND NOT (has_marks AND EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = w.seq AND (e.is_read OR e.is_archived)))
              LIMIT most) x;
     n_below := 0;
@@ -263,12 +266,17 @@ BEGIN
                  CROSS JOIN LATERAL (SELECT c.type, c.topic FROM recado.log c WHERE c.seq = e.seq AND c.inbox AND c.replay AND c.expires_at IS NULL LIMIT 1) l
                  WHERE e.user_id = p_user AND e.seq <= above
                    AND NOT coalesce(e.is_read, e.seq <= state.read_seq) AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                   AND NOT recado.is_muted(l.type, state.muted)
+                   AND NOT (mutes AND recado.is_muted(l.type, state.muted))
                    AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)
                  LIMIT most) x;
     END IF;
     unread := least(n_above + n_below, most);
 
+    IF NOT has_marks AND above = greatest(state.seen_seq, state.archived_seq) THEN
+        unseen := unread;
+        oldest := CASE WHEN unread >= most THEN 0 ELSE first[1] END;
+        RETURN;
+    END IF;
     above := greatest(state.seen_seq, state.archived_seq);
     SELECT coalesce(sum(CASE WHEN x.n > looks THEN most ELSE 1 END), 0), first || min(x.seq) INTO n_above, first
       FROM (SELECT w.seq, w.n
@@ -287,7 +295,7 @@ BEGIN
                      WHERE above < as_of
                      LIMIT looks + 1) w
              WHERE w.n > looks
-                OR NOT recado.is_muted(w.type, state.muted)
+                OR NOT (mutes AND recado.is_muted(w.type, state.muted))
                    AND NOT (has_marks AND EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = w.seq AND e.is_archived))
              LIMIT most) x;
     n_below := 0;
@@ -297,7 +305,7 @@ BEGIN
                   FROM recado.inbox_item e
                  CROSS JOIN LATERAL (SELECT c.type, c.topic FROM recado.log c WHERE c.seq = e.seq AND c.inbox AND c.replay AND c.expires_at IS NULL LIMIT 1) l
                  WHERE e.user_id = p_user AND e.seq <= above AND e.seq > state.seen_seq AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                   AND NOT recado.is_muted(l.type, state.muted)
+                   AND NOT (mutes AND recado.is_muted(l.type, state.muted))
                    AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)
                  LIMIT most) x;
     END IF;
@@ -317,6 +325,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     state  recado.inbox%ROWTYPE;
+    mutes  boolean;
     floor  bigint;
     topics text[];
     lows   bigint[];
@@ -330,13 +339,14 @@ BEGIN
       INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = p_user;
     SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
       FROM recado.inbox_reach(p_user, p_accounts, p_members) r;
+    mutes := state.muted <> '{}';
     above := CASE p_filter WHEN 'unread' THEN greatest(state.read_seq, state.archived_seq) WHEN 'all' THEN state.archived_seq ELSE 0 END;
     IF p_filter = 'archived' THEN
         upto := least(upto, state.archived_seq);
     END IF;
     RETURN QUERY
         SELECT p.seq, coalesce(e.is_read, p.seq <= state.read_seq), coalesce(e.is_archived, p.seq <= state.archived_seq),
-               recado.is_muted(p.type, state.muted)
+               mutes AND recado.is_muted(p.type, state.muted)
           FROM ((SELECT s.seq, s.type
                    FROM unnest(topics, lows, highs) AS t (topic, low, high)
                   CROSS JOIN LATERAL (
@@ -344,7 +354,7 @@ BEGIN
                            FROM recado.log a
                           WHERE a.topic = t.topic AND a.topic <> 'l' AND a.inbox AND a.replay AND a.expires_at IS NULL
                             AND a.seq > above AND a.seq <= upto AND a.seq > t.low AND a.seq <= t.high
-                            AND NOT (p_filter = 'unread' AND recado.is_muted(a.type, state.muted))
+                            AND NOT (p_filter = 'unread' AND mutes AND recado.is_muted(a.type, state.muted))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = a.seq)
                           ORDER BY a.seq DESC
                           LIMIT p_most)
@@ -354,7 +364,7 @@ BEGIN
                           CROSS JOIN LATERAL (SELECT c.type FROM recado.log c WHERE c.seq = b.seq AND c.inbox AND c.replay AND c.expires_at IS NULL LIMIT 1) l
                           WHERE b.topic = t.topic AND starts_with(t.topic, 'u/')
                             AND b.seq > above AND b.seq <= upto AND b.seq > t.low AND b.seq <= t.high
-                            AND NOT (p_filter = 'unread' AND recado.is_muted(l.type, state.muted))
+                            AND NOT (p_filter = 'unread' AND mutes AND recado.is_muted(l.type, state.muted))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = b.seq)
                           ORDER BY b.seq DESC
                           LIMIT p_most)) s)
@@ -366,7 +376,7 @@ BEGIN
                   WHERE e.user_id = p_user AND e.seq < p_before
                     AND CASE p_filter
                             WHEN 'unread' THEN NOT coalesce(e.is_read, e.seq <= state.read_seq) AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                                               AND NOT recado.is_muted(l.type, state.muted)
+                                               AND NOT (mutes AND recado.is_muted(l.type, state.muted))
                             WHEN 'all' THEN NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
                             ELSE coalesce(e.is_archived, e.seq <= state.archived_seq) END
                     AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)
