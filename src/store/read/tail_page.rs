@@ -190,7 +190,7 @@ async fn ask_tail(
                   r.seq AS "seq?", r.id AS "id?", r.created_at AS "created_at?", r.type AS "kind?", r.title AS "title?",
                   r.message AS "message?", r.data::text AS "data?", r.topic AS "topic?", r.user_id AS "user_id?",
                   r.account_id AS "account_id?", r.user_ids AS "user_ids?",
-                  r.inbox AND r.replay AND r.expires_at IS NULL AS "is_item?", r.trace AS "trace?"
+                  r.inbox AND r.replay AS "is_item?", r.trace AS "trace?"
              FROM (VALUES (1)) one
              LEFT JOIN recado.meta m ON $4::uuid IS NOT NULL
              LEFT JOIN recado.access_state s ON $4::uuid IS NOT NULL
