@@ -1,0 +1,215 @@
+-- Lets services mark items as read in SQL, and shows inboxes to analysts (decision 0070).
+
+-- Writes a change of an inbox into the outbox. The relay appends its row, and the trigger of the log applies it there
+-- (recado.apply_inbox_change), after the notifications that the transaction posted before. Looks at no row of the log: a
+-- call would lock its partitions until the transaction of the caller ends. So a number that is no item of the user has no
+-- effect, and an `up_to` above the head stands for all items so far.
+CREATE FUNCTION recado.change_inbox(p_call text, p_op text, p_user_id text, p_seqs bigint[], p_up_to bigint) RETURNS uuid
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    most     constant integer := 1000;
+    argument text;
+    problem  text;
+    advice   text := '';
+    said     text;
+    id       uuid;
+BEGIN
+    IF (p_user_id COLLATE "C" ~ '^[A-Za-z0-9._:|@+=~-]{1,128}$' AND p_user_id <> '-') IS NOT TRUE THEN
+        argument := 'user_id'; problem := 'must be 1 to 128 characters of A-Z a-z 0-9 . _ : - | @ + = ~, and not - alone';
+    ELSIF p_seqs IS NULL AND p_op IN ('unread', 'unarchive') THEN
+        argument := 'seqs'; problem := 'is required';
+    ELSIF p_up_to IS NULL AND p_op = 'seen' THEN
+        argument := 'up_to'; problem := 'is required';
+    ELSIF num_nonnulls(p_seqs, p_up_to) <> 1 THEN
+        argument := 'seqs'; problem := CASE WHEN p_seqs IS NULL THEN 'or up_to is required' ELSE 'and up_to must not both be given' END;
+        advice := ' Give seqs to change these items, or up_to to change all items up to a number.';
+    ELSIF array_ndims(p_seqs) > 1 THEN
+        argument := 'seqs'; problem := 'must be a list, and has ' || array_ndims(p_seqs) || ' dimensions';
+    ELSIF cardinality(p_seqs) NOT BETWEEN 1 AND most THEN
+        argument := 'seqs'; problem := format('must hold 1 to %s numbers, and holds %s', most, cardinality(p_seqs));
+        IF cardinality(p_seqs) > most THEN
+            advice := CASE WHEN p_op IN ('read', 'archive') THEN ' Give up_to, or call the function several times.' ELSE ' Call the function several times.' END;
+        END IF;
+    ELSIF EXISTS (SELECT FROM unnest(p_seqs) s WHERE (s > 0) IS NOT TRUE) THEN
+        argument := 'seqs'; problem := 'must hold sequence numbers, which are 1 or higher';
+    ELSIF p_up_to < 0 THEN
+        argument := 'up_to'; problem := 'must be a sequence number, or 0';
+    END IF;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'RC010', COLUMN = argument, HINT = 'Nothing was written.' || advice,
+            MESSAGE = format('recado.%s: %s %s', p_call, argument, problem);
+    END IF;
+    -- As a notification of type `inbox` to the user, in any account.
+    IF EXISTS (SELECT FROM recado.producer_scope s WHERE s.login = session_user) THEN
+        PERFORM recado.check_producer(p_call, 'inbox', false, NULL, ARRAY[p_user_id], false);
+    END IF;
+    said := CASE WHEN p_seqs IS NULL THEN format('{"op":"%s","up_to":%s}', p_op, p_up_to)
+                 ELSE format('{"op":"%s","seqs":[%s]}', p_op, (SELECT string_agg(s::text, ',' ORDER BY s) FROM (SELECT DISTINCT unnest(p_seqs)) u (s))) END;
+    INSERT INTO recado.outbox AS o (place, slot, xid, at, id, type, title, message, data, topic, user_id, replay, source, body, bytes, inbox)
+    SELECT p.place, (p.place / 16384) % 4, pg_current_xact_id(), clock_timestamp(), recado.new_id(), 'inbox', '', '', said,
+           'u/' || p_user_id, p_user_id, true, session_user, 0, octet_length(said), false
+      FROM (SELECT nextval('recado.outbox_place') AS place) p
+    RETURNING o.id INTO id;
+    RETURN id;
+END $$;
+
+-- Marks items of a user as read: those with the numbers `seqs`, or all up to `up_to`. Returns the id of the change's row.
+-- A repeat changes no item.
+CREATE FUNCTION recado.mark_read(user_id text, seqs bigint[] DEFAULT NULL, up_to bigint DEFAULT NULL) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT recado.change_inbox('mark_read', 'read', user_id, seqs, up_to);
+$$;
+
+-- Marks items of a user as unread.
+CREATE FUNCTION recado.mark_unread(user_id text, seqs bigint[]) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT recado.change_inbox('mark_unread', 'unread', user_id, seqs, NULL);
+$$;
+
+-- Archives items of a user: those with the numbers `seqs`, or all up to `up_to`.
+CREATE FUNCTION recado.archive_items(user_id text, seqs bigint[] DEFAULT NULL, up_to bigint DEFAULT NULL) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT recado.change_inbox('archive_items', 'archive', user_id, seqs, up_to);
+$$;
+
+-- Takes items of a user out of the archive.
+CREATE FUNCTION recado.unarchive_items(user_id text, seqs bigint[]) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT recado.change_inbox('unarchive_items', 'unarchive', user_id, seqs, NULL);
+$$;
+
+-- Marks all items of a user up to `up_to` as seen.
+CREATE FUNCTION recado.mark_seen(user_id text, up_to bigint) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT recado.change_inbox('mark_seen', 'seen', user_id, NULL, up_to);
+$$;
+
+REVOKE ALL ON FUNCTION recado.change_inbox(text, text, text, bigint[], bigint), recado.mark_read(text, bigint[], bigint),
+    recado.mark_unread(text, bigint[]), recado.archive_items(text, bigint[], bigint), recado.unarchive_items(text, bigint[]),
+    recado.mark_seen(text, bigint) FROM PUBLIC;
+
+-- As in V21, but that it takes the right to change inboxes too. An administrator grants that right:
+-- recado.grant_producer does not give it.
+CREATE OR REPLACE FUNCTION recado.revoke_producer(p_login text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    role constant text := recado.role_name('producer');
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        EXECUTE format('REVOKE %I FROM %I', role, p_login);
+    END IF;
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION recado.add_member(text, text), recado.remove_member(text, text),
+        recado.mark_read(text, bigint[], bigint), recado.mark_unread(text, bigint[]), recado.archive_items(text, bigint[], bigint),
+        recado.unarchive_items(text, bigint[]), recado.mark_seen(text, bigint) FROM %I', p_login);
+    PERFORM recado.audit('producer.revoke', p_login);
+END $$;
+
+-- The states of all items of each user with an inbox, in all accounts that the user came with and within all memberships
+-- (recado.inbox_reach, written out here: functions in a view run with the rights of the reader). No LIMIT and no OFFSET:
+-- conditions on user_id, seq and created_at reach the indexes.
+CREATE VIEW recado_views.inbox_states AS
+SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
+       coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0)) AS is_read,
+       coalesce(e.is_archived, s.seq <= coalesce(i.archived_seq, 0)) AS is_archived,
+       s.seq <= coalesce(i.seen_seq, 0) AS is_seen,
+       EXISTS (SELECT FROM unnest(i.muted) AS p (pattern)
+                WHERE CASE WHEN right(p.pattern, 1) = '*' THEN starts_with(s.type, left(p.pattern, -1)) ELSE p.pattern = s.type END) AS is_muted,
+       r.read_at
+  FROM (SELECT x.user_id FROM recado.inbox_since x UNION SELECT y.user_id FROM recado.inbox y) u
+ CROSS JOIN recado.meta m
+  LEFT JOIN recado.inbox i ON i.user_id = u.user_id
+ CROSS JOIN LATERAL (
+       SELECT c.topic, c.seq, 9223372036854775807
+         FROM recado.inbox_since c
+        WHERE c.user_id = u.user_id
+        UNION ALL
+       SELECT 'u/' || u.user_id, 0, 9223372036854775807
+        UNION ALL
+       SELECT 'u/' || u.user_id || '/' || substr(c.topic, 3), 0, 9223372036854775807
+         FROM recado.inbox_since c
+        WHERE c.user_id = u.user_id AND c.topic <> '*'
+        UNION ALL
+       SELECT 'a/' || b.account_id, greatest(b.since_seq, c.seq), coalesce(b.until_seq - 1, 9223372036854775807)
+         FROM recado.member b
+         JOIN recado.inbox_since c ON c.user_id = b.user_id AND c.topic = '*'
+        WHERE b.user_id = u.user_id
+          AND NOT EXISTS (SELECT FROM recado.inbox_since k WHERE k.user_id = b.user_id AND k.topic = 'a/' || b.account_id)
+        UNION ALL
+       SELECT 'u/' || b.user_id || '/' || b.account_id, b.since_seq, coalesce(b.until_seq - 1, 9223372036854775807)
+         FROM recado.member b
+        WHERE b.user_id = u.user_id
+          AND NOT EXISTS (SELECT FROM recado.inbox_since k WHERE k.user_id = b.user_id AND k.topic = 'a/' || b.account_id)) t (topic, low, high)
+ CROSS JOIN LATERAL (
+       SELECT a.seq, a.id, a.type, a.title, a.created_at
+         FROM recado.log a
+        WHERE a.topic = t.topic AND a.topic <> 'l' AND a.inbox AND a.replay AND a.expires_at IS NULL
+          AND a.seq > t.low AND a.seq <= t.high AND a.seq > m.floor_seq
+        UNION ALL
+       SELECT b.seq, l.id, l.type, l.title, l.created_at
+         FROM recado.log_member b
+        CROSS JOIN LATERAL (SELECT c.id, c.type, c.title, c.created_at
+                              FROM recado.log c
+                             WHERE c.seq = b.seq AND c.inbox AND c.replay AND c.expires_at IS NULL
+                             LIMIT 1) l
+        WHERE b.topic = t.topic AND b.seq > t.low AND b.seq <= t.high AND b.seq > m.floor_seq) s
+  LEFT JOIN recado.inbox_item e ON e.user_id = u.user_id AND e.seq = s.seq
+  -- The change that made it read is the user's own row, so the index on topic and seq finds it.
+  LEFT JOIN LATERAL (
+       SELECT l.created_at AS read_at
+         FROM recado.log l
+        WHERE l.topic = 'u/' || u.user_id AND l.topic <> 'l' AND l.replay AND l.seq > s.seq AND l.type = 'inbox' AND NOT l.inbox
+          AND l.data ->> 'op' = 'read'
+          AND (recado_views.number_of(recado_views.jsonb_of(l.data), 'up_to') >= s.seq
+               OR recado_views.jsonb_of(l.data) -> 'seqs' @> to_jsonb(s.seq))
+        ORDER BY l.seq
+        LIMIT 1) r ON coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0));
+
+-- The counts of a user as the user sees them, for the view: it runs with the rights of its reader, who may not call
+-- recado.inbox_counts.
+CREATE FUNCTION recado_views.inbox_counts_of(user_id text, OUT unread integer, OUT unseen integer, OUT as_of bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.unread, c.unseen, c.as_of FROM recado.inbox_counts(user_id, recado.inbox_accounts(user_id), true) c;
+$$;
+COMMENT ON FUNCTION recado_views.inbox_counts_of(text) IS 'How many items a user has not read and not seen, at most 1000 each, and the number of the log at which that holds.';
+
+CREATE VIEW recado_views.inbox_counts AS
+SELECT u.user_id, c.unread, c.unseen, c.as_of, coalesce(i.read_seq, 0) AS read_seq, coalesce(i.seen_seq, 0) AS seen_seq,
+       coalesce(i.archived_seq, 0) AS archived_seq, coalesce(i.muted, '{}') AS muted
+  FROM (SELECT x.user_id FROM recado.inbox_since x UNION SELECT y.user_id FROM recado.inbox y) u
+  LEFT JOIN recado.inbox i ON i.user_id = u.user_id
+ CROSS JOIN LATERAL recado_views.inbox_counts_of(u.user_id) c;
+
+REVOKE ALL ON recado_views.inbox_states, recado_views.inbox_counts FROM PUBLIC;
+REVOKE ALL ON FUNCTION recado_views.inbox_counts_of(text) FROM PUBLIC;
+
+COMMENT ON VIEW recado_views.inbox_states IS 'Items of the inboxes of users, and whether each is read, archived, seen and muted. Give it a user_id, or a range of seq or created_at.';
+COMMENT ON COLUMN recado_views.inbox_states.user_id IS 'The user.';
+COMMENT ON COLUMN recado_views.inbox_states.seq IS 'The number of the notification.';
+COMMENT ON COLUMN recado_views.inbox_states.id IS 'Its id.';
+COMMENT ON COLUMN recado_views.inbox_states.type IS 'Its type.';
+COMMENT ON COLUMN recado_views.inbox_states.title IS 'Its title.';
+COMMENT ON COLUMN recado_views.inbox_states.created_at IS 'When it was appended.';
+COMMENT ON COLUMN recado_views.inbox_states.is_read IS 'Whether it is read.';
+COMMENT ON COLUMN recado_views.inbox_states.is_archived IS 'Whether it is archived.';
+COMMENT ON COLUMN recado_views.inbox_states.is_seen IS 'Whether the user opened the inbox after it came.';
+COMMENT ON COLUMN recado_views.inbox_states.is_muted IS 'Whether the user has muted its type now. A muted item is not counted.';
+COMMENT ON COLUMN recado_views.inbox_states.read_at IS 'When it was first marked as read; NULL: it is unread, or no change of the user names it.';
+COMMENT ON VIEW recado_views.inbox_counts IS 'Counts of each user with an inbox, over all accounts that the user came with. Give it a user_id: each user is counted.';
+COMMENT ON COLUMN recado_views.inbox_counts.user_id IS 'The user.';
+COMMENT ON COLUMN recado_views.inbox_counts.unread IS 'Items that are neither read nor archived nor muted. 1000: 1000 or more.';
+COMMENT ON COLUMN recado_views.inbox_counts.unseen IS 'Items that are neither seen nor archived nor muted. 1000: 1000 or more.';
+COMMENT ON COLUMN recado_views.inbox_counts.as_of IS 'The number of the log at which the counts hold.';
+COMMENT ON COLUMN recado_views.inbox_counts.read_seq IS 'Items up to this number are read, but for exceptions.';
+COMMENT ON COLUMN recado_views.inbox_counts.seen_seq IS 'Items up to this number are seen.';
+COMMENT ON COLUMN recado_views.inbox_counts.archived_seq IS 'Items up to this number are archived, but for exceptions.';
+COMMENT ON COLUMN recado_views.inbox_counts.muted IS 'The types that the user muted. A * at the end stands for any rest.';
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_analyst') THEN
+        GRANT SELECT ON recado_views.inbox_states, recado_views.inbox_counts TO recado_analyst;
+        GRANT EXECUTE ON FUNCTION recado_views.inbox_counts_of(text) TO recado_analyst;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN NULL;
+END $$;
