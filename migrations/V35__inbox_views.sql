@@ -114,7 +114,17 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
        s.seq <= coalesce(i.seen_seq, 0) AS is_seen,
        EXISTS (SELECT FROM unnest(i.muted) AS p (pattern)
                 WHERE CASE WHEN right(p.pattern, 1) = '*' THEN starts_with(s.type, left(p.pattern, -1)) ELSE p.pattern = s.type END) AS is_muted,
-       r.read_at
+       -- The change that made it read is a row for the user alone, so the index on topic and seq finds it. Looked up only
+       -- where the column is asked for.
+       CASE WHEN coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0)) THEN (
+           SELECT l.created_at
+             FROM recado.log l
+            WHERE l.topic = 'u/' || u.user_id AND l.topic <> 'l' AND l.replay AND l.seq > s.seq AND l.type = 'inbox' AND NOT l.inbox
+              AND l.data ->> 'op' = 'read'
+              AND (recado_views.number_of(recado_views.jsonb_of(l.data), 'up_to') >= s.seq
+                   OR recado_views.jsonb_of(l.data) -> 'seqs' @> to_jsonb(s.seq))
+            ORDER BY l.seq
+            LIMIT 1) END AS read_at
   FROM (SELECT x.user_id FROM recado.inbox_since x UNION SELECT y.user_id FROM recado.inbox y) u
  CROSS JOIN recado.meta m
   LEFT JOIN recado.inbox i ON i.user_id = u.user_id
@@ -152,17 +162,7 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
                              WHERE c.seq = b.seq AND c.inbox AND c.replay AND c.expires_at IS NULL
                              LIMIT 1) l
         WHERE b.topic = t.topic AND b.seq > t.low AND b.seq <= t.high AND b.seq > m.floor_seq) s
-  LEFT JOIN recado.inbox_item e ON e.user_id = u.user_id AND e.seq = s.seq
-  -- The change that made it read is the user's own row, so the index on topic and seq finds it.
-  LEFT JOIN LATERAL (
-       SELECT l.created_at AS read_at
-         FROM recado.log l
-        WHERE l.topic = 'u/' || u.user_id AND l.topic <> 'l' AND l.replay AND l.seq > s.seq AND l.type = 'inbox' AND NOT l.inbox
-          AND l.data ->> 'op' = 'read'
-          AND (recado_views.number_of(recado_views.jsonb_of(l.data), 'up_to') >= s.seq
-               OR recado_views.jsonb_of(l.data) -> 'seqs' @> to_jsonb(s.seq))
-        ORDER BY l.seq
-        LIMIT 1) r ON coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0));
+  LEFT JOIN recado.inbox_item e ON e.user_id = u.user_id AND e.seq = s.seq;
 
 -- The counts of a user as the user sees them, for the view: it runs with the rights of its reader, who may not call
 -- recado.inbox_counts.
