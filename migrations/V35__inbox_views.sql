@@ -104,6 +104,125 @@ BEGIN
     PERFORM recado.audit('producer.revoke', p_login);
 END $$;
 
+-- A change of an inbox is a row of the log, and the view notifications has it, so that a copy by number has no holes. The
+-- other views show what was sent to users, and leave changes out: a connection without `inbox` does not receive them. As
+-- before otherwise. Changes are rows for one user, so the branches for accounts, everyone and lists need no condition.
+CREATE OR REPLACE VIEW recado_views.recipients AS
+SELECT l.seq, l.created_at, l.type, l.title,
+       CASE WHEN u.user_id IS NOT NULL THEN 'user' WHEN l.account_id IS NOT NULL THEN 'account' ELSE 'everyone' END AS recipient,
+       u.user_id, l.account_id
+  FROM recado.log l
+ CROSS JOIN LATERAL (SELECT DISTINCT m AS user_id FROM unnest(coalesce(l.user_ids, ARRAY[l.user_id])) m) u
+ WHERE l.type <> ALL ('{inbox,preferences}');
+
+CREATE OR REPLACE VIEW recado_views.inbox AS
+SELECT l.topic AS address, l.seq, l.id, l.created_at, l.type, l.title, l.message, recado_views.jsonb_of(l.data) AS data, l.expires_at
+  FROM recado.log l
+ WHERE l.replay AND l.topic <> 'l' AND l.type <> ALL ('{inbox,preferences}')
+ UNION ALL
+SELECT m.topic, m.seq, l.id, l.created_at, l.type, l.title, l.message, recado_views.jsonb_of(l.data), l.expires_at
+  FROM recado.log_member m
+ CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = m.seq LIMIT 1) l;
+
+CREATE OR REPLACE VIEW recado_views.daily_counts AS
+SELECT d.day::date AS day, c.type, c.audience, c.notifications, c.bytes, c.first_seq, c.last_seq
+  FROM generate_series(
+       (SELECT date_trunc('day', l.created_at AT TIME ZONE 'UTC') - interval '1 day' FROM recado.log l ORDER BY l.seq LIMIT 1),
+       (SELECT date_trunc('day', l.created_at AT TIME ZONE 'UTC') + interval '1 day' FROM recado.log l ORDER BY l.seq DESC LIMIT 1),
+       interval '1 day') AS d (day)
+ CROSS JOIN LATERAL (
+       SELECT n.type, n.audience, count(*) AS notifications, sum(n.bytes)::bigint AS bytes, min(n.seq) AS first_seq, max(n.seq) AS last_seq
+         FROM recado_views.notifications n
+        WHERE n.created_at >= d.day AT TIME ZONE 'UTC' AND n.created_at < (d.day + interval '1 day') AT TIME ZONE 'UTC'
+          AND n.type <> ALL ('{inbox,preferences}')
+        GROUP BY n.type, n.audience) c;
+
+CREATE OR REPLACE VIEW recado_views.deliveries AS
+SELECT d.seq, d.id, d.created_at, d.type, d.title, d.audience, d.user_id, d.client_id, d.session_id, d.transport,
+       p.sent_at, a.acked_at,
+       CASE WHEN p.sent_at IS NOT NULL THEN greatest(p.sent_at - d.created_at, interval '0') END AS time_to_send,
+       CASE WHEN a.acked_at IS NOT NULL AND p.sent_at IS NOT NULL THEN greatest(a.acked_at - p.sent_at, interval '0') END AS time_to_ack
+  FROM (SELECT l.seq, l.id, l.created_at, l.type, l.title, CASE WHEN l.topic = 'l' THEN 'users' ELSE 'user' END AS audience,
+               u.user_id, s.client_id, s.session_id, s.transport, s.log_id
+          FROM recado.log l
+         CROSS JOIN LATERAL (SELECT DISTINCT m AS user_id FROM unnest(coalesce(l.user_ids, ARRAY[l.user_id])) m) u
+          JOIN recado.session s ON s.user_id = u.user_id AND l.seq > s.from_seq AND l.seq <= s.sent_seq
+                               AND (l.account_id IS NULL OR l.account_id = ANY (s.account_ids)
+                                    OR s.follows_members AND EXISTS (
+                                       SELECT FROM recado.member b
+                                        WHERE b.user_id = s.user_id AND b.account_id = l.account_id AND b.since_seq < l.seq
+                                          AND (b.until_seq IS NULL OR b.until_seq > l.seq)))
+                               AND (l.replay OR l.created_at >= s.connected_at)
+                               AND (l.expires_at IS NULL OR l.expires_at > s.connected_at)
+                               AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
+         WHERE l.type <> ALL ('{inbox,preferences}')
+         UNION ALL
+        SELECT l.seq, l.id, l.created_at, l.type, l.title, CASE WHEN l.topic = '*' THEN 'everyone' ELSE 'account' END,
+               s.user_id, s.client_id, s.session_id, s.transport, s.log_id
+          FROM recado.log l
+          JOIN recado.session s ON l.seq > s.from_seq AND l.seq <= s.sent_seq
+                               AND (l.account_id IS NULL OR l.account_id = ANY (s.account_ids)
+                                    OR s.follows_members AND EXISTS (
+                                       SELECT FROM recado.member b
+                                        WHERE b.user_id = s.user_id AND b.account_id = l.account_id AND b.since_seq < l.seq
+                                          AND (b.until_seq IS NULL OR b.until_seq > l.seq)))
+                               AND (l.replay OR l.created_at >= s.connected_at)
+                               AND (l.expires_at IS NULL OR l.expires_at > s.connected_at)
+                               AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
+         WHERE l.user_id IS NULL AND l.user_ids IS NULL) d
+  JOIN recado.meta m ON m.log_id = d.log_id
+  LEFT JOIN LATERAL (SELECT r.sent_at
+                       FROM recado.progress r
+                      WHERE r.session_id = d.session_id AND r.sent_seq >= d.seq
+                      ORDER BY r.sent_seq
+                      LIMIT 1) p ON true
+  LEFT JOIN LATERAL (SELECT min(f.acked_at) AS acked_at
+                       FROM (SELECT r.acked_at
+                               FROM recado.progress r
+                              WHERE r.user_id = d.user_id AND r.client_id = d.client_id AND r.log_id = d.log_id AND r.acked_seq >= d.seq
+                              ORDER BY r.acked_seq, r.acked_at
+                              LIMIT 8) f) a ON true;
+
+CREATE OR REPLACE VIEW recado_views.unacked AS
+SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at AS since, u.oldest_type, u.oldest_title
+  FROM recado.cursor c
+  JOIN recado.meta m ON m.log_id = c.log_id
+  LEFT JOIN LATERAL (SELECT s.account_ids, s.follows_members, s.types FROM recado.session s
+                      WHERE s.user_id = c.user_id AND s.client_id = c.client_id
+                      ORDER BY s.connected_at DESC LIMIT 1) s ON true
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS unacked, min(b.seq) AS oldest_seq, (array_agg(b.created_at ORDER BY b.seq))[1] AS oldest_at,
+              (array_agg(b.type ORDER BY b.seq))[1] AS oldest_type, (array_agg(b.title ORDER BY b.seq))[1] AS oldest_title
+         FROM (SELECT '*' AS topic, c.acked_seq AS low, 9223372036854775807 AS high
+                UNION ALL SELECT 'u/' || c.user_id, c.acked_seq, 9223372036854775807
+                UNION ALL SELECT 'a/' || a, c.acked_seq, 9223372036854775807 FROM unnest(s.account_ids) a
+                UNION ALL SELECT 'u/' || c.user_id || '/' || a, c.acked_seq, 9223372036854775807 FROM unnest(s.account_ids) a
+                UNION ALL
+               SELECT x.topic, greatest(c.acked_seq, b.since_seq), coalesce(b.until_seq, 9223372036854775807)
+                 FROM recado.member b
+                CROSS JOIN LATERAL (VALUES ('a/' || b.account_id), ('u/' || b.user_id || '/' || b.account_id)) x (topic)
+                WHERE s.follows_members AND b.user_id = c.user_id AND (b.until_seq IS NULL OR b.until_seq > c.acked_seq)
+                  AND b.account_id <> ALL (s.account_ids)) t
+        CROSS JOIN LATERAL (
+              (SELECT l.seq, l.created_at, l.type, l.title
+                 FROM recado.log l
+                WHERE l.topic = t.topic AND l.replay AND l.topic <> 'l' AND l.seq > c.acked_seq AND l.seq > t.low AND l.seq < t.high
+                  AND l.type <> ALL ('{inbox,preferences}')
+                  AND (l.expires_at IS NULL OR l.expires_at > now())
+                  AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
+                ORDER BY l.seq
+                LIMIT 10000)
+              UNION ALL
+              (SELECT l.seq, l.created_at, l.type, l.title
+                 FROM recado.log_member b
+                CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = b.seq LIMIT 1) l
+                WHERE b.topic = t.topic AND b.seq > c.acked_seq AND b.seq > t.low AND b.seq < t.high
+                  AND (l.expires_at IS NULL OR l.expires_at > now())
+                  AND (s.types IS NULL OR recado_views.takes(s.types, l.type))
+                ORDER BY b.seq
+                LIMIT 10000)) b) u
+ WHERE u.unacked > 0;
+
 -- The states of all items of each user with an inbox, in all accounts that the user came with and within all memberships
 -- (recado.inbox_reach, written out here: functions in a view run with the rights of the reader). No LIMIT and no OFFSET:
 -- conditions on user_id, seq and created_at reach the indexes.

@@ -79,7 +79,7 @@ async fn every_view_and_every_column_says_what_it_is() {
                    WHERE c.relnamespace = 'recado_views'::regnamespace
                      AND coalesce(CASE a.attnum WHEN 0 THEN obj_description(c.oid) ELSE col_description(c.oid, a.attnum) END, '') = ''";
     assert_eq!(names(&mut connection, silent).await, Vec::<String>::new());
-    assert_eq!(names(&mut connection, VIEWS).await.len(), 24);
+    assert_eq!(names(&mut connection, VIEWS).await.len(), 26);
     let silent = "SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'recado_views'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL";
     assert_eq!(names(&mut connection, silent).await, Vec::<String>::new());
 }

@@ -97,6 +97,13 @@ const DELIVERED: &str = "
            ('42', 'web',   'b-3', 'unknown',  '2026-03-02 09:12:00', '7 seconds',    'owner_lost'),
            ('43', 'phone', 'b-1', 'rejected', '2026-03-03 09:30:00', '10 seconds',   'not_taken')) AS c (user_id, client_id, id, state, at, took, detail);";
 
+/// What users did with their inboxes, at 22 and above.
+const CHANGES: [(&str, &str, &str); 3] = [
+    ("2026-03-04 10:20:00", "42", r#"{"op":"read","seqs":[10,17,21]}"#),
+    ("2026-03-04 10:25:00", "43", r#"{"op":"read","up_to":16}"#),
+    ("2026-03-04 10:30:00", "42", r#"{"op":"archive","seqs":[12]}"#),
+];
+
 /// A log whose first nine notifications retention has dropped, and whose story begins at 10.
 async fn told() -> TestDb {
     let db = log_of(10).await;
@@ -113,7 +120,15 @@ async fn told() -> TestDb {
     }
     // A hub would end sessions of a hub that it does not know.
     hub.kill().await;
-    let times: Vec<String> = story.iter().enumerate().map(|(at, (time, _))| format!("({}, '{time}+00')", at + 10)).collect();
+    db.run(
+        "INSERT INTO recado.inbox_since (user_id, topic, seq) VALUES ('42', '*', 9), ('42', 'a/7', 9), ('43', '*', 9), ('43', 'a/7', 9)",
+    )
+    .await;
+    for (_, user, change) in CHANGES {
+        db.run(&format!("SELECT recado.append_inbox_change(0, NULL, 'test', '{user}', 'inbox', '{change}')")).await;
+    }
+    let all_times = story.iter().map(|(time, _)| *time).chain(CHANGES.map(|(time, ..)| time));
+    let times: Vec<String> = all_times.enumerate().map(|(at, time)| format!("({}, '{time}+00')", at + 10)).collect();
     let set = "UPDATE recado.log l SET created_at = t.at::timestamptz FROM (VALUES";
     db.run(&format!(
         "SET session_replication_role = replica; SET TimeZone = 'UTC'; {set} {}) AS t (seq, at) WHERE t.seq = l.seq; {DELIVERED}",

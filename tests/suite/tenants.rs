@@ -36,6 +36,9 @@ fn rules() -> BTreeMap<&'static str, Rule> {
         ("members", Rule::Where("v.account_id = ANY ({a})")),
         ("audit", Rule::Hidden),
         ("upstream_sessions", Rule::Hidden),
+        // An inbox belongs to a user in all accounts.
+        ("inbox_states", Rule::Hidden),
+        ("inbox_counts", Rule::Hidden),
         (
             "daily_counts",
             Rule::Is(
@@ -887,8 +890,9 @@ fn of_tenant(question: &str) -> String {
 fn questions() -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/analysts.md")).unwrap();
     let blocks = page.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned());
-    // Provider sessions have no tenant.
-    blocks.filter(|question| !question.contains("upstream_sessions") && question.contains("recado_views.")).collect()
+    // Provider sessions and inboxes have no tenant.
+    let hidden = ["upstream_sessions", "inbox_states", "inbox_counts"];
+    blocks.filter(|question| !hidden.iter().any(|view| question.contains(view)) && question.contains("recado_views.")).collect()
 }
 
 /// Asks in turns, on two connections. The best time of each counts, so a busy moment of the machine changes nothing.
