@@ -1,9 +1,9 @@
 -- Lets services mark items as read in SQL, and shows inboxes to analysts (decision 0070).
 
 -- Writes a change of an inbox into the outbox. The relay appends its row, and the trigger of the log applies it there
--- (recado.apply_inbox_change), after the notifications that the transaction posted before. Looks at no row of the log: a
--- call would lock its partitions until the transaction of the caller ends. So a number that is no item of the user has no
--- effect, and an `up_to` above the head stands for all items so far.
+-- (recado.apply_inbox_change), after the notifications that the transaction posted before. Looks at no row of the log:
+-- a call would lock its partitions until the transaction of the caller ends. So a number that is no item of the user
+-- has no effect, and an `up_to` above the head stands for all items so far.
 CREATE FUNCTION recado.change_inbox(p_call text, p_op text, p_user_id text, p_seqs bigint[], p_up_to bigint) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -53,8 +53,8 @@ BEGIN
     RETURN id;
 END $$;
 
--- Marks items of a user as read: those with the numbers `seqs`, or all up to `up_to`. Returns the id of the change's row.
--- A repeat changes no item.
+-- Marks items of a user as read: those with the numbers `seqs`, or all up to `up_to`. Returns the id of the change's
+-- row. A repeat changes no item.
 CREATE FUNCTION recado.mark_read(user_id text, seqs bigint[] DEFAULT NULL, up_to bigint DEFAULT NULL) RETURNS uuid
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT recado.change_inbox('mark_read', 'read', user_id, seqs, up_to);
@@ -104,9 +104,10 @@ BEGIN
     PERFORM recado.audit('producer.revoke', p_login);
 END $$;
 
--- A change of an inbox is a row of the log, and the view notifications has it, so that a copy by number has no holes. The
--- other views show what was sent to users, and leave changes out: a connection without `inbox` does not receive them. As
--- before otherwise. Changes are rows for one user, so the branches for accounts, everyone and lists need no condition.
+-- A change of an inbox is a row of the log, and the view notifications has it, so that a copy by number has no holes.
+-- The other views show what was sent to users, and leave changes out: a connection without `inbox` does not receive
+-- them. As before otherwise. Changes are rows for one user, so the branches for accounts, everyone and lists need no
+-- condition.
 CREATE OR REPLACE VIEW recado_views.recipients AS
 SELECT l.seq, l.created_at, l.type, l.title,
        CASE WHEN u.user_id IS NOT NULL THEN 'user' WHEN l.account_id IS NOT NULL THEN 'account' ELSE 'everyone' END AS recipient,
@@ -223,9 +224,9 @@ SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at
                 LIMIT 10000)) b) u
  WHERE u.unacked > 0;
 
--- The states of all items of each user with an inbox, in all accounts that the user came with and within all memberships
--- (recado.inbox_reach, written out here: functions in a view run with the rights of the reader). No LIMIT and no OFFSET:
--- conditions on user_id, seq and created_at reach the indexes.
+-- The states of all items of each user with an inbox, in all accounts that the user came with and within all
+-- memberships (recado.inbox_reach, written out here: functions in a view run with the rights of the reader). No LIMIT
+-- and no OFFSET: conditions on user_id, seq and created_at reach the indexes.
 CREATE VIEW recado_views.inbox_states AS
 SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
        coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0)) AS is_read,
@@ -233,8 +234,8 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
        s.seq <= coalesce(i.seen_seq, 0) AS is_seen,
        EXISTS (SELECT FROM unnest(i.muted) AS p (pattern)
                 WHERE CASE WHEN right(p.pattern, 1) = '*' THEN starts_with(s.type, left(p.pattern, -1)) ELSE p.pattern = s.type END) AS is_muted,
-       -- The change that made it read is a row for the user alone, so the index on topic and seq finds it. Looked up only
-       -- where the column is asked for.
+       -- The change that made it read is a row for the user alone, so the index on topic and seq finds it. Looked up
+       -- only where the column is asked for.
        CASE WHEN coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0)) THEN (
            SELECT l.created_at
              FROM recado.log l
