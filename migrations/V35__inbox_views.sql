@@ -272,14 +272,14 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
  CROSS JOIN LATERAL (
        SELECT a.seq, a.id, a.type, a.title, a.created_at
          FROM recado.log a
-        WHERE a.topic = t.topic AND a.topic <> 'l' AND a.inbox AND a.replay AND a.expires_at IS NULL
+        WHERE a.topic = t.topic AND a.topic <> 'l' AND a.replay AND a.inbox
           AND a.seq > t.low AND a.seq <= t.high AND a.seq > m.floor_seq
         UNION ALL
        SELECT b.seq, l.id, l.type, l.title, l.created_at
          FROM recado.log_member b
         CROSS JOIN LATERAL (SELECT c.id, c.type, c.title, c.created_at
                               FROM recado.log c
-                             WHERE c.seq = b.seq AND c.inbox AND c.replay AND c.expires_at IS NULL
+                             WHERE c.seq = b.seq AND c.inbox AND c.replay
                              LIMIT 1) l
         WHERE b.topic = t.topic AND b.seq > t.low AND b.seq <= t.high AND b.seq > m.floor_seq) s
   LEFT JOIN recado.inbox_item e ON e.user_id = u.user_id AND e.seq = s.seq;
