@@ -4,12 +4,13 @@
 -- rows of the log alone, and never by the clock. A change is a row of type `inbox` or `preferences` for the user. The
 -- tables below are the fold of those rows, in the order of the log.
 
--- Rows from before this version are no items: nobody had read them.
+-- Rows from before this version are no items: no user could have read them.
 ALTER TABLE recado.log ADD COLUMN inbox boolean NOT NULL DEFAULT false;
 ALTER TABLE recado.log ALTER COLUMN inbox SET DEFAULT true;
 COMMENT ON COLUMN recado.log.inbox IS 'Whether the notification is an item of an inbox. Never with a ttl, and never without replay.';
--- Serves resuming clients as before, and the counts: "which items are addressed to this topic after N". The flag in the key
--- leaves out other rows without a look at the table. An index of items alone would cost each append more than the counts.
+-- Serves resuming clients as before, and the counts: "which items are addressed to this topic after N". The flag in the
+-- key leaves out other rows without a look at the table. An index of items alone would cost each append more than the
+-- counts.
 CREATE INDEX log_replay_items ON recado.log (topic, seq, inbox) WHERE replay AND topic <> 'l';
 DROP INDEX recado.log_replay;
 ALTER INDEX recado.log_replay_items RENAME TO log_replay;
@@ -25,7 +26,8 @@ BEGIN ATOMIC
     SELECT * FROM recado.outbox o WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(p_done)));
 END;
 
--- The watermarks of a user: what lies at or below one is seen, read or archived, unless recado.inbox_item says otherwise.
+-- The watermarks of a user: what lies at or below one is seen, read or archived, unless recado.inbox_item says
+-- otherwise.
 CREATE TABLE recado.inbox (
     user_id      text   PRIMARY KEY,
     seen_seq     bigint NOT NULL DEFAULT 0,
@@ -48,8 +50,8 @@ COMMENT ON TABLE recado.inbox_item IS 'Items that are read or archived, or are n
 -- Serves retention: "the exceptions at or below the floor".
 CREATE INDEX inbox_item_seq ON recado.inbox_item (seq);
 
--- From where on the items of everyone ('*') and of an account ('a/ACCOUNT') count: the head of the log when the user first
--- came with it. Items for the user alone count from the beginning.
+-- From where on the items of everyone ('*') and of an account ('a/ACCOUNT') count: the head of the log when the user
+-- first came with it. Items for the user alone count from the beginning.
 CREATE TABLE recado.inbox_since (
     user_id text   NOT NULL,
     topic   text   NOT NULL,
@@ -188,7 +190,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = o
     END;
 $$;
 
--- Begins to count what is addressed to everyone and to these accounts, where the user comes with them for the first time.
+-- Begins to count what is addressed to everyone and to these accounts, where the user comes with them for the first
+-- time.
 CREATE FUNCTION recado.inbox_open(p_user text, p_accounts text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -203,9 +206,9 @@ BEGIN
     END IF;
 END $$;
 
--- Counts of a user with these accounts, in one snapshot: they hold at the head of the log, `as_of`. Exact below 1000; 1000
--- stands for 1000 or more, also where more than 20,000 muted items had to be passed over. `oldest` is the lowest number
--- that was counted, NULL when nothing was; what retention drops below it changes no count. 0: not known.
+-- Counts of a user with these accounts, in one snapshot: they hold at the head of the log, `as_of`. Exact below 1000;
+-- 1000 stands for 1000 or more, also where more than 20,000 muted items had to be passed over. `oldest` is the lowest
+-- number that was counted, NULL when nothing was; what retention drops below it changes no count. 0: not known.
 CREATE FUNCTION recado.inbox_counts(
     p_user text, p_accounts text[], p_members boolean,
     OUT unread integer, OUT unseen integer, OUT as_of bigint, OUT oldest bigint, OUT muted text[])
@@ -466,8 +469,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Raises the watermark of reads over marks that agree with each other: to below the first unread item of all accounts that
--- the user ever came with. No state of an item changes.
+-- Raises the watermark of reads over marks that agree with each other: to below the first unread item of all accounts
+-- that the user ever came with. No state of an item changes.
 CREATE FUNCTION recado.fold_inbox(p_user text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -525,11 +528,11 @@ BEGIN
     RETURN seq;
 END $$;
 
--- Makes the changes that users asked for, in one commit under the lock of the log, so that the state is the fold of the log.
--- Each change: {"user", "accounts", "members", "op", "seqs" or "up_to" or "muted"}. The answers come in their order: `seq`
--- of the change's row, NULL when nothing changed; or a problem, and nothing was changed: `no_item` with the places of the
--- numbers that are no items of this user (from 0), `beyond` for a number above the head, `full` when more than 1000 items
--- would be read or archived one by one.
+-- Makes the changes that users asked for, in one commit under the lock of the log, so that the state is the fold of the
+-- log. Each change: {"user", "accounts", "members", "op", "seqs" or "up_to" or "muted"}. The answers come in their
+-- order: `seq` of the change's row, NULL when nothing changed; or a problem, and nothing was changed: `no_item` with
+-- the places of the numbers that are no items of this user (from 0), `beyond` for a number above the head, `full` when
+-- more than 1000 items would be read or archived one by one.
 CREATE FUNCTION recado.change_inboxes(p_hint bigint, p_hint_id uuid, p_origin text, p_changes jsonb)
 RETURNS TABLE (seq bigint, problem text, places integer[])
 LANGUAGE plpgsql SECURITY DEFINER
@@ -630,8 +633,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Retention and erasure take items away. They tell it with a row of the log for no user, so that a hub knows from which number
--- on its counts are too high. At the end of the transaction: the lock of the log is held for the commit alone.
+-- Retention and erasure take items away. They tell it with a row of the log for no user, so that a hub knows from which
+-- number on its counts are too high. At the end of the transaction: the lock of the log is held for the commit alone.
 CREATE FUNCTION recado.recount_inboxes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

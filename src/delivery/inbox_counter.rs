@@ -1,8 +1,8 @@
 //! Keeps the counts of one connection's inbox.
 //!
-//! The counts are those of the database, plus one for each item that was dispatched since. Where that is not enough they
-//! are counted anew: for a change of the inbox, after rows were left out of the send queue, and when retention or an
-//! erasure took items away. While that is not done, frames go out without counts.
+//! The counts are those of the database, plus one for each item that was dispatched since. Where that is not enough
+//! they are counted anew: for a change of the inbox, after rows were left out of the send queue, and when retention or
+//! an erasure took items away. While that is not done, frames go out without counts.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -253,8 +253,8 @@ impl<'a> ChangeRow<'a> {
 /// Makes changes in one commit. Returns their outcomes in the same order.
 ///
 /// # Errors
-/// As [`append::append`]. After [`AppendFailure::Unknown`] the connection must not be used again. The same changes may be
-/// made again: what is changed already has no effect.
+/// As [`append::append`]. After [`AppendFailure::Unknown`] the connection must not be used again. The same changes may
+/// be made again: what is changed already has no effect.
 pub async fn change(
     connection: &mut PgConnection,
     seen: WatermarkEnd,
