@@ -74,8 +74,7 @@ async fn a_change_takes_effect_with_its_transaction_and_in_its_order() {
         "SELECT concat_ws(' ', type, topic, user_id, data, title || message, replay, inbox, expires_at) FROM recado.log WHERE seq = 5";
     assert_eq!(names(&mut db.connect().await, row).await, [r#"inbox u/ann ann {"op":"read","seqs":[1,3]}  t f"#]);
 
-    // A number above the head stands for all items so far: also for those of the same transaction, and not for later
-    // ones.
+    // A number above the head stands for all items so far, with those of the same transaction, and not for later ones.
     db.run(
         "BEGIN;
          SELECT recado.notify('shipped', 'six', 'm', user_id => 'ann');
