@@ -528,6 +528,26 @@ BEGIN
     RETURN seq;
 END $$;
 
+-- The places (from 0) of numbers that are no items of this user; NULL: each is one.
+CREATE FUNCTION recado.inbox_no_items(p_user text, p_accounts text[], p_members boolean, p_seqs bigint[]) RETURNS integer[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+    topics text[];
+    lows   bigint[];
+    highs  bigint[];
+BEGIN
+    SELECT array_agg(r.topic), array_agg(greatest(r.low, m.floor_seq)), array_agg(r.high) INTO topics, lows, highs
+      FROM recado.inbox_reach(p_user, p_accounts, p_members) r CROSS JOIN recado.meta m;
+    RETURN (SELECT array_agg(u.place - 1 ORDER BY u.place)
+              FROM unnest(p_seqs) WITH ORDINALITY AS u (seq, place)
+              LEFT JOIN LATERAL (SELECT c.topic FROM recado.log c WHERE c.seq = u.seq AND c.inbox AND c.replay LIMIT 1) l ON true
+             WHERE (recado.inbox_holds(topics, lows, highs, u.seq, l.topic)) IS NOT TRUE);
+END $$;
+
 -- Makes the changes that users asked for, in one commit under the lock of the log, so that the state is the fold of the
 -- log. Each change: {"user", "accounts", "members", "op", "seqs" or "up_to" or "muted"}. The answers come in their
 -- order: `seq` of the change's row, NULL when nothing changed; or a problem, and nothing was changed: `no_item` with
@@ -549,24 +569,26 @@ DECLARE
     up_to    bigint;
     seqs     bigint[];
     wanted   text[];
-    accounts text[];
     head     bigint;
-    floor    bigint;
     state    recado.inbox%ROWTYPE;
-    topics   text[];
-    lows     bigint[];
-    highs    bigint[];
     marks    boolean;
     needed   integer;
+    faults   jsonb;
+    n        integer := 0;
 BEGIN
-    -- First, so that every look below sees what the change will be applied to.
+    -- Whose item a row is does not change, so this needs no lock. A thousand numbers take some milliseconds.
+    SELECT jsonb_agg(to_jsonb(recado.inbox_no_items(
+               c.change ->> 'user', ARRAY(SELECT jsonb_array_elements_text(c.change -> 'accounts')), (c.change ->> 'members')::boolean,
+               ARRAY(SELECT s::bigint FROM jsonb_array_elements_text(c.change -> 'seqs') s))) ORDER BY c.place)
+      INTO faults FROM jsonb_array_elements(p_changes) WITH ORDINALITY AS c (change, place);
+    -- From here on, every look sees what the change will be applied to.
     LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;
     FOR change IN SELECT c FROM jsonb_array_elements(p_changes) c LOOP
         who := change ->> 'user';
         op := change ->> 'op';
         up_to := (change ->> 'up_to')::bigint;
         seqs := ARRAY(SELECT s::bigint FROM jsonb_array_elements_text(change -> 'seqs') s);
-        accounts := ARRAY(SELECT jsonb_array_elements_text(change -> 'accounts'));
+        n := n + 1;
         seq := NULL; problem := NULL; places := NULL;
         SELECT who, coalesce(i.seen_seq, 0), coalesce(i.read_seq, 0), coalesce(i.archived_seq, 0), coalesce(i.muted, '{}')
           INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = who;
@@ -580,9 +602,8 @@ BEGIN
             CONTINUE;
         END IF;
 
-        SELECT greatest(m.floor_seq, coalesce((SELECT l.seq FROM recado.log l ORDER BY l.seq DESC LIMIT 1), 0)), m.floor_seq
-          INTO head, floor FROM recado.meta m;
         IF up_to IS NOT NULL THEN
+            SELECT greatest(m.floor_seq, coalesce((SELECT l.seq FROM recado.log l ORDER BY l.seq DESC LIMIT 1), 0)) INTO head FROM recado.meta m;
             IF up_to > head THEN
                 problem := 'beyond';
             ELSIF up_to > (CASE op WHEN 'read' THEN least(state.read_seq, state.seen_seq)
@@ -596,12 +617,9 @@ BEGIN
             CONTINUE;
         END IF;
 
-        SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
-          FROM recado.inbox_reach(who, accounts, (change ->> 'members')::boolean) r;
-        SELECT array_agg(u.place - 1 ORDER BY u.place) INTO places
-          FROM unnest(seqs) WITH ORDINALITY AS u (seq, place)
-          LEFT JOIN LATERAL (SELECT c.topic FROM recado.log c WHERE c.seq = u.seq AND c.inbox AND c.replay LIMIT 1) l ON true
-         WHERE (recado.inbox_holds(topics, lows, highs, u.seq, l.topic)) IS NOT TRUE;
+        IF jsonb_typeof(faults -> (n - 1)) = 'array' THEN
+            places := ARRAY(SELECT f::integer FROM jsonb_array_elements_text(faults -> (n - 1)) f);
+        END IF;
         IF places IS NOT NULL THEN
             problem := 'no_item';
             RETURN NEXT;
@@ -694,7 +712,8 @@ REVOKE ALL ON FUNCTION
     recado.inbox_reach(text, text[], boolean), recado.inbox_accounts(text), recado.inbox_holds(text[], bigint[], bigint[], bigint, text),
     recado.inbox_open(text, text[]), recado.inbox_counts(text, text[], boolean),
     recado.inbox_page(text, text[], boolean, text, bigint, integer), recado.apply_inbox_change(), recado.fold_inbox(text),
-    recado.append_inbox_change(bigint, uuid, text, text, text, text), recado.change_inboxes(bigint, uuid, text, jsonb),
+    recado.append_inbox_change(bigint, uuid, text, text, text, text),
+    recado.inbox_no_items(text, text[], boolean, bigint[]), recado.change_inboxes(bigint, uuid, text, jsonb),
     recado.recount_inboxes(), recado.keep_inboxes_in_log(), recado.erase_inbox(text) FROM PUBLIC;
 
 -- Who may call recado.notify may call it with `inbox` as well.

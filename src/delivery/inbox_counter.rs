@@ -19,9 +19,21 @@ use crate::domain::{InboxCounts, InboxState, Principal, RecountMark, Seq};
 use crate::store::{Reader, StoreError, inbox};
 use crate::wire::server_frame::InboxMarks;
 
-/// Most counts at once of those that no row of the user asked for. An erasure asks for one on each connection, and they
-/// must leave connections of the pool to others.
+/// Most counts at once of those that no frame waits for. An erasure asks for one on each connection, and they must
+/// leave connections of the pool to others.
 pub const UNASKED_COUNTS: usize = 4;
+
+/// Most items that are remembered while a count runs. A count takes milliseconds.
+const PENDING_MAX: usize = 1024;
+
+/// A count that runs.
+struct Count {
+    outcome: BoxFuture<'static, Result<InboxState, StoreError>>,
+    /// No row and no frame waits for it.
+    is_beside: bool,
+    /// Items that were delivered since it began: it may not have them.
+    pending: Vec<Seq>,
+}
 
 /// The counts of one connection.
 pub(super) struct InboxCounter {
@@ -36,7 +48,7 @@ pub(super) struct InboxCounter {
     carrier: Option<Seq>,
     recounts: watch::Receiver<RecountMark>,
     turns: Arc<Semaphore>,
-    counting: Option<BoxFuture<'static, Result<InboxState, StoreError>>>,
+    count: Option<Count>,
     backoff: Backoff,
     retry: Option<Pin<Box<Sleep>>>,
 }
@@ -44,8 +56,8 @@ pub(super) struct InboxCounter {
 impl InboxCounter {
     pub fn new(reader: Reader, who: Principal, state: InboxState, recounts: watch::Receiver<RecountMark>, turns: Arc<Semaphore>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-        let (told, carrier) = (None, None);
-        Self { reader, who, state, is_known: true, told, carrier, recounts, turns, counting: None, backoff, retry: None }
+        let (told, carrier, count, retry) = (None, None, None, None);
+        Self { reader, who, state, is_known: true, told, carrier, recounts, turns, count, backoff, retry }
     }
 
     /// The counts, where they are known.
@@ -66,38 +78,64 @@ impl InboxCounter {
     /// Rows were left out of the send queue.
     pub fn lose(&mut self) {
         self.is_known = false;
+        self.count = None;
     }
 
-    /// Whether a count is needed before the next step: `upto` is the number that the counts must have reached.
-    pub fn needs_count(&self, upto: Option<Seq>) -> bool {
-        self.retry.is_none() && (!self.is_fresh() || upto.is_some_and(|upto| self.state.counts.as_of < upto))
+    /// Whether the next frame must wait for a count: for a frame that names `upto`, the counts must have reached it.
+    pub fn must_reach(&self, upto: Seq) -> bool {
+        self.retry.is_none() && (!self.is_fresh() || self.state.counts.as_of < upto)
     }
 
-    /// Whether this row must be counted before it is delivered.
+    /// Whether this row must wait for a count.
     pub fn waits_for(&self, event: &SharedNotification) -> bool {
-        event.is_inbox_change() && self.needs_count(Some(event.seq))
+        event.is_inbox_change() && self.retry.is_none() && self.state.counts.as_of < event.seq
     }
 
-    /// Counts. Safe to drop and call again. `carrier`: the change that it is for, whose frame tells the counts.
-    pub async fn count(&mut self, carrier: Option<Seq>) {
-        let counting = self.counting.get_or_insert_with(|| {
-            let (reader, who, turns) = (self.reader.clone(), self.who.clone(), carrier.is_none().then(|| Arc::clone(&self.turns)));
-            async move {
-                // The semaphore is never closed.
-                let _turn = match &turns {
-                    Some(turns) => turns.acquire().await.ok(),
-                    None => None,
-                };
-                inbox::counts(&reader, &who).await
-            }
-            .boxed()
-        });
-        let counted = counting.await;
-        self.counting = None;
-        match counted {
+    /// Counts while the next frame waits. Safe to drop and call again. `carrier`: the change that it is for, whose
+    /// frame tells the counts.
+    pub async fn count_first(&mut self, carrier: Option<Seq>) {
+        // One that runs beside may wait for its turn.
+        if self.count.as_ref().is_none_or(|count| count.is_beside) {
+            self.count = Some(Count { outcome: self.counting(None), is_beside: false, pending: Vec::new() });
+        }
+        self.counted().await;
+        self.carrier = carrier.filter(|carrier| self.counts().is_some_and(|counts| counts.as_of >= *carrier));
+    }
+
+    /// Begins to count if the counts are not known. Frames go on meanwhile, without counts.
+    pub fn count_beside(&mut self) {
+        if self.count.is_none() && self.retry.is_none() && !self.is_fresh() {
+            self.count = Some(Count { outcome: self.counting(Some(Arc::clone(&self.turns))), is_beside: true, pending: Vec::new() });
+        }
+    }
+
+    fn counting(&self, turns: Option<Arc<Semaphore>>) -> BoxFuture<'static, Result<InboxState, StoreError>> {
+        let (reader, who) = (self.reader.clone(), self.who.clone());
+        async move {
+            // The semaphore is never closed.
+            let _turn = match &turns {
+                Some(turns) => turns.acquire().await.ok(),
+                None => None,
+            };
+            inbox::counts(&reader, &who).await
+        }
+        .boxed()
+    }
+
+    /// Waits for the count that runs. Safe to drop and call again.
+    async fn counted(&mut self) {
+        let Some(count) = &mut self.count else { return };
+        let outcome = count.outcome.as_mut().await;
+        let pending = self.count.take().map(|count| count.pending).unwrap_or_default();
+        match outcome {
             Ok(state) => {
                 self.backoff.succeeded();
-                (self.state, self.is_known, self.carrier) = (state, true, carrier);
+                (self.state, self.is_known) = (state, pending.len() < PENDING_MAX);
+                for seq in pending {
+                    if seq > self.state.counts.as_of {
+                        self.state.add(seq);
+                    }
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, user = %self.who.user, "could not count an inbox; retrying");
@@ -107,17 +145,16 @@ impl InboxCounter {
         }
     }
 
-    /// Returns when a count may be needed: another try is due, or items are gone.
+    /// Returns when there may be counts to tell or to make: a count is done, another try is due, or items are gone.
     pub async fn changed(&mut self) {
-        match &mut self.retry {
-            Some(retry) => {
-                retry.await;
-                self.retry = None;
-            }
-            None => {
-                // The registry outlives its connections.
-                let _ = self.recounts.changed().await;
-            }
+        if self.count.is_some() {
+            self.counted().await;
+        } else if let Some(retry) = &mut self.retry {
+            retry.await;
+            self.retry = None;
+        } else {
+            // The registry outlives its connections.
+            let _ = self.recounts.changed().await;
         }
     }
 
@@ -125,20 +162,28 @@ impl InboxCounter {
     pub fn live(&mut self, event: &SharedNotification) -> InboxMarks {
         let is_change = event.is_inbox_change();
         let muted = !is_change && self.state.mutes(&event.kind);
+        let untold = InboxMarks { muted, counts: None };
         if self.carrier.take_if(|carrier| *carrier <= event.seq).is_some() && is_change {
             self.told = self.counts().or(self.told);
             return InboxMarks { muted, counts: self.counts() };
         }
+        let is_counted = event.is_item && !muted;
+        if let Some(count) = self.count.as_mut().filter(|_| is_counted) {
+            if count.pending.len() < PENDING_MAX {
+                count.pending.push(event.seq);
+            }
+            return untold;
+        }
         if !self.is_fresh() || event.seq <= self.state.counts.as_of {
-            return InboxMarks { muted, counts: None };
+            return untold;
         }
         if is_change {
             // Its count has failed.
             self.is_known = false;
-            return InboxMarks { muted, counts: None };
+            return untold;
         }
-        if !event.is_item || muted {
-            return InboxMarks { muted, counts: None };
+        if !is_counted {
+            return untold;
         }
         self.state.add(event.seq);
         self.told = Some(self.state.counts);

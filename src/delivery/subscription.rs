@@ -168,10 +168,10 @@ impl Subscription {
             {
                 return NextStep::Renewed(expires_at);
             }
-            if let Some(carrier) = self.due_count() {
-                if let Some(inbox) = &mut self.inbox {
-                    inbox.count(carrier).await;
-                }
+            if let Some(carrier) = self.due_count()
+                && let Some(inbox) = &mut self.inbox
+            {
+                inbox.count_first(carrier).await;
                 continue;
             }
             // No frame may wait here: writing frames ends with a flush.
@@ -203,31 +203,31 @@ impl Subscription {
                     let filled = self.registration.connection().send_queue.filled(self.stream_state.delivered());
                     match &mut self.inbox {
                         None => filled.await,
-                        Some(inbox) => tokio::select! {
-                            () = filled => {}
-                            () = inbox.changed() => {}
-                        },
+                        Some(inbox) => {
+                            inbox.count_beside();
+                            tokio::select! {
+                                () = filled => {}
+                                () = inbox.changed() => {}
+                            }
+                        }
                     }
                 }
             }
         }
     }
 
-    /// The count that must be made before the next frame, if one must: for the change at the head of the send queue, or
-    /// for none.
+    /// The count that the next frame waits for, if there is one: for the change at the head of the send queue, or for
+    /// the end of a replay.
     fn due_count(&self) -> Option<Option<Seq>> {
         let inbox = self.inbox.as_ref()?;
         if let Some((seq, _)) = self.announcement {
-            return inbox.needs_count(Some(seq)).then_some(None);
+            return inbox.must_reach(seq).then_some(None);
         }
         if self.page.is_some() || self.stream_state.step() != StreamStep::Live {
             return None;
         }
         let front = self.registration.connection().send_queue.front();
-        if let Some(change) = front.filter(|event| inbox.waits_for(event)) {
-            return Some(Some(change.seq));
-        }
-        inbox.needs_count(None).then_some(None)
+        front.filter(|event| inbox.waits_for(event)).map(|change| Some(change.seq))
     }
 
     /// Whether counts wait for a frame of their own.

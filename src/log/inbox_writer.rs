@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::{AskedChange, Changed, InstanceId};
+use crate::domain::{AskedChange, Changed, InboxChange, InstanceId};
 use crate::store::append::AppendFailure;
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::inbox;
@@ -17,8 +17,9 @@ use crate::store::read;
 use crate::store::{Database, StoreError};
 use crate::tasks::Stop;
 
-/// Most changes of one commit: each costs the log's lock about as much as three appended rows.
+/// Most changes of one commit, and most items that they name: the log is locked meanwhile.
 const BATCH: usize = 64;
+const BATCH_ITEMS: usize = 1024;
 /// Most changes that wait. More are refused.
 const QUEUE: usize = 1024;
 /// Longest wait for a commit.
@@ -83,10 +84,13 @@ impl InboxWriter {
                 () = stop.wait() => self.queue.try_recv().ok(),
             };
             let Some(first) = first else { return };
+            let mut items = items(&first);
             let mut batch = vec![first];
             while batch.len() < BATCH
+                && items < BATCH_ITEMS
                 && let Ok(next) = self.queue.try_recv()
             {
+                items += self::items(&next);
                 batch.push(next);
             }
             self.commit(batch).await;
@@ -131,6 +135,13 @@ impl InboxWriter {
     async fn start_over(&mut self) -> Result<(), StoreError> {
         let (log_id, _) = self.seen.end();
         read::start_over(self.dedicated.get().await?, &self.seen, log_id).await
+    }
+}
+
+fn items(waiting: &WaitingChange) -> usize {
+    match &waiting.asked.change {
+        InboxChange::Items { seqs, .. } => seqs.len(),
+        InboxChange::UpTo { .. } | InboxChange::Mute(_) => 1,
     }
 }
 
