@@ -30,7 +30,7 @@ const PENDING_MAX: usize = 1024;
 struct Count {
     outcome: BoxFuture<'static, Result<InboxState, StoreError>>,
     /// No row and no frame waits for it.
-    is_beside: bool,
+    is_background: bool,
     /// Items that were delivered since it began: it may not have them.
     pending: Vec<Seq>,
 }
@@ -94,18 +94,18 @@ impl InboxCounter {
     /// Counts while the next frame waits. Safe to drop and call again. `carrier`: the change that it is for, whose
     /// frame tells the counts.
     pub async fn count_first(&mut self, carrier: Option<Seq>) {
-        // One that runs beside may wait for its turn.
-        if self.count.as_ref().is_none_or(|count| count.is_beside) {
-            self.count = Some(Count { outcome: self.counting(None), is_beside: false, pending: Vec::new() });
+        // One that no frame waits for may wait for its turn.
+        if self.count.as_ref().is_none_or(|count| count.is_background) {
+            self.count = Some(Count { outcome: self.counting(None), is_background: false, pending: Vec::new() });
         }
         self.counted().await;
         self.carrier = carrier.filter(|carrier| self.counts().is_some_and(|counts| counts.as_of >= *carrier));
     }
 
     /// Begins to count if the counts are not known. Frames go on meanwhile, without counts.
-    pub fn count_beside(&mut self) {
+    pub fn count_in_background(&mut self) {
         if self.count.is_none() && self.retry.is_none() && !self.is_fresh() {
-            self.count = Some(Count { outcome: self.counting(Some(Arc::clone(&self.turns))), is_beside: true, pending: Vec::new() });
+            self.count = Some(Count { outcome: self.counting(Some(Arc::clone(&self.turns))), is_background: true, pending: Vec::new() });
         }
     }
 

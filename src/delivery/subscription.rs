@@ -204,7 +204,7 @@ impl Subscription {
                     match &mut self.inbox {
                         None => filled.await,
                         Some(inbox) => {
-                            inbox.count_beside();
+                            inbox.count_in_background();
                             tokio::select! {
                                 () = filled => {}
                                 () = inbox.changed() => {}
