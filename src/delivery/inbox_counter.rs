@@ -78,7 +78,7 @@ impl InboxCounter {
     /// Rows were left out of the send queue.
     pub fn lose(&mut self) {
         self.is_known = false;
-        self.count = None;
+        (self.count, self.carrier) = (None, None);
     }
 
     /// Whether the next frame must wait for a count: for a frame that names `upto`, the counts must have reached it.

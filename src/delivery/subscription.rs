@@ -99,8 +99,8 @@ impl Subscription {
     }
 
     /// From now on rows may be written into this socket while the task waits between two calls of
-    /// [`crate::delivery::send_queue::SendQueue::begin_poll`].
-    /// Not for a client with an inbox: the frames of its rows have counts, which only the task knows.
+    /// [`crate::delivery::send_queue::SendQueue::begin_poll`]. Not for a client with an inbox: its frames have counts,
+    /// which only the task knows.
     pub fn write_into(&self, socket: Arc<dyn LiveSocket>) {
         if self.inbox.is_none() {
             self.connection().send_queue.write_into(socket);
