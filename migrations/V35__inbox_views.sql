@@ -226,7 +226,8 @@ SELECT c.user_id, c.client_id, c.acked_seq, u.unacked, u.oldest_seq, u.oldest_at
 
 -- The states of all items of each user with an inbox, in all accounts that the user came with and within all
 -- memberships (recado.inbox_reach, written out here: functions in a view run with the rights of the reader). No LIMIT
--- and no OFFSET: conditions on user_id, seq and created_at reach the indexes.
+-- and no OFFSET over the log: conditions on seq and created_at reach its indexes. `= ANY (ARRAY[…])` and not `=`: the
+-- planner knows neither the user nor the topics, and must not read the whole log for a hash join.
 CREATE VIEW recado_views.inbox_states AS
 SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
        coalesce(e.is_read, s.seq <= coalesce(i.read_seq, 0)) AS is_read,
@@ -245,7 +246,7 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
                    OR recado_views.jsonb_of(l.data) -> 'seqs' @> to_jsonb(s.seq))
             ORDER BY l.seq
             LIMIT 1) END AS read_at
-  FROM (SELECT x.user_id FROM recado.inbox_since x UNION SELECT y.user_id FROM recado.inbox y) u
+  FROM (SELECT x.user_id FROM recado.inbox_since x WHERE x.topic = '*' UNION SELECT y.user_id FROM recado.inbox y) u
  CROSS JOIN recado.meta m
   LEFT JOIN recado.inbox i ON i.user_id = u.user_id
  CROSS JOIN LATERAL (
@@ -272,7 +273,7 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
  CROSS JOIN LATERAL (
        SELECT a.seq, a.id, a.type, a.title, a.created_at
          FROM recado.log a
-        WHERE a.topic = t.topic AND a.topic <> 'l' AND a.replay AND a.inbox
+        WHERE a.topic = ANY (ARRAY[t.topic]) AND a.topic <> 'l' AND a.replay AND a.inbox
           AND a.seq > t.low AND a.seq <= t.high AND a.seq > m.floor_seq
         UNION ALL
        SELECT b.seq, l.id, l.type, l.title, l.created_at
@@ -281,8 +282,11 @@ SELECT u.user_id, s.seq, s.id, s.type, s.title, s.created_at,
                               FROM recado.log c
                              WHERE c.seq = b.seq AND c.inbox AND c.replay
                              LIMIT 1) l
-        WHERE b.topic = t.topic AND b.seq > t.low AND b.seq <= t.high AND b.seq > m.floor_seq) s
-  LEFT JOIN recado.inbox_item e ON e.user_id = u.user_id AND e.seq = s.seq;
+        WHERE b.topic = ANY (ARRAY[t.topic]) AND b.seq > t.low AND b.seq <= t.high AND b.seq > m.floor_seq) s
+  LEFT JOIN LATERAL (SELECT x.is_read, x.is_archived
+                       FROM recado.inbox_item x
+                      WHERE x.user_id = u.user_id AND x.seq = s.seq
+                      LIMIT 1) e ON true;
 
 -- The counts of a user as the user sees them, for the view: it runs with the rights of its reader, who may not call
 -- recado.inbox_counts.
@@ -295,7 +299,7 @@ COMMENT ON FUNCTION recado_views.inbox_counts_of(text) IS 'How many items a user
 CREATE VIEW recado_views.inbox_counts AS
 SELECT u.user_id, c.unread, c.unseen, c.as_of, coalesce(i.read_seq, 0) AS read_seq, coalesce(i.seen_seq, 0) AS seen_seq,
        coalesce(i.archived_seq, 0) AS archived_seq, coalesce(i.muted, '{}') AS muted
-  FROM (SELECT x.user_id FROM recado.inbox_since x UNION SELECT y.user_id FROM recado.inbox y) u
+  FROM (SELECT x.user_id FROM recado.inbox_since x WHERE x.topic = '*' UNION SELECT y.user_id FROM recado.inbox y) u
   LEFT JOIN recado.inbox i ON i.user_id = u.user_id
  CROSS JOIN LATERAL recado_views.inbox_counts_of(u.user_id) c;
 

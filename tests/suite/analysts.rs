@@ -430,11 +430,11 @@ async fn conditions_reach_the_partitions_and_the_indexes() {
     }
     let inbox = plan(&mut connection, "SELECT * FROM inbox WHERE address = 'u/42' AND seq > 6000 ORDER BY seq LIMIT 50").await;
     assert!(
-        inbox.contains(&format!("{one}_topic_seq_idx")) && inbox.contains("Index Cond: ((topic = 'u/42'::text) AND (seq > 6000))"),
+        inbox.contains(&format!("{one}_topic_seq_inbox_idx")) && inbox.contains("Index Cond: ((topic = 'u/42'::text) AND (seq > 6000))"),
         "{inbox}"
     );
     // Rows with several recipients are then fetched by their number, from the one partition that holds it.
-    assert!(!inbox.contains("log_p000000000000_topic_seq_idx") && !inbox.contains("log_member_p000000000000"), "{inbox}");
+    assert!(!inbox.contains("log_p000000000000_topic_seq_inbox_idx") && !inbox.contains("log_member_p000000000000"), "{inbox}");
     let unacked = plan(&mut connection, "SELECT * FROM unacked WHERE user_id = '42'").await;
     assert!(unacked.contains("cursor_pkey") && unacked.contains("(seq > c.acked_seq)"), "{unacked}");
 }

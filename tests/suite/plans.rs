@@ -247,7 +247,7 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         assert!(used.iter().any(|used| used.contains(index)), "{name} uses {used:?}, not {index}");
     };
     for name in ["page", "page_before", "page_from_the_start", "page_of_a_member", "page_before_of_a_member", "console_unacked"] {
-        by(name, "topic_seq_idx");
+        by(name, "topic_seq_inbox_idx");
         by(name, "log_member_p_pkey");
         by(name, "log_p_pkey");
     }
