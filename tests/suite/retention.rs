@@ -24,7 +24,8 @@ pub async fn log_of(partition_rows: u32) -> TestDb {
     db
 }
 
-async fn knows_the_floor(hub: &TestHub, earliest: i64) {
+/// Waits until the hub tells this number as its earliest.
+pub async fn knows_the_floor(hub: &TestHub, earliest: i64) {
     eventually("the hub knows", PATIENCE, async || {
         let fresh = TestClient::of("eve").since("live").connect(hub).await;
         (fresh.hello["earliest"] == earliest).then_some(())

@@ -10,6 +10,7 @@ pub mod disk;
 mod event_source;
 pub mod host;
 mod hub;
+mod inbox;
 mod inside;
 pub mod issuer;
 mod load;
@@ -33,6 +34,7 @@ pub use contract::{document, fits, frame_matches, frames_document, matches_docum
 pub use database::TestDb;
 pub use event_source::EventSourcePage;
 pub use hub::{HubBuilder, SECRET, TestHub, brief_token, http_client, run_to_the_end, service_token, token};
+pub use inbox::{InboxDevice, InboxStream, InboxTransport, ToldCounts, inbox_request};
 pub use inside::inside;
 pub use load::{Addresses, Fan, LoadDevice, LoggedRow, Writers, log_rows, mixed, nothing_is_lost};
 pub use note::{Note, PostAnswer, PostReceipt, note};
