@@ -360,8 +360,8 @@ async fn the_views_of_one_user_read_no_whole_table() {
     {
         assert!(!of_user.contains(whole), "{whole}\n{of_user}");
     }
-    let above = plan(&mut sql, "SELECT * FROM recado_views.inbox_states WHERE user_id = '42' AND seq > 12000").await;
-    assert!(!above.contains("using log_p000000005000_topic_seq_inbox_idx"), "a condition on seq leaves partitions out\n{above}");
+    let above = plan(&mut sql, "SELECT seq, is_read FROM recado_views.inbox_states WHERE user_id = '42' AND seq > 12000").await;
+    assert!(!above.contains("log_p000000005000_topic_seq_inbox_idx"), "a condition on seq leaves partitions out\n{above}");
     // Who does not ask for the time of the reading does not pay for it.
     let states = plan(&mut sql, "SELECT seq, is_read FROM recado_views.inbox_states WHERE user_id = '42'").await;
     assert!(of_user.contains("jsonb_of") && !states.contains("jsonb_of"), "{states}");
