@@ -1,5 +1,6 @@
 import type { CommandResult, Head, HistoryPage, Notification, NotificationTypes } from './frames.js';
 import type { ClientEvents, Listener } from './handlers.js';
+import { Inbox } from './inbox.js';
 import type { HistoryQuery, RecadoOptions } from './options.js';
 import type { Snapshot } from './store.js';
 /**
@@ -11,9 +12,11 @@ import type { Snapshot } from './store.js';
  */
 export declare class RecadoClient {
     #private;
+    /** The inbox of the user. Set the option `inbox` to receive its counts and changes. */
+    readonly inbox: Inbox;
     /**
      * Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url` or for
-     * `types` without a type, and a RangeError for an invalid Date.
+     * `types` without a type or next to `inbox`, and a RangeError for an invalid Date.
      */
     constructor(options: RecadoOptions);
     /** Last number that this page received; null before the first connection. */

@@ -26,6 +26,8 @@ export interface Notification<D = unknown> {
     readonly created_at: string;
     /** True for a notification of the first replay of a connection. */
     readonly replayed?: boolean;
+    /** True if the user muted this type: show no toast. Only with the option `inbox`. */
+    readonly muted?: boolean;
 }
 /** How the hub resumes a stream. */
 export interface Resume {
@@ -101,9 +103,17 @@ export interface ServerFrame {
     readonly replayed?: boolean | number;
     readonly status?: string;
     readonly provider?: string;
+    /** Counts of the inbox at `as_of`, on frames of a connection with `inbox`. */
+    readonly unread?: number;
+    readonly unseen?: number;
+    readonly as_of?: number;
 }
 /** Tells notifications from control frames: only a notification has a title. */
 export declare function isNotification(frame: ServerFrame): boolean;
+/** Tells changes of the inbox, which are rows of the log, from notifications. Services cannot post these types. */
+export declare function isInboxRow({ type }: {
+    readonly type: string;
+}): boolean;
 /**
  * Reads one WebSocket message: one frame, or several separated by line feeds (`frames=lines`).
  * A JSON text never contains a raw line feed, so splitting is safe. Throws on malformed JSON.

@@ -1,5 +1,6 @@
 import { RecadoError } from './errors.js';
 import type { Gap, Notification, ProviderStatus } from './frames.js';
+import type { InboxEvent } from './inbox-types.js';
 /** Events of a client and what their listeners receive. */
 export interface ClientEvents {
     /** Each notification once, in order. A returned promise delays the acknowledgement, not the next notification. */
@@ -18,6 +19,8 @@ export interface ClientEvents {
         readonly message: string;
         readonly provider?: string;
     };
+    /** The inbox changes or changed: by this page, or by any device of the user. Only with the option `inbox`. */
+    inbox: InboxEvent;
     /** A listener threw, a token could not be got, the hub refused a frame, or the client ended. */
     error: RecadoError;
 }

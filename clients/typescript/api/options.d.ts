@@ -29,6 +29,11 @@ export interface RecadoOptions {
      * give each filter its own.
      */
     types?: readonly string[];
+    /**
+     * True: also receives the user's inbox: counts, and changes by any device. Default false. Not together with `types`: a
+     * filter would leave out items that are counted. Tabs with and without it do not share a connection.
+     */
+    inbox?: boolean;
     /** `auto` (default) acknowledges what all listeners have handled. `manual`: the application calls `ack`. */
     ack?: 'auto' | 'manual';
     /** Shortest time between two acknowledgements, in milliseconds. Default 250. */

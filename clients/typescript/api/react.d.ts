@@ -3,6 +3,8 @@ import { RecadoClient } from './client.js';
 import type { CommandResult, Gap, Notification, NotificationTypes } from './frames.js';
 import type { RecadoOptions } from './options.js';
 import { type Snapshot } from './store.js';
+export { useRecado } from './react-context.js';
+export { type InboxView, type UseInboxOptions, useInbox } from './react-inbox.js';
 /** Properties of the provider: a client of your own, or options for one that the provider makes once. */
 export interface RecadoProviderProps {
     client?: RecadoClient;
@@ -17,8 +19,6 @@ export interface RecadoProviderProps {
  * On a server it opens nothing. Throws if it has neither `client` nor `options`.
  */
 export declare function RecadoProvider(props: RecadoProviderProps): FunctionComponentElement<ProviderProps<RecadoClient | null>>;
-/** The client of the nearest provider. Throws without one. */
-export declare function useRecado(): RecadoClient;
 /** The state of the connection. It changes with the state, not with each notification. */
 export declare function useConnection(): Snapshot;
 /** Calls the latest `handler` for each notification of a type, or of all with `*`, exactly once. */

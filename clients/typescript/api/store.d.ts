@@ -18,7 +18,13 @@ export interface Snapshot {
     readonly isLeader: boolean;
     readonly userId: string | null;
     readonly transport: 'websocket' | 'sse' | null;
+    /** Counts of the inbox as `InboxCounts` has them; null until the hub has sent them. Only with the option `inbox`. */
+    readonly unread: number | null;
+    readonly unseen: number | null;
+    readonly asOf: number | null;
 }
+/** The snapshot without counts. */
+export declare const UNCOUNTED: Pick<Snapshot, 'unread' | 'unseen' | 'asOf'>;
 /** The snapshot before `connect()`, and on a server. */
 export declare const IDLE: Snapshot;
 /** The snapshot and its subscribers. A new object is made only if something changed. */
@@ -27,6 +33,7 @@ export declare class Store {
     /** `failed` is told what a subscriber throws: it must not stop the client that changes its state. */
     constructor(failed: (cause: unknown) => void);
     get(): Snapshot;
-    set(change: Partial<Snapshot>): void;
+    /** `isFrequent`: counts change with each notification, and subscribers are told of them at most once in 16 ms. */
+    set(change: Partial<Snapshot>, isFrequent?: boolean): void;
     subscribe(tell: () => void): () => void;
 }

@@ -1,4 +1,5 @@
-import type { CommandResult, Notification, ServerFrame } from './frames.js';
+import { type CommandResult, type Notification, type ServerFrame } from './frames.js';
+import type { InboxChange } from './inbox-types.js';
 import type { RecadoOptions } from './options.js';
 /** Settings of a fake hub. */
 export interface FakeHubOptions {
@@ -15,8 +16,10 @@ export interface FakeCommand {
     readonly type: string;
     readonly payload?: unknown;
 }
-/** What is posted: everything but `type` has a default. */
-export type FakePost = Pick<Notification, 'type'> & Partial<Pick<Notification, 'title' | 'message' | 'data' | 'to' | 'account_id'>>;
+/** What is posted: everything but `type` has a default. With `inbox` false it is no item of the inbox. */
+export type FakePost = Pick<Notification, 'type'> & Partial<Pick<Notification, 'title' | 'message' | 'data' | 'to' | 'account_id'>> & {
+    inbox?: boolean;
+};
 /**
  * A hub without a network: spread `options()` into a client's options.
  *
@@ -46,7 +49,9 @@ export declare class FakeHub {
     /** The fake clock. */
     get now(): Date;
     /** Appends a notification and delivers it to every connection. */
-    post(post: FakePost): Notification;
+    post({ inbox, ...post }: FakePost): Notification;
+    /** Changes the inbox, as another device of the user does. Returns the number of the change; null if it changes nothing. */
+    change(change: InboxChange): number | null;
     /** Uses up numbers, as notifications to other users do. */
     skip(count?: number): void;
     /** The next frames with a number are written and never arrive, as on a path that loses bytes. */
@@ -59,6 +64,8 @@ export declare class FakeHub {
     close(code: number, reason: string, afterMs?: number): void;
     /** The next connection is opened and closed with this code, for example 4401. Several calls queue up. */
     refuse(code: number, reason: string): void;
+    /** The next HTTP request is refused, for example with 503 `unavailable`. Several calls queue up. */
+    refuseRequest(status: number, code: string): void;
     /** The hub is away: connections break and cannot be opened until `start`. */
     stop(): void;
     start(): void;

@@ -4,6 +4,7 @@ import { randomId } from './commands.ts';
 import { RecadoError } from './errors.ts';
 import type { CommandResult, Head, HistoryPage, Notification, NotificationTypes } from './frames.ts';
 import type { ClientEvents, Listener } from './handlers.ts';
+import { Inbox } from './inbox.ts';
 import { iterate } from './iterator.ts';
 import type { HistoryQuery, RecadoOptions } from './options.ts';
 import { untilLive } from './ready.ts';
@@ -32,13 +33,16 @@ function plain(command: object): object {
  */
 export class RecadoClient {
   readonly #session: Session;
+  /** The inbox of the user. Set the option `inbox` to receive its counts and changes. */
+  readonly inbox: Inbox;
 
   /**
    * Opens nothing and reads no storage: safe on a server and at module level. Throws a TypeError for a bad `url` or for
-   * `types` without a type, and a RangeError for an invalid Date.
+   * `types` without a type or next to `inbox`, and a RangeError for an invalid Date.
    */
   constructor(options: RecadoOptions) {
     this.#session = new Session(options);
+    this.inbox = new Inbox(this.#session);
   }
 
   /** Last number that this page received; null before the first connection. */

@@ -211,7 +211,8 @@ export function openConnection(host: ConnectionHost): Connection {
     const kind = Socket ? machine.transport(Date.now()) : 'sse';
     heard = Date.now();
     hasOpened = false;
-    const query = { client_id: clientId, types, ...machine.start() };
+    const inbox = options.inbox ? 1 : undefined;
+    const query = { client_id: clientId, types, inbox, ...machine.start() };
     const request = { base, query, token, events: events(run, kind) };
     machine.opening();
     try {

@@ -29,6 +29,8 @@ export interface Notification<D = unknown> {
   readonly created_at: string;
   /** True for a notification of the first replay of a connection. */
   readonly replayed?: boolean;
+  /** True if the user muted this type: show no toast. Only with the option `inbox`. */
+  readonly muted?: boolean;
 }
 
 /** How the hub resumes a stream. */
@@ -112,11 +114,20 @@ export interface ServerFrame {
   readonly replayed?: boolean | number;
   readonly status?: string;
   readonly provider?: string;
+  /** Counts of the inbox at `as_of`, on frames of a connection with `inbox`. */
+  readonly unread?: number;
+  readonly unseen?: number;
+  readonly as_of?: number;
 }
 
 /** Tells notifications from control frames: only a notification has a title. */
 export function isNotification(frame: ServerFrame): boolean {
   return frame.title !== undefined && frame.seq !== undefined;
+}
+
+/** Tells changes of the inbox, which are rows of the log, from notifications. Services cannot post these types. */
+export function isInboxRow({ type }: { readonly type: string }): boolean {
+  return type === 'inbox' || type === 'preferences';
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { RecadoError } from './errors.ts';
 import type { Gap, Notification, ProviderStatus } from './frames.ts';
+import type { InboxEvent } from './inbox-types.ts';
 
 /** Events of a client and what their listeners receive. */
 export interface ClientEvents {
@@ -15,6 +16,8 @@ export interface ClientEvents {
   status: ProviderStatus;
   /** A try of the hub to connect to the provider failed. */
   upstreamError: { readonly message: string; readonly provider?: string };
+  /** The inbox changes or changed: by this page, or by any device of the user. Only with the option `inbox`. */
+  inbox: InboxEvent;
   /** A listener threw, a token could not be got, the hub refused a frame, or the client ended. */
   error: RecadoError;
 }

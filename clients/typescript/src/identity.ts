@@ -22,7 +22,7 @@ export interface Identity {
  * signal has aborted. Throws `token_failed`.
  */
 export async function identify(
-  { tabs, userKey, clientId }: RecadoOptions,
+  { tabs, userKey, clientId, inbox }: RecadoOptions,
   types: string | undefined,
   { http }: HubUrl,
   tokens: Tokens,
@@ -41,6 +41,9 @@ export async function identify(
   const filter = types === undefined ? '' : `?types=${types}`;
   const stored = clientId ?? (canStore ? await storedDevice(`recado:client:${http}:${user}${filter}`) : 'default');
   const id = stored ?? `web-${randomId()}`;
-  const group = share && stored !== null ? `recado:${TABS_VERSION}:${http}:${user}:${id}${filter}` : null;
+  // Tabs without the inbox receive frames that those with it cannot use. The device is the same: what is left out is not
+  // acknowledged in place of a notification.
+  const kind = inbox ? '?inbox' : filter;
+  const group = share && stored !== null ? `recado:${TABS_VERSION}:${http}:${user}:${id}${kind}` : null;
   return { clientId: id, group };
 }

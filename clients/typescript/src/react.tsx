@@ -1,13 +1,11 @@
 // Offers a client to React components: a provider and hooks, for React 18 and 19.
 
 import {
-  createContext,
   createElement,
   type FunctionComponentElement,
   type ProviderProps,
   type ReactNode,
   useCallback,
-  useContext,
   useEffect,
   useInsertionEffect,
   useRef,
@@ -17,9 +15,11 @@ import {
 import { RecadoClient } from './client.ts';
 import type { CommandResult, Gap, Notification, NotificationTypes, ProviderStatus } from './frames.ts';
 import type { RecadoOptions } from './options.ts';
+import { Context, useRecado } from './react-context.ts';
 import { IDLE, type Snapshot } from './store.ts';
 
-const Context = createContext<RecadoClient | null>(null);
+export { useRecado } from './react-context.ts';
+export { type InboxView, type UseInboxOptions, useInbox } from './react-inbox.ts';
 
 /** Users of each client, and the timer that closes it after the last one. */
 const mounts = new WeakMap<RecadoClient, { count: number; timer?: ReturnType<typeof setTimeout> }>();
@@ -62,13 +62,6 @@ export function RecadoProvider(
     };
   }, [client, enabled]);
   return createElement(Context.Provider, { value: client }, children);
-}
-
-/** The client of the nearest provider. Throws without one. */
-export function useRecado(): RecadoClient {
-  const client = useContext(Context);
-  if (!client) throw new Error('useRecado needs a RecadoProvider above it');
-  return client;
 }
 
 /** The state of the connection. It changes with the state, not with each notification. */

@@ -4,16 +4,18 @@ import { AckTracker } from './acks.ts';
 import { Commands } from './commands.ts';
 import { type Connection, type ConnectionHost, openConnection } from './connection.ts';
 import { RecadoError } from './errors.ts';
-import type { CommandResult, Notification, ProviderStatus, ServerFrame } from './frames.ts';
+import { type CommandResult, isInboxRow, type Notification, type ProviderStatus, type ServerFrame } from './frames.ts';
 import { type ClientEvents, Handlers } from './handlers.ts';
 import { request } from './http.ts';
 import { type Identity, identify } from './identity.ts';
+import { type InboxHost, newerCounts } from './inbox.ts';
+import type { CountsAnswer, InboxChange, InboxCounts, InboxEvent } from './inbox-types.ts';
 import type { Waiting } from './iterator.ts';
 import { type Machine, machineOf, type Step } from './machine.ts';
 import type { RecadoOptions } from './options.ts';
 import { listenToPage, whenPageStays } from './page.ts';
 import { isEnd, wordOf } from './ready.ts';
-import { IDLE, type State, Store } from './store.ts';
+import { IDLE, type State, Store, UNCOUNTED } from './store.ts';
 import { type GroupHost, type Snap, TabGroup, type Word } from './tabs.ts';
 import { Tokens } from './tokens.ts';
 import { filterOf, HubUrl, type Query } from './transport.ts';
@@ -24,7 +26,7 @@ const BEHIND_EVERY_MS = 2_000;
 const CROSSING_MS = 300;
 
 /** The state behind a client. Its connection and its group of tabs call it back. */
-export class Session implements ConnectionHost, GroupHost {
+export class Session implements ConnectionHost, GroupHost, InboxHost {
   readonly options: RecadoOptions;
   readonly base: HubUrl;
   /** The filter as the hub reads it. */
@@ -60,6 +62,7 @@ export class Session implements ConnectionHost, GroupHost {
     this.options = options;
     this.base = new HubUrl(options.url);
     this.types = filterOf(options.types);
+    if (options.inbox && this.types) throw new TypeError('inbox counts every type: leave out types, or inbox');
     this.handlers = new Handlers(options.logger ?? console);
     this.tokens = new Tokens(options.getToken);
     this.machine = machineOf(this.options);
@@ -67,6 +70,28 @@ export class Session implements ConnectionHost, GroupHost {
 
   get seq(): number | null {
     return this.machine.place?.seq ?? null;
+  }
+
+  get hasInbox(): boolean {
+    return this.options.inbox === true;
+  }
+
+  get logId(): string | undefined {
+    return this.machine.place?.logId;
+  }
+
+  counts(): InboxCounts | undefined {
+    const { unread, unseen, asOf } = this.store.get();
+    return asOf === null ? undefined : ({ unread, unseen, asOf } as InboxCounts);
+  }
+
+  count(said: Partial<CountsAnswer>, isFrame = true): void {
+    const counts = newerCounts(this.store.get(), said, isFrame);
+    if (counts) this.store.set(counts, true);
+  }
+
+  tell(event: InboxEvent): void {
+    this.handlers.emit('inbox', event);
   }
 
   connect(): void {
@@ -251,6 +276,7 @@ export class Session implements ConnectionHost, GroupHost {
       this.#acks.reset(0);
       this.left.length = 0;
       this.#statuses.clear();
+      this.store.set(UNCOUNTED);
     }
     if (!this.#connection) return void this.#begin(this.life.signal);
     if (this.#group?.isLeader) return this.#connection.start();
@@ -303,16 +329,19 @@ export class Session implements ConnectionHost, GroupHost {
   #adopt(snap: Snap): void {
     this.#leaderHeartbeatMs = snap.heartbeatMs;
     if (!this.#isLed) this.#led();
-    this.store.set({ ...snap.state, isLeader: false });
+    const { unread, unseen, asOf, ...state } = snap.state;
+    this.store.set({ ...state, isLeader: false });
     for (const frame of snap.statuses) {
       const known = this.#statuses.get(frame.provider);
       if (known?.status !== frame.status || known?.message !== frame.message) this.#control(frame);
     }
     // So that another user is noticed although this tab has not seen a first frame.
     this.machine.userId ??= snap.state.userId;
-    if (!snap.place) return;
-    const was = this.machine.adopt(snap.place);
+    const was = snap.place && this.machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });
+    // After a reset: the counts of before belong to the log of before.
+    if (asOf !== null) this.count({ unread, unseen, as_of: asOf } as CountsAnswer);
+    if (!was) return;
     if (was === 'same') return this.#acks.moved(this.seq ?? 0);
     const before = this.seq;
     const group = this.#group;
@@ -333,6 +362,7 @@ export class Session implements ConnectionHost, GroupHost {
     if (gap.status === 'reset') {
       this.#acks.reset(this.seq ?? 0);
       this.left.length = 0;
+      this.store.set(UNCOUNTED);
     }
     this.handlers.emit('gap', gap);
   }
@@ -342,8 +372,12 @@ export class Session implements ConnectionHost, GroupHost {
     if (step.do === 'hello') {
       if (own) this.state('replaying');
       if (step.gap) this.#gap(step.gap);
-    } else if (step.do === 'apply') {
-      this.#deliver(step.notification);
+    }
+    // Before the listeners: they may read the counts.
+    this.count(frame);
+    if (step.do === 'apply') {
+      if (isInboxRow(frame)) this.#logged(step.notification);
+      else this.#deliver(step.notification);
     } else if (step.do === 'caughtUp') {
       if (own) this.state('live');
       this.handlers.emit('caughtUp', { seq: step.seq, replayed: step.replayed });
@@ -351,6 +385,10 @@ export class Session implements ConnectionHost, GroupHost {
       this.#control(frame);
     }
     this.#acks.moved(this.seq ?? 0);
+  }
+
+  #logged({ data, seq }: Notification): void {
+    this.tell({ state: 'logged', change: data as InboxChange, seq });
   }
 
   #deliver(notification: Notification): void {

@@ -1,5 +1,7 @@
 // Holds the client's state as an immutable snapshot and tells subscribers of changes.
 
+import { paced } from './timers.ts';
+
 /**
  * State of a client.
  *
@@ -21,7 +23,14 @@ export interface Snapshot {
   readonly isLeader: boolean;
   readonly userId: string | null;
   readonly transport: 'websocket' | 'sse' | null;
+  /** Counts of the inbox as `InboxCounts` has them; null until the hub has sent them. Only with the option `inbox`. */
+  readonly unread: number | null;
+  readonly unseen: number | null;
+  readonly asOf: number | null;
 }
+
+/** The snapshot without counts. */
+export const UNCOUNTED: Pick<Snapshot, 'unread' | 'unseen' | 'asOf'> = { unread: null, unseen: null, asOf: null };
 
 /** The snapshot before `connect()`, and on a server. */
 export const IDLE: Snapshot = Object.freeze({
@@ -31,6 +40,7 @@ export const IDLE: Snapshot = Object.freeze({
   isLeader: false,
   userId: null,
   transport: null,
+  ...UNCOUNTED,
 });
 
 /** The snapshot and its subscribers. A new object is made only if something changed. */
@@ -48,11 +58,17 @@ export class Store {
     return this.#now;
   }
 
-  set(change: Partial<Snapshot>): void {
+  /** `isFrequent`: counts change with each notification, and subscribers are told of them at most once in 16 ms. */
+  set(change: Partial<Snapshot>, isFrequent?: boolean): void {
     const next = { ...this.#now, ...change };
     const keys = Object.keys(next) as (keyof Snapshot)[];
     if (keys.every((key) => next[key] === this.#now[key])) return;
     this.#now = Object.freeze(next);
+    if (isFrequent) this.#tellPaced();
+    else this.#tell();
+  }
+
+  readonly #tell = (): void => {
     for (const tell of [...this.#subscribers]) {
       try {
         tell();
@@ -60,7 +76,9 @@ export class Store {
         this.#failed(cause);
       }
     }
-  }
+  };
+
+  readonly #tellPaced: () => void = paced(this.#tell);
 
   subscribe(tell: () => void): () => void {
     this.#subscribers.add(tell);

@@ -1,7 +1,9 @@
 // Fakes a hub inside the test's process, with a script, drops, gaps and a clock of its own.
 
-import type { CommandResult, Notification, ServerFrame } from './frames.ts';
+import { type CommandResult, isInboxRow, type Notification, type ServerFrame } from './frames.ts';
+import type { InboxChange } from './inbox-types.ts';
 import type { RecadoOptions } from './options.ts';
+import { FakeInbox } from './testing-inbox.ts';
 
 /** Settings of a fake hub. */
 export interface FakeHubOptions {
@@ -20,9 +22,9 @@ export interface FakeCommand {
   readonly payload?: unknown;
 }
 
-/** What is posted: everything but `type` has a default. */
+/** What is posted: everything but `type` has a default. With `inbox` false it is no item of the inbox. */
 export type FakePost = Pick<Notification, 'type'> &
-  Partial<Pick<Notification, 'title' | 'message' | 'data' | 'to' | 'account_id'>>;
+  Partial<Pick<Notification, 'title' | 'message' | 'data' | 'to' | 'account_id'>> & { inbox?: boolean };
 
 /**
  * A hub without a network: spread `options()` into a client's options.
@@ -51,6 +53,8 @@ export class FakeHub {
   #swallow = 0;
   #refusals: { code: number; reason: string }[] = [];
   #isAway = false;
+  #inbox = new FakeInbox();
+  readonly #refusedRequests: { status: number; code: string }[] = [];
 
   constructor(options: FakeHubOptions = {}) {
     this.#userId = options.userId ?? '42';
@@ -98,7 +102,7 @@ export class FakeHub {
   }
 
   /** Appends a notification and delivers it to every connection. */
-  post(post: FakePost): Notification {
+  post({ inbox = true, ...post }: FakePost): Notification {
     const seq = ++this.#head;
     const notification: Notification = {
       title: 'title',
@@ -110,9 +114,17 @@ export class FakeHub {
       id: `fake-${this.#logNumber}-${seq}`,
       created_at: this.now.toISOString(),
     };
+    if (inbox) this.#inbox.add(notification);
     this.#log.push(notification);
     for (const socket of this.#sockets) this.#deliver(socket, notification);
     return notification;
+  }
+
+  /** Changes the inbox, as another device of the user does. Returns the number of the change; null if it changes nothing. */
+  change(change: InboxChange): number | null {
+    if (!this.#inbox.apply(change)) return null;
+    const type = 'muted' in change ? 'preferences' : 'inbox';
+    return this.post({ type, title: '', data: change, inbox: false }).seq;
   }
 
   /** Uses up numbers, as notifications to other users do. */
@@ -147,6 +159,11 @@ export class FakeHub {
     this.#refusals.push({ code, reason });
   }
 
+  /** The next HTTP request is refused, for example with 503 `unavailable`. Several calls queue up. */
+  refuseRequest(status: number, code: string): void {
+    this.#refusedRequests.push({ status, code });
+  }
+
   /** The hub is away: connections break and cannot be opened until `start`. */
   stop(): void {
     this.#isAway = true;
@@ -161,6 +178,10 @@ export class FakeHub {
   trim(seq: number): void {
     this.#floor = Math.max(this.#floor, Math.min(seq, this.#head));
     this.#log = this.#log.filter((row) => row.seq > this.#floor);
+    if (!this.#inbox.trim(this.#floor)) return;
+    for (const socket of this.#sockets) {
+      if (socket.hasInbox) socket.receive({ type: 'inbox_counts', ...this.#inbox.counts(this.#head) });
+    }
   }
 
   /** Another log: it is empty, and every client is told `reset` when it comes back. */
@@ -170,6 +191,7 @@ export class FakeHub {
     this.#head = 0;
     this.#floor = 0;
     this.#acked.clear();
+    this.#inbox = new FakeInbox();
     this.close(4003, 'server_error');
   }
 
@@ -199,7 +221,10 @@ export class FakeHub {
     socket.onGone = (): void => void this.#sockets.delete(socket);
     const { searchParams: query } = url;
     socket.clientId = query.get('client_id') ?? 'default';
-    socket.passes = filter(query.get('types'));
+    socket.hasInbox = query.get('inbox') === '1';
+    const passes = filter(query.get('types'));
+    socket.passes = (type): boolean => (isInboxRow({ type }) ? socket.hasInbox : passes(type));
+    const counts = socket.hasInbox ? this.#inbox.counts(this.#head) : {};
     const resume = this.#resume(query, socket.clientId);
     socket.delivered = resume.from;
     socket.receive({
@@ -213,11 +238,12 @@ export class FakeHub {
       earliest: this.#floor + 1,
       resume,
       heartbeat_ms: this.#heartbeatMs,
+      ...counts,
     } as unknown as ServerFrame);
     const missed = this.#log.filter((row) => row.seq > resume.from && socket.passes(row.type));
     for (const row of missed) this.#deliver(socket, { ...row, replayed: true });
     socket.delivered = this.#head;
-    socket.receive({ type: 'caught_up', seq: this.#head, replayed: missed.length });
+    socket.receive({ type: 'caught_up', seq: this.#head, replayed: missed.length, ...counts });
   }
 
   #resume(query: URLSearchParams, clientId: string): { status: string; from: number } & Record<string, unknown> {
@@ -252,8 +278,12 @@ export class FakeHub {
   }
 
   #deliver(socket: FakeSocket, notification: Notification): void {
-    if (!socket.passes(notification.type)) return;
-    this.#number(socket, { prev: socket.delivered, ...notification });
+    const { type, seq, replayed } = notification;
+    if (!socket.passes(type)) return;
+    const isMuted = socket.hasInbox && this.#inbox.isMuted(type);
+    const isCounted = socket.hasInbox && !replayed && (this.#inbox.has(seq) ? !isMuted : isInboxRow(notification));
+    const counts = isCounted ? this.#inbox.counts(seq) : {};
+    this.#number(socket, { prev: socket.delivered, ...(isMuted ? { muted: true } : {}), ...counts, ...notification });
   }
 
   #number(socket: FakeSocket, frame: ServerFrame): void {
@@ -287,7 +317,10 @@ export class FakeHub {
 
   #answer(url: URL, init?: RequestInit): Response {
     if (this.#isAway) throw new TypeError('fetch failed');
+    const refused = this.#refusedRequests.shift();
+    if (refused) return Response.json({ code: refused.code }, { status: refused.status });
     const { pathname, searchParams: query } = url;
+    if (pathname === '/api/inbox' || pathname === '/api/preferences') return this.#answerInbox(pathname, query, init);
     const bounds = { head: this.#head, earliest: this.#floor + 1, log_id: this.#logId };
     if (pathname === '/api/notifications/head') return Response.json(bounds);
     if (pathname === '/api/notifications/ack') {
@@ -298,7 +331,8 @@ export class FakeHub {
     const isDown = query.get('order') === 'desc';
     const after = Number(query.get('after') ?? (isDown ? Number.POSITIVE_INFINITY : 0));
     const limit = Number(query.get('limit') ?? 100);
-    const rows = isDown ? [...this.#log].reverse() : this.#log;
+    const log = this.#log.filter((row) => !isInboxRow(row));
+    const rows = isDown ? log.reverse() : log;
     const left = rows.filter((row) => (isDown ? row.seq < after : row.seq > after));
     const passes = filter(query.get('types') ?? query.get('type'));
     const since = this.#timeOf(query.get('since') ?? '') ?? 0;
@@ -306,6 +340,27 @@ export class FakeHub {
     const notifications = found.slice(0, limit);
     const next = found.length > limit ? (notifications.at(-1)?.seq ?? null) : null;
     return Response.json({ notifications, next, ...bounds });
+  }
+
+  #answerInbox(pathname: string, query: URLSearchParams, init?: RequestInit): Response {
+    const isInbox = pathname === '/api/inbox';
+    if (init?.method !== 'POST') {
+      const page = { ...this.#inbox.page(query, this.#head), log_id: this.#logId };
+      return Response.json(isInbox ? page : { muted: this.#inbox.muted, required: [] });
+    }
+    const { log_id: logId = this.#logId, ...change } = JSON.parse(String(init.body)) as InboxChange & {
+      log_id?: string;
+    };
+    if (logId !== this.#logId) return Response.json({ code: 'reset' }, { status: 409 });
+    const seqs = 'seqs' in change ? change.seqs : undefined;
+    const wrong = seqs?.findIndex((seq) => !this.#inbox.has(seq)) ?? -1;
+    if (wrong !== -1) return Response.json({ code: 'invalid', pointer: `/seqs/${wrong}` }, { status: 422 });
+    if ('up_to' in change && Number(change.up_to) > this.#head) {
+      return Response.json({ code: 'invalid', pointer: '/up_to' }, { status: 422 });
+    }
+    const seq = this.change(change);
+    const muted = isInbox ? {} : { muted: this.#inbox.muted };
+    return Response.json({ ...muted, seq, ...this.#inbox.counts(this.#head) });
   }
 }
 
@@ -325,6 +380,7 @@ class FakeSocket {
   clientId = 'default';
   delivered = 0;
   passes: (type: string) => boolean = () => true;
+  hasInbox = false;
   onGone: () => void = () => {};
   #hear: (text: string) => void = () => {};
 

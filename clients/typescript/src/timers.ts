@@ -1,4 +1,4 @@
-// Keeps named timers: a name has at most one.
+// Keeps named timers, of which a name has at most one, and paces calls.
 
 /** Timers by their names. */
 export class Timers<Name extends string> {
@@ -28,4 +28,23 @@ export class Timers<Name extends string> {
     for (const timer of this.#set.values()) clearTimeout(timer);
     this.#set.clear();
   }
+}
+
+/** One frame of a screen. */
+const PACE_MS = 16;
+
+/** A function that calls `then` at once, and while it is called more often, once in 16 ms. The last call is never lost. */
+export function paced(then: () => void): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let isDue = false;
+  return function call(): void {
+    isDue = true;
+    if (timer !== undefined) return;
+    timer = setTimeout(() => {
+      timer = undefined;
+      if (isDue) call();
+    }, PACE_MS);
+    isDue = false;
+    then();
+  };
 }
