@@ -22,9 +22,9 @@ export declare function newerCounts(now: Pick<Snapshot, 'asOf'>, { unread, unsee
  * The inbox of the user: which notifications are unread, and what marks them. Needs the option `inbox` of the client for
  * counts and for the event `inbox`; the requests work without it.
  *
- * Every function that returns a promise rejects with a RecadoError: `invalid` (422, for example a number that is no item
- * of the user), `inbox_full` (409, more than 1000 items marked one by one: use `upTo`), `reset` (409, the log is another
- * one), a refusal of the token, `unavailable` (503) or `network`. Repeating a call is harmless.
+ * Every function that returns a promise rejects with a RecadoError: `invalid_field` (422, for example a number that is no
+ * item of the user), `inbox_full` (409, more than 1000 items marked one by one: use `upTo`), `reset` (409, the log is
+ * another one), a refusal of the token, `unavailable` (503) or `network`. Repeating a call is harmless.
  */
 export declare class Inbox {
     #private;
@@ -55,8 +55,8 @@ export declare class Inbox {
     readonly preferences: () => Promise<Preferences>;
     /**
      * Mutes types: names, or beginnings with `*` such as `product_*`; at most 100 in all. A muted notification is still
-     * delivered, with `muted`, and not counted. Rejects with `invalid` for a bad entry and for one that covers a type that
-     * cannot be muted. Reads the set and writes it back: of two pages that do so at once, the later one wins.
+     * delivered, with `muted`, and not counted. Rejects with `invalid_field` for a bad entry and for one that covers a type
+     * that cannot be muted. Reads the set and writes it back: of two pages that do so at once, the later one wins.
      */
     readonly mute: (types: readonly string[]) => Promise<PreferencesAnswer>;
     /** Removes entries from the muted types. A type that another entry covers, such as `product_*`, stays muted. */

@@ -94,9 +94,9 @@ export class InboxRows {
     if (this.#rows.has(item.seq)) return;
     this.#rows.set(item.seq, { item, at: item.seq });
     if (this.#rows.size <= ROWS_MOST) return;
-    const [oldest, next] = [...this.#rows.keys()].sort((a, b) => a - b) as [number, number];
+    const oldest = Math.min(...this.#rows.keys());
     this.#rows.delete(oldest);
-    this.next = next;
+    this.next = oldest + 1;
   }
 
   /** A change of the log arrived. True if it may bring items into the list that are not held. */

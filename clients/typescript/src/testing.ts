@@ -354,9 +354,9 @@ export class FakeHub {
     if (logId !== this.#logId) return Response.json({ code: 'reset' }, { status: 409 });
     const seqs = 'seqs' in change ? change.seqs : undefined;
     const wrong = seqs?.findIndex((seq) => !this.#inbox.has(seq)) ?? -1;
-    if (wrong !== -1) return Response.json({ code: 'invalid', pointer: `/seqs/${wrong}` }, { status: 422 });
+    if (wrong !== -1) return Response.json({ code: 'invalid_field', pointer: `/seqs/${wrong}` }, { status: 422 });
     if ('up_to' in change && Number(change.up_to) > this.#head) {
-      return Response.json({ code: 'invalid', pointer: '/up_to' }, { status: 422 });
+      return Response.json({ code: 'invalid_field', pointer: '/up_to' }, { status: 422 });
     }
     const seq = this.change(change);
     const muted = isInbox ? {} : { muted: this.#inbox.muted };

@@ -15,6 +15,7 @@ const client = new RecadoClient({
   getToken: () => at.get('token') as string,
   ...(at.has('own') ? { tabs: 'own' } : {}),
   ...(at.has('types') ? { types: at.get('types')!.split(' ') } : {}),
+  ...(at.has('inbox') ? { inbox: true } : {}),
   ...(at.has('manual') ? { ack: 'manual', ackDelayMs: 20 } : {}),
   transport: (at.get('transport') ?? 'auto') as 'auto',
 });

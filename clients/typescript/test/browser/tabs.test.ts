@@ -341,6 +341,35 @@ test('tabs with the same types share; those with others connect by themselves an
   expect(await seqs(again)).toEqual(missed);
 });
 
+test('with inbox each tab has the counts, and a tab that leads later goes on with them', async () => {
+  const pages = await tabs(3, 'inbox=1');
+  const other = await openTab();
+  const posted = numbers(await hub.post(user, 3));
+  const expectCounts = async (open: Page[], unread: number, unseen: number): Promise<void> => {
+    const has = (wanted: number[]): boolean =>
+      JSON.stringify([client.inbox.counts()?.unread, client.inbox.counts()?.unseen]) === JSON.stringify(wanted);
+    for (const page of open) await page.waitForFunction(has, [unread, unseen], { timeout: 20_000 });
+  };
+  await expectCounts(pages, 3, 3);
+  // One connection for the tabs with the inbox, and one for that without.
+  expect(await hub.connections(user)).toHaveLength(2);
+  const { leader, followers } = await split(pages);
+  await followers[0]!.evaluate((seq) => client.inbox.markRead([seq]), posted[0]!);
+  await expectCounts(pages, 2, 3);
+  await leader.evaluate(() => client.inbox.markSeen());
+  await expectCounts(pages, 2, 0);
+  await leader.close();
+  await hub.post(user, 1);
+  await expectCounts(followers, 3, 1);
+  await followers[1]!.evaluate(() => client.inbox.markRead({ upTo: client.inbox.counts()!.asOf }));
+  await expectCounts(followers, 0, 0);
+  for (const page of [...followers, other]) {
+    await page.waitForFunction(() => seen.seqs.length === 4);
+    expect(await page.evaluate(() => seen.errors)).toEqual([]);
+  }
+  expect(await other.evaluate(() => client.inbox.counts())).toBeUndefined();
+});
+
 test('with tabs: own each page connects by itself', async () => {
   const pages = await tabs(2, 'own=1');
   const posted = numbers(await hub.post(user, 3));

@@ -225,7 +225,7 @@ describe('changes', () => {
   test('a number that is no item, and the end of another log, are refused with the code of the hub', async () => {
     hub.post({ type: 'a', inbox: false });
     const one = await recorded().live();
-    await expect(one.client.inbox.markRead([1])).rejects.toMatchObject({ code: 'invalid', status: 422 });
+    await expect(one.client.inbox.markRead([1])).rejects.toMatchObject({ code: 'invalid_field', status: 422 });
     hub.stop();
     hub.reset();
     hub.start();

@@ -4,9 +4,11 @@ import { StrictMode, version } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
 import { RecadoClient } from '../../src/index.ts';
 import {
+  type InboxView,
   type NotificationList,
   RecadoProvider,
   useConnection,
+  useInbox,
   useNotifications,
   useOnNotification,
   useUpstream,
@@ -14,9 +16,9 @@ import {
 import { FakeHub } from '../../src/testing.ts';
 import { rest, task, until } from './wait.ts';
 
-function start(): { hub: FakeHub; client: RecadoClient; root: Root; text: () => string } {
+function start(more: object = {}): { hub: FakeHub; client: RecadoClient; root: Root; text: () => string } {
   const hub = new FakeHub();
-  const client = new RecadoClient(hub.options());
+  const client = new RecadoClient({ ...hub.options(), ...more });
   const element = document.body.appendChild(document.createElement('div'));
   return { hub, client, root: createRoot(element), text: () => element.textContent ?? '' };
 }
@@ -51,6 +53,84 @@ const stories = {
     }
     await until(() => text() === 'live 50 10000');
     return { text: text(), renders, handled: handled.length, inOrder: handled.every((seq, at) => seq === at + 1) };
+  },
+
+  /** 10,000 items of the inbox: how often the list and the counts render. */
+  async inboxFlood() {
+    const { hub, client, root, text } = start({ inbox: true });
+    let renders = 0;
+    function Counts() {
+      renders++;
+      return `${useConnection().unread}`;
+    }
+    function List() {
+      renders++;
+      const { items, unread, unseen } = useInbox();
+      return `${items.length} ${items[0]?.seq} ${unread} ${unseen} `;
+    }
+    root.render(
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <List />
+          <Counts />
+        </RecadoProvider>
+      </StrictMode>,
+    );
+    await until(() => text() === '0 undefined 0 0 0');
+    for (let i = 0; i < 10_000; i++) {
+      hub.post({ type: 'test' });
+      await task();
+    }
+    await until(() => text() === '1000 10000 1000 1000 1000');
+    return { text: text(), renders };
+  },
+
+  /** The inbox: what the hook shows after each step, and whether its functions stay the same. */
+  async inbox() {
+    const { hub, client, root } = start({ inbox: true });
+    for (let i = 0; i < 3; i++) hub.post({ type: 'test' });
+    let view = null as InboxView | null;
+    const functions = new Set<unknown>();
+    function List({ filter }: { filter: 'all' | 'unread' }) {
+      view = useInbox({ filter, limit: 2 });
+      functions.add(view.markRead).add(view.mute);
+      return null;
+    }
+    const app = (filter: 'all' | 'unread') => (
+      <StrictMode>
+        <RecadoProvider client={client}>
+          <List filter={filter} />
+        </RecadoProvider>
+      </StrictMode>
+    );
+    const log: string[] = [];
+    const step = async (expected: string) => {
+      const text = () =>
+        `${view?.items.map((n) => `${n.seq}${n.read ? 'r' : ''}`)} ${view?.unread}/${view?.unseen} ${view?.status} ${view?.hasMore}`;
+      await until(() => text() === expected);
+      log.push(text());
+    };
+    root.render(app('all'));
+    await step('3,2 3/3 ready true');
+    await view?.loadMore();
+    await step('3,2,1 3/3 ready false');
+    await view?.markRead([3]);
+    await step('3r,2,1 2/3 ready false');
+    await view?.markSeen();
+    await step('3r,2,1 2/0 ready false');
+    hub.refuseRequest(409, 'inbox_full');
+    const failed = await view?.archive({ upTo: 3 }).catch((error) => error.code);
+    await step('3r,2,1 2/0 ready false');
+    await view?.archive([2]);
+    hub.post({ type: 'test' });
+    await step('7,3r,1 2/1 ready false');
+    root.render(app('unread'));
+    await step('7,1 2/1 ready false');
+    hub.reset();
+    hub.post({ type: 'test' });
+    await step('1 1/1 ready false');
+    root.render(null);
+    return { log, failed, functions: functions.size };
   },
 
   /** StrictMode mounts twice; a provider that is mounted again keeps the connection; the last one closes it. */

@@ -46,6 +46,29 @@ describe.each(['18', '19'])('React %s', (major) => {
     expect(flood.renders).toBeLessThanOrEqual(1_000);
   });
 
+  test('10,000 items of the inbox cost at most 1,000 renders of the list, and of the counts', async () => {
+    const flood = await tell<{ renders: number }>('inboxFlood');
+    expect(flood).toMatchObject({ text: '1000 10000 1000 1000 1000' });
+    expect(flood.renders).toBeLessThanOrEqual(2_000);
+  });
+
+  test('the inbox shows changes at once, takes refused ones back, and loads again after a reset', async () => {
+    expect(await tell('inbox')).toEqual({
+      log: [
+        '3,2 3/3 ready true',
+        '3,2,1 3/3 ready false',
+        '3r,2,1 2/3 ready false',
+        '3r,2,1 2/0 ready false',
+        '3r,2,1 2/0 ready false',
+        '7,3r,1 2/1 ready false',
+        '7,1 2/1 ready false',
+        '1 1/1 ready false',
+      ],
+      failed: 'inbox_full',
+      functions: 2,
+    });
+  });
+
   test('StrictMode and a remount keep one connection; the last unmount closes it', async () => {
     expect(await tell('mounts')).toEqual({ first: [1, 1], again: [1, 1], last: [0, 'closed'] });
   });
@@ -90,7 +113,11 @@ describe.each(['18', '19'])('React %s', (major) => {
       const file = join(process.cwd(), folder, 'server.cjs');
       writeFileSync(file, await bundle('server.tsx', major, 'node'));
       const server = createRequire(import.meta.url)(file) as typeof import('./server.tsx');
-      expect(await server.render()).toEqual({ html: 'idle 0 false true null', opened: 0, asked: 0 });
+      expect(await server.render()).toEqual({
+        html: 'idle 0 false true null loading 0 null false',
+        opened: 0,
+        asked: 0,
+      });
       expect(await server.renderOldPage()).toEqual({ html: 'disconnected null false null', asked: 0 });
       expect(server.failures()).toEqual([
         'Error: useRecado needs a RecadoProvider above it',

@@ -2,13 +2,22 @@
 
 import { renderToString } from 'react-dom/server';
 import { useProviderWebSocket, useWebSocket } from '../../src/compat.ts';
-import { RecadoProvider, useConnection, useNotifications, useOnNotification, useUpstream } from '../../src/react.tsx';
+import {
+  RecadoProvider,
+  useConnection,
+  useInbox,
+  useNotifications,
+  useOnNotification,
+  useUpstream,
+} from '../../src/react.tsx';
 import { FakeHub } from '../../src/testing.ts';
 
 function App() {
   useOnNotification('*', () => {});
   const { items, loading, hasMore } = useNotifications({ history: 10 });
-  return `${useConnection().state} ${items.length} ${loading} ${hasMore} ${useUpstream().status}`;
+  const inbox = useInbox();
+  const texts = [useConnection().state, items.length, loading, hasMore, useUpstream().status];
+  return [...texts, inbox.status, inbox.items.length, inbox.unread, inbox.hasMore].map(String).join(' ');
 }
 
 /** The HTML, the connections that were opened, and the tokens that were asked for. */
@@ -20,7 +29,7 @@ export async function render(): Promise<{ html: string; opened: number; asked: n
     return 'token';
   };
   const html = renderToString(
-    <RecadoProvider options={{ ...hub.options(), getToken }}>
+    <RecadoProvider options={{ ...hub.options(), getToken, inbox: true }}>
       <App />
     </RecadoProvider>,
   );
