@@ -25,6 +25,8 @@ export interface NewNotification {
   readonly ttl?: number;
   /** `false` reaches only clients that are connected now. */
   readonly replay?: boolean;
+  /** `false` keeps it out of the inbox. A notification with a `ttl`, or without `replay`, is not in it anyway. */
+  readonly inbox?: boolean;
   readonly idempotency_key?: string;
 }
 

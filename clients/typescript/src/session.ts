@@ -340,7 +340,7 @@ export class Session implements ConnectionHost, GroupHost, InboxHost {
     const was = snap.place && this.machine.adopt(snap.place);
     if (was === 'reset') this.#gap({ status: 'reset' });
     // After a reset: the counts of before belong to the log of before.
-    if (asOf !== null) this.count({ unread, unseen, as_of: asOf } as CountsAnswer);
+    if (asOf !== null) this.count({ unread, unseen, as_of: asOf } as CountsAnswer, false);
     if (!was) return;
     if (was === 'same') return this.#acks.moved(this.seq ?? 0);
     const before = this.seq;
