@@ -72,24 +72,22 @@ export function Devices() {
           sort={sort}
           onSort={(next) => setQuery({ sort: next === '-lag' ? null : next })}
           columns={[
-            { key: 'user', label: 'User', sort: 'user', cell: (row) => <UserLink id={row.user_id} /> },
-            { key: 'client', label: 'Device', cell: (row) => row.client_id ?? '–' },
-            { key: 'state', label: 'State', cell: (row) => <State word={row.state} /> },
-            { key: 'lag', label: 'Lag', sort: 'lag', align: 'right', cell: (row) => number(row.lag) },
+            { label: 'User', sort: 'user', cell: (row) => <UserLink id={row.user_id} /> },
+            { label: 'Device', cell: (row) => row.client_id ?? '–' },
+            { label: 'State', cell: (row) => <State word={row.state} /> },
+            { label: 'Lag', sort: 'lag', align: 'right', cell: (row) => number(row.lag) },
             {
-              key: 'unacked',
               label: 'Unacked',
               align: 'right',
               cell: (row) => `${number(row.unacked)}${row.unacked_more ? '+' : ''}`,
             },
             {
-              key: 'seen',
               label: 'Seen',
               sort: 'seen_at',
               cell: (row) => (row.seen_at ? ago(row.seen_at, now) : '–'),
               title: () => SEEN,
             },
-            { key: 'why', label: 'Why', align: 'wrap', cell: (row) => row.why },
+            { label: 'Why', align: 'wrap', cell: (row) => row.why },
           ]}
         />
       )}

@@ -59,11 +59,10 @@ export function Instances() {
           rows={data.instances}
           rowKey={(row) => row.instance}
           columns={[
-            { key: 'instance', label: 'Instance', cell: (row) => short(row.instance), title: (row) => row.instance },
-            { key: 'address', label: 'Address', cell: (row) => row.address ?? '–' },
-            { key: 'version', label: 'Version', cell: (row) => row.version },
+            { label: 'Instance', cell: (row) => short(row.instance), title: (row) => row.instance },
+            { label: 'Address', cell: (row) => row.address ?? '–' },
+            { label: 'Version', cell: (row) => row.version },
             {
-              key: 'ready',
               label: 'State',
               cell: (row) => (
                 <>
@@ -72,15 +71,13 @@ export function Instances() {
               ),
             },
             {
-              key: 'uptime',
               label: 'Uptime',
               align: 'right',
               cell: (row) => duration(now - Date.parse(row.started_at)),
               title: (row) => row.started_at,
             },
-            { key: 'seen', label: 'Seen', cell: (row) => <Age time={row.seen_at} /> },
+            { label: 'Seen', cell: (row) => <Age time={row.seen_at} /> },
             {
-              key: 'connections',
               label: 'Connections',
               align: 'right',
               cell: (row) => (
@@ -88,7 +85,6 @@ export function Instances() {
               ),
             },
             {
-              key: 'lag',
               label: 'Worst lag',
               align: 'right',
               cell: (row) => (
@@ -97,11 +93,10 @@ export function Instances() {
                 </a>
               ),
             },
-            { key: 'listen', label: 'LISTEN replaced', align: 'right', cell: (row) => number(row.listen_reconnects) },
-            { key: 'slow', label: 'Slow clients', align: 'right', cell: (row) => number(row.counters?.slow) },
-            { key: 'memory', label: 'Memory', align: 'right', cell: (row) => bytes(row.gauges?.rss_bytes) },
+            { label: 'LISTEN replaced', align: 'right', cell: (row) => number(row.listen_reconnects) },
+            { label: 'Slow clients', align: 'right', cell: (row) => number(row.counters?.slow) },
+            { label: 'Memory', align: 'right', cell: (row) => bytes(row.gauges?.rss_bytes) },
             {
-              key: 'act',
               label: 'Action',
               cell: (row) => (
                 <button
@@ -126,12 +121,11 @@ export function Instances() {
             rows={data.stopped}
             rowKey={(row) => row.instance}
             columns={[
-              { key: 'instance', label: 'Instance', cell: (row) => short(row.instance), title: (row) => row.instance },
-              { key: 'address', label: 'Address', cell: (row) => row.address },
-              { key: 'version', label: 'Version', cell: (row) => row.version },
-              { key: 'stopped', label: 'Stopped', cell: (row) => <Age time={row.stopped_at} /> },
+              { label: 'Instance', cell: (row) => short(row.instance), title: (row) => row.instance },
+              { label: 'Address', cell: (row) => row.address },
+              { label: 'Version', cell: (row) => row.version },
+              { label: 'Stopped', cell: (row) => <Age time={row.stopped_at} /> },
               {
-                key: 'how',
                 label: 'How',
                 cell: (row) => (row.clean ? 'in good order' : <State word="killed or cut off" />),
               },

@@ -55,19 +55,18 @@ function Content({ data }: { data: PartitionsAnswer }) {
           rows={partitions}
           rowKey={(row) => row.name}
           columns={[
-            { key: 'name', label: 'Partition', cell: (row) => row.name },
+            { label: 'Partition', cell: (row) => row.name },
             {
-              key: 'range',
               label: 'Numbers',
               align: 'right',
               cell: (row) => `${number(row.lo)} to ${number(row.hi - 1)}`,
             },
-            { key: 'rows', label: 'Rows', align: 'right', cell: (row) => number(row.rows) },
-            { key: 'bytes', label: 'Size', align: 'right', cell: (row) => bytes(row.bytes) },
-            { key: 'share', label: 'Share', cell: (row) => <Share part={row.bytes / most} /> },
-            { key: 'from', label: 'Oldest', cell: (row) => <Age time={row.from} /> },
-            { key: 'to', label: 'Newest', cell: (row) => <Age time={row.to} /> },
-            { key: 'drops', label: 'Retention drops it', cell: (row) => drops(row) },
+            { label: 'Rows', align: 'right', cell: (row) => number(row.rows) },
+            { label: 'Size', align: 'right', cell: (row) => bytes(row.bytes) },
+            { label: 'Share', cell: (row) => <Share part={row.bytes / most} /> },
+            { label: 'Oldest', cell: (row) => <Age time={row.from} /> },
+            { label: 'Newest', cell: (row) => <Age time={row.to} /> },
+            { label: 'Retention drops it', cell: (row) => drops(row) },
           ]}
         />
       )}

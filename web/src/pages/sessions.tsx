@@ -40,7 +40,6 @@ const deviceOf = ({ client, playground }: SessionRow) => (playground ? `${client
 function columnsOf(close: (row: SessionRow) => void, now: number): readonly Column<SessionRow>[] {
   return [
     {
-      key: 'user',
       label: 'User',
       sort: 'user',
       width: 12,
@@ -48,42 +47,37 @@ function columnsOf(close: (row: SessionRow) => void, now: number): readonly Colu
       title: (row) => row.user,
     },
     {
-      key: 'accounts',
       label: 'Accounts',
       width: 9,
       cell: ({ accounts }) => accounts.join(', ') || '–',
       title: (row) => row.accounts.join(', '),
     },
-    { key: 'client', label: 'Device', width: 14, cell: deviceOf, title: (row) => row.client },
+    { label: 'Device', width: 14, cell: deviceOf, title: (row) => row.client },
     {
-      key: 'lag',
       label: 'Lag',
       sort: 'lag',
       align: 'right',
       width: 7,
       cell: (row) => <b class={row.lag > 1000 ? 'worse' : ''}>{number(row.lag)}</b>,
     },
-    { key: 'sent', label: 'Sent', sort: 'sent', align: 'right', width: 8, cell: (row) => number(row.sent) },
-    { key: 'acked', label: 'Acked', sort: 'acked', align: 'right', width: 8, cell: (row) => number(row.acked) },
+    { label: 'Sent', sort: 'sent', align: 'right', width: 8, cell: (row) => number(row.sent) },
+    { label: 'Acked', sort: 'acked', align: 'right', width: 8, cell: (row) => number(row.acked) },
     {
-      key: 'types',
       label: 'Types',
       width: 8,
       cell: (row) => row.types || 'all',
       title: (row) => row.types,
     },
-    { key: 'transport', label: 'Transport', width: 10, cell: (row) => row.transport },
-    { key: 'instance', label: 'Instance', width: 10, cell: (row) => short(row.instance), title: (row) => row.instance },
+    { label: 'Transport', width: 10, cell: (row) => row.transport },
+    { label: 'Instance', width: 10, cell: (row) => short(row.instance), title: (row) => row.instance },
     {
-      key: 'connected',
       label: 'Connected',
       sort: 'connected_at',
       width: 12,
       cell: (row) => ago(row.connectedAt, now),
     },
-    { key: 'active', label: 'Active', sort: 'last_activity_at', width: 12, cell: (row) => ago(row.activeAt, now) },
+    { label: 'Active', sort: 'last_activity_at', width: 12, cell: (row) => ago(row.activeAt, now) },
     {
-      key: 'act',
       label: 'Action',
       width: 8,
       cell: (row) => (

@@ -73,9 +73,9 @@ function Effective() {
             rowKey={(row) => row.name}
             rowClass={(row) => (row.source === 'default' ? 'dim' : undefined)}
             columns={[
-              { key: 'name', label: 'Setting', width: 30, cell: (row) => <code>{row.name}</code> },
-              { key: 'value', label: 'Value', width: 20, cell: shownValue, title: shownValue },
-              { key: 'source', label: 'Comes from', cell: (row) => row.source },
+              { label: 'Setting', width: 30, cell: (row) => <code>{row.name}</code> },
+              { label: 'Value', width: 20, cell: shownValue, title: shownValue },
+              { label: 'Comes from', cell: (row) => row.source },
             ]}
           />
         )
@@ -109,19 +109,18 @@ function Keys() {
             rowKey={(row) => `${row.name} ${row.created_at}`}
             rowClass={(row) => (row.revoked_at ? 'dim' : undefined)}
             columns={[
-              { key: 'name', label: 'Name', cell: (row) => row.name },
-              { key: 'role', label: 'Role', cell: (row) => row.role },
-              { key: 'state', label: 'State', cell: (row) => (row.revoked_at ? 'revoked' : 'valid') },
+              { label: 'Name', cell: (row) => row.name },
+              { label: 'Role', cell: (row) => row.role },
+              { label: 'State', cell: (row) => (row.revoked_at ? 'revoked' : 'valid') },
               {
-                key: 'scopes',
                 label: 'Scopes',
                 width: 24,
                 cell: (row) => scopes(row.scopes),
                 title: (row) => scopes(row.scopes),
               },
-              { key: 'created', label: 'Created', cell: (row) => <Age time={row.created_at} /> },
-              { key: 'used', label: 'Last used', cell: (row) => <Age time={row.last_used_at} /> },
-              { key: 'revoked', label: 'Revoked', cell: (row) => <Age time={row.revoked_at} /> },
+              { label: 'Created', cell: (row) => <Age time={row.created_at} /> },
+              { label: 'Last used', cell: (row) => <Age time={row.last_used_at} /> },
+              { label: 'Revoked', cell: (row) => <Age time={row.revoked_at} /> },
             ]}
           />
         )
@@ -165,15 +164,14 @@ function Analysts() {
             rows={data.analysts}
             rowKey={(row) => row.name}
             columns={[
-              { key: 'name', label: 'Login', cell: (row) => row.name },
+              { label: 'Login', cell: (row) => row.name },
               {
-                key: 'account',
                 label: 'Sees',
                 cell: (row) =>
                   (row.accounts?.length ?? 0) === 0 ? 'everything' : `accounts ${row.accounts?.join(', ')}`,
               },
-              { key: 'connections', label: 'Connections', align: 'right', cell: (row) => number(row.connections) },
-              { key: 'made', label: 'Made by', cell: (row) => (row.made_here ? 'this hub' : 'hand, in SQL') },
+              { label: 'Connections', align: 'right', cell: (row) => number(row.connections) },
+              { label: 'Made by', cell: (row) => (row.made_here ? 'this hub' : 'hand, in SQL') },
             ]}
           />
         )
@@ -235,34 +233,30 @@ function Audit() {
             rows={data.acts}
             rowKey={(row) => row.audit_id}
             columns={[
-              { key: 'at', label: 'When', cell: (row) => <Age time={row.at} /> },
-              { key: 'who', label: 'Who', cell: (row) => row.who },
-              { key: 'what', label: 'Act', cell: (row) => row.what },
-              { key: 'outcome', label: 'Outcome', cell: (row) => <State word={row.outcome} /> },
+              { label: 'When', cell: (row) => <Age time={row.at} /> },
+              { label: 'Who', cell: (row) => row.who },
+              { label: 'Act', cell: (row) => row.what },
+              { label: 'Outcome', cell: (row) => <State word={row.outcome} /> },
               {
-                key: 'object',
                 label: 'Object',
                 width: 12,
                 cell: (row) => row.object ?? '–',
                 title: (row) => row.object ?? undefined,
               },
-              { key: 'user', label: 'User', cell: (row) => (row.user_id ? <UserLink id={row.user_id} /> : '–') },
-              { key: 'count', label: 'Count', align: 'right', cell: (row) => number(row.count) },
+              { label: 'User', cell: (row) => (row.user_id ? <UserLink id={row.user_id} /> : '–') },
+              { label: 'Count', align: 'right', cell: (row) => number(row.count) },
               {
-                key: 'reason',
                 label: 'Reason',
                 width: 8,
                 cell: (row) => row.reason ?? '–',
                 title: (row) => row.reason ?? undefined,
               },
               {
-                key: 'from',
                 label: 'From',
                 cell: (row) => [row.via, row.address].filter(Boolean).join(' '),
                 title: (row) => [row.via, row.address].filter(Boolean).join(' '),
               },
               {
-                key: 'details',
                 label: 'Details',
                 width: 26,
                 cell: (row) => (

@@ -165,7 +165,6 @@ export function LiveTail() {
           rowClass={(row) => (open?.seq === row.seq ? 'chosen' : undefined)}
           columns={[
             {
-              key: 'seq',
               label: 'Number',
               align: 'right',
               width: 8,
@@ -182,24 +181,22 @@ export function LiveTail() {
               ),
             },
             {
-              key: 'time',
               label: 'Created',
               width: 13,
               cell: (row) => clock(row.created_at, true),
               title: (row) => row.created_at,
             },
             {
-              key: 'type',
               label: 'Type',
               width: 18,
               cell: (row) => <span class={`kind line-${colourOf(row.type)}`}>{row.type}</span>,
               title: (row) => row.type,
             },
-            { key: 'title', label: 'Title', width: 14, cell: (row) => row.title, title: (row) => row.title },
-            { key: 'message', label: 'Message', width: 18, cell: (row) => row.message, title: (row) => row.message },
-            { key: 'to', label: 'To', width: 14, cell: addressed, title: addressed },
-            { key: 'source', label: 'Source', width: 10, cell: (row) => row.source ?? '–' },
-            { key: 'bytes', label: 'Size', align: 'right', width: 7, cell: (row) => bytes(row.bytes) },
+            { label: 'Title', width: 14, cell: (row) => row.title, title: (row) => row.title },
+            { label: 'Message', width: 18, cell: (row) => row.message, title: (row) => row.message },
+            { label: 'To', width: 14, cell: addressed, title: addressed },
+            { label: 'Source', width: 10, cell: (row) => row.source ?? '–' },
+            { label: 'Size', align: 'right', width: 7, cell: (row) => bytes(row.bytes) },
           ]}
         />
       )}

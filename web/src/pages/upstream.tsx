@@ -20,19 +20,18 @@ const LIMIT = 1000;
 type Act = (row: UpstreamSession, action: 'reconnect' | 'release') => void;
 
 const COLUMNS: readonly Column<UpstreamSession>[] = [
-  { key: 'provider', label: 'Provider', width: 10, cell: (row) => row.provider },
-  { key: 'user', label: 'User', width: 12, cell: (row) => <UserLink id={row.user_id} /> },
-  { key: 'state', label: 'State', width: 11, cell: (row) => <State word={row.state} /> },
+  { label: 'Provider', width: 10, cell: (row) => row.provider },
+  { label: 'User', width: 12, cell: (row) => <UserLink id={row.user_id} /> },
+  { label: 'State', width: 11, cell: (row) => <State word={row.state} /> },
   {
-    key: 'owner',
     label: 'Owner',
     cell: (row) => (row.owner ? `${short(row.owner)}, term ${row.term}` : '–'),
     title: (row) => row.owner ?? undefined,
   },
-  { key: 'attempts', label: 'Attempts', align: 'right', cell: (row) => number(row.attempts) },
-  { key: 'message', label: 'Heard', cell: (row) => <Age time={row.last_message_at} /> },
-  { key: 'next', label: 'Next try', cell: (row) => (row.state === 'live' ? '–' : <Age time={row.next_try_at} />) },
-  { key: 'error', label: 'Error', width: 12, cell: (row) => row.error ?? '–', title: (row) => row.error ?? undefined },
+  { label: 'Attempts', align: 'right', cell: (row) => number(row.attempts) },
+  { label: 'Heard', cell: (row) => <Age time={row.last_message_at} /> },
+  { label: 'Next try', cell: (row) => (row.state === 'live' ? '–' : <Age time={row.next_try_at} />) },
+  { label: 'Error', width: 12, cell: (row) => row.error ?? '–', title: (row) => row.error ?? undefined },
 ];
 
 /** The table, also of one user. Rows open to their commands. */
@@ -47,7 +46,6 @@ export function UpstreamTable({ sessions, act }: { sessions: readonly UpstreamSe
       </button>
     );
     const actions: Column<UpstreamSession> = {
-      key: 'act',
       label: 'Action',
       cell: (row) => (
         <>
@@ -76,13 +74,13 @@ export function UpstreamTable({ sessions, act }: { sessions: readonly UpstreamSe
             rows={chosen.commands}
             rowKey={(row) => row.command_id}
             columns={[
-              { key: 'id', label: 'Id', cell: (row) => row.id },
-              { key: 'type', label: 'Type', cell: (row) => row.type },
-              { key: 'state', label: 'State', cell: (row) => <State word={row.state} /> },
-              { key: 'client', label: 'Device', cell: (row) => row.client_id },
-              { key: 'at', label: 'Accepted', cell: (row) => <Age time={row.accepted_at} /> },
-              { key: 'settled', label: 'Settled', cell: (row) => <Age time={row.settled_at} /> },
-              { key: 'detail', label: 'Detail', cell: (row) => row.detail ?? '–' },
+              { label: 'Id', cell: (row) => row.id },
+              { label: 'Type', cell: (row) => row.type },
+              { label: 'State', cell: (row) => <State word={row.state} /> },
+              { label: 'Device', cell: (row) => row.client_id },
+              { label: 'Accepted', cell: (row) => <Age time={row.accepted_at} /> },
+              { label: 'Settled', cell: (row) => <Age time={row.settled_at} /> },
+              { label: 'Detail', cell: (row) => row.detail ?? '–' },
             ]}
           />
         </aside>

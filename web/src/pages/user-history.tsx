@@ -36,7 +36,6 @@ export function UserHistory({ user }: { user: string }) {
           rowKey={(row) => row.seq}
           columns={[
             {
-              key: 'seq',
               label: 'Number',
               align: 'right',
               cell: (row) => (
@@ -45,12 +44,11 @@ export function UserHistory({ user }: { user: string }) {
                 </WhyLink>
               ),
             },
-            { key: 'type', label: 'Type', cell: (row) => row.type },
-            { key: 'title', label: 'Title', width: 16, cell: (row) => row.title, title: (row) => row.title },
-            { key: 'message', label: 'Message', width: 20, cell: (row) => row.message, title: (row) => row.message },
-            { key: 'created', label: 'Created', cell: (row) => <Age time={row.created_at} /> },
+            { label: 'Type', cell: (row) => row.type },
+            { label: 'Title', width: 16, cell: (row) => row.title, title: (row) => row.title },
+            { label: 'Message', width: 20, cell: (row) => row.message, title: (row) => row.message },
+            { label: 'Created', cell: (row) => <Age time={row.created_at} /> },
             {
-              key: 'devices',
               label: 'Devices',
               align: 'wrap',
               width: 18,
@@ -62,7 +60,6 @@ export function UserHistory({ user }: { user: string }) {
                 )),
             },
             {
-              key: 'json',
               label: 'JSON',
               cell: (row) => (
                 <button

@@ -288,29 +288,25 @@ function Devices({ data, ask, polled }: PartProps) {
       rows={devices}
       rowKey={(row) => row.client_id}
       columns={[
-        { key: 'client', label: 'Device', width: 16, cell: (row) => row.client_id, title: (row) => row.client_id },
+        { label: 'Device', width: 16, cell: (row) => row.client_id, title: (row) => row.client_id },
         {
-          key: 'connected',
           label: 'State',
           cell: (row) => (row.connected ? <State word="connected" /> : <span class="hint">away</span>),
         },
-        { key: 'acked', label: 'Acked', align: 'right', cell: (row) => number(row.acked) },
-        { key: 'lag', label: 'Lag', align: 'right', cell: (row) => number(row.lag) },
+        { label: 'Acked', align: 'right', cell: (row) => number(row.acked) },
+        { label: 'Lag', align: 'right', cell: (row) => number(row.lag) },
         {
-          key: 'unacked',
           label: 'Unacked',
           align: 'right',
           cell: (row) => `${number(row.unacked)}${row.unacked_more ? '+' : ''}`,
         },
         {
-          key: 'seen',
           label: 'Last ack or connect (± 1 day)',
           cell: (row) => <Age time={row.seen_at} />,
           title: () => SEEN,
         },
-        { key: 'why', label: 'Why', align: 'wrap', cell: (row) => row.why },
+        { label: 'Why', align: 'wrap', cell: (row) => row.why },
         {
-          key: 'act',
           label: 'Action',
           cell: (row) => (
             <button
@@ -354,21 +350,19 @@ function LiveSessions({ data, ask, polled }: PartProps) {
       rowKey={(row) => row.session_id}
       columns={[
         {
-          key: 'client',
           label: 'Device',
           width: 16,
           cell: (row) => (row.playground ? `${row.client_id} (playground)` : row.client_id),
         },
-        { key: 'transport', label: 'Transport', cell: (row) => row.transport },
-        { key: 'accounts', label: 'Accounts', cell: (row) => row.account_ids.join(', ') || '–' },
-        { key: 'instance', label: 'Instance', cell: (row) => row.instance.slice(0, 8), title: (row) => row.instance },
-        { key: 'connected', label: 'Connected', cell: (row) => <Age time={row.connected_at} /> },
-        { key: 'active', label: 'Active', cell: (row) => <Age time={row.last_activity_at} /> },
-        { key: 'sent', label: 'Sent', align: 'right', cell: (row) => number(row.sent) },
-        { key: 'acked', label: 'Acked', align: 'right', cell: (row) => number(row.acked) },
-        { key: 'lag', label: 'Lag', align: 'right', cell: (row) => number(Math.max(0, head - row.acked)) },
+        { label: 'Transport', cell: (row) => row.transport },
+        { label: 'Accounts', cell: (row) => row.account_ids.join(', ') || '–' },
+        { label: 'Instance', cell: (row) => row.instance.slice(0, 8), title: (row) => row.instance },
+        { label: 'Connected', cell: (row) => <Age time={row.connected_at} /> },
+        { label: 'Active', cell: (row) => <Age time={row.last_activity_at} /> },
+        { label: 'Sent', align: 'right', cell: (row) => number(row.sent) },
+        { label: 'Acked', align: 'right', cell: (row) => number(row.acked) },
+        { label: 'Lag', align: 'right', cell: (row) => number(Math.max(0, head - row.acked)) },
         {
-          key: 'act',
           label: 'Action',
           cell: (row) => (
             <button

@@ -3,9 +3,8 @@
 import { Component, type ComponentChildren } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 
-/** A column. With `sort` its header sorts by that name. */
+/** A column. With `sort` its header sorts by that name. No two columns of a table have the same label. */
 export interface Column<R> {
-  readonly key: string;
   readonly label: string;
   readonly sort?: string;
   /** `wrap`: the cell has more lines instead of a cut. Only for tables of at most 60 rows. */
@@ -84,7 +83,7 @@ export function Table<R>(props: TableProps<R>) {
         <thead>
           <tr aria-rowindex={1}>
             {columns.map((column) => (
-              <Header key={column.key} column={column} sort={sort} onSort={props.onSort} />
+              <Header key={column.label} column={column} sort={sort} onSort={props.onSort} />
             ))}
           </tr>
         </thead>
@@ -124,7 +123,7 @@ class Row<R> extends Component<RowProps<R>> {
     return (
       <tr aria-rowindex={index} class={look}>
         {columns.map((column) => (
-          <td key={column.key} class={column.align} title={column.title?.(row)}>
+          <td key={column.label} class={column.align} title={column.title?.(row)}>
             {column.cell(row)}
           </td>
         ))}

@@ -147,19 +147,17 @@ function Connected({ receiver, did }: { receiver: Receiver; did: PanelProps['did
           rowKey={(row) => row.seq}
           columns={[
             {
-              key: 'seq',
               label: 'Number',
               align: 'right',
               cell: (row) => <WhyLink user={receiver.identity.user} seq={row.seq} />,
             },
-            { key: 'type', label: 'Type', cell: (row) => row.type },
-            { key: 'title', label: 'Title', cell: (row) => row.title, title: (row) => row.title },
-            { key: 'message', label: 'Message', cell: (row) => row.message, title: (row) => row.message },
-            { key: 'how', label: 'Came', cell: (row) => (row.replayed ? 'on resume' : 'live') },
+            { label: 'Type', cell: (row) => row.type },
+            { label: 'Title', cell: (row) => row.title, title: (row) => row.title },
+            { label: 'Message', cell: (row) => row.message, title: (row) => row.message },
+            { label: 'Came', cell: (row) => (row.replayed ? 'on resume' : 'live') },
             ...(receiver.identity.ack === 'manual'
               ? [
                   {
-                    key: 'ack',
                     label: 'Acknowledge',
                     cell: (row: Notification) =>
                       row.seq <= (shown.acked ?? 0) ? (
@@ -304,9 +302,8 @@ function Frames({ lines }: { lines: readonly FrameLine[] }) {
       rowKey={(row) => row.n}
       rowClass={(row) => (row.kind === 'drop' || row.kind === 'hole' ? row.kind : undefined)}
       columns={[
-        { key: 'at', label: 'Time', width: 12, cell: (row) => clock(row.at, true) },
+        { label: 'Time', width: 12, cell: (row) => clock(row.at, true) },
         {
-          key: 'dir',
           label: 'Way',
           cell: (row) => (
             <>
@@ -315,8 +312,8 @@ function Frames({ lines }: { lines: readonly FrameLine[] }) {
             </>
           ),
         },
-        { key: 'check', label: 'Check', width: 26, cell: (row) => row.check, title: (row) => row.check },
-        { key: 'text', label: 'Frame', width: 40, cell: (row) => <code>{row.text}</code>, title: (row) => row.text },
+        { label: 'Check', width: 26, cell: (row) => row.check, title: (row) => row.check },
+        { label: 'Frame', width: 40, cell: (row) => <code>{row.text}</code>, title: (row) => row.text },
       ]}
     />
   );
