@@ -104,7 +104,7 @@ impl Scene {
 async fn clients(scene: &Scene) -> Vec<TestClient> {
     let mut all = vec![
         TestClient::of("ann").account("7").device("web-1").query("ack", "client").connect(&scene.hub).await,
-        TestClient::of("ann").account("7").device("phone").connect(&scene.other).await,
+        TestClient::of("ann").account("7").device("phone").query("inbox", "1").connect(&scene.other).await,
         TestClient::of("bob").device("web-2").connect(&scene.other).await,
         TestClient::of("eve").device("web-3").connect(&scene.hub).await,
     ];

@@ -94,6 +94,19 @@ export interface Forgotten {
   readonly devices: number | null;
 }
 
+export interface UserInbox {
+  readonly unread: number;
+  readonly unseen: number;
+  readonly as_of: number;
+  readonly seen_seq: number;
+  readonly read_seq: number;
+  readonly archived_seq: number;
+  readonly marked: number;
+  readonly muted: readonly string[];
+  /** `*` for everyone, `a/ACCOUNT` for an account. */
+  readonly since: readonly { readonly topic: string; readonly seq: number }[];
+}
+
 export interface UserAnswer {
   readonly user_id: string;
   readonly as_of: Time;
@@ -104,6 +117,8 @@ export interface UserAnswer {
   /** Provider sessions, with the names of `/stats`. The console only counts them. */
   readonly upstream?: readonly unknown[];
   readonly members_of?: readonly string[];
+  /** Null: never opened. Absent: the hub keeps no inboxes. */
+  readonly inbox?: UserInbox | null;
   readonly revoked_before?: Time | null;
   readonly revoked_reason?: string | null;
 }

@@ -1,4 +1,4 @@
-// Shows one user: devices, live sessions, provider sessions, history with a verdict a device, and access.
+// Shows one user: devices, live sessions, provider sessions, inbox, history with a verdict a device, and access.
 
 import { useState } from 'preact/hooks';
 import { go, href, usePlace } from '../address.ts';
@@ -15,6 +15,7 @@ import type { Device, UserAnswer, UserSession } from '../types.ts';
 import { SEEN } from './devices.tsx';
 import { UpstreamTable } from './upstream.tsx';
 import { UserHistory } from './user-history.tsx';
+import { Inbox } from './user-inbox.tsx';
 
 export function User() {
   const { rest } = usePlace();
@@ -82,6 +83,12 @@ function OneUser({ user }: { user: string }) {
               <OwnUpstream user={user} />
             </>
           ) : null}
+          {data.inbox === undefined ? null : (
+            <>
+              <h2>Inbox</h2>
+              <Inbox inbox={data.inbox} />
+            </>
+          )}
           <h2>Notifications</h2>
           <UserHistory user={user} />
         </>

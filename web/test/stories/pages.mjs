@@ -114,6 +114,10 @@ async function user(c) {
   await c.go('#/users/ann', 'User ann');
   await c.row('Devices', 'web-1').waitFor();
   await c.row('Devices', 'phone').waitFor();
+  // The phone opened the inbox before anything was posted.
+  await c.says('15, neither read nor archived');
+  await c.says('0 seen, 0 read, 0 archived');
+  await c.says('7 above 0');
   const history = c.table('Notifications');
   await history.getByText('order 12').first().waitFor();
   await history.getByText('to everyone').first().waitFor();
@@ -142,6 +146,7 @@ async function user(c) {
   await c.says('The revocation is lifted.');
   await c.go('#/users/nina', 'User nina');
   await c.says('This user has no device');
+  await c.says('This user has never opened an inbox');
   // Browsers remove such an id from a path.
   await c.go('#/users/..', 'User ..');
   await c.says('This user has no device');
