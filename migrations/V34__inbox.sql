@@ -121,6 +121,14 @@ BEGIN
     PERFORM pg_temp.amend('recado.webhook_next(text,bigint,integer,bigint[])', all_types, own_types);
 END $$;
 
+DO $$
+DECLARE
+    notify constant text := 'recado.notify(text,text,text,text,text,text[],text,boolean,bigint,boolean,text)';
+BEGIN
+    -- A frame with counts of an inbox has this name, so a notification may not have it as its type.
+    PERFORM pg_temp.amend(notify, 'command_result,goodbye}', 'command_result,goodbye,inbox_counts}');
+END $$;
+
 -- recado.notify for a notification that is no item of an inbox (inbox => false), with otherwise the same arguments.
 CREATE FUNCTION recado.notify(
     inbox boolean, type text, title text, message text, data text DEFAULT NULL,

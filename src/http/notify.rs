@@ -182,6 +182,7 @@ fn listed(audience: &Audience) -> String {
 
 /// A hash of all that distinguishes two bodies for a reader. White space between the fields does not count.
 fn body_hash(body: &NotifyBody) -> BodyHash {
+    let flags = [u8::from(body.replay), 0];
     BodyHash::of(&[
         body.kind.as_bytes(),
         body.title.as_bytes(),
@@ -191,6 +192,7 @@ fn body_hash(body: &NotifyBody) -> BodyHash {
         body.audience.account().map_or("", |account| account.as_str()).as_bytes(),
         listed(&body.audience).as_bytes(),
         &body.ttl_seconds.unwrap_or(0).to_be_bytes(),
-        &[u8::from(body.replay)],
+        // A body that is an item has the hash that it had before there were inboxes.
+        if body.inbox { &flags[..1] } else { &flags },
     ])
 }

@@ -32,7 +32,7 @@ pub mod websocket_frame;
 pub mod why;
 
 /// Names of frames. A notification may not have one as its type: a client could not tell the two apart.
-pub const RESERVED_TYPES: [&str; 13] = [
+pub const RESERVED_TYPES: [&str; 14] = [
     "connection_established",
     "caught_up",
     "heartbeat",
@@ -46,15 +46,16 @@ pub const RESERVED_TYPES: [&str; 13] = [
     "error",
     "command_result",
     "goodbye",
+    "inbox_counts",
 ];
 
 /// Prefix of types that are reserved for the hub's own notifications, such as `upstream_gap`. A post with one is
 /// refused.
 pub const OWN_PREFIX: &str = "upstream_";
 
-/// Types that are reserved for the hub's own rows: changes of membership, and of a user's inbox and preferences. No hub
-/// sends the last two yet. A post with one is refused, so that none is in the log when a later hub does.
-const OWN_TYPES: [&str; 3] = [crate::domain::MEMBER_TYPE, "inbox", "preferences"];
+/// Types that are reserved for the hub's own rows: changes of membership, and of a user's inbox and preferences. A post
+/// with one is refused.
+const OWN_TYPES: [&str; 3] = [crate::domain::MEMBER_TYPE, crate::domain::INBOX_TYPE, crate::domain::PREFERENCES_TYPE];
 
 /// Maximum length of a notification type, in characters.
 const TYPE_MAX: usize = 64;

@@ -333,6 +333,7 @@ mod tests {
             (r#"{"type":"ack","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"upstream_gap","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"upstream_","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
+            (r#"{"type":"inbox_counts","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"inbox","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"preferences","title":"t","message":"m","user_id":"1"}"#, (422, "reserved_type")),
             (r#"{"type":"A","title":"t","message":"m","user_id":"1"}"#, (422, "invalid_field")),
