@@ -127,6 +127,9 @@ DECLARE
 BEGIN
     -- A frame with counts of an inbox has this name, so a notification may not have it as its type.
     PERFORM pg_temp.amend(notify, 'command_result,goodbye}', 'command_result,goodbye,inbox_counts}');
+    -- A body that is no item is another body for its key, as in the hub. A body that is one keeps the hash of earlier versions.
+    PERFORM pg_temp.amend(notify, 'ELSE ''\x00'' END])', 'ELSE ''\x00'' END
+                              || CASE WHEN current_setting(''recado.notify_inbox'', true) = ''off'' THEN ''\x00''::bytea ELSE '''' END])');
 END $$;
 
 -- recado.notify for a notification that is no item of an inbox (inbox => false), with otherwise the same arguments.

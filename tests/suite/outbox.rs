@@ -297,6 +297,33 @@ async fn a_key_in_two_open_transactions_is_one_row_and_another_body_is_shown() {
     assert_eq!(refused.len(), if kept == "t" { 2 } else { 3 });
 }
 
+/// What went wrong: `inbox` was left out of the hash of a body, so a repeat with another `inbox` was told that it was a
+/// duplicate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_with_another_inbox_is_another_body() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let item = note("t").raw("type", r#""n""#).message("m").to_user("ann");
+    for (is_item, key) in [(true, "k1"), (false, "k2")] {
+        let of = |is_item: bool| item.clone().body_key(key).raw("inbox", &is_item.to_string());
+        assert_eq!(hub.try_post(&of(is_item)).await.unwrap().status, 201);
+        assert_eq!(hub.try_post(&of(is_item)).await.unwrap().status, 200);
+        assert_eq!(hub.try_post(&of(!is_item)).await.unwrap().code(), "idempotency_conflict");
+    }
+    let mut sql = db.connect().await;
+    let call = |is_item: bool, key: &str| {
+        format!("inbox => {is_item}, type => 'n', title => 't', message => 'm', user_id => 'ann', idempotency_key => '{key}'")
+    };
+    for (is_item, key) in [(true, "k1"), (false, "k2")] {
+        let id = try_notify(&mut sql, &call(is_item, key)).await.unwrap();
+        assert_eq!(try_notify(&mut sql, &call(is_item, key)).await.unwrap(), id);
+        assert_eq!(try_notify(&mut sql, &call(!is_item, key)).await.unwrap_err().0, "RC015");
+    }
+    // The hub and the function make the same hashes.
+    let bodies = "SELECT count(DISTINCT body) FROM (SELECT body FROM recado.idempotency UNION ALL SELECT body FROM recado.outbox) b";
+    assert_eq!(db.number(bodies).await, 2);
+}
+
 /// Moves all committed rows, without a hub.
 async fn move_all(sql: &mut PgConnection) {
     run(sql, "DO $$ DECLARE m record; BEGIN LOOP SELECT * INTO m FROM recado.outbox_move(0, NULL, 'x', 1000); EXIT WHEN NOT m.is_more; COMMIT; END LOOP; END $$").await;
