@@ -13,7 +13,7 @@ use super::notify::{self, ERRORS_MAX, NotifyBody, NotifyMembers};
 use super::problem::{FieldError, Problem};
 
 /// Attributes that the hub reads, and their fields of a notification. Others are ignored, as CloudEvents asks.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("type", "type"),
     ("subject", "title"),
     ("message", "message"),
@@ -23,6 +23,7 @@ const FIELDS: [(&str, &str); 9] = [
     ("broadcast", "broadcast"),
     ("ttl", "ttl"),
     ("replay", "replay"),
+    ("inbox", "inbox"),
 ];
 
 /// Reads an event in JSON (`application/cloudevents+json`).
@@ -194,7 +195,7 @@ impl<'a> CloudEvent<'a> {
 fn plain(field: &str, value: &Value) -> Value {
     match (field, value) {
         ("user_ids", Value::String(list)) => list.split(',').map(str::trim).collect(),
-        ("broadcast" | "replay", Value::String(text)) => text.parse::<bool>().map_or_else(|_| value.clone(), Value::from),
+        ("broadcast" | "replay" | "inbox", Value::String(text)) => text.parse::<bool>().map_or_else(|_| value.clone(), Value::from),
         ("ttl", Value::String(text)) => text.parse::<i32>().map_or_else(|_| value.clone(), Value::from),
         _ => value.clone(),
     }
@@ -229,22 +230,25 @@ mod tests {
     #[test]
     fn an_event_becomes_a_notification() {
         let body = parse_text(&format!(
-            r#"{{{EVENT},"subject":"Cake","message":"baked","time":"2018-04-05T17:31:00Z","ttl":60,"replay":false,
+            r#"{{{EVENT},"subject":"Cake","message":"baked","time":"2018-04-05T17:31:00Z","ttl":60,"replay":false,"inbox":false,
                 "accountid":"7","datacontenttype":"application/json","data":{{"n": 1.0}},"comexampleextension1":"value","unset":null}}"#
         ))
         .unwrap();
         assert_eq!((body.kind.as_str(), body.title.as_str(), body.message.as_str()), ("com.example.someevent", "Cake", "baked"));
-        assert_eq!((body.data.as_deref(), body.ttl_seconds, body.replay), (Some(r#"{"n": 1.0}"#), Some(60), false));
+        assert_eq!((body.data.as_deref(), body.ttl_seconds), (Some(r#"{"n": 1.0}"#), Some(60)));
+        assert_eq!((body.replay, body.inbox), (false, false));
         assert_eq!((body.audience.topic(), body.idempotency_key.as_deref()), ("u/42/7".into(), Some("/mycontext\0A234-1234-1234")));
         let bare = parse_text(&format!("{{{EVENT}}}")).unwrap();
         assert_eq!((bare.title.as_str(), bare.message.as_str(), bare.data), ("com.example.someevent", "", None));
+        assert_eq!((bare.replay, bare.inbox), (true, true));
     }
 
     #[test]
     fn what_strings_say_is_taken_as_it_is_meant() {
         let event = EVENT.replace(r#","userid":"42""#, "");
-        let everyone = parse_text(&format!(r#"{{{event},"broadcast":"true","ttl":"60","replay":"false"}}"#)).unwrap();
-        assert_eq!((everyone.audience, everyone.ttl_seconds, everyone.replay), (Audience::Everyone, Some(60), false));
+        let everyone = parse_text(&format!(r#"{{{event},"broadcast":"true","ttl":"60","replay":"false","inbox":"false"}}"#)).unwrap();
+        assert_eq!((everyone.audience, everyone.ttl_seconds), (Audience::Everyone, Some(60)));
+        assert_eq!((everyone.replay, everyone.inbox), (false, false));
         let listed = parse_text(&format!(r#"{{{event},"userids":"1, 2,3"}}"#)).unwrap();
         assert_eq!(listed.listed_users(), 3);
     }
@@ -264,6 +268,7 @@ mod tests {
             (r#""userids":"a,b c""#, "/userids"),
             (r#""ttl":"soon""#, "/ttl"),
             (r#""broadcast":true"#, "/broadcast"),
+            (r#""inbox":"no""#, "/inbox"),
             (r#""accountid":"a b""#, "/accountid"),
             (r#""data":{"a":1,"a":2}"#, "/data"),
             (r#""id":"again""#, "/id"),
