@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{AskedChange, Changed, InboxChange, InstanceId};
+use crate::metrics::INBOX_CHANGES;
 use crate::store::append::AppendFailure;
 use crate::store::dedicated_connection::DedicatedConnection;
 use crate::store::inbox;
@@ -53,8 +54,12 @@ impl InboxHandle {
     /// See [`ChangeFailure`].
     pub async fn change(&self, asked: AskedChange) -> Result<Changed, ChangeFailure> {
         let (outcome, answer) = oneshot::channel();
-        self.queue.try_send(WaitingChange { asked, outcome }).map_err(|_| ChangeFailure::Full)?;
-        answer.await.unwrap_or(Err(ChangeFailure::Unconfirmed))
+        let made = match self.queue.try_send(WaitingChange { asked, outcome }) {
+            Ok(()) => answer.await.unwrap_or(Err(ChangeFailure::Unconfirmed)),
+            Err(_) => Err(ChangeFailure::Full),
+        };
+        INBOX_CHANGES.add(outcome_word(&made), 1);
+        made
     }
 }
 
@@ -142,6 +147,16 @@ fn items(waiting: &WaitingChange) -> usize {
     match &waiting.asked.change {
         InboxChange::Items { seqs, .. } => seqs.len(),
         InboxChange::UpTo { .. } | InboxChange::Mute(_) => 1,
+    }
+}
+
+/// The outcome as the metric names it.
+const fn outcome_word(made: &Result<Changed, ChangeFailure>) -> &'static str {
+    match made {
+        Ok(Changed::Done(Some(_))) => "done",
+        Ok(Changed::Done(None)) => "unchanged",
+        Ok(Changed::NoItems(_) | Changed::BeyondHead | Changed::Full) => "refused",
+        Err(ChangeFailure::Full | ChangeFailure::Unconfirmed) => "failed",
     }
 }
 

@@ -89,6 +89,10 @@ pub static CONSUMERS_STOPPED: Measured = Measured::new(Duration::from_secs(60));
 pub static CONSUMED: Counter = Counter::zero();
 /// Attempts to post to the addresses of webhooks, by outcome.
 pub static WEBHOOK_POSTS: CounterVec<4> = CounterVec::new(["accepted", "dead", "failed", "gone"]);
+/// Changes of inboxes and preferences that clients asked this hub for, by outcome.
+pub static INBOX_CHANGES: CounterVec<4> = CounterVec::new(["done", "failed", "refused", "unchanged"]);
+/// Of one statement that counts an inbox, as this hub waits for it.
+pub static INBOX_COUNT_SECONDS: Histogram = Histogram::new(LATENCIES);
 /// Measured by every hub, of all webhooks.
 pub static WEBHOOKS_LAG: Measured = Measured::new(Duration::from_secs(60));
 pub static WEBHOOKS_DEAD: Measured = Measured::new(Duration::from_secs(60));
@@ -259,6 +263,13 @@ pub fn write(page: &mut MetricsText) {
         "Consumers whose position is of another log, or before the rows that are kept.",
         CONSUMERS_STOPPED.get(),
     );
+    page.counters(
+        "recado_inbox_changes_total",
+        "Changes of inboxes and preferences that clients asked this hub for, by outcome.",
+        "outcome",
+        &INBOX_CHANGES.all(),
+    );
+    page.histogram("recado_inbox_count_seconds", "Time of a statement that counts an inbox, in seconds.", &INBOX_COUNT_SECONDS);
     page.counter("recado_consumed_total", "Rows that consumers fetched from this hub, repeats included.", CONSUMED.get() as f64);
     page.counters(
         "recado_webhook_posts_total",

@@ -1,6 +1,6 @@
 //! Reads the inboxes of users, and makes the changes that users ask for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -17,6 +17,7 @@ use crate::domain::{
     AskedChange, Changed, CommitOrigin, InboxChange, InboxCounts, InboxFacts, InboxSince, InboxState, InstanceId, MutePattern,
     Notification, Principal, Seq, UserId,
 };
+use crate::metrics::INBOX_COUNT_SECONDS;
 
 /// Most items of one page.
 pub const PAGE_MAX: i64 = 200;
@@ -94,7 +95,10 @@ async fn state(connection: &mut PgConnection, who: &Principal, accounts: &[Strin
         accounts,
         reads_members,
     );
-    let row = limited(ASK_LIMIT, asked.fetch_one(connection)).await?;
+    let began = Instant::now();
+    let row = limited(ASK_LIMIT, asked.fetch_one(connection)).await;
+    INBOX_COUNT_SECONDS.time(began.elapsed());
+    let row = row?;
     let counts = counts_of(row.unread, row.unseen, row.as_of);
     // Written by the hub and by SQL alike; what is no pattern mutes nothing.
     let muted = row.muted.iter().filter_map(|text| MutePattern::parse(text)).collect();
