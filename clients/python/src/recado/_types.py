@@ -23,8 +23,9 @@ class NewNotification(_RequiredFields, total=False):
 
     `type` matches `[a-z0-9][a-z0-9._-]{0,63}`. At least one address is required: `user_id`, `user_ids` (at most
     10,000), `account_id` or `broadcast`. `account_id` next to users narrows to their connections in that account.
-    `ttl` is in seconds. `replay=False` reaches only clients that are connected now. An address of None is refused
-    by the client, because it would widen the audience; any other field of None is left out.
+    `ttl` is in seconds. `replay=False` reaches only clients that are connected now. `inbox=False` keeps the
+    notification out of the users' inboxes. An address of None is refused by the client, because it would widen the
+    audience; any other field of None is left out.
     """
 
     data: Any
@@ -34,6 +35,7 @@ class NewNotification(_RequiredFields, total=False):
     broadcast: bool
     ttl: int
     replay: bool
+    inbox: bool
     idempotency_key: str
 
 
