@@ -135,7 +135,7 @@ enum CliCommand {
     Stats,
     /// List devices, connected and away, those that lag most first, and why
     Devices(devices::DevicesCommand),
-    /// Show a user's inbox: counts, what they are made of, and the unread items
+    /// Show a user's inbox: counts, and what they are made of
     Inbox(inbox::InboxCommand),
     /// Show rates, hubs and sessions, live in a terminal
     Top(top::TopCommand),
