@@ -73,6 +73,8 @@ async fn every_example_of_a_request_is_taken() {
         (hub.get("/api/admin/instances", Some(&db.admin_key())).await.unwrap().0 == 200).then_some(())
     })
     .await;
+    // The first number of the log is an item of the user.
+    hub.post(&note("order_created").to_user("42")).await;
     let client = http_client();
     let mut sent = 0;
     for (path, method, operation) in operations() {
@@ -385,6 +387,22 @@ fn a_frame_that_its_document_does_not_describe_is_noticed() {
         assert!(frame_matches(&wrong).is_err(), "{wrong}");
     }
     assert!(frame_matches(&json!({"type": "order_created", "seq": 7, "prev": 3})).is_err(), "a notification without its fields");
+    let counts = json!({"type": "inbox_counts", "unread": 1000, "unseen": 0, "as_of": 7});
+    assert_eq!(frame_matches(&counts), Ok(()));
+    for (field, value) in [("unread", json!(1001)), ("as_of", Value::Null), ("seq", json!(7))] {
+        let mut wrong = counts.clone();
+        wrong[field] = value;
+        assert!(frame_matches(&wrong).is_err(), "{wrong}");
+    }
+    let change = |data: Value| {
+        json!({"type": "inbox", "seq": 7, "prev": 3, "title": "", "message": "", "data": data, "to": "user",
+               "id": "01935a6e-9f0c-7b3a-8c21-0d2f5a1b9c44", "created_at": "2026-11-21T16:39:58.120Z"})
+    };
+    assert_eq!(frame_matches(&change(json!({"op": "read", "seqs": [1]}))), Ok(()));
+    assert_eq!(frame_matches(&change(json!({"op": "seen", "up_to": 1}))), Ok(()));
+    for data in [json!({"op": "seen", "seqs": [1]}), json!({"op": "read"}), json!({"op": "read", "seqs": [1], "up_to": 1}), Value::Null] {
+        assert!(frame_matches(&change(data.clone())).is_err(), "{data}");
+    }
 }
 
 #[test]
