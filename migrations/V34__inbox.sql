@@ -127,7 +127,7 @@ DECLARE
 BEGIN
     -- A frame with counts of an inbox has this name, so a notification may not have it as its type.
     PERFORM pg_temp.amend(notify, 'command_result,goodbye}', 'command_result,goodbye,inbox_counts}');
-    -- A body that is no item is another body for its key, as in the hub. A body that is one keeps the hash of earlier versions.
+    -- A body that is no item is another body for its key, as in the hub. An item keeps the hash of earlier versions.
     PERFORM pg_temp.amend(notify, 'ELSE ''\x00'' END])', 'ELSE ''\x00'' END
                               || CASE WHEN current_setting(''recado.notify_inbox'', true) = ''off'' THEN ''\x00''::bytea ELSE '''' END])');
 END $$;

@@ -1,4 +1,4 @@
-//! Tests that each answer and each frame of an inbox is as the hub's documents describe it.
+//! Compares each answer and each frame of an inbox with the hub's documents.
 //!
 //! The test clients check every frame against `/asyncapi.json`, and `asked` every answer against `/openapi.json`.
 
