@@ -25,7 +25,7 @@ impl NewestNumbers {
 }
 
 /// Reads the newest numbers of `who` above `after` and up to `upto`, at most `most`. They are those of rows that a
-/// resuming device is sent.
+/// resuming device is sent; a device with an inbox is sent its changes as well.
 ///
 /// As in [`crate::store::read::page`], each topic is walked through its index, here backwards, and the walk ends at
 /// `most`.
@@ -35,7 +35,8 @@ impl NewestNumbers {
 pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, upto: Seq, most: i64) -> Result<NewestNumbers, StoreError> {
     let mut checkout = reader.checkout().await?;
     let rows = sqlx::query!(
-        r#"SELECT k.seq AS "seq!", coalesce(l.expires_at <= statement_timestamp(), false) AS "expired!"
+        r#"SELECT k.seq AS "seq!", coalesce(l.expires_at <= statement_timestamp(), false)
+                  OR l.type = ANY ('{inbox,preferences}') AS "is_left_out!"
              FROM (SELECT s.seq
                      FROM (SELECT u.topic, $2 AS low, 9223372036854775807 AS high
                              FROM unnest($1::text[]) AS u (topic)
@@ -59,7 +60,7 @@ pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, upto: 
                             LIMIT $3)) s
                     ORDER BY s.seq DESC
                     LIMIT $3) k
-            CROSS JOIN LATERAL (SELECT x.expires_at FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l
+            CROSS JOIN LATERAL (SELECT x.expires_at, x.type FROM recado.log x WHERE x.seq = k.seq LIMIT 1) l
             ORDER BY k.seq DESC"#,
         &who.topics(),
         after.get(),
@@ -72,7 +73,7 @@ pub async fn newest_numbers(reader: &Reader, who: &Principal, after: Seq, upto: 
     let rows = limited(ASK_LIMIT * 3, rows).await?;
     checkout.done();
     let is_cut = i64::try_from(rows.len()).is_ok_and(|read| read >= most);
-    Ok(NewestNumbers { numbers: rows.into_iter().filter(|row| !row.expired).map(|row| Seq::from_db(row.seq)).collect(), is_cut })
+    Ok(NewestNumbers { numbers: rows.into_iter().filter(|row| !row.is_left_out).map(|row| Seq::from_db(row.seq)).collect(), is_cut })
 }
 
 /// What became of a position that an admin sets.
