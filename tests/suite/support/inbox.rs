@@ -1,4 +1,4 @@
-//! Implements a device that shows an inbox, over each kind of stream, and the requests of its page.
+//! Devices with an inbox over each kind of stream, and what they were told.
 //!
 //! It keeps the newest counts as a client must: the highest `as_of` wins, of equal ones the later frame.
 
