@@ -671,15 +671,19 @@ BEGIN
 END $$;
 
 -- Retention and erasure take items away. They tell it with a row of the log for no user, so that a hub knows from which
--- number on its counts are too high. At the end of the transaction: the lock of the log is held for the commit alone.
+-- number on its counts are too high. `inboxes`: the state of an inbox is gone too. At the end of the transaction: the lock
+-- of the log is held for the commit alone.
 CREATE FUNCTION recado.recount_inboxes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    inboxes constant boolean := coalesce(current_setting('recado.erased_inbox', true), '') = 'on';
 BEGIN
     DELETE FROM recado.inbox_item e WHERE e.seq <= new.floor_seq;
-    IF EXISTS (SELECT FROM recado.inbox_since) THEN
+    -- The erased inbox may have been the last one.
+    IF inboxes OR EXISTS (SELECT FROM recado.inbox_since) THEN
         PERFORM set_config('recado.inbox', '{f}', true);
         PERFORM FROM recado.append(0, NULL, 'inbox', ARRAY[recado.new_id()], ARRAY['recado_recount'], ARRAY[''], ARRAY[''],
-                                   ARRAY[json_build_object('floor', new.floor_seq, 'erased', new.erasures > old.erasures)::text],
+                                   ARRAY[json_build_object('floor', new.floor_seq, 'erased', new.erasures > old.erasures, 'inboxes', inboxes)::text],
                                    ARRAY['u/-'], ARRAY['-'], ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[NULL::integer], ARRAY[false],
                                    ARRAY['recado'], ARRAY[NULL::uuid], ARRAY[0::bigint]);
         PERFORM set_config('recado.inbox', '', true);
@@ -720,6 +724,7 @@ BEGIN
     DELETE FROM recado.inbox_since s WHERE s.user_id = p_user_id;
     GET DIAGNOSTICS n = ROW_COUNT; total := total + n;
     IF total > 0 THEN
+        PERFORM set_config('recado.erased_inbox', 'on', true);
         PERFORM recado.count_erasure();
     END IF;
     RETURN total;

@@ -179,8 +179,11 @@ impl Delivery {
 
     async fn inbox_counter(&self, connection: &Connection) -> Result<Box<InboxCounter>, StoreError> {
         let recounts = self.registry.recounts();
+        // Before it is opened: an erasure that comes meanwhile may take away what was opened.
+        let opened = recounts.borrow().inboxes_seq;
         let state = inbox::open(&self.reader, &connection.who).await?;
-        Ok(Box::new(InboxCounter::new(self.reader.clone(), connection.who.clone(), state, recounts, Arc::clone(&self.inbox_counts))))
+        let turns = Arc::clone(&self.inbox_counts);
+        Ok(Box::new(InboxCounter::new(self.reader.clone(), connection.who.clone(), state, opened, recounts, turns)))
     }
 
     /// Asks the database for all that it knows of a client. Returns the stored connection, if it is stored, and the

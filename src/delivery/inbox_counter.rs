@@ -28,6 +28,8 @@ const PENDING_MAX: usize = 1024;
 
 /// A count that runs.
 struct Count {
+    /// As [`InboxCounter::opened`], when it began.
+    opened: Seq,
     outcome: BoxFuture<'static, Result<InboxState, StoreError>>,
     /// No row and no frame waits for it.
     is_background: bool,
@@ -42,7 +44,9 @@ pub(super) struct InboxCounter {
     /// The last counts, and whether they can be built on.
     state: InboxState,
     is_known: bool,
-    /// What the client was told last.
+    /// The last erasure of an inbox that the hub knew when it opened this inbox. A later one may have been of this inbox.
+    opened: Seq,
+    /// What the client was told last; `None` once it received an item or a change that these counts do not cover.
     told: Option<InboxCounts>,
     /// The change that the last count was made for: its frame tells it.
     carrier: Option<Seq>,
@@ -54,10 +58,18 @@ pub(super) struct InboxCounter {
 }
 
 impl InboxCounter {
-    pub fn new(reader: Reader, who: Principal, state: InboxState, recounts: watch::Receiver<RecountMark>, turns: Arc<Semaphore>) -> Self {
+    /// `opened`: the last erasure of an inbox that the hub knew before it opened this one.
+    pub fn new(
+        reader: Reader,
+        who: Principal,
+        state: InboxState,
+        opened: Seq,
+        recounts: watch::Receiver<RecountMark>,
+        turns: Arc<Semaphore>,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         let (told, carrier, count, retry) = (None, None, None, None);
-        Self { reader, who, state, is_known: true, told, carrier, recounts, turns, count, backoff, retry }
+        Self { reader, who, state, is_known: true, opened, told, carrier, recounts, turns, count, backoff, retry }
     }
 
     /// The counts, where they are known.
@@ -66,7 +78,8 @@ impl InboxCounter {
     }
 
     fn is_fresh(&self) -> bool {
-        self.is_known && !self.recounts.borrow().concerns(&self.state)
+        let recounts = self.recounts.borrow();
+        self.is_known && self.opened >= recounts.inboxes_seq && !recounts.concerns(&self.state)
     }
 
     /// The counts for a frame that follows no row, at least as new as `seq`.
@@ -96,7 +109,7 @@ impl InboxCounter {
     pub async fn count_first(&mut self, carrier: Option<Seq>) {
         // One that no frame waits for may wait for its turn.
         if self.count.as_ref().is_none_or(|count| count.is_background) {
-            self.count = Some(Count { outcome: self.counting(None), is_background: false, pending: Vec::new() });
+            self.count = Some(self.counting(None));
         }
         self.counted().await;
         self.carrier = carrier.filter(|carrier| self.counts().is_some_and(|counts| counts.as_of >= *carrier));
@@ -105,32 +118,35 @@ impl InboxCounter {
     /// Begins to count if the counts are not known. Frames go on meanwhile, without counts.
     pub fn count_in_background(&mut self) {
         if self.count.is_none() && self.retry.is_none() && !self.is_fresh() {
-            self.count = Some(Count { outcome: self.counting(Some(Arc::clone(&self.turns))), is_background: true, pending: Vec::new() });
+            self.count = Some(self.counting(Some(Arc::clone(&self.turns))));
         }
     }
 
-    fn counting(&self, turns: Option<Arc<Semaphore>>) -> BoxFuture<'static, Result<InboxState, StoreError>> {
+    /// `turns`: no row and no frame waits for the count.
+    fn counting(&self, turns: Option<Arc<Semaphore>>) -> Count {
         let (reader, who) = (self.reader.clone(), self.who.clone());
-        async move {
+        let opened = self.recounts.borrow().inboxes_seq;
+        let (is_background, must_open) = (turns.is_some(), opened > self.opened);
+        let outcome = async move {
             // The semaphore is never closed.
             let _turn = match &turns {
                 Some(turns) => turns.acquire().await.ok(),
                 None => None,
             };
-            inbox::counts(&reader, &who).await
-        }
-        .boxed()
+            if must_open { inbox::open(&reader, &who).await } else { inbox::counts(&reader, &who).await }
+        };
+        Count { opened, outcome: outcome.boxed(), is_background, pending: Vec::new() }
     }
 
     /// Waits for the count that runs. Safe to drop and call again.
     async fn counted(&mut self) {
         let Some(count) = &mut self.count else { return };
         let outcome = count.outcome.as_mut().await;
-        let pending = self.count.take().map(|count| count.pending).unwrap_or_default();
+        let Some(Count { opened, pending, .. }) = self.count.take() else { return };
         match outcome {
             Ok(state) => {
                 self.backoff.succeeded();
-                (self.state, self.is_known) = (state, pending.len() < PENDING_MAX);
+                (self.state, self.is_known, self.opened) = (state, pending.len() < PENDING_MAX, opened);
                 for seq in pending {
                     if seq > self.state.counts.as_of {
                         self.state.add(seq);
@@ -162,36 +178,52 @@ impl InboxCounter {
     pub fn live(&mut self, event: &SharedNotification) -> InboxMarks {
         let is_change = event.is_inbox_change();
         let muted = !is_change && self.state.mutes(&event.kind);
-        let untold = InboxMarks { muted, counts: None };
+        let known = self.live_counts(event, is_change, muted);
+        if known.is_none() && !muted {
+            self.leave_out(event);
+        }
+        InboxMarks { muted, counts: known }
+    }
+
+    /// The row goes out without counts. If the client was told none that cover it, the next ones are told in a frame of
+    /// their own, also if they are the same: an answer to a request may have told others in between.
+    fn leave_out(&mut self, event: &SharedNotification) {
+        if event.is_item || event.is_inbox_change() {
+            self.told.take_if(|told| told.as_of < event.seq);
+        }
+    }
+
+    fn live_counts(&mut self, event: &SharedNotification, is_change: bool, muted: bool) -> Option<InboxCounts> {
         if self.carrier.take_if(|carrier| *carrier <= event.seq).is_some() && is_change {
             self.told = self.counts().or(self.told);
-            return InboxMarks { muted, counts: self.counts() };
+            return self.counts();
         }
         let is_counted = event.is_item && !muted;
         if let Some(count) = self.count.as_mut().filter(|_| is_counted) {
             if count.pending.len() < PENDING_MAX {
                 count.pending.push(event.seq);
             }
-            return untold;
+            return None;
         }
         if !self.is_fresh() || event.seq <= self.state.counts.as_of {
-            return untold;
+            return None;
         }
         if is_change {
             // Its count has failed.
             self.is_known = false;
-            return untold;
+            return None;
         }
         if !is_counted {
-            return untold;
+            return None;
         }
         self.state.add(event.seq);
         self.told = Some(self.state.counts);
-        InboxMarks { muted, counts: self.told }
+        self.told
     }
 
     /// What the frame of this replayed row tells.
-    pub fn replayed(&self, event: &SharedNotification) -> InboxMarks {
+    pub fn replayed(&mut self, event: &SharedNotification) -> InboxMarks {
+        self.leave_out(event);
         InboxMarks { muted: !event.is_inbox_change() && self.state.mutes(&event.kind), counts: None }
     }
 

@@ -205,6 +205,8 @@ pub struct Recount {
     pub floor: Seq,
     /// Rows above it may be gone as well.
     pub erased: bool,
+    /// The state of an inbox may be gone: what is read, muted, and from where on it counts.
+    pub inboxes: bool,
 }
 
 /// What the rows of the type [`RECOUNT_TYPE`] have said so far.
@@ -215,6 +217,8 @@ pub struct RecountMark {
     floor_seq: Seq,
     /// The last row that told an erasure.
     erased_seq: Seq,
+    /// The last row that told that the state of an inbox is gone.
+    pub inboxes_seq: Seq,
 }
 
 impl RecountMark {
@@ -225,6 +229,9 @@ impl RecountMark {
         }
         if recount.erased {
             self.erased_seq = recount.seq;
+        }
+        if recount.inboxes {
+            self.inboxes_seq = recount.seq;
         }
     }
 
@@ -289,7 +296,8 @@ mod tests {
         let state = InboxState { counts, oldest: Some(seq(10)), muted: Vec::new() };
         let mark = |rows: &[(i64, i64, bool)]| {
             let mut mark = RecountMark::default();
-            rows.iter().for_each(|(at, floor, erased)| mark.add(Recount { seq: seq(*at), floor: seq(*floor), erased: *erased }));
+            rows.iter()
+                .for_each(|(at, floor, erased)| mark.add(Recount { seq: seq(*at), floor: seq(*floor), erased: *erased, inboxes: false }));
             mark
         };
         assert!(mark(&[(21, 10, false)]).concerns(&state) && mark(&[(21, 0, true)]).concerns(&state));

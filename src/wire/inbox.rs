@@ -19,9 +19,10 @@ pub fn parse_recount(at: Seq, data: &str) -> Option<Recount> {
     struct RecountData {
         floor: i64,
         erased: bool,
+        inboxes: bool,
     }
-    let RecountData { floor, erased } = serde_json::from_str(data).ok()?;
-    Some(Recount { seq: at, floor: Seq::new(floor)?, erased })
+    let RecountData { floor, erased, inboxes } = serde_json::from_str(data).ok()?;
+    Some(Recount { seq: at, floor: Seq::new(floor)?, erased, inboxes })
 }
 
 /// The query of a page of items.
