@@ -52,6 +52,7 @@ mod history;
 mod identity_files;
 mod idle;
 mod idle_hub;
+mod inbox;
 mod inbox_documents;
 mod inbox_oracle;
 mod inbox_sql;

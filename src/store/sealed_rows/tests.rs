@@ -95,6 +95,22 @@ fn rows_open_only_with_the_key_for_the_log_at_their_numbers_and_unchanged() {
 }
 
 #[test]
+fn rows_of_a_hub_that_does_not_tell_which_are_items_are_read_from_the_table() {
+    let (seal, log_id, after) = (seal_of(7), LogId::new(), end(40));
+    let posted = [row("item", Audience::Everyone), NewNotification { inbox: false, ..row("no item", Audience::Everyone) }];
+    let sealed = |no_items: Option<Vec<usize>>| {
+        let rows = posted.iter().map(|row| PlainRow::of(row, None)).collect();
+        let plain = PlainRows { after: after.seq.get(), after_id: after.id.unwrap().0, rows, no_items };
+        let mut plain = serde_json::to_value(&plain).unwrap();
+        plain.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        STANDARD_NO_PAD.encode(sealing::seal(&seal.key, &bound_to(log_id), serde_json::to_vec(&plain).unwrap()).unwrap())
+    };
+    let opened = seal.open(log_id, &heard(&sealed(Some(vec![1])), 41, 42)).unwrap();
+    assert_eq!(opened.rows.iter().map(|row| row.is_item).collect::<Vec<_>>(), [true, false]);
+    assert!(seal.open(log_id, &heard(&sealed(None), 41, 42)).is_none());
+}
+
+#[test]
 fn what_no_hub_reads_or_does_not_fit_is_not_sealed() {
     let (seal, log_id) = (seal_of(7), LogId::new());
     let of_size = |size: usize| row(&"x".repeat(size), Audience::Everyone);

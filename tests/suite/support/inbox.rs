@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::PATIENCE;
+use super::{PATIENCE, frame_matches, matches_document};
 use super::hub::token;
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| reqwest::Client::builder().build().unwrap());
@@ -152,7 +152,9 @@ pub async fn inbox_request(method: &str, address: &str, target: &str, bearer: &s
     }
     let response = timeout(PATIENCE, request.send()).await.expect("an answer in time").unwrap_or_else(|error| panic!("{target}: {error}"));
     let status = response.status().as_u16();
+    let media = response.headers().get("content-type").map(|media| media.to_str().unwrap().to_owned());
     let body = response.text().await.unwrap();
+    matches_document(method, target, status, media.as_deref(), &body);
     (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{method} {target}: {status} {error}: {body}")))
 }
 
@@ -200,6 +202,7 @@ impl InboxDevice {
 
     fn take(&mut self, text: &str) -> Value {
         let frame: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        frame_matches(&frame).unwrap_or_else(|problem| panic!("{problem}"));
         self.caught_up |= frame["type"] == "caught_up";
         if let Some(from) = frame["resume"]["from"].as_i64() {
             self.given = from;
