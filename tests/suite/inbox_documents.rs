@@ -101,7 +101,14 @@ async fn each_answer_and_frame_of_an_inbox_is_documented() {
 
     let (_, user) = hub.get("/api/admin/users/ann", Some(&db.admin_key())).await.unwrap();
     let user: Value = serde_json::from_str(&user).unwrap();
-    assert_eq!((&user["inbox"]["muted"], &user["inbox"]["seen_seq"]), (&json!(["product_*", "stock_alert"]), &json!(8)), "{user}");
+    assert_eq!((&user["inbox"]["muted"], &user["inbox"]["seen_seq"]), (&json!(["product_*", "stock_alert"]), &json!(3)), "{user}");
+    // A change of the inbox is no notification that a device has not acknowledged.
+    let plain = user["devices"].as_array().unwrap().iter().find(|device| device["client_id"] == "plain").unwrap();
+    assert_eq!(plain["unacked"], 4, "{plain}");
+    let (_, list) = hub.get("/api/admin/devices?user=ann&client=plain", Some(&db.admin_key())).await.unwrap();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let at = list["columns"].as_array().unwrap().iter().position(|name| name == "unacked").unwrap();
+    assert_eq!(list["rows"][0][at], 4, "{list}");
     let (_, nobody) = hub.get("/api/admin/users/bob", Some(&db.admin_key())).await.unwrap();
     assert_eq!(serde_json::from_str::<Value>(&nobody).unwrap()["inbox"], Value::Null);
     let (_, why) = hub.get(&format!("/api/admin/why?user=ann&seq={}", muted["seq"]), Some(&db.admin_key())).await.unwrap();
@@ -114,7 +121,7 @@ async fn each_answer_and_frame_of_an_inbox_is_documented() {
 
     // The same rows on the other streams.
     let mut source = EventSourcePage::of("ann").device("replay").query("inbox", "1").query("since", "0").open(&hub).await;
-    assert_eq!(source.named("caught_up").await["as_of"], 13);
+    assert_eq!(source.named("caught_up").await["as_of"], 14);
     let mut lines = http_client()
         .get(format!("http://{}/api/notifications/ndjson?follow=1&after=0&inbox=1", hub.address))
         .bearer_auth(token("ann", &["7"]))

@@ -245,8 +245,9 @@ async fn describe(connection: &mut PgConnection, devices: &mut [ListedDevice]) -
     Ok(now)
 }
 
-/// Counts, for the first devices, the notifications above the position that the device would be sent. Each topic is
-/// walked backward through its index and the walk ends at a limit, as in [`super::devices::newest_numbers`].
+/// Counts, for the first devices, the notifications above the position that the device would be sent. Changes of an
+/// inbox are none. Each topic is walked backward through its index and the walk ends at a limit, as in
+/// [`super::devices::newest_numbers`].
 async fn count_unacked(
     connection: &mut PgConnection,
     devices: &mut [ListedDevice],
@@ -263,6 +264,7 @@ async fn count_unacked(
     let rows = sqlx::query!(
         r#"SELECT k.place AS "place!", count(*) AS "read!",
                   count(*) FILTER (WHERE (l.expires_at IS NULL OR l.expires_at > statement_timestamp())
+                                     AND l.type <> ALL ('{inbox,preferences}')
                                      AND (k.types IS NULL OR starts_with(l.type, 'upstream_') OR EXISTS (
                                           SELECT FROM unnest(string_to_array(k.types, ',')) AS t (pattern)
                                            WHERE CASE WHEN right(pattern, 1) = '*' THEN starts_with(l.type, left(pattern, -1))
