@@ -7,8 +7,12 @@ import sys
 from recado_client import AuthenticatedClient, Client
 from recado_client.api.frontends import (
     ack,
+    change_inbox,
     head,
+    list_inbox,
     list_notifications,
+    set_preferences,
+    show_preferences,
     whoami,
     ws_ticket,
 )
@@ -28,11 +32,19 @@ from recado_client.models import (
     Head,
     Health,
     HealthStatus,
+    InboxChange,
+    InboxChanged,
+    InboxChangeOp,
+    InboxPage,
+    ListInboxFilter,
     ListNotificationsOrder,
+    NewPreferences,
     Notification,
     NotificationTo,
     Notify,
     Page,
+    Preferences,
+    PreferencesChanged,
     Problem,
     Receipt,
     Stats,
@@ -90,6 +102,18 @@ def main(url: str, service: str, user: str, admin: str) -> None:
     assert isinstance(me, Whoami) and me.user_id == "77"
     ticket = ws_ticket.sync(client=reader)
     assert isinstance(ticket, Ticket) and ticket.ticket.startswith("rct_")
+
+    inbox = list_inbox.sync(client=reader, filter_=ListInboxFilter.UNREAD, limit=10)
+    assert isinstance(inbox, InboxPage) and inbox.unread == 3, inbox
+    assert inbox.items[-1].title == "New order" and not inbox.items[-1].read and inbox.items[-1].muted is UNSET
+    changed = change_inbox.sync(client=reader, body=InboxChange(InboxChangeOp.READ, seqs=[seq], log_id=inbox.log_id))
+    assert isinstance(changed, InboxChanged) and changed.seq is not None and changed.unread == 2, changed
+    again = change_inbox.sync(client=reader, body=InboxChange(InboxChangeOp.READ, seqs=[seq]))
+    assert isinstance(again, InboxChanged) and again.seq is None, again
+    muted = set_preferences.sync(client=reader, body=NewPreferences(["news", "stock.*"]))
+    assert isinstance(muted, PreferencesChanged) and muted.unread == 0 and muted.required == [], muted
+    preferences = show_preferences.sync(client=reader)
+    assert isinstance(preferences, Preferences) and preferences.muted == ["news", "stock.*"]
 
     reason = why.sync(client=operator, user="77", seq=seq)
     assert isinstance(reason, Why) and isinstance(reason.notification, WhyNotification)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from recado_client import AuthenticatedClient, Client
-from recado_client.api.frontends import ack, list_notifications
+from recado_client.api.frontends import ack, change_inbox, list_notifications
 from recado_client.api.operators import why
 from recado_client.api.services import notify, notify_batch, notify_cloud_event
-from recado_client.models import Ack, Batch, CloudEvent, Notify
+from recado_client.models import Ack, Batch, CloudEvent, InboxChange, InboxChangeOp, Notify
 
 
 def refused(hub: AuthenticatedClient) -> None:
@@ -30,5 +30,8 @@ def refused(hub: AuthenticatedClient) -> None:
     list_notifications.sync(client=hub, from_=10)  # type: ignore[call-arg]
     why.sync(client=hub, user="42")  # type: ignore[call-arg]
     ack.sync(client=hub, body=Ack(seq="7"))  # type: ignore[arg-type]
+    change_inbox.sync(client=hub, body=InboxChange(InboxChangeOp.READ, seqs=7))  # type: ignore[arg-type]
+    InboxChange("read", up_to=7)  # type: ignore[arg-type]
+    InboxChange(seqs=[7])  # type: ignore[call-arg]
     page = list_notifications.sync(client=hub)
     page.notifications  # type: ignore[union-attr]

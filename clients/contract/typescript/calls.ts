@@ -86,6 +86,20 @@ async function main(url: string, service: string, user: string, admin: string): 
   check(given(await reader.GET('/api/whoami')).user_id === '42', 'the user');
   check(given(await reader.POST('/api/ws-ticket')).ticket.startsWith('rct_'), 'the ticket');
 
+  const inbox = given(await reader.GET('/api/inbox', { params: { query: { filter: 'unread', limit: 10 } } }));
+  const unread: number = inbox.unread;
+  const isMuted: true | undefined = inbox.items[0]?.muted;
+  check(unread === 4 && inbox.items[0]?.title === 'A line' && !inbox.items[0].read && !isMuted, 'the inbox');
+  const read = given(await reader.POST('/api/inbox', { body: { op: 'read', seqs: [seq], log_id: inbox.log_id } }));
+  const changed: number | null = read.seq;
+  check(changed === 7 && read.unread === 3 && read.as_of >= 7, 'the answer to a change');
+  check(given(await reader.POST('/api/inbox', { body: { op: 'seen', up_to: 6 } })).unseen === 0, 'the count after seen');
+  const muted = given(await reader.POST('/api/preferences', { body: { muted: ['news', 'stock.*'] } }));
+  check(muted.muted.join() === 'news,stock.*' && muted.required.length === 0 && muted.unread === 0, 'the muted types');
+  check(given(await reader.GET('/api/preferences')).muted.length === 2, 'the preferences');
+  const known = given(await operator.GET('/api/admin/users/{id}', { params: { path: { id: '42' } } }));
+  check(known.inbox?.seen_seq === 6 && known.inbox.since[0]?.topic === '*', 'the inbox as an admin sees it');
+
   const why = given(await operator.GET('/api/admin/why', { params: { query: { user: '42', seq } } }));
   check(why.notification?.type === 'order_created', 'the answer to why');
   const stats = given(await operator.GET('/stats'));

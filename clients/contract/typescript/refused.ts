@@ -43,6 +43,14 @@ export async function refused(hub: Client<paths>): Promise<void> {
   await hub.GET('/api/admin/why', { params: { query: { user: '42' } } });
   // @ts-expect-error a position is a number
   await hub.POST('/api/notifications/ack', { body: { seq: '7' } });
+  // @ts-expect-error there is no such operation
+  await hub.POST('/api/inbox', { body: { op: 'delete', seqs: [1] } });
+  // @ts-expect-error numbers are a list
+  await hub.POST('/api/inbox', { body: { op: 'read', seqs: 1 } });
+  // @ts-expect-error there are three filters
+  await hub.GET('/api/inbox', { params: { query: { filter: 'seen' } } });
+  // @ts-expect-error the types are required
+  await hub.POST('/api/preferences', { body: {} });
   // @ts-expect-error no such route
   await hub.GET('/api/notification');
   // @ts-expect-error another method
