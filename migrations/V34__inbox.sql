@@ -671,8 +671,8 @@ BEGIN
 END $$;
 
 -- Retention and erasure take items away. They tell it with a row of the log for no user, so that a hub knows from which
--- number on its counts are too high. `inboxes`: the state of an inbox is gone too. At the end of the transaction: the lock
--- of the log is held for the commit alone.
+-- number on its counts are too high. `inboxes`: the state of an inbox is gone too. At the end of the transaction: the
+-- lock of the log is held for the commit alone.
 CREATE FUNCTION recado.recount_inboxes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

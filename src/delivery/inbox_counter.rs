@@ -44,7 +44,8 @@ pub(super) struct InboxCounter {
     /// The last counts, and whether they can be built on.
     state: InboxState,
     is_known: bool,
-    /// The last erasure of an inbox that the hub knew when it opened this inbox. A later one may have been of this inbox.
+    /// The last erasure of an inbox that the hub knew when it opened this inbox. A later one may have been of this
+    /// inbox.
     opened: Seq,
     /// What the client was told last; `None` once it received an item or a change that these counts do not cover.
     told: Option<InboxCounts>,

@@ -393,8 +393,8 @@ async fn frames_go_on_without_counts_while_the_database_cannot_count() {
     assert_eq!(both(&frame), (3, 4), "{frame}");
 }
 
-/// An answer over HTTP may have told other counts while frames went out without counts. So the next counts are told even
-/// if they are the last ones again.
+/// An answer over HTTP may have told other counts while frames went out without counts. So the next counts are told
+/// even if they are the last ones again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_that_were_left_out_are_told_even_if_they_are_the_same() {
     let db = TestDb::new().await;

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{PATIENCE, frame_matches, matches_document};
 use super::hub::token;
+use super::{PATIENCE, frame_matches, matches_document};
 
 static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| reqwest::Client::builder().build().unwrap());
 
