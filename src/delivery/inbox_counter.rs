@@ -199,6 +199,14 @@ impl InboxCounter {
             self.told = self.counts().or(self.told);
             return self.counts();
         }
+        // Counted before it came, with the same counts as before: they were not told in a frame of their own.
+        if is_change && self.told.is_none_or(|told| told.as_of < event.seq) {
+            let counts = self.counts().filter(|counts| counts.as_of >= event.seq);
+            if counts.is_some() {
+                self.told = counts;
+                return counts;
+            }
+        }
         let is_counted = event.is_item && !muted;
         if let Some(count) = self.count.as_mut().filter(|_| is_counted) {
             if count.pending.len() < PENDING_MAX {

@@ -6,14 +6,16 @@
 //! Pages are counted, not seconds, so that a busy machine changes nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use recado::domain::{
-    Audience, BodyHash, ClientId, IdempotencyKey, InstanceId, NewNotification, NotificationId, Principal, Seq, SessionId, StartTime, UserId,
+    AccountId, AskedChange, Audience, BodyHash, Changed, ClientId, IdempotencyKey, InboxChange, InstanceId, ItemOp, NewNotification,
+    NotificationId, Principal, Seq, SessionId, StartTime, UpToOp, UserId,
 };
 use recado::store::acked_positions::{self, Ack, DevicePosition};
 use recado::store::append::{self, Conflict, NewBatch};
 use recado::store::device_expiry::{self, WalkPosition};
+use recado::store::inbox::{self, InboxFilter};
 use recado::store::log_watermark::WatermarkEnd;
 use recado::store::resume::ConnectionBegin;
 use recado::store::{self, Database, console, read, retention};
@@ -76,6 +78,14 @@ async fn filled(rows: i64) -> TestDb {
          SELECT 'u7', 'm', {rows} - 3000 + 30 * n, {rows} - 3000 + 30 * n + 15 FROM generate_series(0, 99) n
           UNION ALL
          SELECT 'other' || n, 'm' || n % 50, n, n + 1000 FROM generate_series(1, {rows} / 10) n"
+    ))
+    .await;
+    // Each user has read all but the last 3,000 numbers, and 20 items of those.
+    db.run(&format!(
+        "INSERT INTO recado.inbox (user_id, seen_seq, read_seq) SELECT 'u' || n, {rows} - 3000, {rows} - 3000 FROM generate_series(0, {USERS} - 1) n;
+         INSERT INTO recado.inbox_item (user_id, seq, is_read)
+         SELECT 'u' || n, {rows} - {USERS} * (1 + k) + n, true FROM generate_series(0, {USERS} - 1) n, generate_series(1, 20) k;
+         SELECT recado.inbox_open('u' || n, '{{}}') FROM generate_series(0, {USERS} - 1) n"
     ))
     .await;
     // Vacuuming records that the partitions ahead are empty. A plan made for that is wrong when they fill.
@@ -163,6 +173,19 @@ async fn ask_all(db: &TestDb) -> Plans {
         told("console_user_sessions");
         device_expiry::step(&mut connection, Duration::from_secs(86_400), &WalkPosition::default()).await.unwrap();
         told("idle");
+        let counts = inbox::counts(&reader, &who).await.unwrap().counts;
+        assert!((40..=130).contains(&counts.unread) && counts.unseen > counts.unread + 15, "{counts:?}");
+        told("inbox_counts");
+        assert_eq!(inbox::counts(&by_table, &who).await.unwrap().counts, counts);
+        told("inbox_counts_of_a_member");
+        assert_eq!(inbox::page(&reader, &who, InboxFilter::All, None, 50).await.unwrap().items.len(), 50);
+        told("inbox_page");
+        assert_eq!(inbox::page(&reader, &who, InboxFilter::Unread, Some(head), 50).await.unwrap().items.len(), 50);
+        told("inbox_page_of_unread");
+        assert_eq!(inbox::page(&reader, &who, InboxFilter::Archived, None, 50).await.unwrap().items.len(), 0);
+        told("inbox_page_of_archived");
+        change_inbox(&mut connection, head, round).await;
+        told("inbox_change");
         append(&mut connection, round).await;
         told("append");
         append::ensure_partitions(&mut connection, append::PARTITIONS_LIMIT).await.unwrap();
@@ -178,6 +201,21 @@ fn acks(head: Seq, round: i64) -> Vec<Ack> {
     let mut acks: Vec<Ack> = (0..20).map(ack).collect();
     acks.sort_unstable();
     acks
+}
+
+/// Marks an item and all up to a number, in one commit.
+async fn change_inbox(connection: &mut sqlx::PgConnection, head: Seq, round: i64) {
+    let item = Seq::from_db(head.get() - 143 - round * 50);
+    let changes = [
+        InboxChange::Items { op: ItemOp::Archive, seqs: vec![item] },
+        InboxChange::Items { op: ItemOp::Unarchive, seqs: vec![item] },
+        InboxChange::UpTo { op: UpToOp::Seen, up_to: Seq::from_db(head.get() - 2990 + round) },
+    ];
+    let asked = changes.map(|change| AskedChange { user: user(7), accounts: Vec::new(), change });
+    let seen = WatermarkEnd { seq: head, id: None };
+    let asked: Vec<&AskedChange> = asked.iter().collect();
+    let made = inbox::change(connection, seen, InstanceId::new(), &asked, false, Duration::from_secs(10)).await.unwrap();
+    assert!(made.iter().all(|made| matches!(made, Changed::Done(Some(_)))), "{made:?}");
 }
 
 /// Ten new rows with keys, and ten whose keys are known.
@@ -230,8 +268,9 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
         eprintln!("{name}: {few} → {many} pages by {:?}", indexes(plans));
         for plan in plans {
             for (kind, table, _) in plan.scans() {
-                let grows =
-                    ["log_p", "log_member_p", "idempotency", "cursor", "session", "member"].iter().any(|big| table.starts_with(big));
+                let grows = ["log_p", "log_member_p", "idempotency", "cursor", "session", "member", "inbox_item"]
+                    .iter()
+                    .any(|big| table.starts_with(big));
                 if kind == "Seq Scan" && (grows || table == "forgotten_device") {
                     faults.push(format!("{name} reads the whole of {table}: {}", plan.text()));
                 }
@@ -254,6 +293,14 @@ async fn a_log_ten_times_as_long_costs_the_same_pages_by_the_same_indexes() {
     let by_number = ["console_log", "console_log_of_nobody", "console_log_end", "console_partitions"];
     for name in ["state", "tail", "id_at", "last_before", "append", "partitions", "ensure_partitions"].into_iter().chain(by_number) {
         by(name, "log_p_pkey");
+    }
+    for name in ["inbox_counts", "inbox_counts_of_a_member", "inbox_page", "inbox_page_of_unread", "inbox_change"] {
+        by(name, "inbox_item_pkey");
+        by(name, "log_p_pkey");
+    }
+    for name in ["inbox_counts", "inbox_counts_of_a_member", "inbox_page", "inbox_page_of_unread"] {
+        by(name, "topic_seq");
+        by(name, "log_member_p_pkey");
     }
     by("append", "idempotency_pkey");
     by("place", "session_kept");
@@ -300,5 +347,64 @@ async fn a_page_of_a_busy_user_among_many_quiet_ones_reads_a_page() {
     rows("page_of");
     assert_eq!(read::page_before(&reader, &who, head.next(), Seq::ZERO, 20).await.unwrap().notifications.len(), 20);
     rows("page_before");
+    reader.close().await;
+}
+
+/// Counts at a million rows of a user with 100 accounts:
+/// `cargo test --release --test suite -- plans::by_hand --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "by hand"]
+async fn by_hand_counts_of_a_user_with_a_hundred_accounts_in_a_million_rows() {
+    const ROWS: i64 = 1_000_000;
+    const CALLS: usize = 2000;
+    let _turn = heavy().await;
+    let db = TestDb::new().await;
+    // Of 20 rows one is for everyone, four for one of 1,000 accounts, three for a list of three, the others for one of
+    // 5,000 users, half of those in an account.
+    for first in (1..=ROWS).step_by(2500) {
+        db.run(&format!(
+            "SELECT recado.ensure_partitions();
+             SELECT recado.append(0, NULL, 'test', array_agg(gen_random_uuid()), array_agg('t'::text), array_agg('title'::text), array_agg('m'::text),
+                    array_agg(NULL::text),
+                    array_agg(CASE WHEN k = 0 THEN '*' WHEN k < 5 THEN 'a/' || a WHEN k < 8 THEN 'l' WHEN k < 14 THEN 'u/u' || u ELSE format('u/u%s/%s', u, a) END),
+                    array_agg(CASE WHEN k >= 8 THEN 'u' || u END), array_agg(CASE WHEN k BETWEEN 1 AND 4 OR k >= 14 THEN a::text END),
+                    array_agg(CASE WHEN k BETWEEN 5 AND 7 THEN format('{{u%s,u%s,u%s}}', u, (u + 1) % 5000, (u + 2) % 5000) END),
+                    array_agg(NULL::integer), array_agg(true), array_agg('test'::text), array_agg(NULL::uuid), array_agg(0::bigint))
+               FROM (SELECT n % 20 AS k, (n / 20 * 7) % 1000 AS a, (n * 7919) % 5000 AS u FROM generate_series({first}, {}) n) r",
+            first + 2499
+        ))
+        .await;
+    }
+    // u7 reads now and then, u8 marks items one by one, u9 has never read any.
+    db.run(&format!(
+        "INSERT INTO recado.inbox_since (user_id, topic, seq)
+         SELECT u, t, 0 FROM (VALUES ('u7'), ('u8'), ('u9')) x (u), (SELECT '*' UNION SELECT 'a/' || n FROM generate_series(0, 99) n) y (t);
+         INSERT INTO recado.inbox (user_id, seen_seq, read_seq) VALUES ('u7', {ROWS} - 500, {ROWS} - 1500), ('u8', {ROWS} - 500, {ROWS} - 2500);
+         INSERT INTO recado.inbox_item (user_id, seq, is_read)
+         SELECT 'u8', l.seq, true FROM recado.log l
+          WHERE l.seq > {ROWS} - 2500 AND l.topic IN (SELECT topic FROM recado.inbox_since) ORDER BY l.seq DESC LIMIT 100"
+    ))
+    .await;
+    db.run("VACUUM ANALYZE").await;
+    let reader = Database::parse(&db.url(), None).unwrap().reader("test", 1);
+    let accounts = (0..100).map(|n| AccountId::parse(&n.to_string()).unwrap()).collect::<Vec<_>>();
+    for (name, about) in [(7, "reads now and then"), (8, "marks one by one"), (9, "has never read any")] {
+        let who = Principal { user: UserId::parse(&format!("u{name}")).unwrap(), accounts: accounts.clone() };
+        let mut times = Vec::with_capacity(CALLS);
+        let mut counts = inbox::counts(&reader, &who).await.unwrap().counts;
+        for _ in 0..CALLS {
+            let begun = Instant::now();
+            counts = inbox::counts(&reader, &who).await.unwrap().counts;
+            times.push(begun.elapsed());
+        }
+        times.sort_unstable();
+        eprintln!(
+            "{about}: {} unread, {} unseen: p50 {:?}, p99 {:?}",
+            counts.unread,
+            counts.unseen,
+            times[CALLS / 2],
+            times[CALLS * 99 / 100]
+        );
+    }
     reader.close().await;
 }
