@@ -414,6 +414,19 @@ BEGIN
          LIMIT p_most;
 END $$;
 
+-- The rows of such a page. A function, for its settings: the planner would scan a whole partition that had few rows when it
+-- was last looked at, once for each item.
+CREATE FUNCTION recado.inbox_rows(p_user text, p_accounts text[], p_members boolean, p_filter text, p_before bigint, p_most integer)
+RETURNS TABLE (seq bigint, is_read boolean, is_archived boolean, is_muted boolean, id uuid, created_at timestamptz, type text, title text,
+               message text, data json, topic text, user_id text, account_id text, user_ids text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+    SELECT i.seq, i.is_read, i.is_archived, i.is_muted, l.id, l.created_at, l.type, l.title, l.message, l.data, l.topic, l.user_id, l.account_id, l.user_ids
+      FROM recado.inbox_page(p_user, p_accounts, p_members, p_filter, p_before, p_most) i
+     CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = i.seq LIMIT 1) l;
+$$;
+
 -- Applies a change in the transaction that appends its row, whichever function appends it. Never fails: one row that no
 -- hub could read must not stop the relay of the outbox. A number that is no item has no effect.
 CREATE FUNCTION recado.apply_inbox_change() RETURNS trigger
@@ -735,7 +748,8 @@ REVOKE ALL ON FUNCTION
     recado.notify(boolean, text, text, text, text, text, text[], text, boolean, bigint, boolean, text), recado.is_muted(text, text[]),
     recado.inbox_reach(text, text[], boolean), recado.inbox_accounts(text), recado.inbox_holds(text[], bigint[], bigint[], bigint, text),
     recado.inbox_open(text, text[]), recado.inbox_counts(text, text[], boolean),
-    recado.inbox_page(text, text[], boolean, text, bigint, integer), recado.apply_inbox_change(), recado.fold_inbox(text),
+    recado.inbox_page(text, text[], boolean, text, bigint, integer),
+    recado.inbox_rows(text, text[], boolean, text, bigint, integer), recado.apply_inbox_change(), recado.fold_inbox(text),
     recado.append_inbox_change(bigint, uuid, text, text, text, text),
     recado.inbox_no_items(text, text[], boolean, bigint[]), recado.change_inboxes(bigint, uuid, text, jsonb),
     recado.recount_inboxes(), recado.keep_inboxes_in_log(), recado.erase_inbox(text) FROM PUBLIC;
@@ -758,7 +772,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'recado_hub') THEN
         GRANT SELECT ON recado.inbox, recado.inbox_item, recado.inbox_since TO recado_hub;
         GRANT EXECUTE ON FUNCTION recado.inbox_open(text, text[]), recado.inbox_counts(text, text[], boolean),
-            recado.inbox_page(text, text[], boolean, text, bigint, integer), recado.inbox_accounts(text), recado.is_muted(text, text[]),
+            recado.inbox_page(text, text[], boolean, text, bigint, integer),
+    recado.inbox_rows(text, text[], boolean, text, bigint, integer), recado.inbox_accounts(text), recado.is_muted(text, text[]),
             recado.change_inboxes(bigint, uuid, text, jsonb) TO recado_hub;
     END IF;
 EXCEPTION

@@ -150,9 +150,7 @@ pub async fn page(reader: &Reader, who: &Principal, filter: InboxFilter, before:
                       p.data::text AS "data?", p.topic AS "topic?", p.user_id AS "user_id?", p.account_id AS "account_id?",
                       p.user_ids AS "user_ids?"
                  FROM recado.inbox_counts($1, $2, $3) c
-                 LEFT JOIN (SELECT i.is_read, i.is_archived, i.is_muted, l.*
-                              FROM recado.inbox_page($1, $2, $3, $4, $5, $6) i
-                             CROSS JOIN LATERAL (SELECT * FROM recado.log x WHERE x.seq = i.seq LIMIT 1) l) p ON true
+                 LEFT JOIN recado.inbox_rows($1, $2, $3, $4, $5, $6) p ON true
                 ORDER BY p.seq DESC"#,
             who.user.as_str(),
             &accounts,

@@ -370,7 +370,7 @@ async fn by_hand_counts_of_a_user_with_a_hundred_accounts_in_a_million_rows() {
                     array_agg(CASE WHEN k >= 8 THEN 'u' || u END), array_agg(CASE WHEN k BETWEEN 1 AND 4 OR k >= 14 THEN a::text END),
                     array_agg(CASE WHEN k BETWEEN 5 AND 7 THEN format('{{u%s,u%s,u%s}}', u, (u + 1) % 5000, (u + 2) % 5000) END),
                     array_agg(NULL::integer), array_agg(true), array_agg('test'::text), array_agg(NULL::uuid), array_agg(0::bigint))
-               FROM (SELECT n % 20 AS k, (n / 20 * 7) % 1000 AS a, (n * 7919) % 5000 AS u FROM generate_series({first}, {}) n) r",
+               FROM (SELECT n % 20 AS k, (n / 20 * 7) % 1000 AS a, (n::bigint * 7919) % 5000 AS u FROM generate_series({first}, {}) n) r",
             first + 2499
         ))
         .await;
