@@ -691,6 +691,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     inboxes constant boolean := coalesce(current_setting('recado.erased_inbox', true), '') = 'on';
 BEGIN
+    -- First: who holds it changes inboxes, and would wait for the marks that this deletes.
+    LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;
     DELETE FROM recado.inbox_item e WHERE e.seq <= new.floor_seq;
     -- The erased inbox may have been the last one.
     IF inboxes OR EXISTS (SELECT FROM recado.inbox_since) THEN
@@ -730,6 +732,11 @@ DECLARE
     n     bigint;
     total bigint := 0;
 BEGIN
+    -- The order of each transaction that takes items away: the row of recado.meta, the lock of the log, the tables of
+    -- inboxes and members. A change of this inbox or of a membership holds the lock of the log while it waits for rows of
+    -- these tables, and recado.recount_inboxes waits for that lock.
+    PERFORM FROM recado.meta FOR UPDATE;
+    LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;
     DELETE FROM recado.inbox i WHERE i.user_id = p_user_id;
     GET DIAGNOSTICS n = ROW_COUNT; total := total + n;
     DELETE FROM recado.inbox_item e WHERE e.user_id = p_user_id;

@@ -54,6 +54,7 @@ mod idle;
 mod idle_hub;
 mod inbox;
 mod inbox_documents;
+mod inbox_erasure;
 mod inbox_oracle;
 mod inbox_sql;
 mod issuers;
