@@ -350,6 +350,8 @@ impl Registry {
     /// stream can continue across that. The clients reconnect and are then told what happened.
     pub(super) fn restart_at(&self, position: Position) {
         self.recent_posts.clear();
+        // Its numbers may be above the end of the log now: no count would ever reach them.
+        self.recounts.send_replace(RecountMark::default());
         let mut inside = self.inside();
         inside.position = position;
         self.advanced.notify_waiters();

@@ -1,5 +1,7 @@
-//! Promise: what takes items away stops no change of an inbox and is stopped by none.
+//! Promise: what takes items away stops no change of an inbox and is stopped by none, and ends with the log that it was
+//! of.
 
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinHandle;
 
@@ -49,4 +51,32 @@ async fn an_erasure_and_a_change_of_the_same_inbox_wait_in_one_order() {
     run(&mut change, "UPDATE recado.inbox_item SET is_read = false; COMMIT").await.expect("the change is made");
     retention.await.unwrap().expect("the floor rises");
     assert_eq!(db.number("SELECT count(*) FROM recado.inbox_item").await, 0);
+}
+
+/// Before, a connection counted again and again until the new log had as many rows as the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_lost_its_end_takes_no_notice_of_an_erasure_behind_it() {
+    let db = TestDb::new().await;
+    let hub = TestHub::on(&db).start().await;
+    let ann = InboxStream::of("ann", &[], "phone", InboxTransport::WebSocket);
+    drop(ann.connect(&hub.address, Some(0)).await);
+    for title in ["one", "two", "three"] {
+        hub.post(&note(title).to_user("ann")).await;
+    }
+    // The row that tells it has number 4.
+    db.run("SELECT recado.erase_rows(NULL, 1, 2)").await;
+    let mut before = ann.connect(&hub.address, Some(0)).await;
+    before.shows(2, 2).await;
+    let head = db.head().await;
+    assert_eq!(head, 4);
+    db.run("SET session_replication_role = replica; DELETE FROM recado.log WHERE seq > 1").await;
+    const LOG: &str = "SELECT hashtext(log_id::text)::bigint FROM recado.meta";
+    let lost = db.number(LOG).await;
+    hub.post(&note("four").to_user("ann")).await;
+    eventually("the log gets a new id", PATIENCE, async || (db.number(LOG).await != lost).then_some(())).await;
+    eventually("the hub closes the stream", PATIENCE, async || before.has_ended().then_some(())).await;
+
+    let mut after = ann.connect(&hub.address, Some(0)).await;
+    let caught_up = after.next_of("caught_up").await;
+    assert_eq!((&caught_up["unread"], &caught_up["as_of"]), (&json!(2), &json!(2)), "{caught_up}");
 }
