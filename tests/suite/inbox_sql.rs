@@ -323,6 +323,42 @@ async fn an_erased_user_has_no_inbox_and_no_change_that_waits() {
     assert_eq!((states(&db, "ann").await, counts(&db, "ann").await.starts_with("0 1 ")), (vec!["2 r".to_owned()], true));
 }
 
+/// The planner thinks then that each topic has many rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_one_topic_is_not_read_for_each_account() {
+    let db = TestDb::new().await;
+    db.run(
+        "SET session_replication_role = replica;
+         INSERT INTO recado.log (seq, id, created_at, type, title, message, topic, replay, source, bytes)
+         SELECT g, gen_random_uuid(), now(), 'stock_alert', 't', 'm', '*', true, 's', 2 FROM generate_series(1, 50000) g;
+         INSERT INTO recado.inbox_since SELECT 'ann', t, 0 FROM unnest('{a/1,a/2,a/3,a/4,a/5}'::text[]) t;
+         INSERT INTO recado.inbox_since VALUES ('ann', '*', 50000)",
+    )
+    .await;
+    db.run("VACUUM ANALYZE recado.log").await;
+    for call in [
+        "recado.inbox_counts('ann', '{1,2,3,4,5}', true)",
+        "recado.inbox_page('ann', '{1,2,3,4,5}', true, 'all', 9223372036854775807, 51)",
+        "recado.fold_inbox('ann')",
+    ] {
+        let mut sql = db.connect().await;
+        let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM {call}");
+        let plan: serde_json::Value = sqlx::query_scalar(AssertSqlSafe(explain)).fetch_one(&mut sql).await.unwrap();
+        let pages = ["Shared Hit Blocks", "Shared Read Blocks"].iter().filter_map(|name| plan[0]["Plan"][*name].as_i64()).sum::<i64>();
+        assert!(pages < 2000, "{call}: {pages} pages");
+    }
+}
+
+/// A pattern of LIKE has other signs than a pattern of types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_muted_type_is_the_same_for_counts_and_for_each_row() {
+    let db = TestDb::new().await;
+    let differs = r"SELECT count(*) FROM unnest('{a_b,axb,a_,a,ab_c,a.b,a-b,a%,x\y}'::text[]) t,
+                           unnest('{a_b,a_*,a*,*,a%,a.*,x\y,x\*,ab_}'::text[]) m
+                     WHERE recado.is_muted(t, ARRAY[m]) <> (t LIKE ANY (recado.muted_like(ARRAY[m])))";
+    assert_eq!(db.number(differs).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_views_of_one_user_read_no_whole_table() {
     let db = TestDb::new().await;
