@@ -234,8 +234,8 @@ BEGIN
     END IF;
 END $$;
 
--- Each look at the log for one topic compares (topic, seq), which only the index of topics can serve. Where most rows are
--- of one topic, the planner takes the index of numbers otherwise, and reads all rows for each topic. A bitmap would
+-- Each look at the log for one topic compares (topic, seq), which only the index of topics can serve. Where most rows
+-- are of one topic, the planner takes the index of numbers otherwise, and reads all rows for each topic. A bitmap would
 -- gather all rows before the first.
 
 -- Counts of a user with these accounts, in one snapshot: they hold at the head of the log, `as_of`. Exact below 1000;
@@ -431,8 +431,8 @@ BEGIN
          LIMIT p_most;
 END $$;
 
--- The rows of such a page. A function, for its settings: the planner would scan a whole partition that had few rows when it
--- was last looked at, once for each item.
+-- The rows of such a page. A function, for its settings: the planner would scan a whole partition that had few rows
+-- when it was last looked at, once for each item.
 CREATE FUNCTION recado.inbox_rows(p_user text, p_accounts text[], p_members boolean, p_filter text, p_before bigint, p_most integer)
 RETURNS TABLE (seq bigint, is_read boolean, is_archived boolean, is_muted boolean, id uuid, created_at timestamptz, type text, title text,
                message text, data json, topic text, user_id text, account_id text, user_ids text[])
@@ -750,8 +750,8 @@ DECLARE
     total bigint := 0;
 BEGIN
     -- The order of each transaction that takes items away: the row of recado.meta, the lock of the log, the tables of
-    -- inboxes and members. A change of this inbox or of a membership holds the lock of the log while it waits for rows of
-    -- these tables, and recado.recount_inboxes waits for that lock.
+    -- inboxes and members. A change of this inbox or of a membership holds the lock of the log while it waits for rows
+    -- of these tables, and recado.recount_inboxes waits for that lock.
     PERFORM FROM recado.meta FOR UPDATE;
     LOCK TABLE recado.append_lock IN SHARE UPDATE EXCLUSIVE MODE;
     DELETE FROM recado.inbox i WHERE i.user_id = p_user_id;
