@@ -107,7 +107,17 @@ impl InboxStream {
                 tokio::spawn(read_lines(self.body(address, &target).await, "", out))
             }
         };
-        InboxDevice { stream: self.clone(), hello: Value::Null, counts: None, told: None, caught_up: false, given: 0, frames, reader }
+        InboxDevice {
+            stream: self.clone(),
+            hello: Value::Null,
+            counts: None,
+            told: None,
+            owed: 0,
+            caught_up: false,
+            given: 0,
+            frames,
+            reader,
+        }
     }
 
     async fn body(&self, address: &str, target: &str) -> reqwest::Response {
@@ -184,6 +194,8 @@ pub struct InboxDevice {
     pub counts: Option<ToldCounts>,
     /// The newest counts of frames.
     pub told: Option<ToldCounts>,
+    /// A number that the test expects counts for, in its own frame or a later one.
+    pub owed: i64,
     /// Whether the replay has ended.
     pub caught_up: bool,
     /// The last number that it received.
