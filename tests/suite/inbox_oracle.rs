@@ -835,7 +835,8 @@ impl World {
         self.listen();
     }
 
-    /// Waits until every device shows the counts of the head and was told counts since the last frame without, and compares the view of analysts.
+    /// Waits until every device shows the counts of the head and was told counts since the last frame without, and
+    /// compares the view of analysts.
     async fn quiet(&mut self) {
         let end = Instant::now() + PATIENCE;
         loop {
