@@ -47,8 +47,8 @@ CREATE TABLE recado.inbox_item (
     CONSTRAINT mark_is_some CHECK (is_read IS NOT NULL OR is_archived IS NOT NULL)
 );
 COMMENT ON TABLE recado.inbox_item IS 'Items that are read or archived, or are not, other than the watermarks say.';
--- Serves retention: "the exceptions at or below the floor". With the user, so that a look for one mark reads no marks of
--- others, whichever index the planner takes.
+-- Serves retention: "the exceptions at or below the floor". With the user, so that a look for one mark reads no marks
+-- of others, whichever index the planner takes.
 CREATE INDEX inbox_item_seq ON recado.inbox_item (seq, user_id);
 
 -- From where on the items of everyone ('*') and of an account ('a/ACCOUNT') count: the head of the log when the user
