@@ -388,7 +388,8 @@ async fn the_views_of_one_user_read_no_whole_table() {
     let mut sql = db.connect().await;
     let plan = async |sql: &mut PgConnection, question: &str| names(sql, &format!("EXPLAIN (COSTS OFF) {question}")).await.join("\n");
     let of_user = plan(&mut sql, "SELECT * FROM recado_views.inbox_states WHERE user_id = '42'").await;
-    for index in ["log_p000000005000_topic_seq_inbox_idx", "log_member_p000000005000_pkey", "inbox_item_pkey"] {
+    // Either index of the marks finds one by its user and number.
+    for index in ["log_p000000005000_topic_seq_inbox_idx", "log_member_p000000005000_pkey", "using inbox_item_"] {
         assert!(of_user.contains(index), "{index}\n{of_user}");
     }
     for whole in
