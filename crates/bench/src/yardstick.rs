@@ -26,7 +26,7 @@ pub async fn make(connection: &mut PgConnection) -> Result<(), StoreError> {
         connection,
         "DROP SCHEMA IF EXISTS recado_bench CASCADE;
          CREATE SCHEMA recado_bench;
-         CREATE TABLE recado_bench.plain_row (LIKE recado.log, PRIMARY KEY (seq));
+         CREATE TABLE recado_bench.plain_row (LIKE recado.log INCLUDING DEFAULTS, PRIMARY KEY (seq));
          CREATE TABLE recado_bench.one_number (n bigint NOT NULL)",
     )
     .await
