@@ -261,7 +261,6 @@ DECLARE
     lows      bigint[];
     highs     bigint[];
     has_marks boolean;
-    mutes     boolean;
     likes     text[];
     n_above   bigint;
     n_below   bigint;
@@ -269,12 +268,9 @@ DECLARE
 BEGIN
     SELECT greatest(m.floor_seq, coalesce((SELECT l.seq FROM recado.log l ORDER BY l.seq DESC LIMIT 1), 0)), m.floor_seq
       INTO as_of, floor FROM recado.meta m;
-    state.user_id := p_user; state.seen_seq := 0; state.read_seq := 0; state.archived_seq := 0; state.muted := '{}';
-    SELECT coalesce(i.user_id, p_user), coalesce(i.seen_seq, 0), coalesce(i.read_seq, 0), coalesce(i.archived_seq, 0), coalesce(i.muted, '{}')
+    SELECT p_user, coalesce(i.seen_seq, 0), coalesce(i.read_seq, 0), coalesce(i.archived_seq, 0), coalesce(i.muted, '{}')
       INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = p_user;
     muted := state.muted;
-    -- A call of a function for each row costs more than the rest.
-    mutes := state.muted <> '{}';
     likes := recado.muted_like(state.muted);
     has_marks := EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user);
     SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
@@ -298,7 +294,7 @@ BEGIN
                              WHERE b.topic = t.topic AND starts_with(t.topic, 'u/') AND b.seq > above AND b.seq > t.low AND b.seq <= t.high)) s
                      LIMIT looks + 1) w
              WHERE w.n > looks
-                OR NOT (mutes AND w.type LIKE ANY (likes))
+                OR w.type NOT LIKE ALL (likes)
                    AND NOT (has_marks AND EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = w.seq AND (e.is_read OR e.is_archived)))
              LIMIT most) x;
     n_below := 0;
@@ -309,7 +305,7 @@ BEGIN
                  CROSS JOIN LATERAL (SELECT c.type, c.topic FROM recado.log c WHERE c.seq = e.seq AND c.inbox AND c.replay LIMIT 1) l
                  WHERE e.user_id = p_user AND e.seq <= above
                    AND NOT coalesce(e.is_read, e.seq <= state.read_seq) AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                   AND NOT (mutes AND l.type LIKE ANY (likes))
+                   AND l.type NOT LIKE ALL (likes)
                    AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)
                  LIMIT most) x;
     END IF;
@@ -338,7 +334,7 @@ BEGIN
                      WHERE above < as_of
                      LIMIT looks + 1) w
              WHERE w.n > looks
-                OR NOT (mutes AND w.type LIKE ANY (likes))
+                OR w.type NOT LIKE ALL (likes)
                    AND NOT (has_marks AND EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = w.seq AND e.is_archived))
              LIMIT most) x;
     n_below := 0;
@@ -348,7 +344,7 @@ BEGIN
                   FROM recado.inbox_item e
                  CROSS JOIN LATERAL (SELECT c.type, c.topic FROM recado.log c WHERE c.seq = e.seq AND c.inbox AND c.replay LIMIT 1) l
                  WHERE e.user_id = p_user AND e.seq <= above AND e.seq > state.seen_seq AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                   AND NOT (mutes AND l.type LIKE ANY (likes))
+                   AND l.type NOT LIKE ALL (likes)
                    AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)
                  LIMIT most) x;
     END IF;
@@ -368,7 +364,6 @@ AS $$
 #variable_conflict use_column
 DECLARE
     state  recado.inbox%ROWTYPE;
-    mutes  boolean;
     likes  text[];
     floor  bigint;
     topics text[];
@@ -383,7 +378,6 @@ BEGIN
       INTO state FROM (SELECT 1) one LEFT JOIN recado.inbox i ON i.user_id = p_user;
     SELECT array_agg(r.topic), array_agg(greatest(r.low, floor)), array_agg(r.high) INTO topics, lows, highs
       FROM recado.inbox_reach(p_user, p_accounts, p_members) r;
-    mutes := state.muted <> '{}';
     likes := recado.muted_like(state.muted);
     above := CASE p_filter WHEN 'unread' THEN greatest(state.read_seq, state.archived_seq) WHEN 'all' THEN state.archived_seq ELSE 0 END;
     IF p_filter = 'archived' THEN
@@ -391,7 +385,7 @@ BEGIN
     END IF;
     RETURN QUERY
         SELECT p.seq, coalesce(e.is_read, p.seq <= state.read_seq), coalesce(e.is_archived, p.seq <= state.archived_seq),
-               mutes AND p.type LIKE ANY (likes)
+               p.type LIKE ANY (likes)
           FROM ((SELECT s.seq, s.type
                    FROM unnest(topics, lows, highs) AS t (topic, low, high)
                   CROSS JOIN LATERAL (
@@ -399,7 +393,7 @@ BEGIN
                            FROM recado.log a
                           WHERE (a.topic, a.seq) > (t.topic, greatest(above, t.low)) AND (a.topic, a.seq) <= (t.topic, least(upto, t.high))
                             AND a.topic <> 'l' AND a.replay AND a.inbox
-                            AND NOT (p_filter = 'unread' AND mutes AND a.type LIKE ANY (likes))
+                            AND NOT (p_filter = 'unread' AND a.type LIKE ANY (likes))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = a.seq)
                           ORDER BY a.topic DESC, a.seq DESC
                           LIMIT p_most)
@@ -409,7 +403,7 @@ BEGIN
                           CROSS JOIN LATERAL (SELECT c.type FROM recado.log c WHERE c.seq = b.seq AND c.inbox AND c.replay LIMIT 1) l
                           WHERE b.topic = t.topic AND starts_with(t.topic, 'u/')
                             AND b.seq > above AND b.seq <= upto AND b.seq > t.low AND b.seq <= t.high
-                            AND NOT (p_filter = 'unread' AND mutes AND l.type LIKE ANY (likes))
+                            AND NOT (p_filter = 'unread' AND l.type LIKE ANY (likes))
                             AND NOT EXISTS (SELECT FROM recado.inbox_item e WHERE e.user_id = p_user AND e.seq = b.seq)
                           ORDER BY b.seq DESC
                           LIMIT p_most)) s)
@@ -421,7 +415,7 @@ BEGIN
                   WHERE e.user_id = p_user AND e.seq < p_before
                     AND CASE p_filter
                             WHEN 'unread' THEN NOT coalesce(e.is_read, e.seq <= state.read_seq) AND NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
-                                               AND NOT (mutes AND l.type LIKE ANY (likes))
+                                               AND l.type NOT LIKE ALL (likes)
                             WHEN 'all' THEN NOT coalesce(e.is_archived, e.seq <= state.archived_seq)
                             ELSE coalesce(e.is_archived, e.seq <= state.archived_seq) END
                     AND recado.inbox_holds(topics, lows, highs, e.seq, l.topic)

@@ -121,7 +121,7 @@ impl InboxWriter {
                 }
             }
             Err(failure) => {
-                tracing::warn!(error = %cause(&failure), changes = batch.len(), "could not change inboxes; their clients may ask again");
+                tracing::warn!(error = %failure.cause(), changes = batch.len(), "could not change inboxes; their clients may ask again");
                 self.dedicated.discard();
                 for waiting in batch {
                     let _ = waiting.outcome.send(Err(ChangeFailure::Unconfirmed));
@@ -157,14 +157,5 @@ const fn outcome_word(made: &Result<Changed, ChangeFailure>) -> &'static str {
         Ok(Changed::Done(None)) => "unchanged",
         Ok(Changed::NoItems(_) | Changed::BeyondHead | Changed::Full) => "refused",
         Err(ChangeFailure::Full | ChangeFailure::Unconfirmed) => "failed",
-    }
-}
-
-fn cause(failure: &AppendFailure) -> String {
-    match failure {
-        AppendFailure::Again(error) | AppendFailure::Unknown(error) | AppendFailure::LogWentBack(error) | AppendFailure::Refused(error) => {
-            error.to_string()
-        }
-        AppendFailure::OtherBodies(_) => "the log holds these keys with other texts".to_owned(),
     }
 }

@@ -181,7 +181,7 @@ impl MessageAppender {
                     }
                 }
                 Err(failure) => {
-                    let error = cause(&failure);
+                    let error = failure.cause();
                     tracing::warn!(%error, messages = batch.len(), "could not append provider messages; retrying");
                     self.dedicated.discard();
                 }
@@ -216,14 +216,5 @@ impl MessageAppender {
                 Recorded::Appended(_) => {}
             }
         }
-    }
-}
-
-fn cause(failure: &AppendFailure) -> String {
-    match failure {
-        AppendFailure::Again(error) | AppendFailure::Unknown(error) | AppendFailure::LogWentBack(error) | AppendFailure::Refused(error) => {
-            StoreError::to_string(error)
-        }
-        AppendFailure::OtherBodies(_) => "the log holds these keys with other texts".to_owned(),
     }
 }

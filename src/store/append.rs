@@ -55,6 +55,16 @@ pub enum AppendFailure {
     Unknown(StoreError),
 }
 
+impl AppendFailure {
+    /// Why, for the hub's log.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Again(error) | Self::Unknown(error) | Self::LogWentBack(error) | Self::Refused(error) => error.to_string(),
+            Self::OtherBodies(_) => "the log holds these keys with other texts".to_owned(),
+        }
+    }
+}
+
 /// How a batch treats a key that is known with another body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
